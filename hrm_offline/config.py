@@ -1,0 +1,265 @@
+"""Every setting, as frozen dataclasses, and the named presets. Standard library only.
+
+A preset joins a network (`ModelConfig`) with the recipe that adapts it at test time
+(`AdaptConfig`). `from_dict` reads a dataclass back from JSON and refuses unknown keys and wrong
+types, so that a typo in a config file is an error and not a silent default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from dataclasses import dataclass, field
+
+from hrm_offline.errors import InputError
+
+POSITIONS = ("rope-1d", "rope-2d", "learned")
+HALTING = ("q-learning", "halt-only")
+LOSSES = ("stablemax", "softmax")
+CONDITIONING = ("table", "factored")
+CANVAS = ("tight", "full")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network. Defaults are the Hierarchical Reasoning Model's as published (27M parameters).
+
+    `positions`: "rope-1d" rotates by the index in the flattened canvas, as published; "rope-2d"
+    rotates half of each head by the row and half by the column; "learned" adds a table.
+    `canvas_rows` x `canvas_cols` is the largest canvas. Flattened positions count along its
+    width whatever canvas a batch uses, so a cell keeps its position on a tighter one.
+    `puzzle_columns` ids of `puzzle_emb_ndim` numbers each condition a sequence; together they
+    fill ceil(columns * ndim / hidden_size) tokens in front of it.
+    `halting`: "q-learning" as published (the target of q_continue comes from a second pass),
+    "halt-only" learns just whether the answer is right and halts when it thinks so.
+    """
+
+    hidden_size: int = 512
+    num_heads: int = 8
+    H_layers: int = 4
+    L_layers: int = 4
+    H_cycles: int = 2
+    L_cycles: int = 2
+    expansion: float = 4.0
+    rms_norm_eps: float = 1e-5
+    vocab_size: int = 12
+    positions: str = "rope-1d"
+    rope_theta: float = 10000.0
+    canvas_rows: int = 30
+    canvas_cols: int = 30
+    puzzle_columns: int = 1
+    puzzle_emb_ndim: int = 512
+    halting: str = "q-learning"
+    halt_max_steps: int = 16
+    halt_exploration_prob: float = 0.1
+
+    def __post_init__(self):
+        _require_positive(
+            self, "hidden_size", "num_heads", "H_layers", "L_layers", "H_cycles", "L_cycles",
+            "expansion", "vocab_size", "canvas_rows", "canvas_cols", "halt_max_steps", "rope_theta",
+        )
+        _require_choice(self, "positions", POSITIONS)
+        _require_choice(self, "halting", HALTING)
+        if self.hidden_size % self.num_heads:
+            raise InputError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
+        multiple = 4 if self.positions == "rope-2d" else 2
+        if self.positions != "learned" and self.head_dim % multiple:
+            raise InputError(f"{self.positions} needs a head dimension that is a multiple of {multiple}, "
+                             f"not {self.head_dim}")
+        if self.puzzle_columns < 0 or self.puzzle_emb_ndim < 0:
+            raise InputError("puzzle_columns and puzzle_emb_ndim cannot be negative")
+        if not 0 <= self.halt_exploration_prob <= 1:
+            raise InputError(f"halt_exploration_prob is {self.halt_exploration_prob}, expected 0 to 1")
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_heads
+
+    @property
+    def intermediate_size(self) -> int:
+        """Width of the SwiGLU: 2/3 of `expansion` x hidden, rounded up to a multiple of 256."""
+        return -(-round(self.expansion * self.hidden_size * 2 / 3) // 256) * 256
+
+    @property
+    def puzzle_tokens(self) -> int:
+        """Tokens that the puzzle embedding fills in front of the canvas."""
+        return -(-self.puzzle_columns * self.puzzle_emb_ndim // self.hidden_size)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How weights are learned: what pretraining and test-time adaptation have in common.
+
+    A step holds about `tokens_per_step` canvas tokens, so smaller canvases make larger batches.
+    The learning rate warms up for `warmup_steps`, stays for `constant_fraction` of the run and
+    falls linearly to `final_lr_ratio` of itself. `ema` is the decay of the averaged weights that
+    predict (0: none). `colour_permutations` is the number of augmented views a puzzle gets beside
+    its plain dihedral ones; `translate` the share of examples placed off the canvas' corner.
+    `conditioning`: "table" gives each (puzzle, view) its own embedding, as published; "factored"
+    one for the puzzle and one for the dihedral transform, and colours go unnamed.
+    """
+
+    loss: str = "stablemax"
+    tokens_per_step: int = 768 * 900
+    lr: float = 1e-4
+    beta1: float = 0.9
+    beta2: float = 0.95
+    weight_decay: float = 0.1
+    puzzle_emb_lr: float = 1e-2
+    puzzle_emb_weight_decay: float = 0.1
+    warmup_steps: int = 2000
+    constant_fraction: float = 1.0
+    final_lr_ratio: float = 1.0
+    ema: float = 0.999
+    canvas: str = "tight"
+    conditioning: str = "table"
+    dihedral: bool = True
+    colour_permutations: int = 100
+    translate: float = 0.75
+
+    def __post_init__(self):
+        _require_positive(self, "tokens_per_step", "lr", "puzzle_emb_lr")
+        _require_choice(self, "loss", LOSSES)
+        _require_choice(self, "canvas", CANVAS)
+        _require_choice(self, "conditioning", CONDITIONING)
+        for name in ("beta1", "beta2", "ema", "constant_fraction", "final_lr_ratio", "translate"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} is {getattr(self, name)}, expected 0 to 1")
+        for name in ("warmup_steps", "colour_permutations", "weight_decay", "puzzle_emb_weight_decay"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} is {getattr(self, name)}, expected 0 or more")
+
+    @property
+    def puzzle_columns(self) -> int:
+        """Embedding ids a sequence carries under this conditioning."""
+        return 2 if self.conditioning == "factored" else 1
+
+
+@dataclass(frozen=True)
+class AdaptConfig(Recipe):
+    """Test-time adaptation and prediction.
+
+    Every demonstration pair is offered `visits` times if the budget allows. With a pretrained
+    artifact only the new puzzle embeddings learn for the first `embeddings_only` of the steps;
+    random weights have nothing to protect and learn from the first step. Prediction runs
+    `outer_steps` over at most `vote_views` views of each test input.
+    """
+
+    visits: int = 1000
+    embeddings_only: float = 0.25
+    outer_steps: int = 16
+    vote_views: int = 256
+    predict_tokens: int = 128 * 900
+
+    def __post_init__(self):
+        super().__post_init__()
+        _require_positive(self, "visits", "outer_steps", "vote_views", "predict_tokens")
+        if not 0 <= self.embeddings_only <= 1:
+            raise InputError(f"embeddings_only is {self.embeddings_only}, expected 0 to 1")
+
+
+@dataclass(frozen=True)
+class PretrainConfig(Recipe):
+    """Offline pretraining: which tasks (see `hrm_offline.data.tasks.load_tasks`), how long."""
+
+    preset: str = "hrm-27m"
+    data: tuple[str, ...] = ("arc1-train",)
+    max_side: int = 30
+    limit: int = 0
+    include_tests: bool = True
+    steps: int = 10_000
+    log_every: int = 10
+    save_every: int = 1000
+    seed: int = 0
+
+    def __post_init__(self):
+        super().__post_init__()
+        _require_positive(self, "steps", "log_every", "save_every", "max_side")
+        if not self.data:
+            raise InputError("data is empty, expected at least one set of tasks")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A network with the recipe that adapts it."""
+
+    model: ModelConfig
+    adapt: AdaptConfig = field(default_factory=AdaptConfig)
+
+
+T = typing.TypeVar("T")
+
+
+def from_dict(cls: type[T], values: dict, where: str) -> T:
+    """Build the dataclass `cls` from parsed JSON.
+
+    `where` names the source in errors. Raises `InputError` for an unknown key, a wrong type or a
+    value that the dataclass refuses.
+    """
+    if not isinstance(values, dict):
+        raise InputError(f"{where}: expected an object of settings, found {type(values).__name__}")
+    types = typing.get_type_hints(cls)
+    known = {f.name for f in dataclasses.fields(cls)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise InputError(f"{where}: unknown setting '{unknown[0]}', expected one of {', '.join(sorted(known))}")
+    try:
+        return cls(**{name: _typed(value, types[name], name) for name, value in values.items()})
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def _typed(value, kind, name: str):
+    if kind is float and type(value) is int:
+        return float(value)
+    if typing.get_origin(kind) is tuple:
+        if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
+            return tuple(value)
+        raise InputError(f"'{name}' is {value!r}, expected a list of strings")
+    if type(value) is not kind:
+        raise InputError(f"'{name}' is {value!r}, expected {kind.__name__}")
+    return value
+
+
+def _require_positive(config, *names: str) -> None:
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise InputError(f"{name} is {getattr(config, name)}, expected more than 0")
+
+
+def _require_choice(config, name: str, choices: tuple[str, ...]) -> None:
+    if getattr(config, name) not in choices:
+        raise InputError(f"{name} is '{getattr(config, name)}', expected one of {', '.join(choices)}")
+
+
+_SMALL_MODEL = ModelConfig(
+    hidden_size=64, num_heads=4, H_layers=1, L_layers=1, H_cycles=1, L_cycles=1,
+    positions="rope-2d", rope_theta=100.0, puzzle_columns=2, puzzle_emb_ndim=64,
+    halting="halt-only", halt_max_steps=4,
+)
+_SMALL_ADAPT = AdaptConfig(
+    loss="softmax", tokens_per_step=750, lr=3e-3, puzzle_emb_lr=3e-2, warmup_steps=50,
+    constant_fraction=0.5, final_lr_ratio=0.05, ema=0.99, conditioning="factored",
+    colour_permutations=0, translate=0.0, visits=1000, outer_steps=8, vote_views=8,
+    predict_tokens=4096,
+)
+
+PRESETS = {
+    "hrm-27m": Preset(ModelConfig(), AdaptConfig(
+        tokens_per_step=96 * 900, warmup_steps=200, constant_fraction=0.5, final_lr_ratio=0.05,
+    )),
+    "hrm-3m": Preset(
+        ModelConfig(hidden_size=256, num_heads=8, H_layers=2, L_layers=2, positions="rope-2d",
+                    rope_theta=100.0, puzzle_columns=2, puzzle_emb_ndim=256, halt_max_steps=8),
+        AdaptConfig(tokens_per_step=32 * 900, lr=3e-4, warmup_steps=200, constant_fraction=0.5,
+                    final_lr_ratio=0.05, conditioning="factored", outer_steps=8),
+    ),
+    "hrm-132k": Preset(_SMALL_MODEL, _SMALL_ADAPT),
+}
+
+
+def preset(name: str) -> Preset:
+    """The preset of that name. Raises `InputError` naming the ones there are."""
+    if name not in PRESETS:
+        raise InputError(f"unknown preset '{name}', expected one of {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,1 @@
+"""Tasks, grids, augmentation and batches. numpy only, never torch."""

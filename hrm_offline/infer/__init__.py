@@ -1,0 +1,1 @@
+"""Prediction over augmented views, voting, and the submission with its score."""

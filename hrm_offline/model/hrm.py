@@ -1,0 +1,120 @@
+"""The Hierarchical Reasoning Model (Wang et al. 2025, arXiv 2506.21734).
+
+Two recurrent modules, a slow H and a fast L, refine two states. One outer step is `H_cycles`
+times (`L_cycles` of L, then one of H); only the last L and the last H carry gradient, and the
+states go detached into the next outer step (section 2, "approximate gradient"). Weights have
+the published checkpoint's key names, so a state dict moves both ways.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from hrm_offline.config import ModelConfig
+from hrm_offline.model.layers import (
+    Embedding,
+    Linear,
+    PuzzleEmbedding,
+    ReasoningModule,
+    RopeTables,
+    truncated_normal,
+)
+from hrm_offline.ops.rope import rope_tables
+from hrm_offline.tokens import Canvas
+
+
+@dataclass
+class Output:
+    """logits [B, S, vocabulary] of the canvas' cells; the halting head's two values, float32 [B]."""
+
+    logits: torch.Tensor
+    q_halt: torch.Tensor
+    q_continue: torch.Tensor
+
+
+class HRM(nn.Module):
+    """`puzzle_rows`: rows of the puzzle embedding table. `dtype`: of activations and states."""
+
+    def __init__(self, config: ModelConfig, puzzle_rows: int, dtype: torch.dtype = torch.float32):
+        super().__init__()
+        self.config = config
+        self.dtype = dtype
+        hidden = config.hidden_size
+        std = hidden**-0.5
+        self.embed_tokens = Embedding(config.vocab_size, hidden, std)
+        self.lm_head = Linear(hidden, config.vocab_size)
+        self.q_head = Linear(hidden, 2, bias=True)
+        if config.puzzle_columns:
+            self.puzzle_emb = PuzzleEmbedding(puzzle_rows, config.puzzle_emb_ndim)
+        if config.positions == "learned":
+            longest = config.puzzle_tokens + config.canvas_rows * config.canvas_cols
+            self.embed_pos = Embedding(longest, hidden, std)
+        self.H_level = ReasoningModule(config, config.H_layers)
+        self.L_level = ReasoningModule(config, config.L_layers)
+        # Drawn once and never trained, as published.
+        self.register_buffer("H_init", truncated_normal(hidden, std=1.0))
+        self.register_buffer("L_init", truncated_normal(hidden, std=1.0))
+        with torch.no_grad():
+            # Halting starts near zero, so that learning it does not disturb the first steps.
+            self.q_head.weight.zero_()
+            self.q_head.bias.fill_(-5)
+
+    @property
+    def device(self) -> torch.device:
+        return self.H_init.device
+
+    def puzzle_vectors(self, identifiers: torch.Tensor) -> torch.Tensor | None:
+        """Embeddings float32 [B, columns, ndim] of identifiers [B, columns], None without any."""
+        return self.puzzle_emb(identifiers) if self.config.puzzle_columns else None
+
+    def initial_states(self, batch_size: int, canvas: Canvas) -> tuple[torch.Tensor, torch.Tensor]:
+        """z_H and z_L [B, tokens, D] before the first outer step."""
+        shape = (batch_size, self.config.puzzle_tokens + canvas[0] * canvas[1], self.config.hidden_size)
+        return tuple(init.to(self.dtype).expand(shape) for init in (self.H_init, self.L_init))
+
+    def forward(self, z_H: torch.Tensor, z_L: torch.Tensor, inputs: torch.Tensor,
+                puzzle_vectors: torch.Tensor | None, canvas: Canvas) -> tuple[torch.Tensor, torch.Tensor, Output]:
+        """One outer step: states [B, T, D], inputs [B, S] tokens -> new detached states, output."""
+        config = self.config
+        embedded = self._embed(inputs, puzzle_vectors, canvas)
+        tables = self._rope_tables(canvas)
+        with torch.no_grad():
+            for cycle in range(config.H_cycles * config.L_cycles - 1):
+                z_L = self.L_level(z_L, z_H + embedded, tables)
+                if (cycle + 1) % config.L_cycles == 0:
+                    z_H = self.H_level(z_H, z_L, tables)
+        z_L = self.L_level(z_L, z_H + embedded, tables)
+        z_H = self.H_level(z_H, z_L, tables)
+        q = self.q_head(z_H[:, 0]).float()
+        output = Output(self.lm_head(z_H)[:, config.puzzle_tokens :], q[:, 0], q[:, 1])
+        return z_H.detach(), z_L.detach(), output
+
+    def _embed(self, inputs: torch.Tensor, puzzle_vectors: torch.Tensor | None, canvas: Canvas) -> torch.Tensor:
+        config = self.config
+        embedded = self.embed_tokens(inputs, self.dtype)
+        if puzzle_vectors is not None:
+            front = puzzle_vectors.flatten(1).to(self.dtype)
+            front = F.pad(front, (0, config.puzzle_tokens * config.hidden_size - front.shape[1]))
+            embedded = torch.cat([front.view(len(inputs), -1, config.hidden_size), embedded], dim=1)
+        if config.positions == "learned":
+            # 1/sqrt(2) keeps the variance of the sum of the two embeddings.
+            embedded = math.sqrt(0.5) * (embedded + self.embed_pos(self._learned_positions(canvas), self.dtype))
+        return math.sqrt(config.hidden_size) * embedded
+
+    def _learned_positions(self, canvas: Canvas) -> torch.Tensor:
+        prefix = self.config.puzzle_tokens
+        cell = torch.arange(canvas[0], device=self.device)[:, None] * self.config.canvas_cols
+        cell = cell + torch.arange(canvas[1], device=self.device)
+        return torch.cat([torch.arange(prefix, device=self.device), prefix + cell.flatten()])
+
+    def _rope_tables(self, canvas: Canvas) -> RopeTables | None:
+        config = self.config
+        if config.positions == "learned":
+            return None
+        return rope_tables(config.positions, canvas, config.puzzle_tokens, config.canvas_cols,
+                           config.head_dim, config.rope_theta, self.device)

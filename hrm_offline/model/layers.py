@@ -1,0 +1,116 @@
+"""Layers of the recurrent modules. Weights are float32 and cast to the activations' dtype on use."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from hrm_offline.config import ModelConfig
+from hrm_offline.ops.attention import attention
+from hrm_offline.ops.rms_norm import rms_norm
+from hrm_offline.ops.rope import rope
+from hrm_offline.ops.swiglu import swiglu_gate
+
+RopeTables = tuple[torch.Tensor, torch.Tensor]
+
+
+def truncated_normal(*shape: int, std: float) -> torch.Tensor:
+    """A normal cut at two of its own standard deviations, rescaled so that `std` is what it has
+    afterwards (the default initialisation of Flax and of the reference)."""
+    density = math.exp(-2) / math.sqrt(2 * math.pi)  # of the unit normal at +-2
+    mass = math.erf(math.sqrt(2))  # of the unit normal between them
+    cut_std = math.sqrt(1 - 4 * density / mass)
+    return nn.init.trunc_normal_(torch.empty(shape), std=1.0, a=-2.0, b=2.0) * (std / cut_std)
+
+
+class Linear(nn.Module):
+    """y = x W^T (+ b), W [out, in] with LeCun-normal initialisation."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = False):
+        super().__init__()
+        self.weight = nn.Parameter(truncated_normal(out_features, in_features, std=in_features**-0.5))
+        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        bias = self.bias.to(x.dtype) if self.bias is not None else None
+        return F.linear(x, self.weight.to(x.dtype), bias)
+
+
+class Embedding(nn.Module):
+    """A dense embedding table [count, width]."""
+
+    def __init__(self, count: int, width: int, std: float):
+        super().__init__()
+        self.embedding_weight = nn.Parameter(truncated_normal(count, width, std=std))
+
+    def forward(self, index: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        return F.embedding(index, self.embedding_weight.to(dtype))
+
+
+class PuzzleEmbedding(nn.Module):
+    """The table [rows, ndim] of puzzle embeddings. A buffer: it is learned by sign-SGD on the rows
+    a batch uses, and no gradient of the table's size ever exists."""
+
+    def __init__(self, rows: int, ndim: int):
+        super().__init__()
+        self.register_buffer("weights", torch.zeros(rows, ndim))
+
+    def forward(self, identifiers: torch.Tensor) -> torch.Tensor:
+        """identifiers int64 [B, columns] -> float32 [B, columns, ndim]."""
+        return self.weights[identifiers]
+
+
+class Attention(nn.Module):
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.num_heads, self.head_dim = config.num_heads, config.head_dim
+        self.qkv_proj = Linear(config.hidden_size, 3 * config.hidden_size)
+        self.o_proj = Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, x: torch.Tensor, tables: RopeTables | None) -> torch.Tensor:
+        batch, length, hidden = x.shape
+        q, k, v = self.qkv_proj(x).view(batch, length, 3 * self.num_heads, self.head_dim).chunk(3, dim=2)
+        if tables is not None:
+            q, k = rope(q, *tables), rope(k, *tables)
+        return self.o_proj(attention(q, k, v).reshape(batch, length, hidden))
+
+
+class SwiGLU(nn.Module):
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.gate_up_proj = Linear(config.hidden_size, 2 * config.intermediate_size)
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(swiglu_gate(self.gate_up_proj(x)))
+
+
+class Block(nn.Module):
+    """A post-norm Transformer block."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.self_attn = Attention(config)
+        self.mlp = SwiGLU(config)
+        self.eps = config.rms_norm_eps
+
+    def forward(self, x: torch.Tensor, tables: RopeTables | None) -> torch.Tensor:
+        x = rms_norm(x + self.self_attn(x, tables), self.eps)
+        return rms_norm(x + self.mlp(x), self.eps)
+
+
+class ReasoningModule(nn.Module):
+    """A stack of blocks that takes its state [B, T, D] plus an injection of the same shape."""
+
+    def __init__(self, config: ModelConfig, layers: int):
+        super().__init__()
+        self.layers = nn.ModuleList(Block(config) for _ in range(layers))
+
+    def forward(self, state: torch.Tensor, injection: torch.Tensor, tables: RopeTables | None) -> torch.Tensor:
+        x = state + injection
+        for layer in self.layers:
+            x = layer(x, tables)
+        return x

@@ -1,0 +1,1 @@
+"""The network's operations in plain PyTorch, one a file."""

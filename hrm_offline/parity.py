@@ -1,0 +1,296 @@
+"""Hold this implementation against numbers computed from the published reference.
+
+A case is `FILE.json` with its tensors in `FILE.safetensors` beside it, of kind "hrm" (whole
+forward passes and training steps), "ops" (single operations) or "data" (encodings, dihedral
+transforms, decoding, voting); `tests/golden/README.md` describes them. Everything runs through the
+code that trains and predicts, never a second copy of it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from hrm_offline.config import ModelConfig, Recipe
+from hrm_offline.data.augment import View
+from hrm_offline.data.grids import DIHEDRAL_INVERSE, crop, encode
+from hrm_offline.data.puzzles import Batch
+from hrm_offline.errors import InputError
+from hrm_offline.files import read_json
+from hrm_offline.infer.vote import Vote, choose_attempts, rank
+from hrm_offline.model.halting import Carry
+from hrm_offline.model.hrm import HRM
+from hrm_offline.ops.adam_atan2 import adam_atan2_
+from hrm_offline.ops.attention import attention
+from hrm_offline.ops.cross_entropy import stablemax_cross_entropy
+from hrm_offline.ops.rms_norm import rms_norm
+from hrm_offline.ops.rope import rope, rope_tables
+from hrm_offline.ops.sign_sgd import sparse_sign_sgd_
+from hrm_offline.ops.swiglu import swiglu_gate
+from hrm_offline.tokens import IGNORE
+from hrm_offline.train.learner import Learner, StepResult, to_examples
+
+KEY_PREFIX = "model.inner."
+_BASE_TOLERANCE = 1e-4
+_FLIPPED_SIGNS = 1e-3  # share of puzzle embedding elements whose near-zero gradient may flip
+
+
+class Comparison:
+    """Largest difference by kind of tensor, relative to each tensor's peak magnitude."""
+
+    def __init__(self, own_error: dict[str, dict[str, float]] | None = None):
+        self.own_error = own_error or {}
+        self.worst: dict[str, float] = {}
+
+    def tolerance(self, kind: str) -> float:
+        """The larger of 1e-4 and 5 times the reference's own float32-to-float64 difference."""
+        return max(_BASE_TOLERANCE, 5 * self.own_error.get(kind, {}).get("max_rel_to_peak", 0.0))
+
+    def add(self, kind: str, ours, expected, flip: float | None = None) -> None:
+        """Compare a tensor. Integers and booleans must be equal. Where `flip` is given, up to 0.1% of
+        the elements may differ by that much."""
+        ours, expected = torch.as_tensor(ours), torch.as_tensor(expected)
+        if expected.numel() == 1:
+            ours, expected = ours.reshape(-1), expected.reshape(-1)
+        if ours.shape != expected.shape:
+            return self._note(kind, float("inf"))
+        if not expected.dtype.is_floating_point:
+            return self._note(kind, 0.0 if torch.equal(ours.long(), expected.long()) else float("inf"))
+        difference = (ours.double() - expected.double()).abs().flatten()
+        peak = float(expected.abs().max()) or 1.0
+        if flip is not None:
+            flipped = (difference > self.tolerance(kind) * peak) & ((difference - flip).abs() < 1e-3 * flip)
+            if flipped.sum() <= _FLIPPED_SIGNS * len(difference):
+                difference = difference[~flipped]
+        self._note(kind, float(difference.max()) / peak)
+
+    def same(self, kind: str, ours, expected) -> None:
+        """Compare two plain values, which must be equal."""
+        self._note(kind, 0.0 if ours == expected else float("inf"))
+
+    def _note(self, kind: str, difference: float) -> None:
+        # A NaN must fail, and max() would drop it.
+        difference = float("inf") if difference != difference else difference
+        self.worst[kind] = max(self.worst.get(kind, 0.0), difference)
+
+    @property
+    def passed(self) -> bool:
+        return all(difference <= self.tolerance(kind) for kind, difference in self.worst.items())
+
+    def table(self) -> str:
+        """One line a kind of tensor: largest difference, tolerance, verdict."""
+        lines = [f"{'kind of tensor':<32}{'largest':>12}{'tolerance':>12}"]
+        for kind, difference in self.worst.items():
+            verdict = "ok" if difference <= self.tolerance(kind) else "FAIL"
+            lines.append(f"{kind:<32}{difference:>12.3g}{self.tolerance(kind):>12.3g}  {verdict}")
+        return "\n".join(lines)
+
+
+def run_case(path: str | Path) -> Comparison:
+    """Compare with one case. Raises `InputError` if the files cannot be used."""
+    path = Path(path)
+    case = read_json(path)
+    kind = case.get("kind") if isinstance(case, dict) else None
+    if kind == "data":
+        return _compare_data(case)
+    if kind not in ("hrm", "ops"):
+        raise InputError(f"{path}: kind is {kind!r}, expected hrm, ops or data")
+    tensors_path = path.with_suffix(".safetensors")
+    try:
+        tensors = load_file(tensors_path)
+    except Exception as error:
+        raise InputError(f"{tensors_path}: cannot be read as safetensors ({error})") from None
+    return _compare_hrm(case, tensors) if kind == "hrm" else _compare_ops(case, tensors)
+
+
+def model_config(reference: dict) -> ModelConfig:
+    """The reference's configuration in our terms. Its sequence becomes a canvas of one row."""
+    return ModelConfig(
+        hidden_size=reference["hidden_size"], num_heads=reference["num_heads"],
+        H_layers=reference["H_layers"], L_layers=reference["L_layers"],
+        H_cycles=reference["H_cycles"], L_cycles=reference["L_cycles"],
+        expansion=float(reference["expansion"]), rms_norm_eps=reference.get("rms_norm_eps", 1e-5),
+        vocab_size=reference["vocab_size"],
+        positions={"rope": "rope-1d", "learned": "learned"}[reference["pos_encodings"]],
+        rope_theta=reference.get("rope_theta", 10000.0),
+        canvas_rows=1, canvas_cols=reference["seq_len"],
+        puzzle_columns=1 if reference["puzzle_emb_ndim"] else 0, puzzle_emb_ndim=reference["puzzle_emb_ndim"],
+        halt_max_steps=reference["halt_max_steps"],
+        halt_exploration_prob=reference["halt_exploration_prob"],
+    )
+
+
+def _compare_hrm(case: dict, tensors: dict[str, torch.Tensor]) -> Comparison:
+    compare = Comparison(case["float32_vs_float64"])
+    weights = {key.removeprefix("weights/" + KEY_PREFIX): value
+               for key, value in tensors.items() if key.startswith("weights/")}
+    model = HRM(model_config(case["config"]), case["config"]["num_puzzle_identifiers"])
+    model.load_state_dict(weights)
+    _compare_evaluation(compare, model, case, tensors)
+    model.load_state_dict(weights)
+    _compare_training(compare, model, case, tensors)
+    return compare
+
+
+def _case_batch(tensors: dict[str, torch.Tensor], prefix: str, model: HRM) -> Batch:
+    ids = tensors[f"{prefix}/puzzle_identifiers"].numpy()
+    canvas = (model.config.canvas_rows, model.config.canvas_cols)
+    return Batch(canvas, tensors[f"{prefix}/inputs"].numpy(), tensors[f"{prefix}/labels"].numpy(),
+                 ids[:, None][:, : model.config.puzzle_columns])
+
+
+@torch.no_grad()
+def _compare_evaluation(compare: Comparison, model: HRM, case: dict, tensors: dict[str, torch.Tensor]) -> None:
+    batch = _case_batch(tensors, "batch", model)
+    examples = to_examples(batch, model.device)
+    vectors = model.puzzle_vectors(examples.puzzle_identifiers)
+    z_H, z_L = model.initial_states(len(batch.inputs), batch.canvas)
+    for step in range(1, case["outer_steps"] + 1):
+        z_H, z_L, output = model(z_H, z_L, examples.inputs, vectors, batch.canvas)
+        ours = {"logits": output.logits, "q_halt_logits": output.q_halt, "q_continue_logits": output.q_continue,
+                "z_H": z_H, "z_L": z_L}
+        for name, value in ours.items():
+            compare.add(f"eval/{name}", value, tensors[f"eval/step{step}/{name}"])
+
+
+def _compare_training(compare: Comparison, model: HRM, case: dict, tensors: dict[str, torch.Tensor]) -> None:
+    optim = case["optim"]
+    recipe = Recipe(
+        lr=optim["lr"], beta1=optim["betas"][0], beta2=optim["betas"][1], weight_decay=optim["weight_decay"],
+        puzzle_emb_lr=optim["puzzle_emb_lr"], puzzle_emb_weight_decay=optim["puzzle_emb_weight_decay"],
+        warmup_steps=0, ema=0.0, loss="stablemax",
+    )
+    learner = Learner(model, recipe, total_steps=3, seed=0)
+    step = 1
+    while f"train/step{step}/loss" in tensors:
+        prefix = f"train/step{step}"
+        result = learner.learn(0, _case_batch(tensors, f"{prefix}/batch", model))
+        compare.add("train/loss", result.metrics["loss"], tensors[f"{prefix}/loss"])
+        for name in _names(tensors, f"{prefix}/metrics/"):
+            compare.add(f"train/{name}", result.metrics[name], tensors[f"{prefix}/metrics/{name}"])
+        for name, value in _step_tensors(result, learner.carries[0]).items():
+            if f"{prefix}/{name}" in tensors:
+                compare.add(f"train/{name}", value, tensors[f"{prefix}/{name}"])
+        for key in _names(tensors, f"{prefix}/grad/"):
+            grad = _gradient(model, result, key.removeprefix(KEY_PREFIX))
+            compare.add("train/grad", grad, tensors[f"{prefix}/grad/{key}"])
+        for key in _names(tensors, f"{prefix}/weights_after/"):
+            name = key.removeprefix(KEY_PREFIX)
+            flip = 2 * recipe.puzzle_emb_lr if name == "puzzle_emb.weights" else None
+            compare.add("train/weights_after", model.state_dict()[name], tensors[f"{prefix}/weights_after/{key}"], flip)
+        step += 1
+
+
+def _names(tensors: dict[str, torch.Tensor], prefix: str) -> list[str]:
+    return [key.removeprefix(prefix) for key in tensors if key.startswith(prefix)]
+
+
+def _step_tensors(result: StepResult, carry: Carry) -> dict[str, torch.Tensor]:
+    tensors = {"logits": result.output.logits, "q_halt_logits": result.output.q_halt,
+               "q_continue_logits": result.output.q_continue, "halted": carry.halted, "steps": carry.steps}
+    if result.target_q_continue is not None:
+        tensors["target_q_continue"] = result.target_q_continue
+    return {name: value.detach() for name, value in tensors.items()}
+
+
+def _gradient(model: HRM, result: StepResult, name: str) -> torch.Tensor:
+    if name == "puzzle_emb.local_weights":  # the reference's rows of the batch
+        return result.puzzle_vectors.grad.flatten(1)
+    return model.get_parameter(name).grad
+
+
+def _compare_ops(case: dict, tensors: dict[str, torch.Tensor]) -> Comparison:
+    compare = Comparison()
+    t = tensors
+
+    def leaf(name: str) -> torch.Tensor:
+        return t[name].clone().requires_grad_()
+
+    x = leaf("rms_norm/x")
+    y = rms_norm(x, case["rms_norm_eps"])
+    y.backward(t["rms_norm/grad_y"])
+    compare.add("rms_norm", y.detach(), t["rms_norm/y"])
+    compare.add("rms_norm grad", x.grad, t["rms_norm/grad_x"])
+
+    q = t["rope/q"]
+    tables = rope_tables("rope-1d", (1, q.shape[1]), 0, q.shape[1], q.shape[3], case["rope_theta"], q.device)
+    for name, table in zip(("cos", "sin"), tables):
+        compare.add("rope tables", table, t[f"rope/{name}"])
+    for name in ("q", "k"):
+        compare.add("rope", rope(t[f"rope/{name}"], *tables), t[f"rope/{name}_out"])
+
+    qkv = {name: leaf(f"attention/{name}") for name in "qkv"}
+    out = attention(qkv["q"], qkv["k"], qkv["v"])
+    out.backward(t["attention/grad_out"])
+    compare.add("attention", out.detach(), t["attention/out"])
+    for name, tensor in qkv.items():
+        compare.add("attention grad", tensor.grad, t[f"attention/grad_{name}"])
+
+    x, gate_up, down = leaf("swiglu/x"), leaf("swiglu/gate_up_weight"), leaf("swiglu/down_weight")
+    y = swiglu_gate(x @ gate_up.T) @ down.T
+    y.backward(t["swiglu/grad_y"])
+    compare.add("swiglu", y.detach(), t["swiglu/y"])
+    for name, tensor in (("grad_x", x), ("grad_gate_up", gate_up), ("grad_down", down)):
+        compare.add("swiglu grad", tensor.grad, t[f"swiglu/{name}"])
+
+    logits = leaf("stablemax/logits")
+    loss = stablemax_cross_entropy(logits, t["stablemax/labels"])
+    loss.sum().backward()
+    compare.add("stablemax", loss.detach(), t["stablemax/loss"])
+    compare.add("stablemax grad", logits.grad, t["stablemax/grad_logits_of_sum"])
+
+    _compare_optimisers(compare, case, tensors)
+    return compare
+
+
+def _compare_optimisers(compare: Comparison, case: dict, tensors: dict[str, torch.Tensor]) -> None:
+    table = tensors["sign_sgd/weights"].clone()
+    sparse_sign_sgd_(table, tensors["sign_sgd/ids"].long(), tensors["sign_sgd/grad_rows"], **case["sign_sgd"])
+    compare.add("sign_sgd", table, tensors["sign_sgd/weights_after"])
+
+    optim = case["optim"]
+    param = tensors["adam_atan2/param"].clone()
+    m, v = torch.zeros_like(param), torch.zeros_like(param)
+    step = 1
+    while f"adam_atan2/grad{step}" in tensors:
+        adam_atan2_(param, tensors[f"adam_atan2/grad{step}"], m, v, step=step, lr=optim["lr"],
+                    beta1=optim["betas"][0], beta2=optim["betas"][1], weight_decay=optim["weight_decay"])
+        compare.add("adam_atan2", param, tensors[f"adam_atan2/param_after{step}"])
+        step += 1
+
+
+def _compare_data(case: dict) -> Comparison:
+    compare = Comparison()
+    for item in case["dihedral"]:
+        grid = np.array(item["grid"], dtype=np.uint8)
+        compare.same("dihedral", [View(e).apply(grid).tolist() for e in range(8)], item["transformed"])
+        compare.same("dihedral inverse", list(DIHEDRAL_INVERSE), item["inverse_id"])
+        for element in range(8):
+            view = View(element)
+            compare.same("dihedral inverse", view.invert(view.apply(grid)).tolist(), item["grid"])
+    for item in case["encoding"]:
+        canvas, offset = tuple(item["canvas"]), tuple(item["offset"])
+        for grid, tokens in (("input", "input_tokens"), ("output", "label_tokens")):
+            ours = encode(np.array(item[grid], dtype=np.uint8), canvas, offset)
+            compare.same("encoding", ours.tolist(), _tokens(item[tokens]).tolist())
+    for item in case["crop"]:
+        grid = crop(_tokens(item["tokens"]), (30, 30))
+        compare.same("crop", list(grid.shape), item["shape"])
+        compare.same("crop", grid.tolist(), item["grid"])
+    for item in case["vote"]:
+        candidates = [np.array(c, dtype=np.uint8) for c in item["candidates"]]
+        ranking = rank([Vote(candidates[i], q) for i, q in item["pool"]])
+        expected = [(item["candidates"][r["candidate"]], r["count"]) for r in item["ranking"]]
+        compare.same("vote", [(c.grid.tolist(), c.count) for c in ranking], expected)
+        for ours, theirs in zip(ranking, item["ranking"]):
+            compare.add("vote confidence", ours.confidence, torch.tensor(theirs["mean_q"], dtype=torch.float64))
+        compare.same("attempts", [g.tolist() for g in choose_attempts(ranking)], item["attempts"])
+    return compare
+
+
+def _tokens(text: str) -> np.ndarray:
+    """Tokens of a string in the cases' alphabet: the character's index in ' .0123456789'."""
+    return np.array([" .0123456789".index(character) for character in text], dtype=np.uint8)

@@ -1,0 +1,1 @@
+"""Learning: losses, optimisers, the shared step, pretraining and test-time adaptation."""

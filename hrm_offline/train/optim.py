@@ -1,0 +1,76 @@
+"""AdamATan2 for the network, the learning-rate schedule and the averaged weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from hrm_offline.config import Recipe
+from hrm_offline.ops.adam_atan2 import adam_atan2_
+
+
+class AdamATan2(torch.optim.Optimizer):
+    """Adam with an arc tangent in place of the division, so without an epsilon; decoupled decay.
+
+    Raises `ValueError` for a negative rate or decay, or betas outside [0, 1).
+    """
+
+    def __init__(self, params: Iterable[torch.nn.Parameter], lr: float, betas: tuple[float, float] = (0.9, 0.95),
+                 weight_decay: float = 0.1):
+        if lr < 0 or weight_decay < 0 or not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"lr {lr}, betas {betas}, weight_decay {weight_decay}: out of range")
+        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        loss = closure() if closure is not None else None
+        for group in self.param_groups:
+            for param in group["params"]:
+                if param.grad is None:
+                    continue
+                state = self.state[param]
+                if not state:
+                    state.update(step=0, m=torch.zeros_like(param), v=torch.zeros_like(param))
+                state["step"] += 1
+                adam_atan2_(param, param.grad, state["m"], state["v"], step=state["step"], lr=group["lr"],
+                            beta1=group["betas"][0], beta2=group["betas"][1], weight_decay=group["weight_decay"])
+        return loss
+
+
+def lr_factor(recipe: Recipe, step: int, total: int) -> float:
+    """Share of the learning rate at `step`, counted from 1: warm-up, constant, linear fall."""
+    if step < recipe.warmup_steps:
+        return step / recipe.warmup_steps
+    constant_until = recipe.constant_fraction * total
+    if step <= constant_until:
+        return 1.0
+    fallen = min(1.0, (step - constant_until) / max(1.0, total - constant_until))
+    return 1.0 - fallen * (1.0 - recipe.final_lr_ratio)
+
+
+class Ema:
+    """Exponential moving average of a network's parameters.
+
+    The decay rises as (1 + t) / (10 + t) to its final value, so that the first steps' random
+    weights are soon forgotten.
+    """
+
+    def __init__(self, params: Iterable[torch.nn.Parameter], decay: float):
+        self.decay = decay
+        self.params = list(params)
+        self.average = [p.detach().clone() for p in self.params]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """After optimiser step `step`, counted from 1."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self.average, [p.detach() for p in self.params], 1 - decay)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange the network's weights with the averaged ones; a second call undoes it."""
+        for average, param in zip(self.average, self.params):
+            kept = param.detach().clone()
+            param.copy_(average)
+            average.copy_(kept)
