@@ -1,7 +1,7 @@
 """Every setting, as frozen dataclasses, and the named presets. Standard library only.
 
-A preset joins a network (`ModelConfig`) with the recipe that adapts it at test time
-(`AdaptConfig`). `from_dict` reads a dataclass back from JSON and refuses unknown keys and wrong
+A preset joins a network (`ModelConfig`) with the recipes that pretrain it (`PretrainConfig`) and
+adapt it at test time (`AdaptConfig`). `from_dict` reads a dataclass back from JSON and refuses unknown keys and wrong
 types, so that a typo in a config file is an error and not a silent default.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from hrm_offline.errors import InputError
 
@@ -160,7 +160,13 @@ class AdaptConfig(Recipe):
 
 @dataclass(frozen=True)
 class PretrainConfig(Recipe):
-    """Offline pretraining: which tasks (see `hrm_offline.data.tasks.load_tasks`), how long."""
+    """Offline pretraining.
+
+    `data` names task sets (see `hrm_offline.data.tasks.load_tasks`); tasks with a grid side over
+    `max_side` are left out and the first `limit` of the rest are taken (0: all). Test pairs with
+    known outputs are learned too where `include_tests` is set. State is saved every `save_every`
+    steps and metrics are averaged over `log_every`.
+    """
 
     preset: str = "hrm-27m"
     data: tuple[str, ...] = ("arc1-train",)
@@ -181,10 +187,11 @@ class PretrainConfig(Recipe):
 
 @dataclass(frozen=True)
 class Preset:
-    """A network with the recipe that adapts it."""
+    """A network, the recipe that adapts it at test time and the one that pretrains it."""
 
     model: ModelConfig
-    adapt: AdaptConfig = field(default_factory=AdaptConfig)
+    adapt: AdaptConfig
+    pretrain: PretrainConfig
 
 
 T = typing.TypeVar("T")
@@ -232,29 +239,31 @@ def _require_choice(config, name: str, choices: tuple[str, ...]) -> None:
         raise InputError(f"{name} is '{getattr(config, name)}', expected one of {', '.join(choices)}")
 
 
-_SMALL_MODEL = ModelConfig(
-    hidden_size=64, num_heads=4, H_layers=1, L_layers=1, H_cycles=1, L_cycles=1,
-    positions="rope-2d", rope_theta=100.0, puzzle_columns=2, puzzle_emb_ndim=64,
-    halting="halt-only", halt_max_steps=4,
+_SMALL_RECIPE = dict(
+    loss="softmax", tokens_per_step=750, lr=3e-3, puzzle_emb_lr=3e-2, warmup_steps=50, constant_fraction=0.5,
+    final_lr_ratio=0.05, ema=0.99, conditioning="factored", colour_permutations=0, translate=0.0,
 )
-_SMALL_ADAPT = AdaptConfig(
-    loss="softmax", tokens_per_step=750, lr=3e-3, puzzle_emb_lr=3e-2, warmup_steps=50,
-    constant_fraction=0.5, final_lr_ratio=0.05, ema=0.99, conditioning="factored",
-    colour_permutations=0, translate=0.0, visits=1000, outer_steps=8, vote_views=8,
-    predict_tokens=4096,
-)
+_LATE_DECAY = dict(warmup_steps=200, constant_fraction=0.5, final_lr_ratio=0.05)
 
 PRESETS = {
-    "hrm-27m": Preset(ModelConfig(), AdaptConfig(
-        tokens_per_step=96 * 900, warmup_steps=200, constant_fraction=0.5, final_lr_ratio=0.05,
-    )),
-    "hrm-3m": Preset(
-        ModelConfig(hidden_size=256, num_heads=8, H_layers=2, L_layers=2, positions="rope-2d",
-                    rope_theta=100.0, puzzle_columns=2, puzzle_emb_ndim=256, halt_max_steps=8),
-        AdaptConfig(tokens_per_step=32 * 900, lr=3e-4, warmup_steps=200, constant_fraction=0.5,
-                    final_lr_ratio=0.05, conditioning="factored", outer_steps=8),
+    "hrm-27m": Preset(
+        ModelConfig(),
+        AdaptConfig(tokens_per_step=96 * 900, **_LATE_DECAY),
+        PretrainConfig(preset="hrm-27m", canvas="full", colour_permutations=1000, steps=400_000),
     ),
-    "hrm-132k": Preset(_SMALL_MODEL, _SMALL_ADAPT),
+    "hrm-3m": Preset(
+        ModelConfig(hidden_size=256, num_heads=8, H_layers=2, L_layers=2, positions="rope-2d", rope_theta=100.0,
+                    puzzle_columns=2, puzzle_emb_ndim=256, halt_max_steps=8),
+        AdaptConfig(tokens_per_step=32 * 900, lr=3e-4, conditioning="factored", outer_steps=8, **_LATE_DECAY),
+        PretrainConfig(preset="hrm-3m", tokens_per_step=128 * 900, lr=3e-4, conditioning="factored", steps=100_000),
+    ),
+    "hrm-132k": Preset(
+        ModelConfig(hidden_size=64, num_heads=4, H_layers=1, L_layers=1, H_cycles=1, L_cycles=1,
+                    positions="rope-2d", rope_theta=100.0, puzzle_columns=2, puzzle_emb_ndim=64,
+                    halting="halt-only", halt_max_steps=4, halt_exploration_prob=0.5),
+        AdaptConfig(**_SMALL_RECIPE, visits=1000, outer_steps=2, vote_views=8, predict_tokens=4096),
+        PretrainConfig(preset="hrm-132k", **_SMALL_RECIPE, steps=20_000),
+    ),
 }
 
 

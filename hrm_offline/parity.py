@@ -30,7 +30,6 @@ from hrm_offline.ops.rms_norm import rms_norm
 from hrm_offline.ops.rope import rope, rope_tables
 from hrm_offline.ops.sign_sgd import sparse_sign_sgd_
 from hrm_offline.ops.swiglu import swiglu_gate
-from hrm_offline.tokens import IGNORE
 from hrm_offline.train.learner import Learner, StepResult, to_examples
 
 KEY_PREFIX = "model.inner."
@@ -138,7 +137,7 @@ def _compare_hrm(case: dict, tensors: dict[str, torch.Tensor]) -> Comparison:
 def _case_batch(tensors: dict[str, torch.Tensor], prefix: str, model: HRM) -> Batch:
     ids = tensors[f"{prefix}/puzzle_identifiers"].numpy()
     canvas = (model.config.canvas_rows, model.config.canvas_cols)
-    return Batch(canvas, tensors[f"{prefix}/inputs"].numpy(), tensors[f"{prefix}/labels"].numpy(),
+    return Batch(0, canvas, tensors[f"{prefix}/inputs"].numpy(), tensors[f"{prefix}/labels"].numpy(),
                  ids[:, None][:, : model.config.puzzle_columns])
 
 
@@ -167,7 +166,7 @@ def _compare_training(compare: Comparison, model: HRM, case: dict, tensors: dict
     step = 1
     while f"train/step{step}/loss" in tensors:
         prefix = f"train/step{step}"
-        result = learner.learn(0, _case_batch(tensors, f"{prefix}/batch", model))
+        result = learner.learn(_case_batch(tensors, f"{prefix}/batch", model))
         compare.add("train/loss", result.metrics["loss"], tensors[f"{prefix}/loss"])
         for name in _names(tensors, f"{prefix}/metrics/"):
             compare.add(f"train/{name}", result.metrics[name], tensors[f"{prefix}/metrics/{name}"])

@@ -7,7 +7,7 @@ artifact carries the first `SHARED_ROWS` rows only, so its size does not grow wi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -45,9 +45,10 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples on one canvas of S cells: inputs uint8 [B, S]; labels int64 [B, S], IGNORE where
+    """Examples of one bucket, on its canvas of S cells: inputs uint8 [B, S]; labels int64 [B, S], IGNORE where
     the loss passes over; puzzle_identifiers int64 [B, columns], rows of the embedding table."""
 
+    bucket: int
     canvas: Canvas
     inputs: np.ndarray
     labels: np.ndarray
@@ -55,7 +56,8 @@ class Batch:
 
     def rows(self, part: slice) -> Batch:
         """The same batch, fewer examples."""
-        return Batch(self.canvas, self.inputs[part], self.labels[part], self.puzzle_identifiers[part])
+        return replace(self, inputs=self.inputs[part], labels=self.labels[part],
+                       puzzle_identifiers=self.puzzle_identifiers[part])
 
 
 class PuzzleSet:
@@ -156,14 +158,9 @@ class ExampleSource:
         self._shares = np.cumsum(steps_to_cover) / steps_to_cover.sum()
         self._phase = np.random.default_rng(seed).random()
 
-    def bucket(self, step: int) -> int:
-        """Which bucket step `step` learns from; each as often as covers its pairs evenly."""
-        point = (self._phase + step * _GOLDEN_RATIO) % 1.0
-        return min(int(np.searchsorted(self._shares, point, side="right")), len(self._shares) - 1)
-
     def batch(self, step: int) -> Batch:
         """The examples offered at `step`."""
-        index = self.bucket(step)
+        index = self._bucket(step)
         bucket, size = self.puzzles.buckets[index], self.batch_sizes[index]
         rng = np.random.default_rng([self.seed, step])
         pairs = self.pairs[index]
@@ -175,11 +172,16 @@ class ExampleSource:
         offset = self._offsets(rng, grid, element, bucket.canvas)
         labels = self.store.encode(grid + 1, element, colours, offset, bucket.canvas).astype(np.int64)
         return Batch(
-            bucket.canvas,
+            index, bucket.canvas,
             self.store.encode(grid, element, colours, offset, bucket.canvas),
             np.where(labels == PAD, IGNORE, labels),
             np.array([self.puzzles.identifiers(p, v) for p, v in zip(puzzle, views)], dtype=np.int64),
         )
+
+    def _bucket(self, step: int) -> int:
+        """Which bucket step `step` learns from; each as often as covers its pairs evenly."""
+        point = (self._phase + step * _GOLDEN_RATIO) % 1.0
+        return min(int(np.searchsorted(self._shares, point, side="right")), len(self._shares) - 1)
 
     def _offsets(self, rng, grid, element, canvas) -> np.ndarray:
         """Corner of each example: (0, 0), or for a share of them anywhere that both grids fit."""

@@ -58,7 +58,10 @@ def refill(model: HRM, carry: Carry, offered: Examples) -> Carry:
         return torch.where(halted.view(-1, *[1] * (old.ndim - 1)), new, old)
 
     return Carry(
-        carry.canvas, pick(fresh_H, carry.z_H), pick(fresh_L, carry.z_L), pick(torch.zeros_like(carry.steps), carry.steps),
+        carry.canvas,
+        pick(fresh_H, carry.z_H),
+        pick(fresh_L, carry.z_L),
+        pick(torch.zeros_like(carry.steps), carry.steps),
         halted,
         Examples(
             pick(offered.inputs, carry.examples.inputs),

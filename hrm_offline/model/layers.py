@@ -72,9 +72,11 @@ class Attention(nn.Module):
 
     def forward(self, x: torch.Tensor, tables: RopeTables | None) -> torch.Tensor:
         batch, length, hidden = x.shape
-        q, k, v = self.qkv_proj(x).view(batch, length, 3 * self.num_heads, self.head_dim).chunk(3, dim=2)
+        qkv = self.qkv_proj(x).view(batch, length, 3 * self.num_heads, self.head_dim)
+        qk, v = qkv.split([2 * self.num_heads, self.num_heads], dim=2)
         if tables is not None:
-            q, k = rope(q, *tables), rope(k, *tables)
+            qk = rope(qk, *tables)
+        q, k = qk.chunk(2, dim=2)
         return self.o_proj(attention(q, k, v).reshape(batch, length, hidden))
 
 

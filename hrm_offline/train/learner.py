@@ -51,7 +51,7 @@ class Learner:
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=model.dtype is torch.float16)
         self.carries: dict[int, Carry] = {}
 
-    def learn(self, bucket: int, batch: Batch) -> StepResult:
+    def learn(self, batch: Batch) -> StepResult:
         """One outer step and one optimiser step on this process' share of a global batch.
 
         Metrics are those of `outer_step_loss`, summed over the share. Gradients of the network
@@ -61,9 +61,9 @@ class Learner:
         size = len(batch.inputs)
         share = self.world.share(size)
         offered = to_examples(batch.rows(share), self.model.device)
-        if bucket not in self.carries:
-            self.carries[bucket] = initial_carry(self.model, offered, batch.canvas)
-        carry = refill(self.model, self.carries[bucket], offered)
+        if batch.bucket not in self.carries:
+            self.carries[batch.bucket] = initial_carry(self.model, offered, batch.canvas)
+        carry = refill(self.model, self.carries[batch.bucket], offered)
         vectors = self.model.puzzle_vectors(carry.examples.puzzle_identifiers)
         if vectors is not None:
             vectors.requires_grad_()
@@ -74,7 +74,7 @@ class Learner:
         self.optimizer.zero_grad()
         self.scaler.scale(loss / size).backward()
         self._update(carry.examples.puzzle_identifiers, vectors, size)
-        self.carries[bucket] = carry
+        self.carries[batch.bucket] = carry
         return StepResult(metrics | {"loss": loss.detach()}, output, target, vectors)
 
     def _update(self, identifiers: torch.Tensor, vectors: torch.Tensor | None, size: int) -> None:

@@ -1,0 +1,162 @@
+"""The command line: solve, score, pretrain, import-checkpoint, parity.
+
+Bad input ends with one line on stderr and exit code 2, never with a traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import typing
+from pathlib import Path
+
+from hrm_offline import __version__
+from hrm_offline.budget import Budget, parse_duration
+from hrm_offline.config import PRESETS, PretrainConfig, from_dict, preset
+from hrm_offline.errors import InputError
+from hrm_offline.files import read_json, write_json
+
+
+def main(argv: list[str] | None = None, started: float | None = None) -> int:
+    """Run one command; returns the exit code. `started` is when the process began, on
+    `time.monotonic`, so that a budget counts from there."""
+    options = _parser().parse_args(argv)
+    try:
+        return options.run(options, started)
+    except InputError as error:
+        print(f"hrm_offline: error: {error}", file=sys.stderr)
+        return 2
+
+
+def _solve(options: argparse.Namespace, started: float | None) -> int:
+    from hrm_offline.pipeline import SolveOptions, solve
+
+    budget = Budget(parse_duration(options.budget), started)
+    solve(SolveOptions(
+        challenges=Path(options.challenges), out=Path(options.out),
+        artifact=None if options.artifact == "none" else Path(options.artifact),
+        preset=options.preset, seed=options.seed, visits=options.visits, device=options.device,
+        dtype=options.dtype, price_per_hour=options.price_per_hour, threads=options.threads,
+    ), budget, say=lambda text: print(text, flush=True))
+    return 0
+
+
+def _score(options: argparse.Namespace, _) -> int:
+    from hrm_offline.infer.score import score_files
+
+    score = score_files(options.submission, options.solutions)
+    print(score.table())
+    if options.json:
+        write_json(options.json, score.as_dict(), indent=2)
+    return 0
+
+
+def _pretrain(options: argparse.Namespace, _) -> int:
+    from hrm_offline.train.pretrain import pretrain
+
+    config = _pretrain_config(options)
+    finished = pretrain(config, options.out, options.device, options.dtype, options.threads)
+    return 0 if finished else 1
+
+
+def _pretrain_config(options: argparse.Namespace) -> PretrainConfig:
+    """The preset's recipe, overridden by the config file, overridden by flags."""
+    from_file = read_json(options.config) if options.config else {}
+    if not isinstance(from_file, dict):
+        raise InputError(f"{options.config}: expected an object of settings")
+    flags = {f.name: getattr(options, f.name) for f in dataclasses.fields(PretrainConfig)
+             if getattr(options, f.name) is not None}
+    given = from_file | flags
+    name = given.get("preset", PretrainConfig.preset)
+    if not isinstance(name, str):
+        raise InputError(f"{options.config}: 'preset' is {name!r}, expected a name")
+    return from_dict(PretrainConfig, dataclasses.asdict(preset(name).pretrain) | given, options.config or "flags")
+
+
+def _import_checkpoint(options: argparse.Namespace, _) -> int:
+    from hrm_offline.artifact import import_checkpoint
+
+    config = import_checkpoint(
+        options.checkpoint, options.out, num_heads=options.num_heads, H_cycles=options.H_cycles,
+        L_cycles=options.L_cycles, halt_max_steps=options.halt_max_steps, identifiers=options.identifiers,
+    )
+    print(f"artifact in {options.out}: {json.dumps(dataclasses.asdict(config))}")
+    return 0
+
+
+def _parity(options: argparse.Namespace, _) -> int:
+    from hrm_offline.parity import run_case
+
+    passed = True
+    for path in options.case:
+        comparison = run_case(path)
+        passed &= comparison.passed
+        print(f"{path}\n{comparison.table()}\n{'within tolerance' if comparison.passed else 'BEYOND TOLERANCE'}")
+    return 0 if passed else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m hrm_offline", description=__doc__.splitlines()[0])
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    solve = commands.add_parser("solve", help="adapt to the hidden tasks, predict, vote, write submission.json")
+    solve.set_defaults(run=_solve)
+    solve.add_argument("--challenges", required=True, metavar="FILE", help="Kaggle challenges file (or folder, or set name)")
+    solve.add_argument("--out", required=True, metavar="DIR", help="folder for submission.json and report.json")
+    solve.add_argument("--artifact", default="none", metavar="DIR|none", help="pretrained artifact (default: none)")
+    solve.add_argument("--budget", default="11h30m", help="wall-clock budget, e.g. 11h30m or 3m (default: %(default)s)")
+    solve.add_argument("--preset", choices=list(PRESETS), help="network and recipe (default: what suits the device)")
+    solve.add_argument("--seed", type=int, default=0)
+    solve.add_argument("--visits", type=int, metavar="N", help="times each demonstration pair is offered")
+    solve.add_argument("--price-per-hour", type=float, metavar="PRICE", help="of the machine; reports the cost a task")
+    _add_machine_flags(solve)
+
+    score = commands.add_parser("score", help="score a submission against solutions")
+    score.set_defaults(run=_score)
+    score.add_argument("submission")
+    score.add_argument("solutions")
+    score.add_argument("--json", metavar="FILE", help="also write the totals here")
+
+    pretrain = commands.add_parser("pretrain", help="train offline on public tasks; resumable; also under torchrun")
+    pretrain.set_defaults(run=_pretrain)
+    pretrain.add_argument("--out", required=True, metavar="DIR", help="folder for state, metrics.jsonl and the artifact")
+    pretrain.add_argument("--config", metavar="FILE.json", help="settings; flags override them")
+    _add_machine_flags(pretrain)
+    _add_config_flags(pretrain, PretrainConfig)
+
+    importer = commands.add_parser("import-checkpoint", help="turn a published checkpoint into an artifact")
+    importer.set_defaults(run=_import_checkpoint)
+    importer.add_argument("checkpoint")
+    importer.add_argument("--out", required=True, metavar="DIR")
+    importer.add_argument("--identifiers", metavar="FILE", help="the identifiers.json of its data set")
+    importer.add_argument("--num-heads", type=int, default=8, help="weights do not tell (default: %(default)s)")
+    importer.add_argument("--H-cycles", type=int, default=2, help="(default: %(default)s)")
+    importer.add_argument("--L-cycles", type=int, default=2, help="(default: %(default)s)")
+    importer.add_argument("--halt-max-steps", type=int, default=16, help="(default: %(default)s)")
+
+    parity = commands.add_parser("parity", help="compare with numbers computed from the published reference")
+    parity.set_defaults(run=_parity)
+    parity.add_argument("case", nargs="+", metavar="FILE.json", help="its tensors are in FILE.safetensors beside it")
+    return parser
+
+
+def _add_machine_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU if there is one)")
+    parser.add_argument("--dtype", help="float32, bfloat16 or float16 (default: what suits the device)")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads")
+
+
+def _add_config_flags(parser: argparse.ArgumentParser, config: type) -> None:
+    """A flag for every field of a config dataclass; None where it is not given."""
+    types = typing.get_type_hints(config)
+    for field in dataclasses.fields(config):
+        flag, kind = "--" + field.name.replace("_", "-"), types[field.name]
+        if kind is bool:
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction)
+        elif typing.get_origin(kind) is tuple:
+            parser.add_argument(flag, nargs="+", metavar="SET")
+        else:
+            parser.add_argument(flag, type=kind, metavar=kind.__name__.upper())

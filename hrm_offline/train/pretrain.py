@@ -1,0 +1,188 @@
+"""Offline pretraining on public tasks, in one process or under torchrun, resumable.
+
+    python -m hrm_offline pretrain --preset hrm-132k --data arc1-train --out runs/first
+    torchrun --nproc-per-node 2 -m hrm_offline pretrain --preset hrm-132k --out runs/first
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from hrm_offline.artifact import save_artifact
+from hrm_offline.config import ModelConfig, PretrainConfig, preset
+from hrm_offline.data.puzzles import ExampleSource, PuzzleSet, needed_side
+from hrm_offline.data.tasks import Task, load_tasks
+from hrm_offline.device import choose_runtime
+from hrm_offline.errors import InputError
+from hrm_offline.files import make_folder
+from hrm_offline.model.hrm import HRM
+from hrm_offline.train.distributed import World, join_world, leave_world
+from hrm_offline.train.learner import Learner
+from hrm_offline.train.state import load_state, save_state
+
+METRICS_FILE = "metrics.jsonl"
+# Settings that a continued run may change: they do not touch what is learned.
+_FREE_SETTINGS = ("log_every", "save_every")
+
+
+def pretrain(config: PretrainConfig, out: str | Path, device: str | None = None, dtype: str | None = None,
+             threads: int | None = None) -> bool:
+    """Train to `config.steps` and write the artifact into `out`; continue a run that is there.
+
+    Returns False if SIGTERM or SIGINT ended it early, with its state saved. Raises `InputError`.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    runtime = choose_runtime(device, dtype, index=int(os.environ.get("LOCAL_RANK", "0")))
+    world = join_world("nccl" if runtime.device.type == "cuda" else "gloo")
+    try:
+        out = make_folder(out)
+        tasks = select_tasks(config)
+        model_config = dataclasses.replace(
+            preset(config.preset).model, puzzle_columns=config.puzzle_columns,
+        )
+        puzzles = PuzzleSet(tasks, config, model_config, config.seed)
+        torch.manual_seed(config.seed)  # every process draws the same weights
+        model = HRM(model_config, puzzles.num_rows, runtime.dtype).to(runtime.device)
+        learner = Learner(model, config, config.steps, config.seed, world)
+        identity = _identity(config, tasks)
+        resumed = load_state(out, learner, identity)
+        if world.is_main:
+            print(f"computing on {runtime}; {len(tasks)} tasks, {puzzles.num_rows} embedding rows"
+                  + (f"; continuing at step {learner.step}" if resumed else ""))
+        if not _run(learner, ExampleSource(puzzles, config.seed, config.include_tests), config, out, identity):
+            return False
+        if world.is_main:
+            _finish(learner, model_config, config, puzzles, identity, out)
+        world.barrier()
+        return True
+    finally:
+        leave_world()
+
+
+def select_tasks(config: PretrainConfig) -> tuple[Task, ...]:
+    """The tasks of all sets in order, within `max_side`, at most `limit`; ids must be distinct."""
+    tasks: dict[str, Task] = {}
+    for source in config.data:
+        for task in load_tasks(source).require_good():
+            if task.id in tasks:
+                raise InputError(f"{source}: task {task.id}: is in another set too, expected distinct ids")
+            tasks[task.id] = task
+    chosen = [task for task in tasks.values() if needed_side(task) <= config.max_side and _fits(task, config.max_side)]
+    if config.limit:
+        chosen = chosen[: config.limit]
+    if not chosen:
+        raise InputError(f"{', '.join(config.data)}: no task with sides of {config.max_side} or less")
+    return tuple(chosen)
+
+
+def _fits(task: Task, side: int) -> bool:
+    return all(max(pair.output.shape) <= side for pair in task.test if pair.output is not None)
+
+
+def _identity(config: PretrainConfig, tasks: tuple[Task, ...]) -> dict:
+    digest = hashlib.sha256()
+    for task in tasks:
+        digest.update(task.id.encode())
+        for pair in (*task.train, *task.test):
+            for grid in (pair.input, pair.output):
+                digest.update(b"-" if grid is None else repr(grid.tolist()).encode())
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _FREE_SETTINGS}
+    # Through JSON, so that it equals what a saved state reads back (tuples become lists).
+    return json.loads(json.dumps(settings | {"tasks": digest.hexdigest()}))
+
+
+def _run(learner: Learner, source: ExampleSource, config: PretrainConfig, out: Path, identity: dict) -> bool:
+    """Train to the end, or until a signal asks to stop; saves the state either way."""
+    stop = _StopSignal()
+    log = _MetricsLog(out, learner.step, learner.world, config.log_every)
+    bar = tqdm(total=config.steps, initial=learner.step, disable=not learner.world.is_main, unit="step")
+    while learner.step < config.steps and not stop.seen(learner.world, learner.model.device):
+        batch = source.batch(learner.step)
+        result = learner.learn(batch)
+        line = log.add(learner.step, result.metrics, len(batch.inputs))
+        if line:
+            bar.set_postfix(loss=f"{line['lm_loss']:.3f}", accuracy=f"{line['accuracy']:.3f}")
+        bar.update()
+        if learner.step % config.save_every == 0:
+            save_state(out, learner, identity)
+    bar.close()
+    save_state(out, learner, identity)
+    return learner.step >= config.steps
+
+
+class _StopSignal:
+    """Whether SIGTERM or SIGINT arrived at any process; all processes agree on the step."""
+
+    def __init__(self):
+        self.received = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._receive)
+
+    def _receive(self, *_) -> None:
+        self.received = True
+
+    def seen(self, world: World, device: torch.device) -> bool:
+        if world.size == 1:
+            return self.received
+        flag = torch.tensor(float(self.received), device=device)
+        return world.sum_metrics({"stop": flag})["stop"] > 0
+
+
+class _MetricsLog:
+    """`metrics.jsonl`: a line every `every` steps, averaged over them and over the processes.
+
+    Losses are a mean over examples, the others a mean over the sequences that halted.
+    """
+
+    def __init__(self, out: Path, step: int, world: World, every: int):
+        self.path, self.world, self.every = out / METRICS_FILE, world, every
+        self.sums: dict[str, torch.Tensor] = {}
+        self.examples, self.since = 0, time.monotonic()
+        if world.is_main:
+            self._drop_after(step)
+
+    def _drop_after(self, step: int) -> None:
+        """Lines that a killed run wrote after its last saved state will be written again."""
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+        self.path.write_text("".join(line + "\n" for line in kept))
+
+    def add(self, step: int, metrics: dict[str, torch.Tensor], examples: int) -> dict | None:
+        """Count a step in; returns the line when one is due."""
+        for name, value in metrics.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.examples += examples
+        if step % self.every:
+            return None
+        sums = self.world.sum_metrics(self.sums)
+        halted = max(1.0, sums.pop("count"))
+        line = {"step": step} | {name: value / (self.examples if name.endswith("loss") else halted)
+                                 for name, value in sums.items()}
+        now = time.monotonic()
+        line["examples_per_second"] = self.examples / (now - self.since)
+        self.sums, self.examples, self.since = {}, 0, now
+        if self.world.is_main:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        return line
+
+
+def _finish(learner: Learner, model: ModelConfig, config: PretrainConfig, puzzles: PuzzleSet, identity: dict,
+            out: Path) -> None:
+    if learner.ema:
+        learner.ema.swap()
+    save_artifact(out, model, config.conditioning, learner.model.state_dict(), puzzles.row_names(),
+                  {"pretrained": identity, "steps": learner.step, "torch": torch.__version__})
+    if learner.ema:
+        learner.ema.swap()
+    print(f"artifact of {learner.step} steps in {out}")

@@ -1,0 +1,107 @@
+"""A training run on disk, so that it can be killed and go on exactly where it was.
+
+`state.json` points at one complete `state-<step>` folder: `learner.safetensors` (network, averaged
+weights, optimiser moments, embeddings) and a file of carries for each process. The pointer is
+replaced last, so a kill at any instant leaves the state before or the state after. No pickle.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from hrm_offline.artifact import read_safetensors
+from hrm_offline.errors import InputError
+from hrm_offline.files import make_folder, read_json, write_json
+from hrm_offline.model.halting import Carry, Examples
+from hrm_offline.train.learner import Learner
+
+STATE_FILE = "state.json"
+_TENSORS = ("z_H", "z_L", "steps", "halted")
+_EXAMPLES = ("inputs", "labels", "puzzle_identifiers")
+
+
+def save_state(folder: Path, learner: Learner, identity: dict) -> None:
+    """Save the run in `folder`; every process of it calls this. `identity` says what is being
+    trained, and must be the same when the run goes on."""
+    world = learner.world
+    name = f"state-{learner.step:08d}"
+    target = make_folder(folder / name)
+    save_file(_carry_tensors(learner), target / f"rank-{world.rank}.safetensors")
+    if world.is_main:
+        save_file(_learner_tensors(learner), target / "learner.safetensors")
+    world.barrier()
+    if world.is_main:
+        write_json(folder / STATE_FILE, {
+            "folder": name, "step": learner.step, "processes": world.size, "identity": identity,
+            "loss scaler": learner.scaler.state_dict(),
+        })
+        for old in folder.glob("state-*"):
+            if old.name != name:
+                shutil.rmtree(old, ignore_errors=True)
+    world.barrier()
+
+
+def load_state(folder: Path, learner: Learner, identity: dict) -> bool:
+    """Continue a saved run; False if there is none. Raises `InputError` if it is another run's,
+    or was saved by another number of processes."""
+    if not (folder / STATE_FILE).exists():
+        return False
+    saved = read_json(folder / STATE_FILE)
+    for key in sorted(identity):
+        if saved["identity"].get(key) != identity[key]:
+            raise InputError(f"{folder / STATE_FILE}: was saved with {key} = {saved['identity'].get(key)!r}, this "
+                             f"run has {identity[key]!r}; continue with the same settings or use another folder")
+    if saved["processes"] != learner.world.size:
+        raise InputError(f"{folder / STATE_FILE}: was saved by {saved['processes']} processes, "
+                         f"these are {learner.world.size}")
+    source = folder / saved["folder"]
+    learner.step = saved["step"]
+    learner.scaler.load_state_dict(saved["loss scaler"])
+    _restore_learner(learner, read_safetensors(source / "learner.safetensors"))
+    _restore_carries(learner, read_safetensors(source / f"rank-{learner.world.rank}.safetensors"))
+    return True
+
+
+def _learner_tensors(learner: Learner) -> dict[str, torch.Tensor]:
+    tensors = {f"model/{name}": value for name, value in learner.model.state_dict().items()}
+    for i, param in enumerate(learner.params):
+        if learner.ema:
+            tensors[f"ema/{i}"] = learner.ema.average[i]
+        for name in ("m", "v"):
+            if param in learner.optimizer.state:
+                tensors[f"adam/{i}/{name}"] = learner.optimizer.state[param][name]
+    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+
+
+def _restore_learner(learner: Learner, tensors: dict[str, torch.Tensor]) -> None:
+    learner.model.load_state_dict({name.removeprefix("model/"): value for name, value in tensors.items()
+                                   if name.startswith("model/")})
+    for i, param in enumerate(learner.params):
+        if learner.ema:
+            learner.ema.average[i].copy_(tensors[f"ema/{i}"])
+        if f"adam/{i}/m" in tensors:
+            moments = {name: tensors[f"adam/{i}/{name}"].to(param.device) for name in ("m", "v")}
+            learner.optimizer.state[param] = {"step": learner.step, **moments}
+
+
+def _carry_tensors(learner: Learner) -> dict[str, torch.Tensor]:
+    tensors = {}
+    for bucket, carry in learner.carries.items():
+        tensors[f"{bucket}/canvas"] = torch.tensor(carry.canvas)
+        tensors |= {f"{bucket}/{name}": getattr(carry, name) for name in _TENSORS}
+        tensors |= {f"{bucket}/{name}": getattr(carry.examples, name) for name in _EXAMPLES}
+    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+
+
+def _restore_carries(learner: Learner, tensors: dict[str, torch.Tensor]) -> None:
+    tensors = {name: value.to(learner.model.device) for name, value in tensors.items()}
+    for bucket in sorted({int(name.split("/")[0]) for name in tensors}):
+        learner.carries[bucket] = Carry(
+            tuple(tensors[f"{bucket}/canvas"].tolist()),
+            **{name: tensors[f"{bucket}/{name}"] for name in _TENSORS},
+            examples=Examples(**{name: tensors[f"{bucket}/{name}"] for name in _EXAMPLES}),
+        )

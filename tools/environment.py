@@ -1,0 +1,56 @@
+"""The Python environment of the tools, made on first use. Standard library only.
+
+`ensure()` returns at once where every package of tools/requirements.txt is installed, in whatever
+version. Otherwise it makes `.venv` in the repository with the pinned versions and starts the
+running script again in it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import venv
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+REQUIREMENTS = REPOSITORY / "tools" / "requirements.txt"
+ENVIRONMENT = REPOSITORY / ".venv"
+
+
+def ensure() -> None:
+    """Make sure the running interpreter has the packages; may replace this process."""
+    missing = _missing()
+    if not missing:
+        return
+    python = ENVIRONMENT / ("Scripts" if os.name == "nt" else "bin") / "python"
+    stamp = ENVIRONMENT / "requirements.txt"
+    wanted = REQUIREMENTS.read_text()
+    if not stamp.exists() or stamp.read_text() != wanted:
+        print(f"missing here: {', '.join(missing)}; installing pinned packages into {ENVIRONMENT}", flush=True)
+        venv.EnvBuilder(with_pip=True, clear=True).create(ENVIRONMENT)
+        _pip(python, "install", "--quiet", "--requirement", str(REQUIREMENTS))
+        stamp.write_text(wanted)
+    elif Path(sys.prefix) == ENVIRONMENT:
+        raise SystemExit(f"{ENVIRONMENT} lacks {', '.join(missing)}; remove that folder and start again")
+    os.execv(python, [str(python), *sys.argv])
+
+
+def _missing() -> list[str]:
+    missing = []
+    for line in REQUIREMENTS.read_text().splitlines():
+        name = line.partition("==")[0].strip()
+        if name and not name.startswith("#"):
+            try:
+                version(name)
+            except PackageNotFoundError:
+                missing.append(name)
+    return missing
+
+
+def _pip(python: Path, *arguments: str) -> None:
+    result = subprocess.run([python, "-m", "pip", "--disable-pip-version-check", *arguments])
+    if result.returncode:
+        raise SystemExit("the packages could not be installed; their index must be reachable once "
+                         f"(or install {REQUIREMENTS.name} yourself and start again)")

@@ -1,0 +1,181 @@
+"""The rehearsal: run the real Kaggle notebook on real tasks, offline, and score it.
+
+    python tools/local_dryrun.py
+
+Needs only Python: makes its own environment if packages are missing. Builds our wheel, lays out a
+tree like Kaggle's (read-only input with a challenges file without labels, empty working folder),
+executes `kernel/hrm_offline.ipynb` with the network cut off, then validates the submission and
+scores it against the held-back labels, beside the null baseline that learns nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import environment
+
+NOTEBOOK = environment.REPOSITORY / "kernel" / "hrm_offline.ipynb"
+FOLDER = environment.REPOSITORY / "dryrun"
+COMPETITION = "arc-prize"
+# How much of each split the default set takes, smallest tasks first.
+_DEFAULT_SET = (("arc1-train", 20), ("arc1-eval", 10))
+
+
+def main() -> int:
+    options = _parse_arguments()
+    environment.ensure()
+    sys.path.insert(0, str(environment.REPOSITORY))
+    from hrm_offline.errors import InputError
+
+    try:
+        return rehearse(options)
+    except InputError as error:
+        print(f"local_dryrun: error: {error}", file=sys.stderr)
+        return 2
+
+
+def rehearse(options: argparse.Namespace) -> int:
+    """Lay out, execute, validate, score; returns the exit code."""
+    from build_wheel import build_wheel
+    from offline import OfflineRunner
+
+    from hrm_offline.budget import parse_duration
+
+    started = time.monotonic()
+    seconds = parse_duration(options.budget)
+    tasks = choose_tasks(options.data, options.tasks)
+    wheel = build_wheel()
+    print(f"built {wheel.name}; {len(tasks)} tasks of {options.data}", flush=True)
+    _lay_out(tasks, wheel, options.artifact)
+
+    offline = OfflineRunner(FOLDER / "offline", sys.executable)
+    print(f"network cut off: {offline.means}", flush=True)
+    working = FOLDER / "kaggle" / "working"
+    command = [sys.executable, str(environment.REPOSITORY / "tools" / "execute_notebook.py"), str(NOTEBOOK),
+               str(working / "executed.ipynb"), str(seconds + 120)]
+    try:
+        code = offline.run(command, _notebook_environment(options), timeout=seconds + 180)
+    except subprocess.TimeoutExpired:
+        print(f"FAIL: the notebook was still running {seconds + 180:.0f} s after its start")
+        return 1
+    if code:
+        print(f"FAIL: the notebook ended with exit code {code}")
+        return 1
+    return _judge(tasks, working, offline.attempts(), time.monotonic() - started)
+
+
+def choose_tasks(data: str, count: int | None):
+    """The rehearsal's tasks. `arc1`: at least three demonstrations, by (largest side over
+    demonstrations and test inputs, largest area, id), the first 20 of the training split and 10
+    of the evaluation split, or `count` in the same proportion. Other sets: the first `count` in
+    that order. The rule sees sizes only, never a test output."""
+    from hrm_offline.data.tasks import load_tasks
+
+    def take(source: str, number: int | None):
+        tasks = load_tasks(source).require_good()
+        return sorted((task for task in tasks if len(task.train) >= 3), key=_size)[:number]
+
+    if data != "arc1":
+        return take(data, count)
+    split = _DEFAULT_SET
+    if count is not None:
+        evaluation = count // 3
+        split = (("arc1-train", count - evaluation), ("arc1-eval", evaluation))
+    return [task for source, number in split for task in take(source, number)]
+
+
+def _size(task) -> tuple[int, int, str]:
+    grids = [grid for pair in task.train for grid in (pair.input, pair.output)] + [pair.input for pair in task.test]
+    return max(max(grid.shape) for grid in grids), max(grid.size for grid in grids), task.id
+
+
+def _lay_out(tasks, wheel: Path, artifact: str) -> None:
+    """A tree like Kaggle's: input (read-only), working and temp (empty)."""
+    from hrm_offline.data.tasks import to_challenges
+
+    root = FOLDER / "kaggle"
+    if root.exists():
+        _set_writable(root, True)
+        shutil.rmtree(root)
+    competition, dataset = root / "input" / COMPETITION, root / "input" / "hrm-offline-wheels"
+    for folder in (competition, dataset, root / "working", root / "temp"):
+        folder.mkdir(parents=True)
+    (competition / "arc-agi_test_challenges.json").write_text(json.dumps(to_challenges(tasks)))
+    shutil.copy(wheel, dataset)
+    if artifact != "none":
+        shutil.copytree(artifact, root / "input" / "hrm-offline-artifact",
+                        ignore=shutil.ignore_patterns("state*", "puzzles.*"))
+    _set_writable(root / "input", False)
+
+
+def _set_writable(root: Path, writable: bool) -> None:
+    for path in [root, *root.rglob("*")]:
+        mode = path.stat().st_mode
+        path.chmod(mode | stat.S_IWUSR if writable else mode & ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH))
+
+
+def _notebook_environment(options: argparse.Namespace) -> dict[str, str]:
+    arguments = ["--seed", str(options.seed)]
+    for flag, value in (("--visits", options.visits), ("--preset", options.preset)):
+        if value is not None:
+            arguments += [flag, str(value)]
+    return os.environ | {
+        "HRM_OFFLINE_ROOT": str(FOLDER / "kaggle"),
+        "HRM_OFFLINE_BUDGET": options.budget,
+        "HRM_OFFLINE_SOLVE_ARGS": " ".join(arguments),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+
+
+def _judge(tasks, working: Path, attempts: list[str], seconds: float) -> int:
+    from hrm_offline.data.tasks import TaskSet, to_solutions
+    from hrm_offline.files import read_json, write_json
+    from hrm_offline.infer.score import score_files
+    from hrm_offline.infer.submission import fallback_submission
+    from hrm_offline.show import draw_predictions
+
+    labelled = [task for task in tasks if all(pair.output is not None for pair in task.test)]
+    submission_path, solutions_path = working / "submission.json", FOLDER / "solutions.json"
+    null_path = FOLDER / "null_submission.json"
+    for line in attempts:
+        print(f"tried to use the network: {line}")
+    print(f"network connections: {len(attempts)}")
+    if len(labelled) < len(tasks):
+        print(f"no labels for {len(tasks) - len(labelled)} of {len(tasks)} tasks: nothing to score")
+        return 1 if attempts else 0
+    write_json(solutions_path, to_solutions(tasks))
+    write_json(null_path, fallback_submission(TaskSet("rehearsal", tuple(tasks))))
+    score, null = score_files(submission_path, solutions_path), score_files(null_path, solutions_path)
+    print(f"valid submission: {submission_path.relative_to(environment.REPOSITORY)}")
+    print(score.table())
+    print(f"null baseline: {null.summary()}")
+    beyond = [task_id for task_id in score.solved if task_id not in null.solved]
+    print(f"solved and not by the null baseline: {len(beyond)} ({', '.join(beyond) or 'none'})")
+    picture = FOLDER / "predictions.png"
+    draw_predictions(tasks, read_json(submission_path), picture)
+    print(f"picture: {picture.relative_to(environment.REPOSITORY)}; {seconds:.0f} s in all")
+    return 1 if attempts else 0
+
+
+def _parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default="arc1", metavar="arc1|arc2|FILE", help="tasks to rehearse on")
+    parser.add_argument("--tasks", type=int, metavar="N", help="how many of them (default: 30 of arc1, else all)")
+    parser.add_argument("--budget", default="10m", help="a backstop; the work itself is set in steps (%(default)s)")
+    parser.add_argument("--artifact", default="none", metavar="DIR|none", help="pretrained artifact")
+    parser.add_argument("--preset", help="network and recipe (default: what suits the device)")
+    parser.add_argument("--visits", type=int, metavar="N", help="times each demonstration pair is offered")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,19 @@
+"""The test command: `python tools/run_tests.py [pytest arguments]`. Lints, then runs every test."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import environment
+
+
+def main() -> int:
+    environment.ensure()
+    lint = subprocess.run([sys.executable, "-m", "ruff", "check", "."], cwd=environment.REPOSITORY)
+    tests = subprocess.run([sys.executable, "-m", "pytest", *sys.argv[1:]], cwd=environment.REPOSITORY)
+    return lint.returncode or tests.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
