@@ -9,6 +9,7 @@ embedding table and what its rows stand for; adaptation needs neither.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,7 +126,9 @@ def _checkpoint_state(path: str | Path) -> dict[str, torch.Tensor]:
     if not Path(path).is_file():
         raise InputError(f"{path}: no such checkpoint file")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns of odd pickles before it refuses them
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever its unpickler and zip reader raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{path}: cannot be read as a torch checkpoint of plain weights ({reason})") from None

@@ -104,7 +104,8 @@ def _parser() -> argparse.ArgumentParser:
 
     solve = commands.add_parser("solve", help="adapt to the hidden tasks, predict, vote, write submission.json")
     solve.set_defaults(run=_solve)
-    solve.add_argument("--challenges", required=True, metavar="FILE", help="Kaggle challenges file (or folder, or set name)")
+    solve.add_argument("--challenges", required=True, metavar="FILE",
+                       help="Kaggle challenges file (or folder, or set name)")
     solve.add_argument("--out", required=True, metavar="DIR", help="folder for submission.json and report.json")
     solve.add_argument("--artifact", default="none", metavar="DIR|none", help="pretrained artifact (default: none)")
     solve.add_argument("--budget", default="11h30m", help="wall-clock budget, e.g. 11h30m or 3m (default: %(default)s)")
@@ -122,7 +123,8 @@ def _parser() -> argparse.ArgumentParser:
 
     pretrain = commands.add_parser("pretrain", help="train offline on public tasks; resumable; also under torchrun")
     pretrain.set_defaults(run=_pretrain)
-    pretrain.add_argument("--out", required=True, metavar="DIR", help="folder for state, metrics.jsonl and the artifact")
+    pretrain.add_argument("--out", required=True, metavar="DIR",
+                          help="folder for state, metrics.jsonl and the artifact")
     pretrain.add_argument("--config", metavar="FILE.json", help="settings; flags override them")
     _add_machine_flags(pretrain)
     _add_config_flags(pretrain, PretrainConfig)

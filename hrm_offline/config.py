@@ -261,7 +261,7 @@ PRESETS = {
         ModelConfig(hidden_size=64, num_heads=4, H_layers=1, L_layers=1, H_cycles=1, L_cycles=1,
                     positions="rope-2d", rope_theta=100.0, puzzle_columns=2, puzzle_emb_ndim=64,
                     halting="halt-only", halt_max_steps=4, halt_exploration_prob=0.5),
-        AdaptConfig(**_SMALL_RECIPE, visits=1000, outer_steps=2, vote_views=8, predict_tokens=4096),
+        AdaptConfig(**_SMALL_RECIPE, visits=800, outer_steps=2, vote_views=8, predict_tokens=4096),
         PretrainConfig(preset="hrm-132k", **_SMALL_RECIPE, steps=20_000),
     ),
 }

@@ -23,7 +23,6 @@ from pathlib import Path
 import environment
 
 NOTEBOOK = environment.REPOSITORY / "kernel" / "hrm_offline.ipynb"
-FOLDER = environment.REPOSITORY / "dryrun"
 COMPETITION = "arc-prize"
 # How much of each split the default set takes, smallest tasks first.
 _DEFAULT_SET = (("arc1-train", 20), ("arc1-eval", 10))
@@ -54,11 +53,11 @@ def rehearse(options: argparse.Namespace) -> int:
     tasks = choose_tasks(options.data, options.tasks)
     wheel = build_wheel()
     print(f"built {wheel.name}; {len(tasks)} tasks of {options.data}", flush=True)
-    _lay_out(tasks, wheel, options.artifact)
+    _lay_out(options.out, tasks, wheel, options.artifact)
 
-    offline = OfflineRunner(FOLDER / "offline", sys.executable)
+    offline = OfflineRunner(options.out / "offline", sys.executable)
     print(f"network cut off: {offline.means}", flush=True)
-    working = FOLDER / "kaggle" / "working"
+    working = options.out / "kaggle" / "working"
     command = [sys.executable, str(environment.REPOSITORY / "tools" / "execute_notebook.py"), str(NOTEBOOK),
                str(working / "executed.ipynb"), str(seconds + 120)]
     try:
@@ -69,7 +68,7 @@ def rehearse(options: argparse.Namespace) -> int:
     if code:
         print(f"FAIL: the notebook ended with exit code {code}")
         return 1
-    return _judge(tasks, working, offline.attempts(), time.monotonic() - started)
+    return _judge(tasks, options.out, offline.attempts(), time.monotonic() - started)
 
 
 def choose_tasks(data: str, count: int | None):
@@ -81,7 +80,7 @@ def choose_tasks(data: str, count: int | None):
 
     def take(source: str, number: int | None):
         tasks = load_tasks(source).require_good()
-        return sorted((task for task in tasks if len(task.train) >= 3), key=_size)[:number]
+        return sorted((task for task in tasks if len(task.train) >= 3), key=size_of)[:number]
 
     if data != "arc1":
         return take(data, count)
@@ -92,16 +91,17 @@ def choose_tasks(data: str, count: int | None):
     return [task for source, number in split for task in take(source, number)]
 
 
-def _size(task) -> tuple[int, int, str]:
+def size_of(task) -> tuple[int, int, str]:
+    """What the set is ordered by: largest side and largest area over demonstrations and test inputs, id."""
     grids = [grid for pair in task.train for grid in (pair.input, pair.output)] + [pair.input for pair in task.test]
     return max(max(grid.shape) for grid in grids), max(grid.size for grid in grids), task.id
 
 
-def _lay_out(tasks, wheel: Path, artifact: str) -> None:
+def _lay_out(out: Path, tasks, wheel: Path, artifact: str) -> None:
     """A tree like Kaggle's: input (read-only), working and temp (empty)."""
     from hrm_offline.data.tasks import to_challenges
 
-    root = FOLDER / "kaggle"
+    root = out / "kaggle"
     if root.exists():
         _set_writable(root, True)
         shutil.rmtree(root)
@@ -128,14 +128,14 @@ def _notebook_environment(options: argparse.Namespace) -> dict[str, str]:
         if value is not None:
             arguments += [flag, str(value)]
     return os.environ | {
-        "HRM_OFFLINE_ROOT": str(FOLDER / "kaggle"),
+        "HRM_OFFLINE_ROOT": str(options.out / "kaggle"),
         "HRM_OFFLINE_BUDGET": options.budget,
         "HRM_OFFLINE_SOLVE_ARGS": " ".join(arguments),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
 
 
-def _judge(tasks, working: Path, attempts: list[str], seconds: float) -> int:
+def _judge(tasks, out: Path, attempts: list[str], seconds: float) -> int:
     from hrm_offline.data.tasks import TaskSet, to_solutions
     from hrm_offline.files import read_json, write_json
     from hrm_offline.infer.score import score_files
@@ -143,8 +143,8 @@ def _judge(tasks, working: Path, attempts: list[str], seconds: float) -> int:
     from hrm_offline.show import draw_predictions
 
     labelled = [task for task in tasks if all(pair.output is not None for pair in task.test)]
-    submission_path, solutions_path = working / "submission.json", FOLDER / "solutions.json"
-    null_path = FOLDER / "null_submission.json"
+    submission_path, solutions_path = out / "kaggle" / "working" / "submission.json", out / "solutions.json"
+    null_path = out / "null_submission.json"
     for line in attempts:
         print(f"tried to use the network: {line}")
     print(f"network connections: {len(attempts)}")
@@ -154,14 +154,14 @@ def _judge(tasks, working: Path, attempts: list[str], seconds: float) -> int:
     write_json(solutions_path, to_solutions(tasks))
     write_json(null_path, fallback_submission(TaskSet("rehearsal", tuple(tasks))))
     score, null = score_files(submission_path, solutions_path), score_files(null_path, solutions_path)
-    print(f"valid submission: {submission_path.relative_to(environment.REPOSITORY)}")
+    print(f"valid submission: {submission_path}")
     print(score.table())
     print(f"null baseline: {null.summary()}")
     beyond = [task_id for task_id in score.solved if task_id not in null.solved]
     print(f"solved and not by the null baseline: {len(beyond)} ({', '.join(beyond) or 'none'})")
-    picture = FOLDER / "predictions.png"
+    picture = out / "predictions.png"
     draw_predictions(tasks, read_json(submission_path), picture)
-    print(f"picture: {picture.relative_to(environment.REPOSITORY)}; {seconds:.0f} s in all")
+    print(f"picture: {picture}; {seconds:.0f} s in all")
     return 1 if attempts else 0
 
 
@@ -174,6 +174,8 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--preset", help="network and recipe (default: what suits the device)")
     parser.add_argument("--visits", type=int, metavar="N", help="times each demonstration pair is offered")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=lambda text: Path(text).resolve(), default=environment.REPOSITORY / "dryrun",
+                        metavar="DIR", help="where the tree and the results go (default: dryrun/)")
     return parser.parse_args()
 
 

@@ -105,8 +105,9 @@ def needed_side(task: Task) -> int:
     """Side of the square that should hold every grid of the task, the unseen outputs included.
 
     Covers all inputs and all demonstrated outputs. Where every demonstration scales its input by
-    the same factor along an axis, the test outputs are expected to do so too. Never looks at a
-    test output. A grid on a canvas of this side plus one also has its EOS edge.
+    the same factor along an axis, the test outputs are expected to do so too; where every one
+    grows, but by different factors, the largest side is reserved. Never looks at a test output.
+    A grid on a canvas of this side plus one also has its EOS edge.
     """
     known = [g for p in task.train for g in (p.input, p.output)] + [p.input for p in task.test]
     side = max(max(grid.shape) for grid in known)
@@ -115,6 +116,8 @@ def needed_side(task: Task) -> int:
         if len(factors) == 1:
             longest = max(p.input.shape[axis] for p in task.test)
             side = max(side, round(longest * factors.pop()))
+        elif min(factors) > 1:
+            side = MAX_SIDE
     return min(side, MAX_SIDE)
 
 
@@ -152,7 +155,8 @@ class ExampleSource:
             self.pairs.append(np.array(members))
         self.store = GridStore(grids)
         tokens = puzzles.recipe.tokens_per_step
-        self.batch_sizes = [bucket.batch_size(tokens) for bucket in puzzles.buckets]
+        distinct = [sum(len(puzzles.views[puzzle]) for puzzle, _ in members) for members in self.pairs]
+        self.batch_sizes = [min(b.batch_size(tokens), n) for b, n in zip(puzzles.buckets, distinct)]
         steps_to_cover = np.array([len(p) / b for p, b in zip(self.pairs, self.batch_sizes)])
         self.steps_a_visit = float(steps_to_cover.sum())
         self._shares = np.cumsum(steps_to_cover) / steps_to_cover.sum()

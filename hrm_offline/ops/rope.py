@@ -8,6 +8,7 @@ import torch
 
 
 @functools.lru_cache(maxsize=128)
+@torch.inference_mode(False)  # cached tables serve training too, whoever asks first
 def rope_tables(kind: str, canvas: tuple[int, int], prefix: int, stride: int, head_dim: int, theta: float,
                 device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosines and sines [prefix + rows x cols, head_dim], float32, of a canvas with tokens in front.

@@ -11,8 +11,7 @@ from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.model.hrm import HRM
 from hrm_offline.train.learner import Learner
 
-_PROBE_STEPS = 20  # steps after which the pace is known
-_PROBE_SHARE = 0.2  # or this share of the budget, whatever comes first
+_COLD_STEPS = 5  # the first steps are slow and say nothing of the pace
 
 
 @dataclass(frozen=True)
@@ -31,23 +30,26 @@ def adapt(model: HRM, puzzles: PuzzleSet, config: AdaptConfig, budget: Budget, s
     """Train the model in place and leave the averaged weights in it.
 
     The work is `config.visits` of every demonstration pair, a number of steps that does not
-    depend on the machine. Only if the pace of the first steps says that they will not fit in
-    `budget` is the schedule shortened to what does. `progress` gets (step, total, loss).
+    depend on the machine. Only where the pace so far says that they will not fit in `budget` is
+    the schedule shortened to what does. `progress` gets (step, total, loss).
     """
     source = ExampleSource(puzzles, seed)
     planned = max(1, round(source.steps_a_visit * config.visits))
     learner = Learner(model, config, planned, seed)
     embeddings_only = config.embeddings_only if pretrained and model.config.puzzle_columns else 0.0
-    examples, loss, paced = 0, float("nan"), False
+    examples, loss, cold = 0, float("nan"), 0.0
     while learner.step < learner.total_steps and budget.remaining() > 0:
         batch = source.batch(learner.step)
         learner.embeddings_only = learner.step < embeddings_only * learner.total_steps
         result = learner.learn(batch)
         size = len(batch.inputs)
         examples += size
-        if not paced and (learner.step == _PROBE_STEPS or budget.elapsed() > _PROBE_SHARE * budget.total):
-            paced = True
-            learner.total_steps = min(planned, max(learner.step, int(learner.step * budget.total / budget.elapsed())))
+        if learner.step == _COLD_STEPS:
+            cold = budget.elapsed()
+        elif learner.step > _COLD_STEPS:
+            pace = (budget.elapsed() - cold) / (learner.step - _COLD_STEPS)
+            affordable = int(budget.remaining() / pace) if pace > 0 else planned
+            learner.total_steps = min(planned, learner.step + max(0, affordable))
         if learner.step % 50 == 0 or learner.step == learner.total_steps:
             recent = float(result.metrics["lm_loss"]) / size
             loss = recent if loss != loss else 0.9 * loss + 0.1 * recent

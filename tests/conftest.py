@@ -1,0 +1,49 @@
+"""Shared fixtures: small real-looking tasks, and one thread so that runs are repeatable."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hrm_offline.data.tasks import Pair, Task
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def make_task():
+    """A task of random grids: `make_task("a", train=[(in_shape, out_shape), ...], test=[...])`."""
+
+    def make(task_id: str = "t", train=(((3, 3), (3, 3)),) * 3, test=(((3, 3), (3, 3)),), seed: int = 0) -> Task:
+        rng = np.random.default_rng(seed)
+
+        def pair(shapes) -> Pair:
+            return Pair(*(rng.integers(0, 10, size=shape).astype(np.uint8) for shape in shapes))
+
+        return Task(task_id, tuple(pair(s) for s in train), tuple(pair(s) for s in test))
+
+    return make
+
+
+@pytest.fixture
+def write_json(tmp_path):
+    """Write a value (or raw text) to a file and return its path."""
+
+    def write(name: str, value) -> Path:
+        path = tmp_path / name
+        path.write_text(value if isinstance(value, str) else json.dumps(value))
+        return path
+
+    return write

@@ -1,0 +1,97 @@
+import json
+
+import numpy as np
+import pytest
+
+from hrm_offline.data.tasks import load_tasks, read_solutions, to_challenges, to_solutions
+from hrm_offline.errors import InputError
+
+GOOD = {"train": [{"input": [[1]], "output": [[2]]}], "test": [{"input": [[3]]}]}
+
+
+def with_cell(value):
+    return {"train": [{"input": [[value]], "output": [[2]]}], "test": [{"input": [[3]]}]}
+
+
+def test_hidden_tasks_have_no_labels_and_solutions_supply_them(write_json):
+    challenges = write_json("c.json", {"a": GOOD})
+    assert load_tasks(challenges).tasks[0].test[0].output is None
+    labelled = load_tasks(challenges, write_json("s.json", {"a": [[[4]]]})).tasks[0]
+    assert labelled.test[0].output.tolist() == [[4]]
+
+
+def test_folder_of_one_task_files(tmp_path):
+    for name in ("b", "a"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(GOOD))
+    assert [task.id for task in load_tasks(tmp_path).tasks] == ["a", "b"]
+
+
+@pytest.mark.parametrize(("name", "count"), [("arc1-train", 400), ("arc1-eval", 400), ("arc2-train", 1000),
+                                            ("arc2-eval", 120), ("arc1", 800)])
+def test_bundled_sets(name, count):
+    tasks = load_tasks(name).require_good()
+    assert len(tasks) == count
+    assert all(pair.output is not None for task in tasks for pair in task.test)
+
+
+def test_challenges_and_solutions_round_trip(write_json):
+    tasks = load_tasks("arc1-eval").tasks[:20]
+    back = load_tasks(write_json("c.json", to_challenges(tasks)), write_json("s.json", to_solutions(tasks))).tasks
+    for ours, theirs in zip(tasks, back):
+        assert ours.id == theirs.id
+        for a, b in zip((*ours.train, *ours.test), (*theirs.train, *theirs.test)):
+            assert np.array_equal(a.input, b.input)
+            assert np.array_equal(a.output, b.output)
+
+
+@pytest.mark.parametrize(("task", "reason"), [
+    ({"test": [{"input": [[3]]}]}, "no 'train'"),
+    ({"train": [], "test": [{"input": [[3]]}]}, "'train' is []"),
+    ({"train": GOOD["train"]}, "no 'test'"),
+    ([], "expected an object"),
+    (with_cell(11), "cell (0, 0) is 11"),
+    (with_cell(-1), "cell (0, 0) is -1"),
+    (with_cell("3"), "cell (0, 0) is '3'"),
+    (with_cell(2.5), "cell (0, 0) is 2.5"),
+    (with_cell(True), "cell (0, 0) is True"),
+    ({"train": [{"input": [[1, 2], [3]], "output": [[2]]}], "test": [{"input": [[3]]}]}, "ragged rows: row 1"),
+    ({"train": [{"input": [[1] * 31], "output": [[2]]}], "test": [{"input": [[3]]}]}, "31 cells"),
+    ({"train": [{"input": [[1]] * 31, "output": [[2]]}], "test": [{"input": [[3]]}]}, "31 rows"),
+    ({"train": [{"input": [[1]]}], "test": [{"input": [[3]]}]}, "train[0] has no 'output'"),
+    ({"train": GOOD["train"], "test": [{"input": []}]}, "test[0] input"),
+])
+def test_a_bad_task_is_named_and_the_others_load(write_json, task, reason):
+    path = write_json("c.json", {"bad1": task, "good": GOOD})
+    loaded = load_tasks(path)
+    assert [t.id for t in loaded.tasks] == ["good"]
+    with pytest.raises(InputError) as error:
+        loaded.require_good()
+    assert str(path) in str(error.value)
+    assert "task bad1" in str(error.value)
+    assert reason in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "  ", "{", "[]", "{}", "null", "[" * 100_000])
+def test_a_file_that_is_no_task_set_is_refused(write_json, text):
+    path = write_json("c.json", text)
+    with pytest.raises(InputError, match=r"c\.json"):
+        load_tasks(path)
+
+
+def test_missing_file_and_folder_without_tasks(tmp_path):
+    with pytest.raises(InputError, match="nothing"):
+        load_tasks(tmp_path / "nothing")
+    with pytest.raises(InputError, match=r"no \.json files"):
+        load_tasks(tmp_path)
+
+
+def test_broken_task_keeps_its_number_of_test_inputs(write_json):
+    task = {"train": [], "test": [{"input": [[1]]}, {"input": [[2]]}]}
+    assert load_tasks(write_json("c.json", {"a": task, "b": 3})).test_counts() == {"a": 2, "b": 1}
+
+
+def test_solutions_must_match(write_json):
+    challenges = write_json("c.json", {"a": GOOD})
+    assert "2 solutions" in load_tasks(challenges, write_json("s.json", {"a": [[[1]], [[2]]]})).bad[0].reason
+    with pytest.raises(InputError, match="task a"):
+        read_solutions(write_json("s2.json", {"a": [[[1, "x"]]]}))

@@ -1,0 +1,116 @@
+"""The rehearsal's parts: task choice, network guard, wheel, notebook and metadata."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+sys.path.insert(0, str(REPOSITORY / "tools"))
+
+from build_wheel import build_wheel  # noqa: E402
+from local_dryrun import choose_tasks, size_of  # noqa: E402
+from offline import OfflineRunner  # noqa: E402
+
+from hrm_offline.data.tasks import TaskSet, to_solutions  # noqa: E402
+from hrm_offline.files import write_json as write  # noqa: E402
+from hrm_offline.infer.score import score_files  # noqa: E402
+from hrm_offline.infer.submission import fallback_submission  # noqa: E402
+
+
+def test_the_default_rehearsal_and_its_null_baseline(tmp_path):
+    tasks = choose_tasks("arc1", None)
+    assert len(tasks) == 30
+    assert all(len(task.train) >= 3 for task in tasks)
+    write(tmp_path / "null.json", fallback_submission(TaskSet("x", tuple(t.without_labels() for t in tasks))))
+    write(tmp_path / "truth.json", to_solutions(tasks))
+    score = score_files(tmp_path / "null.json", tmp_path / "truth.json")
+    assert score.task_points(2) == pytest.approx(3.67, abs=0.01)
+    assert len(score.solved) == 3
+
+
+def test_task_choice_looks_at_no_test_output():
+    labelled = choose_tasks("arc1", 9)
+    assert len(labelled) == 9
+    assert [size_of(task) for task in labelled] == [size_of(task.without_labels()) for task in labelled]
+    assert len(choose_tasks("arc2-eval", 5)) == 5
+
+
+def run_offline(folder: Path, code: str, namespace: bool) -> tuple[int, list[str]]:
+    runner = OfflineRunner(folder, sys.executable)
+    if not namespace:
+        runner.namespace = []
+    status = runner.run([sys.executable, "-c", code], dict(os.environ), timeout=60)
+    return status, runner.attempts()
+
+
+CONNECT = "import socket; socket.create_connection(('{host}', 9), timeout=2)"
+
+
+@pytest.mark.parametrize("namespace", [False, True])
+@pytest.mark.parametrize("host", ["192.0.2.1", "example.invalid"])
+def test_connections_beyond_the_machine_are_refused_and_counted(tmp_path, host, namespace):
+    status, attempts = run_offline(tmp_path, CONNECT.format(host=host), namespace)
+    assert status != 0
+    assert len(attempts) == 1
+    assert host in attempts[0]
+
+
+def test_a_child_process_is_watched_too(tmp_path):
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {CONNECT.format(host='192.0.2.1')!r}])"
+    assert len(run_offline(tmp_path, code, namespace=False)[1]) == 1
+
+
+@pytest.mark.parametrize("namespace", [False, True])
+def test_the_machine_itself_stays_reachable(tmp_path, namespace):
+    code = ("import socket; s = socket.create_server(('127.0.0.1', 0)); "
+            "socket.create_connection(s.getsockname()).sendall(b'x'); s.accept()[0].recv(1)")
+    assert run_offline(tmp_path, code, namespace) == (0, [])
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(tmp_path):
+    wheel = build_wheel(tmp_path)
+    names = zipfile.ZipFile(wheel).namelist()
+    ours = {str(p.relative_to(REPOSITORY)) for p in (REPOSITORY / "hrm_offline").rglob("*.py")}
+    assert ours <= set(names)
+    assert all(name.startswith(("hrm_offline/", "hrm_offline-")) for name in names)
+
+
+def test_the_notebook_is_short_and_has_no_output():
+    notebook = json.loads((REPOSITORY / "kernel" / "hrm_offline.ipynb").read_text())
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert len(code) <= 8
+    for cell in code:
+        assert cell["outputs"] == []
+        assert len(cell["source"]) <= 15
+        ast.parse("".join(cell["source"]))
+
+
+def test_kernel_metadata():
+    metadata = json.loads((REPOSITORY / "kernel" / "kernel-metadata.json").read_text())
+    assert metadata["enable_internet"] is False
+    assert metadata["enable_gpu"] is True
+    assert metadata["machine_shape"] == "NvidiaL4"
+    assert (REPOSITORY / "kernel" / metadata["code_file"]).exists()
+    # The platform wants the title's slug to equal the id's.
+    assert metadata["title"].lower().replace(" ", "-") == metadata["id"].split("/")[1]
+    assert {"dataset_sources", "competition_sources", "kernel_sources", "model_sources", "language", "kernel_type",
+            "is_private"} <= metadata.keys()
+
+
+def test_the_notebook_runs_on_a_kaggle_like_tree(tmp_path):
+    """One tiny task through the real rehearsal, network cut off."""
+    task = {"train": [{"input": [[1, 2]], "output": [[2, 1]]}] * 3, "test": [{"input": [[3, 4]]}]}
+    (tmp_path / "tasks.json").write_text(json.dumps({"abc": task}))
+    command = [sys.executable, str(REPOSITORY / "tools" / "local_dryrun.py"), "--data", str(tmp_path / "tasks.json"),
+               "--visits", "2", "--budget", "2m", "--out", str(tmp_path / "run")]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "network connections: 0" in result.stdout
+    submission = json.loads((tmp_path / "run" / "kaggle" / "working" / "submission.json").read_text())
+    assert len(submission["abc"]) == 1
