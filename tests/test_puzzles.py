@@ -52,8 +52,10 @@ def test_needed_side_follows_a_constant_scale_to_larger_test_inputs(make_task):
     assert needed_side(make_task(train=[((2, 2), (6, 6)), ((3, 3), (9, 9))], test=[((4, 4), (12, 12))])) == 12
     assert needed_side(make_task(train=[((2, 2), (6, 6)), ((8, 8), (6, 6))], test=[((4, 4), (6, 6))])) == 8
     assert needed_side(make_task(train=[((3, 3), (30, 30))], test=[((9, 9), (30, 30))])) == 30
-    squares = [((2, 2), (4, 4)), ((3, 3), (9, 9))]  # the next one may be any size
-    assert needed_side(make_task(train=squares, test=[((5, 5), (25, 25))])) == 30
+    frames = [((2, 2), (4, 4)), ((3, 3), (5, 5))]  # two more, not twice as many
+    assert needed_side(make_task(train=frames, test=[((5, 5), (7, 7))])) == 7
+    squares = [((3, 3), (9, 9)), ((4, 4), (16, 16))]
+    assert needed_side(make_task(train=squares, test=[((5, 5), (25, 25))])) == 25
 
 
 @pytest.mark.parametrize(("recipe", "model"), [(TABLE, MODEL), (FACTORED, TWO_COLUMNS)])

@@ -164,7 +164,7 @@ def test_preset_suits_device_and_task_count(monkeypatch):
 
 def test_a_larger_preset_runs_where_it_is_asked_for(run, make_task):
     challenges = to_challenges([make_task("t", [((2, 2), (2, 2))] * 2)])
-    code, out = run(challenges, "--preset", "hrm-3m", "--visits", "1", "--budget", "20s")
+    code, out = run(challenges, "--preset", "hrm-3m", "--visits", "1", "--budget", "8s")
     assert code == 0
     assert check(out, challenges)[1]["model"]["hidden_size"] == PRESETS["hrm-3m"].model.hidden_size
 

@@ -104,21 +104,32 @@ class PuzzleSet:
 def needed_side(task: Task) -> int:
     """Side of the square that should hold every grid of the task, the unseen outputs included.
 
-    Covers all inputs and all demonstrated outputs. Where every demonstration scales its input by
-    the same factor along an axis, the test outputs are expected to do so too; where every one
-    grows, but by different factors, the largest side is reserved. Never looks at a test output.
-    A grid on a canvas of this side plus one also has its EOS edge.
+    Covers all inputs, all demonstrated outputs and, along each axis, how the demonstrations grow:
+    where every output is its input times the same factor, or plus the same length, test outputs
+    are expected to be so too; where all grow otherwise, by the largest factor plus one. Never
+    looks at a test output. A grid on a canvas of this side plus one also has its EOS edge.
     """
     known = [g for p in task.train for g in (p.input, p.output)] + [p.input for p in task.test]
     side = max(max(grid.shape) for grid in known)
     for axis in (0, 1):
-        factors = {p.output.shape[axis] / p.input.shape[axis] for p in task.train}
-        if len(factors) == 1:
-            longest = max(p.input.shape[axis] for p in task.test)
-            side = max(side, round(longest * factors.pop()))
-        elif min(factors) > 1:
-            side = MAX_SIDE
+        longest = max(p.input.shape[axis] for p in task.test)
+        lengths = [(p.input.shape[axis], p.output.shape[axis]) for p in task.train]
+        side = max(side, _expected_length(longest, lengths))
     return min(side, MAX_SIDE)
+
+
+def _expected_length(longest: int, lengths: list[tuple[int, int]]) -> int:
+    """Length of the output of an input of length `longest`, as (input, output) lengths suggest."""
+    factors = {after / before for before, after in lengths}
+    gains = {after - before for before, after in lengths}
+    expected = []
+    if len(factors) == 1:
+        expected.append(round(longest * max(factors)))
+    if len(gains) == 1:
+        expected.append(longest + max(gains))
+    if not expected and min(factors) > 1:
+        expected.append(round(longest * (max(factors) + 1)))
+    return max(expected, default=0)
 
 
 def make_buckets(tasks: tuple[Task, ...], canvas: str, largest: Canvas) -> list[Bucket]:
