@@ -23,6 +23,9 @@ def main(argv: list[str] | None = None, started: float | None = None) -> int:
     """Run one command; returns the exit code. `started` is when the process began, on
     `time.monotonic`, so that a budget counts from there."""
     options = _parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # not where a test captures it
+            stream.reconfigure(errors="backslashreplace")  # task ids can hold anything
     try:
         return options.run(options, started)
     except InputError as error:

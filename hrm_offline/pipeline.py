@@ -19,7 +19,7 @@ import torch
 from hrm_offline import __version__
 from hrm_offline.artifact import Artifact, load_artifact
 from hrm_offline.budget import Budget
-from hrm_offline.config import AdaptConfig, ModelConfig, preset
+from hrm_offline.config import PRESETS, AdaptConfig, ModelConfig, preset
 from hrm_offline.data.puzzles import PuzzleSet
 from hrm_offline.data.tasks import TaskSet, load_tasks
 from hrm_offline.device import Runtime, choose_runtime
@@ -107,15 +107,21 @@ def pick_preset(runtime: Runtime, num_tasks: int, seconds: float) -> tuple[str, 
     return "hrm-27m", f"{seconds / num_tasks:.0f} s a task"
 
 
+def nearest_preset(config: ModelConfig) -> str:
+    """The preset whose network is nearest in width: its recipe suits."""
+    return min(PRESETS, key=lambda name: abs(PRESETS[name].model.hidden_size - config.hidden_size))
+
+
 def _choose_model(options: SolveOptions, runtime: Runtime, num_tasks: int, budget: Budget,
                   say) -> tuple[ModelConfig, AdaptConfig, Artifact | None]:
+    artifact = load_artifact(options.artifact) if options.artifact is not None else None
     name, reason = options.preset, "asked for"
-    if name is None:
+    if name is None and artifact is not None:
+        name, reason = nearest_preset(artifact.config), "nearest in size"
+    elif name is None:
         name, reason = pick_preset(runtime, num_tasks, budget.total)
-    chosen = preset(name)
-    model_config, adapt_config, artifact = chosen.model, chosen.adapt, None
-    if options.artifact is not None:
-        artifact = load_artifact(options.artifact)
+    model_config, adapt_config = preset(name).model, preset(name).adapt
+    if artifact is not None:
         model_config = artifact.config
         adapt_config = dataclasses.replace(adapt_config, conditioning=artifact.conditioning)
         say(f"network of {options.artifact}, adapted by the recipe of {name} ({reason})")

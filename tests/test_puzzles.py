@@ -141,6 +141,13 @@ def test_embedding_rows_do_not_overlap_and_are_named(make_task):
         PuzzleSet(tasks, FACTORED, MODEL, 0)
 
 
+def test_a_model_with_too_small_a_canvas_is_refused(make_task):
+    small = dataclasses.replace(MODEL, canvas_rows=5, canvas_cols=5)
+    PuzzleSet((make_task("fits"),), TABLE, small, 0)
+    with pytest.raises(InputError, match="task full"):
+        PuzzleSet(some_tasks(make_task), TABLE, small, 0)
+
+
 def test_truth_fits_its_canvas_on_the_public_sets():
     """How often a test output would be cut off; the limit is what was measured (see LOG.md)."""
     tasks = load_tasks("arc1").tasks

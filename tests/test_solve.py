@@ -12,7 +12,7 @@ from hrm_offline.data.tasks import Pair, Task, load_tasks, to_challenges
 from hrm_offline.device import Runtime
 from hrm_offline.infer.submission import read_submission
 from hrm_offline.model.hrm import HRM
-from hrm_offline.pipeline import SolveOptions, pick_preset, solve
+from hrm_offline.pipeline import SolveOptions, nearest_preset, pick_preset, solve
 
 
 @pytest.fixture
@@ -160,6 +160,19 @@ def test_preset_suits_device_and_task_count(monkeypatch):
     for gib, seconds, expected in ((24, 41_000, "hrm-27m"), (24, 4_000, "hrm-3m"), (8, 41_000, "hrm-3m")):
         monkeypatch.setattr(Runtime, "memory", gib * 2**30)
         assert pick_preset(gpu, 240, seconds)[0] == expected
+
+
+def test_an_artifacts_recipe_is_the_nearest_presets():
+    for name, chosen in PRESETS.items():
+        assert nearest_preset(chosen.model) == name
+
+
+def test_task_ids_can_hold_anything(run, make_task):
+    challenges = {task_id: to_challenges([make_task("t")])["t"] for task_id in ("", "\ud800", "../x", "ü\n")}
+    challenges["\udfff"] = {}
+    code, out = run(challenges)
+    assert code == 0
+    assert set(json.loads((out / "submission.json").read_text())) == set(challenges)
 
 
 def test_a_larger_preset_runs_where_it_is_asked_for(run, make_task):

@@ -41,7 +41,8 @@ def views_of(task: Task, seed: int, use_dihedral: bool = True, colour_permutatio
     have fewer. The draw depends on `seed` and the task's id alone. `keep_black` leaves colour 0.
     """
     contents = _dihedral_contents(task)
-    rng = np.random.default_rng([seed, int.from_bytes(hashlib.sha256(task.id.encode()).digest()[:8], "big")])
+    name = hashlib.sha256(task.id.encode(errors="backslashreplace")).digest()
+    rng = np.random.default_rng([seed, int.from_bytes(name[:8], "big")])
     elements = range(8) if use_dihedral else range(1)
     views, seen = [], set()
 

@@ -76,6 +76,15 @@ class PuzzleSet:
         rows = [1 if recipe.conditioning == "factored" else len(v) for v in self.views]
         self.first_row = SHARED_ROWS + np.concatenate([[0], np.cumsum(rows)]).astype(np.int64)
         self.buckets = make_buckets(tasks, recipe.canvas, (model.canvas_rows, model.canvas_cols))
+        self._require_room()
+
+    def _require_room(self) -> None:
+        """Only a model with an unusual largest canvas lacks it."""
+        for bucket in self.buckets:
+            for puzzle in bucket.puzzles:
+                if needed_side(self.tasks[puzzle]) > min(bucket.canvas):
+                    raise InputError(f"task {self.tasks[puzzle].id}: needs a canvas of side "
+                                     f"{needed_side(self.tasks[puzzle])}, the model's has {min(bucket.canvas)}")
 
     @property
     def num_rows(self) -> int:
