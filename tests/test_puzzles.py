@@ -144,7 +144,7 @@ def test_embedding_rows_do_not_overlap_and_are_named(make_task):
 def test_a_model_with_too_small_a_canvas_is_refused(make_task):
     small = dataclasses.replace(MODEL, canvas_rows=5, canvas_cols=5)
     PuzzleSet((make_task("fits"),), TABLE, small, 0)
-    with pytest.raises(InputError, match="task full"):
+    with pytest.raises(InputError, match="task wide"):
         PuzzleSet(some_tasks(make_task), TABLE, small, 0)
 
 

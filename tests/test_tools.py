@@ -114,3 +114,14 @@ def test_the_notebook_runs_on_a_kaggle_like_tree(tmp_path):
     assert "network connections: 0" in result.stdout
     submission = json.loads((tmp_path / "run" / "kaggle" / "working" / "submission.json").read_text())
     assert len(submission["abc"]) == 1
+
+    # A failing solve fails the rehearsal, yet the notebook ends and its fallback stays.
+    artifact = tmp_path / "artifact"
+    artifact.mkdir()
+    (artifact / "model.safetensors").write_text("no weights")
+    (artifact / "config.json").write_text("{}")
+    result = subprocess.run([*command, "--artifact", str(artifact)], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "config.json: expected a config of" in result.stdout
+    assert "valid submission" in result.stdout
+    assert "FAIL: solve did not end" in result.stdout

@@ -136,33 +136,43 @@ def _notebook_environment(options: argparse.Namespace) -> dict[str, str]:
 
 
 def _judge(tasks, out: Path, attempts: list[str], seconds: float) -> int:
-    from hrm_offline.data.tasks import TaskSet, to_solutions
-    from hrm_offline.files import read_json, write_json
-    from hrm_offline.infer.score import score_files
-    from hrm_offline.infer.submission import fallback_submission
+    """Print what the run came to; 1 if it used the network, an invalid submission raises."""
+    from hrm_offline.files import read_json
+    from hrm_offline.infer.submission import read_submission
     from hrm_offline.show import draw_predictions
 
-    labelled = [task for task in tasks if all(pair.output is not None for pair in task.test)]
-    submission_path, solutions_path = out / "kaggle" / "working" / "submission.json", out / "solutions.json"
-    null_path = out / "null_submission.json"
     for line in attempts:
         print(f"tried to use the network: {line}")
     print(f"network connections: {len(attempts)}")
-    if len(labelled) < len(tasks):
-        print(f"no labels for {len(tasks) - len(labelled)} of {len(tasks)} tasks: nothing to score")
-        return 1 if attempts else 0
-    write_json(solutions_path, to_solutions(tasks))
-    write_json(null_path, fallback_submission(TaskSet("rehearsal", tuple(tasks))))
-    score, null = score_files(submission_path, solutions_path), score_files(null_path, solutions_path)
-    print(f"valid submission: {submission_path}")
+    submission = out / "kaggle" / "working" / "submission.json"
+    read_submission(submission, {task.id: len(task.test) for task in tasks})
+    print(f"valid submission: {submission}")
+    if not (submission.parent / "report.json").exists():
+        print("FAIL: solve did not end; the submission is what it had reached")
+        return 1
+    if all(pair.output is not None for task in tasks for pair in task.test):
+        _print_scores(tasks, out, submission)
+    else:
+        print("not scored: some tasks have no labels")
+    draw_predictions(tasks, read_json(submission), out / "predictions.png")
+    print(f"picture: {out / 'predictions.png'}; {seconds:.0f} s in all")
+    return 1 if attempts else 0
+
+
+def _print_scores(tasks, out: Path, submission: Path) -> None:
+    from hrm_offline.data.tasks import TaskSet, to_solutions
+    from hrm_offline.files import write_json
+    from hrm_offline.infer.score import score_files
+    from hrm_offline.infer.submission import fallback_submission
+
+    solutions, null_submission = out / "solutions.json", out / "null_submission.json"
+    write_json(solutions, to_solutions(tasks))
+    write_json(null_submission, fallback_submission(TaskSet("rehearsal", tuple(tasks))))
+    score, null = score_files(submission, solutions), score_files(null_submission, solutions)
+    beyond = [task_id for task_id in score.solved if task_id not in null.solved]
     print(score.table())
     print(f"null baseline: {null.summary()}")
-    beyond = [task_id for task_id in score.solved if task_id not in null.solved]
     print(f"solved and not by the null baseline: {len(beyond)} ({', '.join(beyond) or 'none'})")
-    picture = out / "predictions.png"
-    draw_predictions(tasks, read_json(submission_path), picture)
-    print(f"picture: {picture}; {seconds:.0f} s in all")
-    return 1 if attempts else 0
 
 
 def _parse_arguments() -> argparse.Namespace:
