@@ -91,6 +91,7 @@ class Recipe:
     """How weights are learned: what pretraining and test-time adaptation have in common.
 
     A step holds about `tokens_per_step` canvas tokens, so smaller canvases make larger batches.
+    Each process computes its share in `micro_batches` parts, one after another, to save memory.
     The learning rate warms up for `warmup_steps`, stays for `constant_fraction` of the run and
     falls linearly to `final_lr_ratio` of itself. `ema` is the decay of the averaged weights that
     predict (0: none). `colour_permutations` is the number of augmented views a puzzle gets beside
@@ -101,6 +102,7 @@ class Recipe:
 
     loss: str = "stablemax"
     tokens_per_step: int = 768 * 900
+    micro_batches: int = 1
     lr: float = 1e-4
     beta1: float = 0.9
     beta2: float = 0.95
@@ -118,7 +120,7 @@ class Recipe:
     translate: float = 0.75
 
     def __post_init__(self):
-        _require_positive(self, "tokens_per_step", "lr", "puzzle_emb_lr")
+        _require_positive(self, "tokens_per_step", "micro_batches", "lr", "puzzle_emb_lr")
         _require_choice(self, "loss", LOSSES)
         _require_choice(self, "canvas", CANVAS)
         _require_choice(self, "conditioning", CONDITIONING)

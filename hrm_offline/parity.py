@@ -30,7 +30,7 @@ from hrm_offline.ops.rms_norm import rms_norm
 from hrm_offline.ops.rope import rope, rope_tables
 from hrm_offline.ops.sign_sgd import sparse_sign_sgd_
 from hrm_offline.ops.swiglu import swiglu_gate
-from hrm_offline.train.learner import Learner, StepResult, to_examples
+from hrm_offline.train.learner import Learner, Part, to_examples
 
 KEY_PREFIX = "model.inner."
 _BASE_TOLERANCE = 1e-4
@@ -166,11 +166,11 @@ def _compare_training(compare: Comparison, model: HRM, case: dict, tensors: dict
     step = 1
     while f"train/step{step}/loss" in tensors:
         prefix = f"train/step{step}"
-        result = learner.learn(_case_batch(tensors, f"{prefix}/batch", model))
+        result, = learner.learn(_case_batch(tensors, f"{prefix}/batch", model))
         compare.add("train/loss", result.metrics["loss"], tensors[f"{prefix}/loss"])
         for name in _names(tensors, f"{prefix}/metrics/"):
             compare.add(f"train/{name}", result.metrics[name], tensors[f"{prefix}/metrics/{name}"])
-        for name, value in _step_tensors(result, learner.carries[0]).items():
+        for name, value in _step_tensors(result, learner.carries[0, 0]).items():
             if f"{prefix}/{name}" in tensors:
                 compare.add(f"train/{name}", value, tensors[f"{prefix}/{name}"])
         for key in _names(tensors, f"{prefix}/grad/"):
@@ -187,7 +187,7 @@ def _names(tensors: dict[str, torch.Tensor], prefix: str) -> list[str]:
     return [key.removeprefix(prefix) for key in tensors if key.startswith(prefix)]
 
 
-def _step_tensors(result: StepResult, carry: Carry) -> dict[str, torch.Tensor]:
+def _step_tensors(result: Part, carry: Carry) -> dict[str, torch.Tensor]:
     tensors = {"logits": result.output.logits, "q_halt_logits": result.output.q_halt,
                "q_continue_logits": result.output.q_continue, "halted": carry.halted, "steps": carry.steps}
     if result.target_q_continue is not None:
@@ -195,7 +195,7 @@ def _step_tensors(result: StepResult, carry: Carry) -> dict[str, torch.Tensor]:
     return {name: value.detach() for name, value in tensors.items()}
 
 
-def _gradient(model: HRM, result: StepResult, name: str) -> torch.Tensor:
+def _gradient(model: HRM, result: Part, name: str) -> torch.Tensor:
     if name == "puzzle_emb.local_weights":  # the reference's rows of the batch
         return result.puzzle_vectors.grad.flatten(1)
     return model.get_parameter(name).grad

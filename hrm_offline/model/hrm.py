@@ -100,7 +100,7 @@ class HRM(nn.Module):
         if puzzle_vectors is not None:
             front = puzzle_vectors.flatten(1).to(self.dtype)
             front = F.pad(front, (0, config.puzzle_tokens * config.hidden_size - front.shape[1]))
-            embedded = torch.cat([front.view(len(inputs), -1, config.hidden_size), embedded], dim=1)
+            embedded = torch.cat([front.view(len(inputs), config.puzzle_tokens, config.hidden_size), embedded], dim=1)
         if config.positions == "learned":
             # 1/sqrt(2) keeps the variance of the sum of the two embeddings.
             embedded = math.sqrt(0.5) * (embedded + self.embed_pos(self._learned_positions(canvas), self.dtype))

@@ -9,7 +9,7 @@ from hrm_offline.budget import Budget
 from hrm_offline.config import AdaptConfig
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.model.hrm import HRM
-from hrm_offline.train.learner import Learner
+from hrm_offline.train.learner import Learner, sum_metrics
 
 _COLD_STEPS = 5  # the first steps are slow and say nothing of the pace
 
@@ -41,7 +41,7 @@ def adapt(model: HRM, puzzles: PuzzleSet, config: AdaptConfig, budget: Budget, s
     while learner.step < learner.total_steps and budget.remaining() > 0:
         batch = source.batch(learner.step)
         learner.embeddings_only = learner.step < embeddings_only * learner.total_steps
-        result = learner.learn(batch)
+        parts = learner.learn(batch)
         size = len(batch.inputs)
         examples += size
         if learner.step == _COLD_STEPS:
@@ -51,7 +51,7 @@ def adapt(model: HRM, puzzles: PuzzleSet, config: AdaptConfig, budget: Budget, s
             affordable = int(budget.remaining() / pace) if pace > 0 else planned
             learner.total_steps = min(planned, learner.step + max(0, affordable))
         if learner.step % 50 == 0 or learner.step == learner.total_steps:
-            recent = float(result.metrics["lm_loss"]) / size
+            recent = float(sum_metrics(parts)["lm_loss"]) / size
             loss = recent if loss != loss else 0.9 * loss + 0.1 * recent
             progress(learner.step, learner.total_steps, loss)
     if learner.ema and learner.step:

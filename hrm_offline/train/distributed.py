@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.distributed as dist
@@ -21,9 +22,13 @@ class World:
     def is_main(self) -> bool:
         return self.rank == 0
 
-    def share(self, batch_size: int) -> slice:
-        """Rows of a global batch that this process computes; shares differ by one row at most."""
-        return slice(self.rank * batch_size // self.size, (self.rank + 1) * batch_size // self.size)
+    def shares(self, batch_size: int, parts: int) -> list[slice]:
+        """Rows of a global batch that this process computes, in `parts` parts. The batch is cut
+        into size x parts near-equal pieces, so N processes of one part each compute the same
+        pieces as one process in N parts. A piece of a small batch may be empty."""
+        pieces = self.size * parts
+        cuts = [i * batch_size // pieces for i in range(self.rank * parts, (self.rank + 1) * parts + 1)]
+        return [slice(start, end) for start, end in pairwise(cuts)]
 
     def sum_gradients_(self, params: Iterable[torch.nn.Parameter]) -> None:
         """Replace every gradient by its sum over the processes, in one message."""
@@ -35,26 +40,23 @@ class World:
         for grad, part in zip(grads, flat.split([g.numel() for g in grads])):
             grad.copy_(part.view_as(grad))
 
-    def gather_rows(self, ids: torch.Tensor, grads: torch.Tensor,
-                    batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows of all processes: ids [R], grads [R, D] -> ids, grads of the whole batch.
-
-        `batch_size` is the global one; shares are padded to the largest so that they can be
-        exchanged, and the padding (id -1) is dropped again.
-        """
+    def gather_rows(self, ids: torch.Tensor, grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows of all processes in order of rank: ids [R], grads [R, D], R may differ between them."""
         if self.size == 1:
             return ids, grads
-        own = self.share(batch_size)
-        columns = len(ids) // max(1, own.stop - own.start)
-        longest = columns * -(-batch_size // self.size)
-        ids = torch.cat([ids, ids.new_full((longest - len(ids),), -1)])
-        grads = torch.cat([grads, grads.new_zeros(longest - len(grads), grads.shape[1])])
-        all_ids = [torch.empty_like(ids) for _ in range(self.size)]
-        all_grads = [torch.empty_like(grads) for _ in range(self.size)]
+        counts = [torch.empty(1, dtype=torch.int64, device=ids.device) for _ in range(self.size)]
+        dist.all_gather(counts, torch.tensor([len(ids)], device=ids.device))
+        counts = [int(count) for count in counts]
+        # Messages of one length: padded to the longest, and cut again.
+        padding = max(counts) - len(ids)
+        ids = torch.cat([ids, ids.new_zeros(padding)])
+        grads = torch.cat([grads, grads.new_zeros(padding, grads.shape[1])])
+        all_ids = [torch.empty_like(ids) for _ in counts]
+        all_grads = [torch.empty_like(grads) for _ in counts]
         dist.all_gather(all_ids, ids)
         dist.all_gather(all_grads, grads)
-        ids, grads = torch.cat(all_ids), torch.cat(all_grads)
-        return ids[ids >= 0], grads[ids >= 0]
+        return (torch.cat([part[:count] for part, count in zip(all_ids, counts)]),
+                torch.cat([part[:count] for part, count in zip(all_grads, counts)]))
 
     def sum_metrics(self, metrics: dict[str, torch.Tensor]) -> dict[str, float]:
         """Metrics summed over the processes, as numbers; one transfer from the device."""

@@ -20,13 +20,15 @@ _EXPLORATION = 1  # tells the exploration draws from the data's, which share (se
 
 
 @dataclass
-class StepResult:
-    """What a step computed: summed metrics (with the summed `loss`), the network's output, the
-    target of q_continue, and the puzzle vectors with their gradients."""
+class Part:
+    """What one part of a batch computed: summed metrics (with the summed `loss`), the network's
+    output, the target of q_continue, its embedding ids [B, columns] and their vectors, which hold
+    the gradients."""
 
     metrics: dict[str, torch.Tensor]
     output: Output
     target_q_continue: torch.Tensor | None
+    identifiers: torch.Tensor
     puzzle_vectors: torch.Tensor | None
 
 
@@ -49,39 +51,46 @@ class Learner:
         self.optimizer = AdamATan2(self.params, recipe.lr, (recipe.beta1, recipe.beta2), recipe.weight_decay)
         self.ema = Ema(self.params, recipe.ema) if recipe.ema else None
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=model.dtype is torch.float16)
-        self.carries: dict[int, Carry] = {}
+        self.carries: dict[tuple[int, int], Carry] = {}  # by bucket and part
 
-    def learn(self, batch: Batch) -> StepResult:
+    def learn(self, batch: Batch) -> list[Part]:
         """One outer step and one optimiser step on this process' share of a global batch.
 
-        Metrics are those of `outer_step_loss`, summed over the share. Gradients of the network
-        stay on its parameters until the next step.
+        Gradients of the network stay on its parameters until the next step.
         """
         self.step += 1
+        self.optimizer.zero_grad()
         size = len(batch.inputs)
-        share = self.world.share(size)
-        offered = to_examples(batch.rows(share), self.model.device)
-        if batch.bucket not in self.carries:
-            self.carries[batch.bucket] = initial_carry(self.model, offered, batch.canvas)
-        carry = refill(self.model, self.carries[batch.bucket], offered)
-        vectors = self.model.puzzle_vectors(carry.examples.puzzle_identifiers)
+        shares = self.world.shares(size, self.recipe.micro_batches)
+        min_steps = self._min_halt_steps(size)
+        parts = [self._learn_part((batch.bucket, i), batch.rows(share), min_steps[share], size)
+                 for i, share in enumerate(shares)]
+        self._update(parts)
+        return parts
+
+    def _learn_part(self, key: tuple[int, int], batch: Batch, min_steps: torch.Tensor, size: int) -> Part:
+        """Forward and backward of some rows of a global batch of `size`; adds to the gradients."""
+        device = self.model.device
+        offered = to_examples(batch, device)
+        if key not in self.carries:
+            self.carries[key] = initial_carry(self.model, offered, batch.canvas)
+        carry = refill(self.model, self.carries[key], offered)
+        identifiers = carry.examples.puzzle_identifiers
+        vectors = self.model.puzzle_vectors(identifiers)
         if vectors is not None:
             vectors.requires_grad_()
-        min_steps = self._min_halt_steps(size)[share].to(self.model.device)
-
-        carry, output, target = training_step(self.model, carry, vectors, min_steps)
+        carry, output, target = training_step(self.model, carry, vectors, min_steps.to(device))
         loss, metrics = outer_step_loss(carry, output, target, self.recipe.loss)
-        self.optimizer.zero_grad()
         self.scaler.scale(loss / size).backward()
-        self._update(carry.examples.puzzle_identifiers, vectors, size)
-        self.carries[batch.bucket] = carry
-        return StepResult(metrics | {"loss": loss.detach()}, output, target, vectors)
+        self.carries[key] = carry
+        return Part(metrics | {"loss": loss.detach()}, output, target, identifiers, vectors)
 
-    def _update(self, identifiers: torch.Tensor, vectors: torch.Tensor | None, size: int) -> None:
+    def _update(self, parts: list[Part]) -> None:
         factor = lr_factor(self.recipe, self.step, self.total_steps)
-        if vectors is not None:
-            ids, grads = self.world.gather_rows(identifiers.flatten(), vectors.grad.flatten(0, 1), size)
-            self._update_embeddings(ids, grads, self.recipe.puzzle_emb_lr * factor)
+        if parts[0].puzzle_vectors is not None:
+            ids = torch.cat([part.identifiers.flatten() for part in parts])
+            grads = torch.cat([part.puzzle_vectors.grad.flatten(0, 1) for part in parts])
+            self._update_embeddings(*self.world.gather_rows(ids, grads), self.recipe.puzzle_emb_lr * factor)
         if not self.embeddings_only:
             self.world.sum_gradients_(self.params)
             for group in self.optimizer.param_groups:
@@ -106,6 +115,11 @@ class Learner:
         explores = rng.random(size) < config.halt_exploration_prob
         drawn = rng.integers(2, config.halt_max_steps + 1, size=size)
         return torch.from_numpy(np.where(explores, drawn, 0).astype(np.int32))
+
+
+def sum_metrics(parts: list[Part]) -> dict[str, torch.Tensor]:
+    """Metrics of a step's parts, summed."""
+    return {name: sum(part.metrics[name] for part in parts) for name in parts[0].metrics}
 
 
 def to_examples(batch: Batch, device: torch.device) -> Examples:

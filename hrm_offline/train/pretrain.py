@@ -26,7 +26,7 @@ from hrm_offline.errors import InputError
 from hrm_offline.files import make_folder
 from hrm_offline.model.hrm import HRM
 from hrm_offline.train.distributed import World, join_world, leave_world
-from hrm_offline.train.learner import Learner
+from hrm_offline.train.learner import Learner, sum_metrics
 from hrm_offline.train.state import load_state, save_state
 
 METRICS_FILE = "metrics.jsonl"
@@ -108,8 +108,8 @@ def _run(learner: Learner, source: ExampleSource, config: PretrainConfig, out: P
     bar = tqdm(total=config.steps, initial=learner.step, disable=not learner.world.is_main, unit="step")
     while learner.step < config.steps and not stop.seen(learner.world, learner.model.device):
         batch = source.batch(learner.step)
-        result = learner.learn(batch)
-        line = log.add(learner.step, result.metrics, len(batch.inputs))
+        metrics = sum_metrics(learner.learn(batch))
+        line = log.add(learner.step, metrics, len(batch.inputs))
         if line:
             bar.set_postfix(loss=f"{line['lm_loss']:.3f}", accuracy=f"{line['accuracy']:.3f}")
         bar.update()

@@ -90,18 +90,20 @@ def _restore_learner(learner: Learner, tensors: dict[str, torch.Tensor]) -> None
 
 def _carry_tensors(learner: Learner) -> dict[str, torch.Tensor]:
     tensors = {}
-    for bucket, carry in learner.carries.items():
-        tensors[f"{bucket}/canvas"] = torch.tensor(carry.canvas)
-        tensors |= {f"{bucket}/{name}": getattr(carry, name) for name in _TENSORS}
-        tensors |= {f"{bucket}/{name}": getattr(carry.examples, name) for name in _EXAMPLES}
+    for (bucket, part), carry in learner.carries.items():
+        where = f"{bucket}/{part}"
+        tensors[f"{where}/canvas"] = torch.tensor(carry.canvas)
+        tensors |= {f"{where}/{name}": getattr(carry, name) for name in _TENSORS}
+        tensors |= {f"{where}/{name}": getattr(carry.examples, name) for name in _EXAMPLES}
     return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
 
 
 def _restore_carries(learner: Learner, tensors: dict[str, torch.Tensor]) -> None:
     tensors = {name: value.to(learner.model.device) for name, value in tensors.items()}
-    for bucket in sorted({int(name.split("/")[0]) for name in tensors}):
-        learner.carries[bucket] = Carry(
-            tuple(tensors[f"{bucket}/canvas"].tolist()),
-            **{name: tensors[f"{bucket}/{name}"] for name in _TENSORS},
-            examples=Examples(**{name: tensors[f"{bucket}/{name}"] for name in _EXAMPLES}),
+    for bucket, part in sorted({tuple(map(int, name.split("/")[:2])) for name in tensors}):
+        where = f"{bucket}/{part}"
+        learner.carries[bucket, part] = Carry(
+            tuple(tensors[f"{where}/canvas"].tolist()),
+            **{name: tensors[f"{where}/{name}"] for name in _TENSORS},
+            examples=Examples(**{name: tensors[f"{where}/{name}"] for name in _EXAMPLES}),
         )
