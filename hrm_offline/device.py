@@ -36,16 +36,19 @@ class Runtime:
 def choose_runtime(device: str | None = None, dtype: str | None = None, index: int = 0) -> Runtime:
     """The best device there is, or the one asked for ("cpu", "cuda", "cuda:1"), with its dtype.
 
+    `index` is the GPU of this process where none is named.
+
     bfloat16 is chosen by compute capability >= 8, never by `torch.cuda.is_bf16_supported()`, which
     is true on a T4 that only emulates it. Raises `InputError` for a device that is not there.
     """
     if device is None:
-        device = f"cuda:{index}" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     if dtype is not None and dtype not in _DTYPES:
         raise InputError(f"unknown dtype '{dtype}', expected one of {', '.join(_DTYPES)}")
     if device.startswith("cuda"):
         if not torch.cuda.is_available():
             raise InputError(f"device '{device}' was asked for, but torch finds no GPU")
+        device = f"cuda:{index}" if device == "cuda" else device
         capability = torch.cuda.get_device_capability(device)
         chosen, reason = dtype_for_capability(capability)
         reason = f"{torch.cuda.get_device_name(device)}, {reason}"

@@ -43,6 +43,8 @@ def pretrain(config: PretrainConfig, out: str | Path, device: str | None = None,
     if threads:
         torch.set_num_threads(threads)
     runtime = choose_runtime(device, dtype, index=int(os.environ.get("LOCAL_RANK", "0")))
+    if runtime.device.type == "cuda":
+        torch.cuda.set_device(runtime.device)  # where NCCL's barriers run
     world = join_world("nccl" if runtime.device.type == "cuda" else "gloo")
     try:
         out = make_folder(out)
