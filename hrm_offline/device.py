@@ -13,16 +13,11 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 @dataclass(frozen=True)
 class Runtime:
-    """The device, the dtype of activations, whether the loss must be scaled, and why."""
+    """The device, the dtype of activations, and why."""
 
     device: torch.device
     dtype: torch.dtype
     reason: str
-
-    @property
-    def scales_loss(self) -> bool:
-        """float16 has too small a range for gradients unless the loss is scaled up."""
-        return self.dtype is torch.float16
 
     @property
     def memory(self) -> int:
