@@ -25,11 +25,11 @@ from hrm_offline.model.halting import Carry
 from hrm_offline.model.hrm import HRM
 from hrm_offline.ops.adam_atan2 import adam_atan2_
 from hrm_offline.ops.attention import attention
-from hrm_offline.ops.cross_entropy import stablemax_cross_entropy
 from hrm_offline.ops.rms_norm import rms_norm
 from hrm_offline.ops.rope import rope, rope_tables
 from hrm_offline.ops.sign_sgd import sparse_sign_sgd_
-from hrm_offline.ops.swiglu import swiglu_gate
+from hrm_offline.ops.stablemax import stablemax_cross_entropy
+from hrm_offline.ops.swiglu import swiglu
 from hrm_offline.train.learner import Learner, Part, to_examples
 
 KEY_PREFIX = "model.inner."
@@ -217,19 +217,20 @@ def _compare_ops(case: dict, tensors: dict[str, torch.Tensor]) -> Comparison:
     q = t["rope/q"]
     tables = rope_tables("rope-1d", (1, q.shape[1]), 0, q.shape[1], q.shape[3], case["rope_theta"], q.device)
     for name, table in zip(("cos", "sin"), tables):
-        compare.add("rope tables", table, t[f"rope/{name}"])
+        compare.add("rope tables", torch.cat([table, table], dim=1), t[f"rope/{name}"])
     for name in ("q", "k"):
         compare.add("rope", rope(t[f"rope/{name}"], *tables), t[f"rope/{name}_out"])
 
     qkv = {name: leaf(f"attention/{name}") for name in "qkv"}
-    out = attention(qkv["q"], qkv["k"], qkv["v"])
+    out = attention(torch.cat(list(qkv.values()), dim=2).flatten(2), t["attention/q"].shape[2])
+    out = out.view(t["attention/out"].shape)
     out.backward(t["attention/grad_out"])
     compare.add("attention", out.detach(), t["attention/out"])
     for name, tensor in qkv.items():
         compare.add("attention grad", tensor.grad, t[f"attention/grad_{name}"])
 
     x, gate_up, down = leaf("swiglu/x"), leaf("swiglu/gate_up_weight"), leaf("swiglu/down_weight")
-    y = swiglu_gate(x @ gate_up.T) @ down.T
+    y = swiglu(x @ gate_up.T) @ down.T
     y.backward(t["swiglu/grad_y"])
     compare.add("swiglu", y.detach(), t["swiglu/y"])
     for name, tensor in (("grad_x", x), ("grad_gate_up", gate_up), ("grad_down", down)):
@@ -255,7 +256,7 @@ def _compare_optimisers(compare: Comparison, case: dict, tensors: dict[str, torc
     m, v = torch.zeros_like(param), torch.zeros_like(param)
     step = 1
     while f"adam_atan2/grad{step}" in tensors:
-        adam_atan2_(param, tensors[f"adam_atan2/grad{step}"], m, v, step=step, lr=optim["lr"],
+        adam_atan2_([param], [tensors[f"adam_atan2/grad{step}"]], [m], [v], step=step, lr=optim["lr"],
                     beta1=optim["betas"][0], beta2=optim["betas"][1], weight_decay=optim["weight_decay"])
         compare.add("adam_atan2", param, tensors[f"adam_atan2/param_after{step}"])
         step += 1

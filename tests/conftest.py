@@ -1,17 +1,35 @@
-"""Shared fixtures: small real-looking tasks, and one thread so that runs are repeatable."""
+"""Shared fixtures: small real-looking tasks, and one thread so that runs are repeatable.
+
+Without a GPU, Triton kernels run in Triton's interpreter, which must be known before they are defined.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from pathlib import Path
 
+import interpreter
 import numpy as np
 import pytest
 import torch
 
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+    with contextlib.suppress(ImportError):
+        interpreter.install()
+
 from hrm_offline.data.tasks import Pair, Task
 
 GOLDEN = Path(__file__).parent / "golden"
+
+
+def pytest_collection_modifyitems(items):
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a GPU"))
 
 
 @pytest.fixture(autouse=True)

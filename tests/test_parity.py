@@ -6,12 +6,21 @@ from safetensors.torch import load_file, save_file
 
 from hrm_offline.cli import main
 from hrm_offline.errors import InputError
+from hrm_offline.ops import dispatch, launch
 from hrm_offline.parity import run_case
 
 
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.json")), ids=lambda path: path.stem)
 def test_equals_the_published_reference(path):
     comparison = run_case(path)
+    assert comparison.passed, f"\n{comparison.table()}"
+
+
+@pytest.mark.skipif(launch.triton is None, reason="Triton is not installed")
+@pytest.mark.parametrize("path", sorted([GOLDEN / "ops.json", *GOLDEN.glob("hrm_*.json")]), ids=lambda path: path.stem)
+def test_equals_the_published_reference_through_our_kernels(path):
+    with dispatch.override("triton"):
+        comparison = run_case(path)
     assert comparison.passed, f"\n{comparison.table()}"
 
 

@@ -9,8 +9,8 @@ from hrm_offline.config import PRESETS, Recipe
 from hrm_offline.data.puzzles import SHARED_ROWS, ExampleSource, PuzzleSet
 from hrm_offline.infer.predict import Predictor
 from hrm_offline.model.hrm import HRM
-from hrm_offline.ops.cross_entropy import stablemax_cross_entropy
 from hrm_offline.ops.sign_sgd import sparse_sign_sgd_
+from hrm_offline.ops.stablemax import stablemax_cross_entropy
 from hrm_offline.tokens import IGNORE
 from hrm_offline.train.adapt import adapt
 from hrm_offline.train.learner import Learner

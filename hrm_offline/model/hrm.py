@@ -12,7 +12,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from hrm_offline.config import ModelConfig
@@ -21,10 +20,10 @@ from hrm_offline.model.layers import (
     Linear,
     PuzzleEmbedding,
     ReasoningModule,
-    RopeTables,
     truncated_normal,
 )
-from hrm_offline.ops.rope import rope_tables
+from hrm_offline.ops.embedding import embedding
+from hrm_offline.ops.rope import RopeTables, rope_tables
 from hrm_offline.tokens import Canvas
 
 
@@ -96,15 +95,13 @@ class HRM(nn.Module):
 
     def _embed(self, inputs: torch.Tensor, puzzle_vectors: torch.Tensor | None, canvas: Canvas) -> torch.Tensor:
         config = self.config
-        embedded = self.embed_tokens(inputs, self.dtype)
-        if puzzle_vectors is not None:
-            front = puzzle_vectors.flatten(1).to(self.dtype)
-            front = F.pad(front, (0, config.puzzle_tokens * config.hidden_size - front.shape[1]))
-            embedded = torch.cat([front.view(len(inputs), config.puzzle_tokens, config.hidden_size), embedded], dim=1)
+        scale, positions = math.sqrt(config.hidden_size), None
         if config.positions == "learned":
-            # 1/sqrt(2) keeps the variance of the sum of the two embeddings.
-            embedded = math.sqrt(0.5) * (embedded + self.embed_pos(self._learned_positions(canvas), self.dtype))
-        return math.sqrt(config.hidden_size) * embedded
+            scale *= math.sqrt(0.5)  # keeps the variance of the sum of the two embeddings
+            positions = self.embed_pos.embedding_weight[self._learned_positions(canvas)]
+        front = puzzle_vectors.flatten(1) if puzzle_vectors is not None else None
+        return embedding(inputs, self.embed_tokens.embedding_weight, front, config.puzzle_tokens, positions, scale,
+                         self.dtype)
 
     def _learned_positions(self, canvas: Canvas) -> torch.Tensor:
         prefix = self.config.puzzle_tokens
@@ -116,5 +113,8 @@ class HRM(nn.Module):
         config = self.config
         if config.positions == "learned":
             return None
+        # A kernel reads the tables again for every block of keys. float16 halves that, and rounds a cosine
+        # eight times finer than bfloat16 rounds what it turns.
+        dtype = torch.float16 if self.dtype.itemsize == 2 else torch.float32
         return rope_tables(config.positions, canvas, config.puzzle_tokens, config.canvas_cols,
-                           config.head_dim, config.rope_theta, self.device)
+                           config.head_dim, config.rope_theta, self.device, dtype)

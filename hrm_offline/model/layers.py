@@ -10,11 +10,9 @@ from torch import nn
 
 from hrm_offline.config import ModelConfig
 from hrm_offline.ops.attention import attention
-from hrm_offline.ops.rms_norm import rms_norm
-from hrm_offline.ops.rope import rope
-from hrm_offline.ops.swiglu import swiglu_gate
-
-RopeTables = tuple[torch.Tensor, torch.Tensor]
+from hrm_offline.ops.linear_rms_norm import linear_rms_norm
+from hrm_offline.ops.linear_swiglu import linear_swiglu
+from hrm_offline.ops.rope import RopeTables
 
 
 def truncated_normal(*shape: int, std: float) -> torch.Tensor:
@@ -40,14 +38,11 @@ class Linear(nn.Module):
 
 
 class Embedding(nn.Module):
-    """A dense embedding table [count, width]."""
+    """A dense embedding table [count, width]. Tokens and positions meet in one operation, `embedding`."""
 
     def __init__(self, count: int, width: int, std: float):
         super().__init__()
         self.embedding_weight = nn.Parameter(truncated_normal(count, width, std=std))
-
-    def forward(self, index: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        return F.embedding(index, self.embedding_weight.to(dtype))
 
 
 class PuzzleEmbedding(nn.Module):
@@ -64,44 +59,44 @@ class PuzzleEmbedding(nn.Module):
 
 
 class Attention(nn.Module):
+    """The first half of a block: rms_norm(x + W_o attention(W_qkv x))."""
+
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.num_heads, self.head_dim = config.num_heads, config.head_dim
+        self.num_heads, self.eps = config.num_heads, config.rms_norm_eps
         self.qkv_proj = Linear(config.hidden_size, 3 * config.hidden_size)
         self.o_proj = Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, x: torch.Tensor, tables: RopeTables | None) -> torch.Tensor:
-        batch, length, hidden = x.shape
-        qkv = self.qkv_proj(x).view(batch, length, 3 * self.num_heads, self.head_dim)
-        qk, v = qkv.split([2 * self.num_heads, self.num_heads], dim=2)
-        if tables is not None:
-            qk = rope(qk, *tables)
-        q, k = qk.chunk(2, dim=2)
-        return self.o_proj(attention(q, k, v).reshape(batch, length, hidden))
+    def forward(self, x: torch.Tensor, tables: RopeTables | None, lengths: torch.Tensor | None) -> torch.Tensor:
+        seen = attention(self.qkv_proj(x), self.num_heads, tables, lengths)
+        return linear_rms_norm(seen, self.o_proj.weight.to(x.dtype), x, self.eps)
 
 
 class SwiGLU(nn.Module):
+    """The second half of a block: rms_norm(x + W_down swiglu(W_gate_up x))."""
+
     def __init__(self, config: ModelConfig):
         super().__init__()
+        self.eps = config.rms_norm_eps
         self.gate_up_proj = Linear(config.hidden_size, 2 * config.intermediate_size)
         self.down_proj = Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.down_proj(swiglu_gate(self.gate_up_proj(x)))
+        hidden = linear_swiglu(x, self.gate_up_proj.weight.to(x.dtype))
+        return linear_rms_norm(hidden, self.down_proj.weight.to(x.dtype), x, self.eps)
 
 
 class Block(nn.Module):
-    """A post-norm Transformer block."""
+    """A post-norm Transformer block. x [B, T, D]; for `tables` and `lengths` see `attention`."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.self_attn = Attention(config)
         self.mlp = SwiGLU(config)
-        self.eps = config.rms_norm_eps
 
-    def forward(self, x: torch.Tensor, tables: RopeTables | None) -> torch.Tensor:
-        x = rms_norm(x + self.self_attn(x, tables), self.eps)
-        return rms_norm(x + self.mlp(x), self.eps)
+    def forward(self, x: torch.Tensor, tables: RopeTables | None,
+                lengths: torch.Tensor | None = None) -> torch.Tensor:
+        return self.mlp(self.self_attn(x, tables, lengths))
 
 
 class ReasoningModule(nn.Module):

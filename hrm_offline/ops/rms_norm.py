@@ -1,11 +1,107 @@
-"""Root-mean-square normalisation without a weight (Zhang & Sennrich 2019, arXiv 1910.07467)."""
+"""Root-mean-square normalisation of a residual sum, without a weight (Zhang & Sennrich 2019, arXiv 1910.07467)."""
 
 from __future__ import annotations
 
 import torch
 
+from hrm_offline.ops.dispatch import uses_triton
+from hrm_offline.ops.launch import Config, jit, launch, launcher, tracked, triton
 
-def rms_norm(x: torch.Tensor, eps: float) -> torch.Tensor:
-    """x / sqrt(mean(x^2) + eps) over the last dimension, computed in float32 and returned in x's dtype."""
-    wide = x.float()
+if triton:
+    import triton.language as tl
+
+
+def rms_norm(x: torch.Tensor, eps: float, residual: torch.Tensor | None = None) -> torch.Tensor:
+    """h / sqrt(mean(h^2) + eps) over the last dimension, h = x + residual, in x's dtype.
+
+    Computed in float32. Shapes [..., width], of `residual` the same.
+    """
+    if not uses_triton("rms_norm", x):
+        return rms_norm_reference(x, eps, residual)
+    x = x.contiguous()
+    residual = residual if residual is None else residual.contiguous()
+    if tracked(x, residual):
+        return _RmsNorm.apply(x, residual, eps)
+    y = torch.empty_like(x)
+    rms_norm_forward(x, residual, y, None, eps)
+    return y
+
+
+def rms_norm_reference(x: torch.Tensor, eps: float, residual: torch.Tensor | None = None) -> torch.Tensor:
+    """`rms_norm` in plain PyTorch."""
+    x = x if residual is None else x + residual
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
     return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
+
+
+class _RmsNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, residual, eps):
+        y = torch.empty_like(x)
+        inverse = x.new_empty(x.shape[:-1], dtype=torch.float32)
+        rms_norm_forward(x, residual, y, inverse, eps)
+        ctx.save_for_backward(y, inverse)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):
+        y, inverse = ctx.saved_tensors
+        grad_x = torch.empty_like(y)
+        rms_norm_backward(grad.contiguous(), y, inverse, grad_x)
+        return grad_x, grad_x if ctx.needs_input_grad[1] else None, None
+
+
+def _constants(width: int) -> Config:
+    """Rows a program takes: about 2,048 elements of them."""
+    padded = triton.next_power_of_2(width)
+    return dict(ROWS=max(1, 2048 // padded), WIDTH=padded, num_warps=4)
+
+
+@launcher("(Tensor x, Tensor? residual, Tensor(a!) y, Tensor(b!)? inverse, float eps) -> ()")
+def rms_norm_forward(x, residual, y, inverse, eps):
+    """Fill y [..., width] and, unless None, inverse float32 [...], the factor each row was given."""
+    width = x.shape[-1]
+    rows = x.numel() // width
+    constants = _constants(width)
+    launch(_forward_kernel, triton.cdiv(rows, constants["ROWS"]), x, residual, y, inverse, rows, width, eps,
+           RESIDUAL=residual is not None, SAVE=inverse is not None, **constants)
+
+
+@launcher("(Tensor grad, Tensor y, Tensor inverse, Tensor(a!) grad_x) -> ()")
+def rms_norm_backward(grad, y, inverse, grad_x):
+    """Fill grad_x, the gradient of x and of the residual, from the output and its rows' factors."""
+    width = y.shape[-1]
+    rows = y.numel() // width
+    constants = _constants(width)
+    launch(_backward_kernel, triton.cdiv(rows, constants["ROWS"]), grad, y, inverse, grad_x, rows, width, **constants)
+
+
+@jit
+def _forward_kernel(x_ptr, residual_ptr, y_ptr, inverse_ptr, rows, width, eps,
+                    RESIDUAL: tl.constexpr, SAVE: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, WIDTH)
+    inside = (row < rows)[:, None] & (column < width)[None, :]
+    offset = row.to(tl.int64)[:, None] * width + column[None, :]
+    h = tl.load(x_ptr + offset, mask=inside, other=0.0).to(tl.float32)
+    if RESIDUAL:
+        h += tl.load(residual_ptr + offset, mask=inside, other=0.0).to(tl.float32)
+    inverse = tl.rsqrt(tl.sum(h * h, 1) / width + eps)
+    tl.store(y_ptr + offset, h * inverse[:, None], mask=inside)
+    if SAVE:
+        tl.store(inverse_ptr + row, inverse, mask=row < rows)
+
+
+@jit
+def _backward_kernel(grad_ptr, y_ptr, inverse_ptr, grad_x_ptr, rows, width,
+                     ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, WIDTH)
+    inside = (row < rows)[:, None] & (column < width)[None, :]
+    offset = row.to(tl.int64)[:, None] * width + column[None, :]
+    grad = tl.load(grad_ptr + offset, mask=inside, other=0.0).to(tl.float32)
+    y = tl.load(y_ptr + offset, mask=inside, other=0.0).to(tl.float32)
+    inverse = tl.load(inverse_ptr + row, mask=row < rows, other=0.0)
+    # d/dh of h r(h) with r = 1 / sqrt(mean h^2 + eps); y = h r, so that h itself is not needed.
+    grad_x = inverse[:, None] * (grad - y * (tl.sum(grad * y, 1) / width)[:, None])
+    tl.store(grad_x_ptr + offset, grad_x, mask=inside)

@@ -6,12 +6,14 @@ import functools
 
 import torch
 
+RopeTables = tuple[torch.Tensor, torch.Tensor]
+
 
 @functools.lru_cache(maxsize=128)
 @torch.inference_mode(False)  # cached tables serve training too, whoever asks first
 def rope_tables(kind: str, canvas: tuple[int, int], prefix: int, stride: int, head_dim: int, theta: float,
-                device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and sines [prefix + rows x cols, head_dim], float32, of a canvas with tokens in front.
+                device: torch.device, dtype: torch.dtype = torch.float32) -> RopeTables:
+    """Cosines and sines [prefix + rows x cols, head_dim / 2] of a canvas with tokens in front.
 
     "rope-1d": token t of the prefix is at position t and cell (r, c) at prefix + r x stride + c;
     with stride the canvas' width these are the positions of the flattened sequence, as published.
@@ -26,16 +28,17 @@ def rope_tables(kind: str, canvas: tuple[int, int], prefix: int, stride: int, he
     else:
         frequencies = _frequencies(head_dim // 2, theta, device)
         angles = torch.cat([torch.outer(torch.cat([front - prefix, axis]), frequencies) for axis in (row, col)], dim=1)
-    angles = torch.cat([angles, angles], dim=-1)
-    return angles.cos(), angles.sin()
+    return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
 def rope(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotate x [B, S, heads, head_dim] by tables [S, head_dim], in float32; returns x's dtype."""
-    cos, sin = cos[:, None], sin[:, None]
-    wide = x.to(cos.dtype)
-    first, second = wide.chunk(2, dim=-1)
-    return (wide * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
+    """Rotate x [B, T, heads, head_dim] by tables [T, head_dim / 2] or [B, T, head_dim / 2].
+
+    Element d turns with element d + head_dim / 2. Computed in float32, returned in x's dtype.
+    """
+    cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)
+    first, second = x.to(torch.promote_types(x.dtype, torch.float32)).chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
 
 
 def _frequencies(dim: int, theta: float, device: torch.device) -> torch.Tensor:

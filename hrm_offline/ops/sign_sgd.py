@@ -4,15 +4,68 @@ from __future__ import annotations
 
 import torch
 
+from hrm_offline.ops.dispatch import uses_triton
+from hrm_offline.ops.launch import jit, launch, launcher, triton
+
+if triton:
+    import triton.language as tl
+
 
 def sparse_sign_sgd_(table: torch.Tensor, ids: torch.Tensor, grads: torch.Tensor, *, lr: float,
                      weight_decay: float) -> None:
     """table [N, D], ids int64 [R], grads [R, D]: w = w (1 - lr wd) - lr sign(sum of its grads).
 
     Gradients of the same row are summed first, so a row moves once however often it appears.
-    Rows outside `ids` neither move nor decay.
+    Rows outside `ids` neither move nor decay. An id outside the table raises in plain PyTorch and
+    is passed over by the kernel, which needs no word back from the device.
     """
+    problem = None if table.is_contiguous() and grads.dtype is table.dtype else "a strided table or mixed dtypes"
+    if not uses_triton("sign_sgd", table, problem):
+        return sparse_sign_sgd_reference_(table, ids, grads, lr=lr, weight_decay=weight_decay)
+    sign_sgd_step(table, ids.contiguous(), grads.contiguous(), lr, 1 - lr * weight_decay)
+
+
+def sparse_sign_sgd_reference_(table: torch.Tensor, ids: torch.Tensor, grads: torch.Tensor, *, lr: float,
+                               weight_decay: float) -> None:
+    """`sparse_sign_sgd_` in plain PyTorch."""
     rows, position = ids.unique(return_inverse=True)
     total = torch.zeros(len(rows), table.shape[1], dtype=grads.dtype, device=grads.device)
     total.index_add_(0, position, grads)
     table[rows] = table[rows] * (1 - lr * weight_decay) - lr * total.sign()
+
+
+@launcher("(Tensor(a!) table, Tensor ids, Tensor grads, float lr, float decay) -> ()")
+def sign_sgd_step(table, ids, grads, lr, decay):
+    """Update the rows of `table` that `ids` names."""
+    columns = min(128, triton.next_power_of_2(table.shape[1]))
+    programs = len(ids) * triton.cdiv(table.shape[1], columns)
+    launch(_kernel, programs, table, ids, grads, len(ids), len(table), table.shape[1], lr, decay, BLOCK=32,
+           COLUMNS=columns, num_warps=4)
+
+
+@jit
+def _kernel(table_ptr, ids_ptr, grads_ptr, count, table_rows, width, lr, decay, BLOCK: tl.constexpr,
+            COLUMNS: tl.constexpr):
+    """Some columns of one id. The first program of an id sums the gradients of all its places, in
+    their order; those of the later places have nothing to do. A batch has few ids, and reading
+    them all here is cheaper than a sort."""
+    blocks = tl.cdiv(width, COLUMNS)
+    place = tl.program_id(0) // blocks
+    column = tl.program_id(0) % blocks * COLUMNS + tl.arange(0, COLUMNS)
+    column_inside = column < width
+    row = tl.load(ids_ptr + place)
+    earlier = tl.zeros((BLOCK,), tl.int32)
+    for start in range(0, place, BLOCK):
+        other = start + tl.arange(0, BLOCK)
+        earlier += ((tl.load(ids_ptr + other, mask=other < place, other=-1) == row) & (other < place)).to(tl.int32)
+    if (tl.sum(earlier) > 0) | (row < 0) | (row >= table_rows):
+        return
+    total = tl.zeros((COLUMNS,), tl.float32)
+    for start in range(0, count, BLOCK):
+        other = start + tl.arange(0, BLOCK)
+        same = (tl.load(ids_ptr + other, mask=other < count, other=-1) == row) & (other < count)
+        grad_at = grads_ptr + other.to(tl.int64)[:, None] * width + column[None, :]
+        total += tl.sum(tl.load(grad_at, mask=same[:, None] & column_inside[None, :], other=0.0), 0)
+    at = table_ptr + row * width + column
+    sign = (total > 0).to(tl.float32) - (total < 0).to(tl.float32)
+    tl.store(at, tl.load(at, mask=column_inside, other=0.0) * decay - lr * sign, mask=column_inside)

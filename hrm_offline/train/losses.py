@@ -7,8 +7,15 @@ import torch.nn.functional as F
 
 from hrm_offline.model.halting import Carry
 from hrm_offline.model.hrm import Output
-from hrm_offline.ops.cross_entropy import softmax_cross_entropy, stablemax_cross_entropy
+from hrm_offline.ops.stablemax import stablemax_cross_entropy
 from hrm_offline.tokens import IGNORE
+
+
+def softmax_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """logits [B, S, V], labels int64 [B, S] -> float32 [B, S], 0 where the label is IGNORE."""
+    flat = F.cross_entropy(logits.float().flatten(0, -2), labels.flatten(), ignore_index=IGNORE, reduction="none")
+    return flat.view(labels.shape)
+
 
 TOKEN_LOSSES = {"stablemax": stablemax_cross_entropy, "softmax": softmax_cross_entropy}
 

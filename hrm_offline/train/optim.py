@@ -26,6 +26,7 @@ class AdamATan2(torch.optim.Optimizer):
     def step(self, closure=None):
         loss = closure() if closure is not None else None
         for group in self.param_groups:
+            by_step: dict[int, list[torch.nn.Parameter]] = {}
             for param in group["params"]:
                 if param.grad is None:
                     continue
@@ -33,8 +34,12 @@ class AdamATan2(torch.optim.Optimizer):
                 if not state:
                     state.update(step=0, m=torch.zeros_like(param), v=torch.zeros_like(param))
                 state["step"] += 1
-                adam_atan2_(param, param.grad, state["m"], state["v"], step=state["step"], lr=group["lr"],
-                            beta1=group["betas"][0], beta2=group["betas"][1], weight_decay=group["weight_decay"])
+                by_step.setdefault(state["step"], []).append(param)
+            for step, params in by_step.items():
+                states = [self.state[param] for param in params]
+                adam_atan2_(params, [p.grad for p in params], [s["m"] for s in states], [s["v"] for s in states],
+                            step=step, lr=group["lr"], beta1=group["betas"][0], beta2=group["betas"][1],
+                            weight_decay=group["weight_decay"])
         return loss
 
 

@@ -1,0 +1,164 @@
+"""Which implementation serves an operation: our Triton kernel or plain PyTorch, and why.
+
+The choice depends on the device, its compute capability and the dtype, is made once and can be
+printed. `HRM_OFFLINE_OPS=reference` takes plain PyTorch everywhere, `HRM_OFFLINE_OPS=triton` our
+kernels everywhere (on a CPU under `TRITON_INTERPRET=1`), and what a kernel cannot do is then an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from hrm_offline.errors import InputError
+from hrm_offline.ops import launch
+
+VARIABLE = "HRM_OFFLINE_OPS"
+MODES = ("auto", "reference", "triton")
+
+_HALF = (torch.float16, torch.bfloat16)
+_ALL = (torch.float32, *_HALF)
+_OLDEST = 75  # the oldest chip the kernels are compiled for in tests
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a kernel is worth using on: the least compute capability (80 is 8.0) and the dtypes."""
+
+    capability: int
+    dtypes: tuple[torch.dtype, ...]
+
+
+# Matrix products need tensor cores, which Triton drives from 8.0 on and which compute in 16 bit.
+_MATRIX = Rule(80, _HALF)
+_POINTWISE = Rule(_OLDEST, _ALL)
+RULES = {
+    "attention": _MATRIX,
+    "linear_rms_norm": _MATRIX,
+    "linear_swiglu": _MATRIX,
+    "rms_norm": _POINTWISE,
+    "swiglu": _POINTWISE,
+    "embedding": _POINTWISE,
+    "stablemax": _POINTWISE,
+    "adam_atan2": _POINTWISE,
+    "sign_sgd": _POINTWISE,
+}
+FLOAT32_OPS = ("embedding", "adam_atan2", "sign_sgd")  # whose weights are float32 whatever activations are
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether our kernel serves, and why."""
+
+    triton: bool
+    reason: str
+
+
+def uses_triton(op: str, tensor: torch.Tensor, problem: str | None = None) -> bool:
+    """Whether our kernel of `op` serves `tensor`. `problem` says what of the arguments it cannot do.
+
+    Raises `InputError` where the kernel was demanded and cannot serve.
+    """
+    if not decide(op, tensor.device, tensor.dtype).triton:
+        return False
+    if problem and _mode() == "triton":
+        raise InputError(f"{VARIABLE}=triton: {op}: {problem}")
+    return not problem
+
+
+@torch.compiler.assume_constant_result  # in a compiled model
+def decide(op: str, device: torch.device, dtype: torch.dtype) -> Decision:
+    """The choice for an operation. Raises `InputError` as `uses_triton` does."""
+    return _decide(op, device, dtype, _mode())
+
+
+@functools.lru_cache(maxsize=256)
+def _decide(op: str, device: torch.device, dtype: torch.dtype, mode: str) -> Decision:
+    if mode == "reference":
+        return Decision(False, f"{VARIABLE}=reference")
+    missing = _missing(device, dtype)
+    if mode == "triton":
+        if missing:
+            raise InputError(f"{VARIABLE}=triton: {op}: {missing}")
+        return Decision(True, f"{VARIABLE}=triton")
+    if missing or device.type != "cuda":
+        return Decision(False, missing or "the interpreter is for tests")
+    return decide_for(op, _capability(device), dtype)
+
+
+def decide_for(op: str, capability: int, dtype: torch.dtype) -> Decision:
+    """The choice on an NVIDIA GPU of a compute capability (89 is 8.9) where nothing is demanded."""
+    rule = RULES[op]
+    if capability < rule.capability:
+        return Decision(False, f"compute capability {_dotted(capability)} is below {_dotted(rule.capability)}")
+    if dtype not in rule.dtypes:
+        return Decision(False, f"{_name(dtype)} gains nothing here")
+    return Decision(True, f"compute capability {_dotted(capability)}")
+
+
+def _missing(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why no kernel of ours can run there at all, None if one can."""
+    if launch.triton is None:
+        return "Triton is not installed"
+    if dtype not in _ALL:
+        return f"no kernel computes in {_name(dtype)}"
+    if device.type == "cpu":
+        return None if launch.interpreted else "a CPU has only Triton's interpreter (TRITON_INTERPRET=1)"
+    if device.type != "cuda" or torch.version.hip is not None:
+        return "not an NVIDIA GPU"
+    capability = _capability(device)
+    return f"compute capability {_dotted(capability)} is below {_dotted(_OLDEST)}" if capability < _OLDEST else None
+
+
+def summary(device: torch.device, dtype: torch.dtype) -> str:
+    """One line: what serves each operation, grouped by reason."""
+    groups: dict[tuple[bool, str], list[str]] = {}
+    for op in RULES:
+        decision = decide(op, device, torch.float32 if op in FLOAT32_OPS else dtype)
+        groups.setdefault((decision.triton, decision.reason), []).append(op)
+    return "; ".join(f"{'Triton' if triton else 'PyTorch'} for {', '.join(ops)} ({reason})"
+                     for (triton, reason), ops in groups.items())
+
+
+_override: str | None = None
+
+
+@contextlib.contextmanager
+def override(mode: str) -> Iterator[None]:
+    """Within, `mode` ("auto", "reference" or "triton") stands in for the environment variable."""
+    global _override
+    before, _override = _override, mode
+    try:
+        yield
+    finally:
+        _override = before
+
+
+def _mode() -> str:
+    return _override or _mode_of_environment()
+
+
+@functools.cache
+def _mode_of_environment() -> str:
+    mode = os.environ.get(VARIABLE) or "auto"
+    if mode not in MODES:
+        raise InputError(f"{VARIABLE} is '{mode}', expected one of {', '.join(MODES)}")
+    return mode
+
+
+def _capability(device: torch.device) -> int:
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
+def _dotted(capability: int) -> str:
+    return f"{capability // 10}.{capability % 10}"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

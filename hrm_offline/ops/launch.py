@@ -1,0 +1,116 @@
+"""How the package's Triton kernels are defined and launched.
+
+Triton is optional: without it `jit` leaves a kernel as it is, and `dispatch` never asks for one.
+Functions that launch kernels are registered with `launcher` as PyTorch operators, which
+`torch.compile` calls as they are. Tile sizes come from tables by compute capability and are never
+searched for at run time: a notebook has no minutes to spare, and a search may end differently
+each time. `recording` collects launches, which `tools/kernel_report.py` compiles without a GPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:
+    triton = None
+
+Config = dict[str, int]
+OPTIONS = dict(enable_fp_fusion=True)  # of every launch; Triton's default changes with its version
+
+_INTERPRETED_CAPABILITY = 80  # whose tiles the interpreter runs
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A kernel with its arguments; `constants` are compile-time ones, `num_warps` and `num_stages`."""
+
+    kernel: object
+    args: tuple
+    constants: Config
+
+
+def jit(function: Callable):
+    """`triton.jit` where there is Triton."""
+    return function if triton is None else triton.jit(function)
+
+
+@jit
+def _probe():
+    pass
+
+
+# Whether kernels run in Triton's interpreter (TRITON_INTERPRET=1 when the package was imported).
+interpreted = triton is not None and not isinstance(_probe, triton.JITFunction)
+_INTERPRETED = tl.constexpr(interpreted) if triton else None
+
+
+@jit
+def dot(a, b, total=None):
+    """total + a b, accumulated in float32; float32 factors keep all their digits."""
+    if _INTERPRETED:  # it would multiply the bits of bfloat16 as integers
+        a, b = a.to(tl.float32), b.to(tl.float32)
+    return tl.dot(a, b, total, input_precision="ieee")
+
+
+def tracked(*tensors: torch.Tensor | None) -> bool:
+    """Whether autograd follows an operation on these tensors. If not, nothing need be saved for it."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def launcher(schema: str) -> Callable[[Callable], Callable]:
+    """Register a function that launches kernels as the operator `hrm_offline::<its name>`.
+
+    `schema` is PyTorch's, such as "(Tensor x, Tensor(a!) y) -> ()"; launchers write into tensors
+    they are given and return nothing, so that a caller decides what is allocated.
+    """
+    written = re.findall(r"\(\w!\)\??(?:\[\])? (\w+)", schema)
+
+    def register(function: Callable) -> Callable:
+        name = f"hrm_offline::{function.__name__.strip('_')}"
+        return torch.library.custom_op(name, function, mutates_args=written, schema=schema)
+
+    return register
+
+
+def launch(kernel, programs: int, *args, **constants) -> None:
+    """Run `programs` instances of a kernel on the device of its first argument, a tensor."""
+    if _recorded is not None:
+        _recorded.append(Launch(kernel, args, constants))
+    elif programs:
+        with torch.cuda.device_of(args[0]):
+            kernel[(programs,)](*args, **constants, **OPTIONS)
+
+
+def pick(configs: dict[int, Config], device: torch.device) -> Config:
+    """The configuration of the newest compute capability (89 is 8.9) not above the device's."""
+    if _recorded_capability is not None:
+        capability = _recorded_capability
+    elif device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        capability = 10 * major + minor
+    else:
+        capability = _INTERPRETED_CAPABILITY
+    return configs[max(known for known in configs if known <= max(capability, min(configs)))]
+
+
+_recorded: list[Launch] | None = None
+_recorded_capability: int | None = None
+
+
+@contextlib.contextmanager
+def recording(capability: int) -> Iterator[list[Launch]]:
+    """Within, launches are collected with the configuration of that capability, and nothing runs."""
+    global _recorded, _recorded_capability
+    _recorded, _recorded_capability = [], capability
+    try:
+        yield _recorded
+    finally:
+        _recorded = _recorded_capability = None
