@@ -28,6 +28,7 @@ from hrm_offline.infer.predict import Predictor
 from hrm_offline.infer.submission import Submission, build_submission, fallback_submission
 from hrm_offline.infer.vote import Vote
 from hrm_offline.model.hrm import HRM
+from hrm_offline.ops import dispatch
 from hrm_offline.train.adapt import AdaptReport, adapt
 
 SUBMISSION_FILE, REPORT_FILE = "submission.json", "report.json"
@@ -76,6 +77,7 @@ def solve(options: SolveOptions, budget: Budget, say: Callable[[str], None] = pr
 
     runtime = choose_runtime(options.device, options.dtype)
     say(f"computing on {runtime}")
+    say(f"operations: {dispatch.summary(runtime.device, runtime.dtype)}")
     model_config, adapt_config, artifact = _choose_model(options, runtime, len(task_set.tasks), budget, say)
     threads = _set_threads(runtime, model_config, options.threads)
     torch.manual_seed(options.seed)
@@ -188,6 +190,7 @@ def _report(options: SolveOptions, task_set: TaskSet, runtime: Runtime, model: M
         "seconds in all": round(budget.elapsed(), 2),
         "budget seconds": budget.total,
         "device": str(runtime),
+        "operations": dispatch.summary(runtime.device, runtime.dtype),
         "model": dataclasses.asdict(model),
         "artifact": str(options.artifact) if options.artifact else None,
         "adapt": dataclasses.asdict(adapt_config),

@@ -17,7 +17,7 @@ from hrm_offline.ops import dispatch, launch
 from hrm_offline.ops.attention import attention
 from hrm_offline.ops.linear_rms_norm import linear_rms_norm
 from hrm_offline.ops.rms_norm import rms_norm
-from hrm_offline.ops.rope import rope_tables
+from hrm_offline.ops.rope import rope_table
 from hrm_offline.tokens import IGNORE
 from hrm_offline.train.losses import outer_step_loss
 
@@ -60,7 +60,7 @@ def test_what_a_demanded_kernel_cannot_do_is_an_error(call, word):
 
 @pytest.mark.parametrize(("call", "word"), [
     (lambda: attention(torch.ones(1, 4, 50), 2), "50 columns"),
-    (lambda: attention(torch.ones(1, 4, 96), 2, (torch.ones(4, 16),) * 2), "rotary table"),
+    (lambda: attention(torch.ones(1, 4, 96), 2, torch.ones(4, 8)), "rotary table"),
     (lambda: attention(torch.ones(1, 4, 96), 2, None, torch.ones(1)), "lengths"),
     (lambda: attention(torch.ones(1, 4, 96), 2, None, torch.ones(2, dtype=torch.int32)), "lengths"),
 ])
@@ -100,17 +100,17 @@ def test_the_whole_block(dtype, tolerance):
     x = torch.randn(3, 26, 64).to(DEVICE, dtype)
     grad = torch.randn(3, 26, 64).to(DEVICE, dtype)
     exists = (torch.arange(26, device=DEVICE) < lengths[:, None])[:, :, None]
-    tables = rope_tables("rope-2d", (5, 5), 1, 30, 16, 100.0, DEVICE,
-                         torch.float32 if dtype is torch.float32 else torch.float16)
+    table = rope_table("rope-2d", (5, 5), 1, 30, 16, 100.0, DEVICE,
+                       torch.float32 if dtype is torch.float32 else torch.float16)
 
     def run(dtype, mode):
         block.zero_grad()
         leaf = x.detach().to(dtype, copy=True).requires_grad_()
         with dispatch.override(mode):
-            out = block(leaf, tables, lengths)
+            out = block(leaf, table, lengths)
             (out * grad.to(dtype) * exists).sum().backward()
             with torch.no_grad():
-                assert torch.equal(block(x.to(dtype), tables, lengths), out)
+                assert torch.equal(block(x.to(dtype), table, lengths), out)
         return [(out * exists).detach(), leaf.grad, *(p.grad.clone() for p in block.parameters())]
 
     ours, again, plain = run(dtype, "triton"), run(dtype, "triton"), run(dtype, "reference")
@@ -166,16 +166,16 @@ def test_inside_torch_compile():
     torch.manual_seed(0)
     block = Block(SMALL).to(DEVICE)
     x = torch.randn(2, 26, 64, device=DEVICE)
-    tables = rope_tables("rope-2d", (5, 5), 1, 30, 16, 100.0, DEVICE)
+    table = rope_table("rope-2d", (5, 5), 1, 30, 16, 100.0, DEVICE)
     results = []
     with dispatch.override("triton"):
         for module in (block, torch.compile(block, backend="aot_eager", fullgraph=True)):
             block.zero_grad()
             leaf = x.clone().requires_grad_()
-            out = module(leaf, tables)
+            out = module(leaf, table)
             out.square().mul(0.5).sum().backward()
             with torch.no_grad():
-                assert torch.equal(module(x, tables), out)
+                assert torch.equal(module(x, table), out)
             results.append([out, leaf.grad, *(p.grad.clone() for p in block.parameters())])
     for plain, compiled in zip(*results):
         assert torch.equal(plain, compiled)
@@ -210,13 +210,13 @@ def test_under_cuda_graph_capture():
     torch.manual_seed(0)
     block = Block(PRESETS["hrm-3m"].model).to(DEVICE)
     x = torch.randn(4, 101, 256, device=DEVICE, dtype=torch.bfloat16)
-    tables = rope_tables("rope-2d", (10, 10), 1, 30, 32, 100.0, DEVICE, torch.float16)
+    table = rope_table("rope-2d", (10, 10), 1, 30, 32, 100.0, DEVICE, torch.float16)
     with torch.no_grad():
-        expected = block(x, tables)
+        expected = block(x, table)
         static = torch.empty_like(x)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            out = block(static, tables)
+            out = block(static, table)
         static.copy_(x)
         graph.replay()
     assert torch.equal(out, expected)

@@ -9,7 +9,7 @@ from hrm_offline.errors import InputError
 from hrm_offline.model.halting import Examples, initial_carry, refill, training_step
 from hrm_offline.model.hrm import HRM
 from hrm_offline.model.layers import truncated_normal
-from hrm_offline.ops.rope import rope_tables
+from hrm_offline.ops.rope import rope, rope_table
 
 TINY = ModelConfig(hidden_size=32, num_heads=2, H_layers=1, L_layers=1, puzzle_emb_ndim=32, halt_max_steps=3)
 
@@ -58,25 +58,23 @@ def test_a_cell_keeps_its_position_on_every_canvas(positions):
         tight, full = model._learned_positions((4, 5)), model._learned_positions((30, 30))
         assert torch.equal(tight[1:], full[1:][rows * 30 + cols])
         return
-    for tight, full in zip(model._rope_tables((4, 5)), model._rope_tables((30, 30))):
-        assert torch.equal(tight[1:], full[1:][rows * 30 + cols])
-        assert torch.equal(tight[0], full[0])
+    tight, full = model._rope_table((4, 5)), model._rope_table((30, 30))
+    assert torch.equal(tight[1:], full[1:][rows * 30 + cols])
+    assert torch.equal(tight[0], full[0])
 
 
 def test_flattened_rope_on_the_full_canvas_is_the_published_one():
-    cos, _ = rope_tables("rope-1d", (30, 30), 1, 30, 8, 10000.0, torch.device("cpu"))
+    table = rope_table("rope-1d", (30, 30), 1, 30, 8, 10000.0, torch.device("cpu"))
     angles = torch.outer(torch.arange(901.0), 10000.0 ** -(torch.arange(0, 8, 2) / 8))
-    assert torch.allclose(cos, angles.cos(), atol=1e-6)
+    assert torch.allclose(table, torch.cat([angles.cos(), angles.sin()], dim=1), atol=1e-6)
 
 
 def test_two_dimensional_rope_sees_row_and_column_distances_only():
     """A score between two cells depends on their offset, not on where they stand."""
-    cos, sin = rope_tables("rope-2d", (9, 9), 0, 30, 16, 100.0, torch.device("cpu"))
-    from hrm_offline.ops.rope import rope
-
+    table = rope_table("rope-2d", (9, 9), 0, 30, 16, 100.0, torch.device("cpu"))
     torch.manual_seed(0)
     q, k = (torch.randn(16).expand(1, 81, 1, 16) for _ in range(2))
-    q, k = rope(q, cos, sin)[0, :, 0], rope(k, cos, sin)[0, :, 0]
+    q, k = rope(q, table)[0, :, 0], rope(k, table)[0, :, 0]
     score = (q @ k.T).view(9, 9, 9, 9)
     assert torch.allclose(score[0, 0, 2, 3], score[5, 4, 7, 7], atol=1e-5)
     assert not torch.allclose(score[0, 0, 2, 3], score[0, 0, 3, 2], atol=1e-3)
@@ -105,12 +103,12 @@ def test_only_the_last_cycle_carries_gradient_and_states_go_on_detached():
     model.zero_grad()
     single = HRM(dataclasses.replace(TINY, H_cycles=1, L_cycles=1), 1)
     single.load_state_dict(model.state_dict())
-    embedded, tables = model._embed(batch.inputs, vectors, (3, 3)), model._rope_tables((3, 3))
+    embedded, table = model._embed(batch.inputs, vectors, (3, 3)), model._rope_table((3, 3))
     with torch.no_grad():
-        z_L = model.L_level(z_L, z_H + embedded, tables)
-        z_L = model.L_level(z_L, z_H + embedded, tables)
-        z_H = model.H_level(z_H, z_L, tables)
-        z_L = model.L_level(z_L, z_H + embedded, tables)
+        z_L = model.L_level(z_L, z_H + embedded, table)
+        z_L = model.L_level(z_L, z_H + embedded, table)
+        z_H = model.H_level(z_H, z_L, table)
+        z_L = model.L_level(z_L, z_H + embedded, table)
     single(z_H, z_L, batch.inputs, vectors, (3, 3))[2].logits.sum().backward()
     assert torch.allclose(single.L_level.layers[0].mlp.down_proj.weight.grad, one_step, atol=1e-5)
 

@@ -16,7 +16,7 @@ from hrm_offline.ops.embedding import embedding, embedding_reference
 from hrm_offline.ops.linear_rms_norm import linear_rms_norm, linear_rms_norm_reference
 from hrm_offline.ops.linear_swiglu import linear_swiglu, linear_swiglu_reference
 from hrm_offline.ops.rms_norm import rms_norm, rms_norm_reference
-from hrm_offline.ops.rope import rope_tables
+from hrm_offline.ops.rope import rope_table
 from hrm_offline.ops.sign_sgd import sparse_sign_sgd_
 from hrm_offline.ops.stablemax import stablemax_cross_entropy, stablemax_cross_entropy_reference
 from hrm_offline.ops.swiglu import swiglu, swiglu_reference
@@ -107,9 +107,9 @@ def test_linear_rms_norm(dtype, rows, inner, width):
           [x, weight, normal(*rows, width, dtype=dtype)])
 
 
-def tables_for(tokens: int, head_dim: int, dtype: torch.dtype):
+def table_for(tokens: int, head_dim: int, dtype: torch.dtype):
     table_dtype = torch.float32 if dtype is torch.float32 else torch.float16
-    return rope_tables("rope-1d", (1, tokens), 0, tokens, head_dim, 100.0, DEVICE, table_dtype)
+    return rope_table("rope-1d", (1, tokens), 0, tokens, head_dim, 100.0, DEVICE, table_dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -118,38 +118,37 @@ def tables_for(tokens: int, head_dim: int, dtype: torch.dtype):
 ])
 def test_attention(dtype, batch, tokens, heads, head_dim, rotate):
     qkv = normal(batch, tokens, 3 * heads * head_dim, dtype=dtype)
-    tables = tables_for(tokens, head_dim, dtype) if rotate else None
-    check(lambda x: attention(x, heads, tables), lambda x: attention_reference(x, heads, tables), [qkv],
+    table = table_for(tokens, head_dim, dtype) if rotate else None
+    check(lambda x: attention(x, heads, table), lambda x: attention_reference(x, heads, table), [qkv],
           repeat=tokens < 900)  # which takes ten seconds in the interpreter
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_attention_of_ragged_sequences_on_their_own_canvases(dtype):
-    lengths = torch.tensor([5, 0, 201, 64, 1], device=DEVICE)
+    lengths = torch.tensor([5, 0, 300, 64, 1], device=DEVICE)  # 300 is more than there are
     qkv = normal(5, 201, 3 * 32, dtype=dtype)
-    per_sequence = [tables_for(201 + i, 16, dtype) for i in range(5)]
-    tables = tuple(torch.stack([pair[i][j : 201 + j] for j, pair in enumerate(per_sequence)]) for i in range(2))
-    out, grad = check(lambda x: attention(x, 2, tables, lengths),
-                      lambda x: attention_reference(x, 2, tables, lengths), [qkv])
+    table = torch.stack([table_for(201 + i, 16, dtype)[i:] for i in range(5)])
+    out, grad = check(lambda x: attention(x, 2, table, lengths),
+                      lambda x: attention_reference(x, 2, table, lengths), [qkv])
     beyond = torch.arange(201, device=DEVICE) >= lengths[:, None]
     assert (out[beyond] == 0).all()
     assert (grad[beyond] == 0).all()
     with override("triton"):  # a sequence's answer does not depend on the others or on what follows it
-        alone = attention(qkv[3:4, :64], 2, tuple(t[3:4, :64] for t in tables))
+        alone = attention(qkv[3:4, :64], 2, table[3:4, :64])
     assert difference(out[3:4, :64], alone) < TOLERANCE[dtype]
 
 
 def test_attention_neither_reads_nor_writes_beyond_a_sequences_end():
     lengths = torch.tensor([5, 0, 70], dtype=torch.int32, device=DEVICE)
     exists = torch.arange(81, device=DEVICE) < lengths[:, None]
-    tables = tables_for(81, 16, torch.float32)
+    table = table_for(81, 16, torch.float32)
     qkv, grad = normal(3, 81, 48, dtype=torch.float32), normal(3, 81, 16, dtype=torch.float32)
     for tensor in (qkv, grad):
         tensor[~exists] = math.nan
     out, grad_qkv = torch.full((3, 81, 16), math.nan, device=DEVICE), torch.full((3, 81, 48), math.nan, device=DEVICE)
     lse, delta = (torch.full((3, 1, 81), math.nan, device=DEVICE) for _ in range(2))
-    attention_forward(qkv, *tables, lengths, 1, out, lse)
-    attention_backward(grad, qkv, *tables, lengths, 1, out, lse, delta, grad_qkv)
+    attention_forward(qkv, table, lengths, 1, out, lse)
+    attention_backward(grad, qkv, table, lengths, 1, out, lse, delta, grad_qkv)
     for tensor, written in ((out, exists), (lse[:, 0], exists), (delta[:, 0], exists), (grad_qkv, exists)):
         assert tensor[written].isfinite().all()
         assert tensor[~written].isnan().all()

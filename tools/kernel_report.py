@@ -130,9 +130,8 @@ def _calls(model: ModelConfig, dtype: torch.dtype) -> dict:
     wide, gate_up = new(batch, tokens, inner), new(batch, tokens, 2 * inner)
     square = new(width, width)
     factors, lse = new(batch, tokens, dtype=torch.float32), new(batch, heads, tokens, dtype=torch.float32)
-    qkv, tables = new(batch, tokens, 3 * width), [new(tokens, head_dim // 2, dtype=torch.float16)] * 2
-    if dtype is torch.float32:
-        tables = [table.float() for table in tables]
+    qkv, rope_dtype = new(batch, tokens, 3 * width), torch.float32 if dtype is torch.float32 else torch.float16
+    rope = new(tokens, head_dim, dtype=rope_dtype)
     lengths = torch.full((batch,), tokens, dtype=torch.int32)
     cells = torch.zeros(batch, tokens - 1, dtype=torch.int32)
     table, logits = new(12, width, dtype=torch.float32), new(batch, tokens - 1, 12)
@@ -140,9 +139,9 @@ def _calls(model: ModelConfig, dtype: torch.dtype) -> dict:
     addresses, chunks = torch.zeros(8, dtype=torch.int64), torch.zeros(1, 3, dtype=torch.int64)
 
     def run_attention() -> None:
-        attention.attention_forward(qkv, *tables, lengths, heads, rows, None)
-        attention.attention_forward(qkv, *tables, lengths, heads, rows, lse)
-        attention.attention_backward(rows, qkv, *tables, lengths, heads, rows, lse, lse, qkv)
+        attention.attention_forward(qkv, rope, lengths, heads, rows, None)
+        attention.attention_forward(qkv, rope, lengths, heads, rows, lse)
+        attention.attention_backward(rows, qkv, rope, lengths, heads, rows, lse, lse, qkv)
 
     def run_rms_norm() -> None:
         rms_norm.rms_norm_forward(rows, rows, rows, None, 1e-5)

@@ -23,7 +23,7 @@ from hrm_offline.model.layers import (
     truncated_normal,
 )
 from hrm_offline.ops.embedding import embedding
-from hrm_offline.ops.rope import RopeTables, rope_tables
+from hrm_offline.ops.rope import rope_table
 from hrm_offline.tokens import Canvas
 
 
@@ -81,14 +81,14 @@ class HRM(nn.Module):
         """One outer step: states [B, T, D], inputs [B, S] tokens -> new detached states, output."""
         config = self.config
         embedded = self._embed(inputs, puzzle_vectors, canvas)
-        tables = self._rope_tables(canvas)
+        table = self._rope_table(canvas)
         with torch.no_grad():
             for cycle in range(config.H_cycles * config.L_cycles - 1):
-                z_L = self.L_level(z_L, z_H + embedded, tables)
+                z_L = self.L_level(z_L, z_H + embedded, table)
                 if (cycle + 1) % config.L_cycles == 0:
-                    z_H = self.H_level(z_H, z_L, tables)
-        z_L = self.L_level(z_L, z_H + embedded, tables)
-        z_H = self.H_level(z_H, z_L, tables)
+                    z_H = self.H_level(z_H, z_L, table)
+        z_L = self.L_level(z_L, z_H + embedded, table)
+        z_H = self.H_level(z_H, z_L, table)
         q = self.q_head(z_H[:, 0]).float()
         output = Output(self.lm_head(z_H)[:, config.puzzle_tokens :], q[:, 0], q[:, 1])
         return z_H.detach(), z_L.detach(), output
@@ -109,12 +109,12 @@ class HRM(nn.Module):
         cell = cell + torch.arange(canvas[1], device=self.device)
         return torch.cat([torch.arange(prefix, device=self.device), prefix + cell.flatten()])
 
-    def _rope_tables(self, canvas: Canvas) -> RopeTables | None:
+    def _rope_table(self, canvas: Canvas) -> torch.Tensor | None:
         config = self.config
         if config.positions == "learned":
             return None
-        # A kernel reads the tables again for every block of keys. float16 halves that, and rounds a cosine
+        # A kernel reads the table again for every block of keys. float16 halves that, and rounds a cosine
         # eight times finer than bfloat16 rounds what it turns.
         dtype = torch.float16 if self.dtype.itemsize == 2 else torch.float32
-        return rope_tables(config.positions, canvas, config.puzzle_tokens, config.canvas_cols,
-                           config.head_dim, config.rope_theta, self.device, dtype)
+        return rope_table(config.positions, canvas, config.puzzle_tokens, config.canvas_cols,
+                          config.head_dim, config.rope_theta, self.device, dtype)

@@ -12,7 +12,6 @@ from hrm_offline.config import ModelConfig
 from hrm_offline.ops.attention import attention
 from hrm_offline.ops.linear_rms_norm import linear_rms_norm
 from hrm_offline.ops.linear_swiglu import linear_swiglu
-from hrm_offline.ops.rope import RopeTables
 
 
 def truncated_normal(*shape: int, std: float) -> torch.Tensor:
@@ -67,8 +66,8 @@ class Attention(nn.Module):
         self.qkv_proj = Linear(config.hidden_size, 3 * config.hidden_size)
         self.o_proj = Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, x: torch.Tensor, tables: RopeTables | None, lengths: torch.Tensor | None) -> torch.Tensor:
-        seen = attention(self.qkv_proj(x), self.num_heads, tables, lengths)
+    def forward(self, x: torch.Tensor, table: torch.Tensor | None, lengths: torch.Tensor | None) -> torch.Tensor:
+        seen = attention(self.qkv_proj(x), self.num_heads, table, lengths)
         return linear_rms_norm(seen, self.o_proj.weight.to(x.dtype), x, self.eps)
 
 
@@ -87,16 +86,16 @@ class SwiGLU(nn.Module):
 
 
 class Block(nn.Module):
-    """A post-norm Transformer block. x [B, T, D]; for `tables` and `lengths` see `attention`."""
+    """A post-norm Transformer block. x [B, T, D]; for `table` and `lengths` see `attention`."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.self_attn = Attention(config)
         self.mlp = SwiGLU(config)
 
-    def forward(self, x: torch.Tensor, tables: RopeTables | None,
+    def forward(self, x: torch.Tensor, table: torch.Tensor | None,
                 lengths: torch.Tensor | None = None) -> torch.Tensor:
-        return self.mlp(self.self_attn(x, tables, lengths))
+        return self.mlp(self.self_attn(x, table, lengths))
 
 
 class ReasoningModule(nn.Module):
@@ -106,8 +105,8 @@ class ReasoningModule(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(Block(config) for _ in range(layers))
 
-    def forward(self, state: torch.Tensor, injection: torch.Tensor, tables: RopeTables | None) -> torch.Tensor:
+    def forward(self, state: torch.Tensor, injection: torch.Tensor, table: torch.Tensor | None) -> torch.Tensor:
         x = state + injection
         for layer in self.layers:
-            x = layer(x, tables)
+            x = layer(x, table)
         return x

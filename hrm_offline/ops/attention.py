@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from hrm_offline.ops.dispatch import uses_triton
 from hrm_offline.ops.launch import Config, dot, jit, launch, launcher, pick, tracked, triton
-from hrm_offline.ops.rope import RopeTables, rope
+from hrm_offline.ops.rope import rope
 
 if triton:
     import triton.language as tl
@@ -23,30 +23,30 @@ if triton:
 HEAD_DIMS = (16, 32, 64)  # that the kernels are made for
 
 
-def attention(qkv: torch.Tensor, num_heads: int, tables: RopeTables | None = None,
+def attention(qkv: torch.Tensor, num_heads: int, table: torch.Tensor | None = None,
               lengths: torch.Tensor | None = None) -> torch.Tensor:
     """qkv [B, T, 3 x heads x head_dim], a token's queries, keys and values in turn -> [B, T, heads x head_dim].
 
-    Scores are scaled by 1/sqrt(head_dim). `tables` (see `rope_tables`) are [T, head_dim / 2] or, for
-    sequences on canvases of their own, [B, T, head_dim / 2]; None rotates nothing. `lengths` int32
-    [B] are the tokens that exist, 0 to T: those after them are neither read nor seen, and their
-    outputs and gradients are zero. Raises `ValueError` for shapes and dtypes that do not fit.
+    Scores are scaled by 1/sqrt(head_dim). `table` (see `rope_table`) is [T, head_dim] or, for
+    sequences on canvases of their own, [B, T, head_dim]; None rotates nothing. `lengths` int32
+    [B] are the tokens that exist (more than T count as T): those after them are neither read nor
+    seen, and their outputs and gradients are zero. Raises `ValueError` for shapes and dtypes that do not fit.
     """
-    _check(qkv, num_heads, tables, lengths)
+    _check(qkv, num_heads, table, lengths)
     head_dim = qkv.shape[-1] // (3 * num_heads)
     problem = None if head_dim in HEAD_DIMS else f"head dimension {head_dim} is none of {HEAD_DIMS}"
     if not uses_triton("attention", qkv, problem):
-        return attention_reference(qkv, num_heads, tables, lengths)
+        return attention_reference(qkv, num_heads, table, lengths)
     qkv = qkv.contiguous()
-    cos, sin = (None, None) if tables is None else (table.contiguous() for table in tables)
+    table = None if table is None else table.contiguous()
     ragged = lengths is not None
     lengths = lengths.to(torch.int32).contiguous() if ragged else _all(*qkv.shape[:2], qkv.device)
     if tracked(qkv):
-        return _Attention.apply(qkv, cos, sin, lengths, num_heads, ragged)
-    return _forward(qkv, cos, sin, lengths, num_heads, ragged, None)
+        return _Attention.apply(qkv, table, lengths, num_heads, ragged)
+    return _forward(qkv, table, lengths, num_heads, ragged, None)
 
 
-def attention_reference(qkv: torch.Tensor, num_heads: int, tables: RopeTables | None = None,
+def attention_reference(qkv: torch.Tensor, num_heads: int, table: torch.Tensor | None = None,
                         lengths: torch.Tensor | None = None) -> torch.Tensor:
     """`attention` in plain PyTorch."""
     batch, tokens, width = qkv.shape
@@ -55,8 +55,8 @@ def attention_reference(qkv: torch.Tensor, num_heads: int, tables: RopeTables | 
         exists = torch.arange(tokens, device=qkv.device) < lengths[:, None]
         qkv = torch.where(exists[:, :, None], qkv, 0)
     qk, v = qkv.view(batch, tokens, 3 * num_heads, width // (3 * num_heads)).split([2 * num_heads, num_heads], dim=2)
-    if tables is not None:
-        qk = rope(qk, *tables)
+    if table is not None:
+        qk = rope(qk, table)
     q, k, v = (part.transpose(1, 2) for part in (*qk.chunk(2, dim=2), v))
     if exists is None:
         out = F.scaled_dot_product_attention(q, k, v)
@@ -68,14 +68,13 @@ def attention_reference(qkv: torch.Tensor, num_heads: int, tables: RopeTables | 
     return out if exists is None else torch.where(exists[:, :, None], out, 0)
 
 
-def _check(qkv, num_heads, tables, lengths) -> None:
+def _check(qkv, num_heads, table, lengths) -> None:
     batch, tokens, width = qkv.shape
     if width % (6 * num_heads):
         raise ValueError(f"qkv has {width} columns, expected 3 x {num_heads} heads x an even head dimension")
-    half = width // (6 * num_heads)
-    for table in tables or ():
-        if table.shape not in ((tokens, half), (batch, tokens, half)):
-            raise ValueError(f"rotary table of shape {tuple(table.shape)}, expected [{batch}, ]{tokens}, {half}")
+    head_dim = width // (3 * num_heads)
+    if table is not None and table.shape not in ((tokens, head_dim), (batch, tokens, head_dim)):
+        raise ValueError(f"rotary table of shape {tuple(table.shape)}, expected [{batch}, ]{tokens}, {head_dim}")
     if lengths is not None and (lengths.shape != (batch,) or lengths.is_floating_point()):
         raise ValueError(f"lengths are {lengths.dtype} of shape {tuple(lengths.shape)}, expected {batch} integers")
 
@@ -87,38 +86,38 @@ def _all(batch: int, tokens: int, device: torch.device) -> torch.Tensor:
     return torch.full((batch,), tokens, dtype=torch.int32, device=device)
 
 
-def _forward(qkv, cos, sin, lengths, num_heads, ragged, lse) -> torch.Tensor:
+def _forward(qkv, table, lengths, num_heads, ragged, lse) -> torch.Tensor:
     shape = (*qkv.shape[:-1], qkv.shape[-1] // 3)
     # Where sequences end early, nothing is written after their end.
     out = qkv.new_zeros(shape) if ragged else qkv.new_empty(shape)
-    attention_forward(qkv, cos, sin, lengths, num_heads, out, lse)
+    attention_forward(qkv, table, lengths, num_heads, out, lse)
     return out
 
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, qkv, cos, sin, lengths, num_heads, ragged):
+    def forward(ctx, qkv, table, lengths, num_heads, ragged):
         lse = qkv.new_empty(qkv.shape[0], num_heads, qkv.shape[1], dtype=torch.float32)
-        out = _forward(qkv, cos, sin, lengths, num_heads, ragged, lse)
-        ctx.save_for_backward(qkv, cos, sin, lengths, out, lse)
+        out = _forward(qkv, table, lengths, num_heads, ragged, lse)
+        ctx.save_for_backward(qkv, table, lengths, out, lse)
         ctx.num_heads, ctx.ragged = num_heads, ragged
         return out
 
     @staticmethod
     def backward(ctx, grad):
-        qkv, cos, sin, lengths, out, lse = ctx.saved_tensors
+        qkv, table, lengths, out, lse = ctx.saved_tensors
         grad_qkv = torch.zeros_like(qkv) if ctx.ragged else torch.empty_like(qkv)
-        attention_backward(grad.contiguous(), qkv, cos, sin, lengths, ctx.num_heads, out, lse,
+        attention_backward(grad.contiguous(), qkv, table, lengths, ctx.num_heads, out, lse,
                            torch.empty_like(lse), grad_qkv)
-        return grad_qkv, None, None, None, None, None
+        return grad_qkv, None, None, None, None
 
 
 # BLOCK_M queries against BLOCK_N keys at a time.
 _FORWARD: dict[int, Config] = {
     75: dict(BLOCK_M=32, BLOCK_N=32, num_warps=4, num_stages=1),
-    80: dict(BLOCK_M=128, BLOCK_N=64, num_warps=4, num_stages=2),
+    80: dict(BLOCK_M=128, BLOCK_N=64, num_warps=8, num_stages=2),
     90: dict(BLOCK_M=128, BLOCK_N=64, num_warps=8, num_stages=3),
-    120: dict(BLOCK_M=128, BLOCK_N=64, num_warps=4, num_stages=2),
+    120: dict(BLOCK_M=128, BLOCK_N=64, num_warps=8, num_stages=2),
 }
 _BACKWARD: dict[int, Config] = {
     75: dict(BLOCK_M=32, BLOCK_N=32, num_warps=4, num_stages=1),
@@ -128,37 +127,36 @@ _BACKWARD: dict[int, Config] = {
 }
 
 
-def _shape(qkv, cos, num_heads) -> tuple[tuple, dict]:
+def _shape(qkv, table, num_heads) -> tuple[tuple, dict]:
     """Arguments and constants that the three kernels share."""
     tokens, head_dim = qkv.shape[1], qkv.shape[2] // (3 * num_heads)
-    batch_stride = cos.stride(0) if cos is not None and cos.ndim == 3 else 0
-    constants = dict(HEAD_DIM=head_dim, ROTATE=cos is not None)
+    batch_stride = table.stride(0) if table is not None and table.ndim == 3 else 0
+    constants = dict(HEAD_DIM=head_dim, ROTATE=table is not None)
     return (tokens, num_heads, batch_stride, head_dim**-0.5), constants
 
 
-@launcher("(Tensor qkv, Tensor? cos, Tensor? sin, Tensor lengths, int num_heads, Tensor(a!) out, "
-          "Tensor(b!)? lse) -> ()")
-def attention_forward(qkv, cos, sin, lengths, num_heads, out, lse):
+@launcher("(Tensor qkv, Tensor? table, Tensor lengths, int num_heads, Tensor(a!) out, Tensor(b!)? lse) -> ()")
+def attention_forward(qkv, table, lengths, num_heads, out, lse):
     """Fill out [B, T, width] and, unless None, lse float32 [B, heads, T], the base-2 logarithm of
     each softmax' sum; tokens after a sequence's length are left as they are."""
-    args, constants = _shape(qkv, cos, num_heads)
+    args, constants = _shape(qkv, table, num_heads)
     config = pick(_FORWARD, qkv.device)
     programs = triton.cdiv(qkv.shape[1], config["BLOCK_M"]) * num_heads * len(qkv)
-    launch(_forward_kernel, programs, qkv, cos, sin, lengths, out, lse, *args, **constants,
+    launch(_forward_kernel, programs, qkv, table, lengths, out, lse, *args, **constants,
            SAVE=lse is not None, **config)
 
 
-@launcher("(Tensor grad, Tensor qkv, Tensor? cos, Tensor? sin, Tensor lengths, int num_heads, Tensor out, Tensor lse, "
+@launcher("(Tensor grad, Tensor qkv, Tensor? table, Tensor lengths, int num_heads, Tensor out, Tensor lse, "
           "Tensor(a!) delta, Tensor(b!) grad_qkv) -> ()")
-def attention_backward(grad, qkv, cos, sin, lengths, num_heads, out, lse, delta, grad_qkv):
+def attention_backward(grad, qkv, table, lengths, num_heads, out, lse, delta, grad_qkv):
     """Fill grad_qkv, except after a sequence's length; delta [B, heads, T] is room to work in."""
-    args, constants = _shape(qkv, cos, num_heads)
+    args, constants = _shape(qkv, table, num_heads)
     config = pick(_BACKWARD, qkv.device)
     sequences = num_heads * len(qkv)
     launch(_grad_q_kernel, triton.cdiv(qkv.shape[1], config["BLOCK_M"]) * sequences,
-           qkv, cos, sin, lengths, grad, out, lse, delta, grad_qkv, *args, **constants, **config)
+           qkv, table, lengths, grad, out, lse, delta, grad_qkv, *args, **constants, **config)
     launch(_grad_kv_kernel, triton.cdiv(qkv.shape[1], config["BLOCK_N"]) * sequences,
-           qkv, cos, sin, lengths, grad, lse, delta, grad_qkv, *args, **constants, **config)
+           qkv, table, lengths, grad, lse, delta, grad_qkv, *args, **constants, **config)
 
 
 @jit
@@ -168,7 +166,8 @@ def _place(lengths_ptr, tokens, heads, BLOCK: tl.constexpr):
     blocks = tl.cdiv(tokens, BLOCK)
     pair = tl.program_id(0) // blocks
     sequence = pair // heads
-    return tl.program_id(0) % blocks * BLOCK, tl.load(lengths_ptr + sequence), sequence.to(tl.int64), pair % heads
+    length = tl.minimum(tl.load(lengths_ptr + sequence), tokens)
+    return tl.program_id(0) % blocks * BLOCK, length, sequence.to(tl.int64), pair % heads
 
 
 @jit
@@ -178,36 +177,37 @@ def _load_rows(ptr, rows, inside, row_stride, COLUMNS: tl.constexpr):
 
 
 @jit
-def _load_rotated(ptr, cos_ptr, sin_ptr, rows, inside, row_stride, HEAD_DIM: tl.constexpr,
-                  ROTATE: tl.constexpr):
+def _halves(x):
+    """Columns 0 to D/2 of x [rows, D], and the others."""
+    split = tl.reshape(x, (x.shape[0], 2, x.shape[1] // 2))
+    return tl.split(tl.permute(split, (0, 2, 1)))
+
+
+@jit
+def _load_rotated(ptr, table_ptr, rows, inside, row_stride, HEAD_DIM: tl.constexpr, ROTATE: tl.constexpr):
     """Rows of queries or keys, rotated. Their columns come out in the order 0, D/2, 1, D/2 + 1, ...,
-    which the product of two such rows does not see."""
-    HALF: tl.constexpr = HEAD_DIM // 2
-    column = tl.arange(0, HALF)[None, :]
-    at, inside = ptr + rows[:, None] * row_stride + column, inside[:, None]
-    first, second = tl.load(at, mask=inside, other=0.0), tl.load(at + HALF, mask=inside, other=0.0)
+    which the product of two such rows does not see. Rows are loaded whole and split then: halves
+    loaded apart come in pieces of 4 bytes."""
+    x = _load_rows(ptr, rows, inside, row_stride, HEAD_DIM)
+    first, second = _halves(x)
     if ROTATE:
-        dtype: tl.constexpr = first.dtype
-        table_at = rows[:, None] * HALF + column
-        cos = tl.load(cos_ptr + table_at, mask=inside, other=0.0).to(tl.float32)
-        sin = tl.load(sin_ptr + table_at, mask=inside, other=0.0).to(tl.float32)
+        cos, sin = _halves(_load_rows(table_ptr, rows, inside, HEAD_DIM, HEAD_DIM).to(tl.float32))
         first, second = first.to(tl.float32), second.to(tl.float32)
-        first, second = (first * cos - second * sin).to(dtype), (second * cos + first * sin).to(dtype)
+        first, second = (first * cos - second * sin).to(x.dtype), (second * cos + first * sin).to(x.dtype)
     return tl.reshape(tl.join(first, second), (first.shape[0], HEAD_DIM))
 
 
 @jit
-def _store_rotated_back(ptr, x, cos_ptr, sin_ptr, rows, inside, row_stride, HEAD_DIM: tl.constexpr,
-                        ROTATE: tl.constexpr):
+def _store_rotated_back(ptr, x, table_ptr, rows, inside, row_stride, HEAD_DIM: tl.constexpr, ROTATE: tl.constexpr):
     """Undo the order and the rotation of `_load_rotated` and store."""
     HALF: tl.constexpr = HEAD_DIM // 2
     column = tl.arange(0, HALF)[None, :]
     inside = inside[:, None]
     first, second = tl.split(tl.reshape(x, (x.shape[0], HALF, 2)))
     if ROTATE:
-        table_at = rows[:, None] * HALF + column
-        cos = tl.load(cos_ptr + table_at, mask=inside, other=0.0).to(tl.float32)
-        sin = tl.load(sin_ptr + table_at, mask=inside, other=0.0).to(tl.float32)
+        cos_at = table_ptr + rows[:, None] * HEAD_DIM + column
+        cos = tl.load(cos_at, mask=inside, other=0.0).to(tl.float32)
+        sin = tl.load(cos_at + HALF, mask=inside, other=0.0).to(tl.float32)
         first, second = first * cos + second * sin, second * cos - first * sin
     at = ptr + rows[:, None] * row_stride + column
     tl.store(at, first, mask=inside)
@@ -215,7 +215,7 @@ def _store_rotated_back(ptr, x, cos_ptr, sin_ptr, rows, inside, row_stride, HEAD
 
 
 @jit
-def _forward_kernel(qkv_ptr, cos_ptr, sin_ptr, lengths_ptr, out_ptr, lse_ptr, tokens, heads, table_stride, scale,
+def _forward_kernel(qkv_ptr, table_ptr, lengths_ptr, out_ptr, lse_ptr, tokens, heads, table_stride, scale,
                     HEAD_DIM: tl.constexpr, ROTATE: tl.constexpr, SAVE: tl.constexpr,
                     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
     start, length, sequence, head = _place(lengths_ptr, tokens, heads, BLOCK_M)
@@ -225,19 +225,18 @@ def _forward_kernel(qkv_ptr, cos_ptr, sin_ptr, lengths_ptr, out_ptr, lse_ptr, to
     scale_log2 = scale * 1.4426950408889634  # exp(x) is exp2(x log2(e)), and the product costs nothing there
     q_ptr = qkv_ptr + sequence * tokens * (3 * width) + head * HEAD_DIM
     if ROTATE:
-        cos_ptr += sequence * table_stride
-        sin_ptr += sequence * table_stride
+        table_ptr += sequence * table_stride
     rows = start + tl.arange(0, BLOCK_M)
     row_inside = rows < length
 
-    q = _load_rotated(q_ptr, cos_ptr, sin_ptr, rows, row_inside, 3 * width, HEAD_DIM, ROTATE)
+    q = _load_rotated(q_ptr, table_ptr, rows, row_inside, 3 * width, HEAD_DIM, ROTATE)
     peak = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK_M,), tl.float32)
     out = tl.zeros((BLOCK_M, HEAD_DIM), tl.float32)
     for key in range(0, length, BLOCK_N):
         columns = key + tl.arange(0, BLOCK_N)
         column_inside = columns < length
-        k = _load_rotated(q_ptr + width, cos_ptr, sin_ptr, columns, column_inside, 3 * width, HEAD_DIM, ROTATE)
+        k = _load_rotated(q_ptr + width, table_ptr, columns, column_inside, 3 * width, HEAD_DIM, ROTATE)
         v = _load_rows(q_ptr + 2 * width, columns, column_inside, 3 * width, HEAD_DIM)
         scores = dot(q, tl.trans(k))
         scores = tl.where(column_inside[None, :], scores, float("-inf"))
@@ -257,7 +256,7 @@ def _forward_kernel(qkv_ptr, cos_ptr, sin_ptr, lengths_ptr, out_ptr, lse_ptr, to
 
 
 @jit
-def _grad_q_kernel(qkv_ptr, cos_ptr, sin_ptr, lengths_ptr, grad_ptr, out_ptr, lse_ptr, delta_ptr, grad_qkv_ptr,
+def _grad_q_kernel(qkv_ptr, table_ptr, lengths_ptr, grad_ptr, out_ptr, lse_ptr, delta_ptr, grad_qkv_ptr,
                    tokens, heads, table_stride, scale, HEAD_DIM: tl.constexpr, ROTATE: tl.constexpr,
                    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
     """Gradient of BLOCK_M queries; writes delta, the row sums of grad * out, for the other kernel."""
@@ -270,12 +269,11 @@ def _grad_q_kernel(qkv_ptr, cos_ptr, sin_ptr, lengths_ptr, grad_ptr, out_ptr, ls
     q_ptr = qkv_ptr + q_at
     out_at = sequence * tokens * width + head * HEAD_DIM
     if ROTATE:
-        cos_ptr += sequence * table_stride
-        sin_ptr += sequence * table_stride
+        table_ptr += sequence * table_stride
     rows = start + tl.arange(0, BLOCK_M)
     row_inside = rows < length
 
-    q = _load_rotated(q_ptr, cos_ptr, sin_ptr, rows, row_inside, 3 * width, HEAD_DIM, ROTATE)
+    q = _load_rotated(q_ptr, table_ptr, rows, row_inside, 3 * width, HEAD_DIM, ROTATE)
     grad = _load_rows(grad_ptr + out_at, rows, row_inside, width, HEAD_DIM)
     out = _load_rows(out_ptr + out_at, rows, row_inside, width, HEAD_DIM)
     delta = tl.sum(grad.to(tl.float32) * out.to(tl.float32), 1)
@@ -286,7 +284,7 @@ def _grad_q_kernel(qkv_ptr, cos_ptr, sin_ptr, lengths_ptr, grad_ptr, out_ptr, ls
     for key in range(0, length, BLOCK_N):
         columns = key + tl.arange(0, BLOCK_N)
         column_inside = columns < length
-        k = _load_rotated(q_ptr + width, cos_ptr, sin_ptr, columns, column_inside, 3 * width, HEAD_DIM, ROTATE)
+        k = _load_rotated(q_ptr + width, table_ptr, columns, column_inside, 3 * width, HEAD_DIM, ROTATE)
         v = _load_rows(q_ptr + 2 * width, columns, column_inside, 3 * width, HEAD_DIM)
         scores = dot(q, tl.trans(k))
         # Beyond the end a score is 0, which exp2 may blow up to infinity.
@@ -295,12 +293,11 @@ def _grad_q_kernel(qkv_ptr, cos_ptr, sin_ptr, lengths_ptr, grad_ptr, out_ptr, ls
         grad_scores = weights * (grad_weights - delta[:, None])
         grad_q = dot(grad_scores.to(k.dtype), k, grad_q)
 
-    _store_rotated_back(grad_qkv_ptr + q_at, grad_q * scale, cos_ptr, sin_ptr, rows, row_inside, 3 * width,
-                        HEAD_DIM, ROTATE)
+    _store_rotated_back(grad_qkv_ptr + q_at, grad_q * scale, table_ptr, rows, row_inside, 3 * width, HEAD_DIM, ROTATE)
 
 
 @jit
-def _grad_kv_kernel(qkv_ptr, cos_ptr, sin_ptr, lengths_ptr, grad_ptr, lse_ptr, delta_ptr, grad_qkv_ptr,
+def _grad_kv_kernel(qkv_ptr, table_ptr, lengths_ptr, grad_ptr, lse_ptr, delta_ptr, grad_qkv_ptr,
                     tokens, heads, table_stride, scale, HEAD_DIM: tl.constexpr, ROTATE: tl.constexpr,
                     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
     """Gradients of BLOCK_N keys and values."""
@@ -313,19 +310,18 @@ def _grad_kv_kernel(qkv_ptr, cos_ptr, sin_ptr, lengths_ptr, grad_ptr, lse_ptr, d
     q_ptr = qkv_ptr + q_at
     out_at = sequence * tokens * width + head * HEAD_DIM
     if ROTATE:
-        cos_ptr += sequence * table_stride
-        sin_ptr += sequence * table_stride
+        table_ptr += sequence * table_stride
     columns = start + tl.arange(0, BLOCK_N)
     column_inside = columns < length
 
-    k = _load_rotated(q_ptr + width, cos_ptr, sin_ptr, columns, column_inside, 3 * width, HEAD_DIM, ROTATE)
+    k = _load_rotated(q_ptr + width, table_ptr, columns, column_inside, 3 * width, HEAD_DIM, ROTATE)
     v = _load_rows(q_ptr + 2 * width, columns, column_inside, 3 * width, HEAD_DIM)
     grad_k = tl.zeros((BLOCK_N, HEAD_DIM), tl.float32)
     grad_v = tl.zeros((BLOCK_N, HEAD_DIM), tl.float32)
     for row in range(0, length, BLOCK_M):
         rows = row + tl.arange(0, BLOCK_M)
         row_inside = rows < length
-        q = _load_rotated(q_ptr, cos_ptr, sin_ptr, rows, row_inside, 3 * width, HEAD_DIM, ROTATE)
+        q = _load_rotated(q_ptr, table_ptr, rows, row_inside, 3 * width, HEAD_DIM, ROTATE)
         # Rows beyond the end have zero queries and gradients, so they add nothing.
         grad = _load_rows(grad_ptr + out_at, rows, row_inside, width, HEAD_DIM)
         row_at = (sequence * heads + head) * tokens + rows
@@ -337,7 +333,7 @@ def _grad_kv_kernel(qkv_ptr, cos_ptr, sin_ptr, lengths_ptr, grad_ptr, lse_ptr, d
         grad_scores = weights * (grad_weights - delta[None, :])
         grad_k = dot(grad_scores.to(q.dtype), q, grad_k)
 
-    _store_rotated_back(grad_qkv_ptr + q_at + width, grad_k * scale, cos_ptr, sin_ptr, columns,
-                        column_inside, 3 * width, HEAD_DIM, ROTATE)
+    _store_rotated_back(grad_qkv_ptr + q_at + width, grad_k * scale, table_ptr, columns, column_inside, 3 * width,
+                        HEAD_DIM, ROTATE)
     at = grad_qkv_ptr + q_at + 2 * width + columns[:, None] * (3 * width) + tl.arange(0, HEAD_DIM)[None, :]
     tl.store(at, grad_v, mask=column_inside[:, None])

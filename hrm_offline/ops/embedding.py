@@ -115,7 +115,7 @@ def _forward_kernel(tokens_ptr, table_ptr, puzzle_ptr, positions_ptr, out_ptr, r
     token = tl.load(tokens_ptr + sequence * cells + place - puzzle_tokens, mask=is_cell, other=0).to(tl.int64)
     known = (token >= 0) & (token < vocabulary)
     # What is no token shows as NaN.
-    missing = tl.where(is_cell & ~known, float("nan"), 0.0)[:, None]
+    missing = tl.where(is_cell & ((token < 0) | (token >= vocabulary)), float("nan"), 0.0)[:, None]
     x = tl.load(table_ptr + token[:, None] * width + column, mask=(is_cell & known)[:, None] & column_inside, other=0.0)
     x += missing
     if PUZZLE:

@@ -6,14 +6,13 @@ import functools
 
 import torch
 
-RopeTables = tuple[torch.Tensor, torch.Tensor]
-
 
 @functools.lru_cache(maxsize=128)
-@torch.inference_mode(False)  # cached tables serve training too, whoever asks first
-def rope_tables(kind: str, canvas: tuple[int, int], prefix: int, stride: int, head_dim: int, theta: float,
-                device: torch.device, dtype: torch.dtype = torch.float32) -> RopeTables:
-    """Cosines and sines [prefix + rows x cols, head_dim / 2] of a canvas with tokens in front.
+@torch.inference_mode(False)  # a cached table serves training too, whoever asks first
+def rope_table(kind: str, canvas: tuple[int, int], prefix: int, stride: int, head_dim: int, theta: float,
+               device: torch.device, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """[prefix + rows x cols, head_dim]: for each token of a canvas with tokens in front, head_dim / 2
+    cosines and as many sines.
 
     "rope-1d": token t of the prefix is at position t and cell (r, c) at prefix + r x stride + c;
     with stride the canvas' width these are the positions of the flattened sequence, as published.
@@ -28,15 +27,15 @@ def rope_tables(kind: str, canvas: tuple[int, int], prefix: int, stride: int, he
     else:
         frequencies = _frequencies(head_dim // 2, theta, device)
         angles = torch.cat([torch.outer(torch.cat([front - prefix, axis]), frequencies) for axis in (row, col)], dim=1)
-    return angles.cos().to(dtype), angles.sin().to(dtype)
+    return torch.cat([angles.cos(), angles.sin()], dim=1).to(dtype)
 
 
-def rope(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotate x [B, T, heads, head_dim] by tables [T, head_dim / 2] or [B, T, head_dim / 2].
+def rope(x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    """Rotate x [B, T, heads, head_dim] by a table [T, head_dim] or one a sequence, [B, T, head_dim].
 
     Element d turns with element d + head_dim / 2. Computed in float32, returned in x's dtype.
     """
-    cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)
+    cos, sin = table.unsqueeze(-2).chunk(2, dim=-1)
     first, second = x.to(torch.promote_types(x.dtype, torch.float32)).chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
 

@@ -39,7 +39,7 @@ def sign_sgd_step(table, ids, grads, lr, decay):
     """Update the rows of `table` that `ids` names."""
     columns = min(128, triton.next_power_of_2(table.shape[1]))
     programs = len(ids) * triton.cdiv(table.shape[1], columns)
-    launch(_kernel, programs, table, ids, grads, len(ids), len(table), table.shape[1], lr, decay, BLOCK=32,
+    launch(_kernel, programs, table, ids, grads, len(ids), len(table), table.shape[1], lr, decay, BLOCK=16,
            COLUMNS=columns, num_warps=4)
 
 

@@ -114,7 +114,7 @@ def _backward_kernel(logits_ptr, labels_ptr, grad_ptr, grad_logits_ptr, count, v
                      BLOCK: tl.constexpr, COLUMNS: tl.constexpr):
     token, at, inside, x, s, label, is_label = _load_tokens(logits_ptr, labels_ptr, count, vocabulary, BLOCK, COLUMNS)
     others = tl.sum(tl.where(is_label, 0.0, s), 1)
-    total = tl.maximum(others + tl.sum(tl.where(is_label, s, 0.0), 1), 1e-38)  # 0 beyond the last token
+    total = tl.maximum(others + tl.sum(tl.where(is_label, s, 0.0), 1), 1e-37)  # 0 beyond the last token
     # ds/dx is 1 for x >= 0 and s^2 below; the label's -1/s cancels one factor.
     pull = -(others / total)[:, None] * tl.where(x < 0, s, 1 / tl.where(inside, s, 1.0))
     push = tl.where(x < 0, s * s, 1.0) / total[:, None]

@@ -25,6 +25,7 @@ from hrm_offline.device import choose_runtime
 from hrm_offline.errors import InputError
 from hrm_offline.files import make_folder
 from hrm_offline.model.hrm import HRM
+from hrm_offline.ops import dispatch
 from hrm_offline.train.distributed import World, join_world, leave_world
 from hrm_offline.train.learner import Learner, sum_metrics
 from hrm_offline.train.state import load_state, save_state
@@ -61,6 +62,7 @@ def pretrain(config: PretrainConfig, out: str | Path, device: str | None = None,
         if world.is_main:
             print(f"computing on {runtime}; {len(tasks)} tasks, {puzzles.num_rows} embedding rows"
                   + (f"; continuing at step {learner.step}" if resumed else ""))
+            print(f"operations: {dispatch.summary(runtime.device, runtime.dtype)}")
         if not _run(learner, ExampleSource(puzzles, config.seed, config.include_tests), config, out, identity):
             return False
         if world.is_main:
