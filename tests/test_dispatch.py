@@ -46,6 +46,20 @@ def test_a_cpu_takes_plain_pytorch_unless_told_otherwise():
 
 
 @needs_triton
+def test_a_triton_that_cannot_run_is_found_out_before_it_is_needed(monkeypatch):
+    probe = launch.failure.__wrapped__
+    assert probe(DEVICE) is None
+
+    def no_compiler(*_):
+        raise RuntimeError("Failed to find C compiler.\nPlease specify via CC")
+
+    monkeypatch.setattr(launch, "launch", no_compiler)
+    assert probe(DEVICE) == "a Triton kernel failed to run here, RuntimeError: Failed to find C compiler."
+    monkeypatch.setattr(launch, "launch", lambda *_: None)
+    assert "wrote nothing" in probe(DEVICE)
+
+
+@needs_triton
 @pytest.mark.parametrize(("call", "word"), [
     (lambda: rms_norm(torch.ones(2, 8, device=DEVICE, dtype=torch.float64), 1e-5), "float64"),
     (lambda: attention(torch.ones(1, 4, 3 * 24, device=DEVICE), 1), "head dimension 24"),

@@ -21,6 +21,7 @@ from hrm_offline.data.tasks import TaskSet, to_solutions  # noqa: E402
 from hrm_offline.files import write_json as write  # noqa: E402
 from hrm_offline.infer.score import score_files  # noqa: E402
 from hrm_offline.infer.submission import fallback_submission  # noqa: E402
+from hrm_offline.ops import launch  # noqa: E402
 
 
 def test_the_default_rehearsal_and_its_null_baseline(tmp_path):
@@ -127,6 +128,9 @@ def test_the_notebook_runs_on_a_kaggle_like_tree(tmp_path):
     assert "FAIL: solve did not end" in result.stdout
 
 
+needs_triton = pytest.mark.skipif(launch.triton is None, reason="Triton is not installed")
+
+
 def kernel_report(*arguments, before="pass"):
     """The tool in a process of its own, where kernels are compiled and not interpreted."""
     code = f"import sys; sys.argv = ['kernel_report.py', *{arguments!r}]; import kernel_report; {before}; " \
@@ -134,6 +138,7 @@ def kernel_report(*arguments, before="pass"):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY / "tools")
 
 
+@needs_triton
 def test_every_kernel_that_would_be_chosen_compiles_for_every_chip_without_a_spill():
     report = kernel_report()
     assert report.returncode == 0, report.stdout + report.stderr
@@ -148,6 +153,7 @@ def test_every_kernel_that_would_be_chosen_compiles_for_every_chip_without_a_spi
         assert all(unit in line for line in matrix if not line.startswith("attention.grad_kv"))
 
 
+@needs_triton
 def test_a_kernel_that_spills_fails_the_report():
     spoil = ("from hrm_offline.ops import linear_rms_norm; "
              "linear_rms_norm._CONFIGS[80] = dict(BLOCK_M=32, BLOCK_K=64, num_warps=4, num_stages=2)")
@@ -157,6 +163,7 @@ def test_a_kernel_that_spills_fails_the_report():
     assert kernel_report("--targets", "61").returncode == 2
 
 
+@needs_triton
 def test_the_benchmark_refuses_without_a_gpu_and_its_smoke_run_takes_every_path(tmp_path):
     def bench(*arguments):
         return subprocess.run([sys.executable, "tools/bench_ops.py", *arguments], capture_output=True, text=True,

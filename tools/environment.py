@@ -40,12 +40,15 @@ def ensure() -> None:
 def _missing() -> list[str]:
     missing = []
     for line in REQUIREMENTS.read_text().splitlines():
-        name = line.partition("==")[0].strip()
-        if name and not name.startswith("#"):
-            try:
-                version(name)
-            except PackageNotFoundError:
-                missing.append(name)
+        requirement, _, marker = line.partition(";")
+        name = requirement.partition("==")[0].strip()
+        elsewhere = marker.strip() not in ("", f"sys_platform == '{sys.platform}'")
+        if not name or name.startswith("#") or elsewhere:
+            continue
+        try:
+            version(name)
+        except PackageNotFoundError:
+            missing.append(name)
     return missing
 
 

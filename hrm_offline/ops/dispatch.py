@@ -112,7 +112,9 @@ def _missing(device: torch.device, dtype: torch.dtype) -> str | None:
     if device.type != "cuda" or torch.version.hip is not None:
         return "not an NVIDIA GPU"
     capability = _capability(device)
-    return f"compute capability {_dotted(capability)} is below {_dotted(_OLDEST)}" if capability < _OLDEST else None
+    if capability < _OLDEST:
+        return f"compute capability {_dotted(capability)} is below {_dotted(_OLDEST)}"
+    return launch.failure(device)
 
 
 def summary(device: torch.device, dtype: torch.dtype) -> str:

@@ -2,7 +2,8 @@
 
 Triton is optional: without it `jit` leaves a kernel as it is, and `dispatch` never asks for one.
 Functions that launch kernels are registered with `launcher` as PyTorch operators, which
-`torch.compile` calls as they are. Tile sizes come from tables by compute capability and are never
+`torch.compile` calls as they are. Under CUDA graph capture they need, as usual, a call of the same
+shape before it. Tile sizes come from tables by compute capability and are never
 searched for at run time: a notebook has no minutes to spare, and a search may end differently
 each time. `recording` collects launches, which `tools/kernel_report.py` compiles without a GPU.
 """
@@ -10,6 +11,7 @@ each time. `recording` collects launches, which `tools/kernel_report.py` compile
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -43,8 +45,8 @@ def jit(function: Callable):
 
 
 @jit
-def _probe():
-    pass
+def _probe(out_ptr):
+    tl.store(out_ptr, 1.0)
 
 
 # Whether kernels run in Triton's interpreter (TRITON_INTERPRET=1 when the package was imported).
@@ -87,6 +89,21 @@ def launch(kernel, programs: int, *args, **constants) -> None:
     elif programs:
         with torch.cuda.device_of(args[0]):
             kernel[(programs,)](*args, **constants, **OPTIONS)
+
+
+@functools.cache
+def failure(device: torch.device) -> str | None:
+    """Why no kernel runs on a device, None if one just did. Triton is on many machines where it
+    cannot work: it needs a C compiler for its launchers and a driver that knows its code."""
+    out = torch.zeros(1, device=device)
+    try:
+        launch(_probe, 1, out)
+        if out.item() == 1:
+            return None
+        reason = "it wrote nothing"
+    except Exception as error:  # of whatever kind: PyTorch serves then
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    return f"a Triton kernel failed to run here, {reason}"
 
 
 def pick(configs: dict[int, Config], device: torch.device) -> Config:
