@@ -14,10 +14,15 @@ from hrm_offline.model.halting import Examples, initial_carry, refill, training_
 from hrm_offline.model.hrm import HRM
 from hrm_offline.model.layers import Block
 from hrm_offline.ops import dispatch, launch
+from hrm_offline.ops.adam_atan2 import adam_atan2_
 from hrm_offline.ops.attention import attention
+from hrm_offline.ops.embedding import embedding
 from hrm_offline.ops.linear_rms_norm import linear_rms_norm
+from hrm_offline.ops.linear_swiglu import linear_swiglu
 from hrm_offline.ops.rms_norm import rms_norm
 from hrm_offline.ops.rope import rope_table
+from hrm_offline.ops.sign_sgd import sparse_sign_sgd_
+from hrm_offline.ops.stablemax import stablemax_cross_entropy
 from hrm_offline.tokens import IGNORE
 from hrm_offline.train.losses import outer_step_loss
 
@@ -72,11 +77,27 @@ def test_what_a_demanded_kernel_cannot_do_is_an_error(call, word):
     call()  # and is served by PyTorch where none is demanded
 
 
+ONES, HALF, INDEX = torch.ones, torch.ones(2, 8, dtype=torch.float16), torch.zeros(2, dtype=torch.int64)
+
+
 @pytest.mark.parametrize(("call", "word"), [
-    (lambda: attention(torch.ones(1, 4, 50), 2), "50 columns"),
-    (lambda: attention(torch.ones(1, 4, 96), 2, torch.ones(4, 8)), "rotary table"),
-    (lambda: attention(torch.ones(1, 4, 96), 2, None, torch.ones(1)), "lengths"),
-    (lambda: attention(torch.ones(1, 4, 96), 2, None, torch.ones(2, dtype=torch.int32)), "lengths"),
+    (lambda: attention(ONES(1, 4, 50), 2), "50 columns"),
+    (lambda: attention(ONES(1, 4, 96), 2, ONES(4, 8)), "rotary table"),
+    (lambda: attention(ONES(1, 4, 96), 2, None, ONES(1)), "lengths"),
+    (lambda: attention(ONES(1, 4, 96), 2, None, ONES(2, dtype=torch.int32)), "lengths"),
+    (lambda: rms_norm(ONES(2, 8), 1e-5, HALF), "residual float16"),
+    (lambda: rms_norm(ONES(2, 8), 1e-5, ONES(8)), r"residual float32 \[8\]"),
+    (lambda: linear_swiglu(HALF, ONES(6, 8)), "x float16"),
+    (lambda: linear_swiglu(ONES(2, 8), ONES(6, 4)), r"weight float32 \[6, 4\]"),
+    (lambda: linear_rms_norm(ONES(2, 8), ONES(4, 8), HALF, 1e-5), "linear_rms_norm"),
+    (lambda: linear_rms_norm(ONES(2, 8), ONES(4, 8), ONES(1, 4), 1e-5), "linear_rms_norm"),
+    (lambda: stablemax_cross_entropy(ONES(2, 12), INDEX[:1]), "stablemax"),
+    (lambda: embedding(INDEX[None], ONES(12, 8), ONES(2, 8), 1, None, 1.0, torch.float32), "1 puzzle tokens"),
+    (lambda: embedding(INDEX[None], ONES(12, 8), ONES(1, 9), 1, None, 1.0, torch.float32), "1 puzzle tokens"),
+    (lambda: embedding(INDEX[None], ONES(12, 8), None, 0, ONES(3, 8), 1.0, torch.float32), "positions"),
+    (lambda: sparse_sign_sgd_(ONES(9, 8), INDEX, ONES(1, 8), lr=1, weight_decay=0), "sign_sgd"),
+    (lambda: adam_atan2_([ONES(3)], [ONES(2)], [ONES(3)], [ONES(3)], step=1, lr=1, beta1=0, beta2=0, weight_decay=0),
+     r"grad float32 \[2\]"),
 ])
 def test_arguments_that_do_not_fit_are_refused(call, word):
     with pytest.raises(ValueError, match=word):

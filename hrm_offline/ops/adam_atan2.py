@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from hrm_offline.ops.dispatch import uses_triton
-from hrm_offline.ops.launch import jit, launch, launcher, triton
+from hrm_offline.ops.launch import describe, jit, launch, launcher, triton
 
 if triton:
     import triton.language as tl
@@ -23,8 +23,11 @@ def adam_atan2_(params: Tensors, grads: Tensors, m: Tensors, v: Tensors, *, step
 
     As the reference's compiled extension has it: the first moment's bias is corrected through
     the step size, outside the arc tangent. The kernel serves contiguous tensors of one device and
-    dtype, all in one launch.
+    dtype, all in one launch. Raises `ValueError` where a gradient or moment has another size.
     """
+    for param, grad, first, second in zip(params, grads, m, v, strict=True):
+        if not param.shape == grad.shape == first.shape == second.shape:
+            raise ValueError(f"adam_atan2: these do not fit: {describe(param=param, grad=grad, m=first, v=second)}")
     if not params:
         return
     tensors = [*params, *grads, *m, *v]

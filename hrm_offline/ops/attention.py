@@ -125,6 +125,13 @@ _BACKWARD: dict[int, Config] = {
     90: dict(BLOCK_M=64, BLOCK_N=64, num_warps=8, num_stages=2),
     120: dict(BLOCK_M=64, BLOCK_N=32, num_warps=4, num_stages=2),
 }
+# With the others' tiles, head dimension 32 spills on 8.9.
+_BACKWARD_32: dict[int, Config] = {
+    75: _BACKWARD[75],
+    80: dict(BLOCK_M=64, BLOCK_N=64, num_warps=4, num_stages=2),
+    90: _BACKWARD[90],
+    120: dict(BLOCK_M=64, BLOCK_N=64, num_warps=4, num_stages=2),
+}
 
 
 def _shape(qkv, table, num_heads) -> tuple[tuple, dict]:
@@ -151,7 +158,7 @@ def attention_forward(qkv, table, lengths, num_heads, out, lse):
 def attention_backward(grad, qkv, table, lengths, num_heads, out, lse, delta, grad_qkv):
     """Fill grad_qkv, except after a sequence's length; delta [B, heads, T] is room to work in."""
     args, constants = _shape(qkv, table, num_heads)
-    config = pick(_BACKWARD, qkv.device)
+    config = pick(_BACKWARD_32 if constants["HEAD_DIM"] == 32 else _BACKWARD, qkv.device)
     sequences = num_heads * len(qkv)
     launch(_grad_q_kernel, triton.cdiv(qkv.shape[1], config["BLOCK_M"]) * sequences,
            qkv, table, lengths, grad, out, lse, delta, grad_qkv, *args, **constants, **config)
@@ -160,14 +167,18 @@ def attention_backward(grad, qkv, table, lengths, num_heads, out, lse, delta, gr
 
 
 @jit
-def _place(lengths_ptr, tokens, heads, BLOCK: tl.constexpr):
-    """This program's first row, the length of its sequence, the sequence's number and its head.
-    Programs of one sequence and head follow each other and share its keys in the L2 cache."""
+def _place(lengths_ptr, tokens, heads, HEAD_DIM: tl.constexpr, BLOCK: tl.constexpr):
+    """This program's first row, its sequence's length and number, and where its sequence and head
+    start: in queries, in outputs, and in sums by row. Programs of one sequence and head follow each
+    other and share its keys in the L2 cache."""
     blocks = tl.cdiv(tokens, BLOCK)
     pair = tl.program_id(0) // blocks
-    sequence = pair // heads
+    sequence = (pair // heads).to(tl.int64)
     length = tl.minimum(tl.load(lengths_ptr + sequence), tokens)
-    return tl.program_id(0) % blocks * BLOCK, length, sequence.to(tl.int64), pair % heads
+    column = pair % heads * HEAD_DIM
+    first_out = sequence * tokens * (heads * HEAD_DIM)
+    start = tl.program_id(0) % blocks * BLOCK
+    return start, length, sequence, 3 * first_out + column, first_out + column, pair.to(tl.int64) * tokens
 
 
 @jit
@@ -218,12 +229,12 @@ def _store_rotated_back(ptr, x, table_ptr, rows, inside, row_stride, HEAD_DIM: t
 def _forward_kernel(qkv_ptr, table_ptr, lengths_ptr, out_ptr, lse_ptr, tokens, heads, table_stride, scale,
                     HEAD_DIM: tl.constexpr, ROTATE: tl.constexpr, SAVE: tl.constexpr,
                     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    start, length, sequence, head = _place(lengths_ptr, tokens, heads, BLOCK_M)
+    start, length, sequence, q_at, out_at, sum_at = _place(lengths_ptr, tokens, heads, HEAD_DIM, BLOCK_M)
     if start >= length:
         return
     width = heads * HEAD_DIM
     scale_log2 = scale * 1.4426950408889634  # exp(x) is exp2(x log2(e)), and the product costs nothing there
-    q_ptr = qkv_ptr + sequence * tokens * (3 * width) + head * HEAD_DIM
+    q_ptr = qkv_ptr + q_at
     if ROTATE:
         table_ptr += sequence * table_stride
     rows = start + tl.arange(0, BLOCK_M)
@@ -247,12 +258,10 @@ def _forward_kernel(qkv_ptr, table_ptr, lengths_ptr, out_ptr, lse_ptr, tokens, h
         out = dot(weights.to(v.dtype), v, out * shrink[:, None])
         peak = new_peak
 
-    at = out_ptr + sequence * tokens * width + head * HEAD_DIM
-    at += rows[:, None] * width + tl.arange(0, HEAD_DIM)[None, :]
+    at = out_ptr + out_at + rows[:, None] * width + tl.arange(0, HEAD_DIM)[None, :]
     tl.store(at, out / total[:, None], mask=row_inside[:, None])
     if SAVE:
-        lse = peak * scale_log2 + tl.log2(total)
-        tl.store(lse_ptr + (sequence * heads + head) * tokens + rows, lse, mask=row_inside)
+        tl.store(lse_ptr + sum_at + rows, peak * scale_log2 + tl.log2(total), mask=row_inside)
 
 
 @jit
@@ -260,14 +269,12 @@ def _grad_q_kernel(qkv_ptr, table_ptr, lengths_ptr, grad_ptr, out_ptr, lse_ptr, 
                    tokens, heads, table_stride, scale, HEAD_DIM: tl.constexpr, ROTATE: tl.constexpr,
                    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
     """Gradient of BLOCK_M queries; writes delta, the row sums of grad * out, for the other kernel."""
-    start, length, sequence, head = _place(lengths_ptr, tokens, heads, BLOCK_M)
+    start, length, sequence, q_at, out_at, sum_at = _place(lengths_ptr, tokens, heads, HEAD_DIM, BLOCK_M)
     if start >= length:
         return
     width = heads * HEAD_DIM
     scale_log2 = scale * 1.4426950408889634
-    q_at = sequence * tokens * (3 * width) + head * HEAD_DIM
     q_ptr = qkv_ptr + q_at
-    out_at = sequence * tokens * width + head * HEAD_DIM
     if ROTATE:
         table_ptr += sequence * table_stride
     rows = start + tl.arange(0, BLOCK_M)
@@ -277,9 +284,8 @@ def _grad_q_kernel(qkv_ptr, table_ptr, lengths_ptr, grad_ptr, out_ptr, lse_ptr, 
     grad = _load_rows(grad_ptr + out_at, rows, row_inside, width, HEAD_DIM)
     out = _load_rows(out_ptr + out_at, rows, row_inside, width, HEAD_DIM)
     delta = tl.sum(grad.to(tl.float32) * out.to(tl.float32), 1)
-    row_at = (sequence * heads + head) * tokens + rows
-    tl.store(delta_ptr + row_at, delta, mask=row_inside)
-    lse = tl.load(lse_ptr + row_at, mask=row_inside, other=0.0)
+    tl.store(delta_ptr + sum_at + rows, delta, mask=row_inside)
+    lse = tl.load(lse_ptr + sum_at + rows, mask=row_inside, other=0.0)
     grad_q = tl.zeros((BLOCK_M, HEAD_DIM), tl.float32)
     for key in range(0, length, BLOCK_N):
         columns = key + tl.arange(0, BLOCK_N)
@@ -301,14 +307,12 @@ def _grad_kv_kernel(qkv_ptr, table_ptr, lengths_ptr, grad_ptr, lse_ptr, delta_pt
                     tokens, heads, table_stride, scale, HEAD_DIM: tl.constexpr, ROTATE: tl.constexpr,
                     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
     """Gradients of BLOCK_N keys and values."""
-    start, length, sequence, head = _place(lengths_ptr, tokens, heads, BLOCK_N)
+    start, length, sequence, q_at, out_at, sum_at = _place(lengths_ptr, tokens, heads, HEAD_DIM, BLOCK_N)
     if start >= length:
         return
     width = heads * HEAD_DIM
     scale_log2 = scale * 1.4426950408889634
-    q_at = sequence * tokens * (3 * width) + head * HEAD_DIM
     q_ptr = qkv_ptr + q_at
-    out_at = sequence * tokens * width + head * HEAD_DIM
     if ROTATE:
         table_ptr += sequence * table_stride
     columns = start + tl.arange(0, BLOCK_N)
@@ -324,9 +328,8 @@ def _grad_kv_kernel(qkv_ptr, table_ptr, lengths_ptr, grad_ptr, lse_ptr, delta_pt
         q = _load_rotated(q_ptr, table_ptr, rows, row_inside, 3 * width, HEAD_DIM, ROTATE)
         # Rows beyond the end have zero queries and gradients, so they add nothing.
         grad = _load_rows(grad_ptr + out_at, rows, row_inside, width, HEAD_DIM)
-        row_at = (sequence * heads + head) * tokens + rows
-        lse = tl.load(lse_ptr + row_at, mask=row_inside, other=0.0)
-        delta = tl.load(delta_ptr + row_at, mask=row_inside, other=0.0)
+        lse = tl.load(lse_ptr + sum_at + rows, mask=row_inside, other=0.0)
+        delta = tl.load(delta_ptr + sum_at + rows, mask=row_inside, other=0.0)
         weights = tl.exp2(dot(k, tl.trans(q)) * scale_log2 - lse[None, :])
         grad_v = dot(weights.to(grad.dtype), grad, grad_v)
         grad_weights = dot(v, tl.trans(grad))

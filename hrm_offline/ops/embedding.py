@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from hrm_offline.ops.dispatch import uses_triton
-from hrm_offline.ops.launch import dot, jit, launch, launcher, tracked, triton
+from hrm_offline.ops.launch import describe, dot, jit, launch, launcher, tracked, triton
 
 if triton:
     import triton.language as tl
@@ -19,8 +19,13 @@ def embedding(tokens: torch.Tensor, table: torch.Tensor, puzzle: torch.Tensor | 
     tokens integers [B, S]; table float32 [vocabulary, width]; puzzle float32 [B, numbers], laid
     over the first `puzzle_tokens` tokens and followed by zeros; positions float32
     [puzzle_tokens + S, width] or None. A token outside the table raises in plain PyTorch and becomes
-    NaN in the kernel.
+    NaN in the kernel. Raises `ValueError` for shapes that do not fit.
     """
+    length, width = puzzle_tokens + tokens.shape[1], table.shape[1]
+    if ((puzzle is not None and (len(puzzle) != len(tokens) or puzzle.shape[1] > puzzle_tokens * width))
+            or (positions is not None and positions.shape != (length, width)) or tokens.is_floating_point()):
+        given = describe(tokens=tokens, table=table, puzzle=puzzle, positions=positions)
+        raise ValueError(f"embedding: these do not fit {puzzle_tokens} puzzle tokens: {given}")
     if dtype is torch.float64 or not uses_triton("embedding", table):
         return embedding_reference(tokens, table, puzzle, puzzle_tokens, positions, scale, dtype)
     tokens, table = tokens.contiguous(), table.contiguous()

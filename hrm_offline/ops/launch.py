@@ -67,6 +67,12 @@ def tracked(*tensors: torch.Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
+def describe(**tensors: torch.Tensor | None) -> str:
+    """Names, dtypes and shapes, for an error message."""
+    return ", ".join(f"{name} {str(t.dtype).removeprefix('torch.')} {list(t.shape)}"
+                     for name, t in tensors.items() if t is not None)
+
+
 def launcher(schema: str) -> Callable[[Callable], Callable]:
     """Register a function that launches kernels as the operator `hrm_offline::<its name>`.
 

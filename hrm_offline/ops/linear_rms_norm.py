@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from hrm_offline.ops.dispatch import uses_triton
-from hrm_offline.ops.launch import Config, dot, jit, launch, launcher, pick, tracked, triton
+from hrm_offline.ops.launch import Config, describe, dot, jit, launch, launcher, pick, tracked, triton
 from hrm_offline.ops.rms_norm import rms_norm, rms_norm_backward, rms_norm_reference
 
 if triton:
@@ -16,8 +16,14 @@ WIDEST = 512  # float32 rows of the accumulator that fit the registers of one pr
 
 
 def linear_rms_norm(x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor, eps: float) -> torch.Tensor:
-    """rms_norm(x W^T + residual): x [..., inner], weight [width, inner], residual [..., width], one dtype."""
+    """rms_norm(x W^T + residual): x [..., inner], weight [width, inner], residual [..., width], one dtype.
+
+    Raises `ValueError` for shapes or dtypes that do not fit.
+    """
     width = len(weight)
+    if (weight.shape[1] != x.shape[-1] or residual.shape != (*x.shape[:-1], width)
+            or not x.dtype == weight.dtype == residual.dtype):
+        raise ValueError(f"linear_rms_norm: these do not fit: {describe(x=x, weight=weight, residual=residual)}")
     problem = f"rows of {width} are wider than {WIDEST}" if width > WIDEST else None
     if not uses_triton("linear_rms_norm", x, problem):
         return rms_norm(F.linear(x, weight), eps, residual)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from hrm_offline.ops.dispatch import uses_triton
-from hrm_offline.ops.launch import Config, jit, launch, launcher, tracked, triton
+from hrm_offline.ops.launch import Config, describe, jit, launch, launcher, tracked, triton
 
 if triton:
     import triton.language as tl
@@ -14,8 +14,10 @@ if triton:
 def rms_norm(x: torch.Tensor, eps: float, residual: torch.Tensor | None = None) -> torch.Tensor:
     """h / sqrt(mean(h^2) + eps) over the last dimension, h = x + residual, in x's dtype.
 
-    Computed in float32. Shapes [..., width], of `residual` the same.
+    Computed in float32. Shapes [..., width]. Raises `ValueError` for a residual of another shape or dtype.
     """
+    if residual is not None and (residual.shape != x.shape or residual.dtype is not x.dtype):
+        raise ValueError(f"rms_norm: these do not fit: {describe(x=x, residual=residual)}")
     if not uses_triton("rms_norm", x):
         return rms_norm_reference(x, eps, residual)
     x = x.contiguous()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from hrm_offline.ops.dispatch import uses_triton
-from hrm_offline.ops.launch import jit, launch, launcher, triton
+from hrm_offline.ops.launch import describe, jit, launch, launcher, triton
 
 if triton:
     import triton.language as tl
@@ -17,8 +17,11 @@ def sparse_sign_sgd_(table: torch.Tensor, ids: torch.Tensor, grads: torch.Tensor
 
     Gradients of the same row are summed first, so a row moves once however often it appears.
     Rows outside `ids` neither move nor decay. An id outside the table raises in plain PyTorch and
-    is passed over by the kernel, which needs no word back from the device.
+    is passed over by the kernel, which needs no word back from the device. Raises `ValueError` for
+    shapes that do not fit.
     """
+    if grads.shape != (len(ids), table.shape[1]) or ids.is_floating_point():
+        raise ValueError(f"sign_sgd: these do not fit: {describe(table=table, ids=ids, grads=grads)}")
     problem = None if table.is_contiguous() and grads.dtype is table.dtype else "a strided table or mixed dtypes"
     if not uses_triton("sign_sgd", table, problem):
         return sparse_sign_sgd_reference_(table, ids, grads, lr=lr, weight_decay=weight_decay)

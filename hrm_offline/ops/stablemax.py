@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from hrm_offline.ops.dispatch import uses_triton
-from hrm_offline.ops.launch import jit, launch, launcher, tracked, triton
+from hrm_offline.ops.launch import describe, jit, launch, launcher, tracked, triton
 from hrm_offline.tokens import IGNORE
 
 if triton:
@@ -18,8 +18,10 @@ def stablemax_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch
     logits [..., vocabulary], labels int64 [...] -> float32 [...], 0 where the label is IGNORE.
     The kernel computes in float32, from sums that hold the label apart, so that the loss and the
     gradient of a nearly certain token keep all their digits; it returns NaN for a label that is
-    no token, where plain PyTorch raises.
+    no token, where plain PyTorch raises. Raises `ValueError` for labels of another shape.
     """
+    if labels.shape != logits.shape[:-1] or labels.is_floating_point():
+        raise ValueError(f"stablemax: these do not fit: {describe(logits=logits, labels=labels)}")
     if not uses_triton("stablemax", logits):
         return stablemax_cross_entropy_reference(logits, labels)
     logits, labels = logits.contiguous(), labels.contiguous()
