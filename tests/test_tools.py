@@ -164,6 +164,15 @@ def test_a_kernel_that_spills_fails_the_report():
 
 
 @needs_triton
+def test_the_memory_report_finds_the_fused_path_smaller():
+    report = subprocess.run([sys.executable, "tools/memory_report.py", "--preset", "hrm-132k"], capture_output=True,
+                            text=True, cwd=REPOSITORY)
+    assert report.returncode == 0, report.stderr
+    fused, plain = (float(line.split(" + ")[1].split()[0]) for line in report.stdout.splitlines() if " + " in line)
+    assert 0 < fused < 0.7 * plain
+
+
+@needs_triton
 def test_the_benchmark_refuses_without_a_gpu_and_its_smoke_run_takes_every_path(tmp_path):
     def bench(*arguments):
         return subprocess.run([sys.executable, "tools/bench_ops.py", *arguments], capture_output=True, text=True,

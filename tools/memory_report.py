@@ -1,12 +1,11 @@
-"""What a training step needs in memory, measured tensor by tensor on a CPU, and what that makes on a GPU.
+"""What a training step needs in memory at full size, counted tensor by tensor, without a GPU.
 
-    python tools/memory_report.py [--preset hrm-27m] [--canvas 5]
+    python tools/memory_report.py [--preset hrm-27m]
 
-Takes whole training steps (look-ahead, backward pass and optimiser included) of two small batches
-in 16 bits, adds up every tensor alive at each moment, and takes the line through the two peaks: a fixed
-part (weights, gradients, moments, averaged weights) and a part that grows with the tokens. The fused
-kernels run in Triton's interpreter, which takes some minutes. PyTorch's own workspaces and
-the allocator's gaps come on top.
+Takes a step (forward, halting's look-ahead, backward) on tensors that have shapes and no contents,
+adds up every one alive at each moment, and adds the optimiser's moments and the averaged weights.
+PyTorch's own workspaces and the allocator's gaps come on top. A T4 lies between the two paths: it
+takes the pointwise kernels, and cuBLAS' matrix products.
 """
 
 from __future__ import annotations
@@ -14,87 +13,94 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import weakref
-from dataclasses import replace
 
 import environment
 
 environment.ensure()
-os.environ["TRITON_INTERPRET"] = "1"
+os.environ["TRITON_INTERPRET"] = "1"  # on a CPU, dispatch takes the kernels with it alone
 sys.path.insert(0, str(environment.REPOSITORY))
 
-import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
+from torch.multiprocessing.reductions import StorageWeakRef  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils._pytree import tree_leaves  # noqa: E402
 
 from hrm_offline.config import PRESETS, Preset  # noqa: E402
-from hrm_offline.data.puzzles import Batch  # noqa: E402
+from hrm_offline.model.halting import Examples, initial_carry, refill, training_step  # noqa: E402
 from hrm_offline.model.hrm import HRM  # noqa: E402
 from hrm_offline.ops import dispatch  # noqa: E402
-from hrm_offline.train.learner import Learner  # noqa: E402
+from hrm_offline.train.losses import outer_step_loss  # noqa: E402
 
-GPUS = (("T4", 15.0, 48), ("L4", 22.5, 96))  # usable GiB, and the batch that has to fit at 901 tokens
+GPUS = (("T4", 15.0, 48), ("L4", 22.5, 96))  # usable GiB, and the batch that has to fit on the full canvas
+
+
+_FAKE = FakeTensorMode()  # one for all, as cached rotary tables belong to it
 
 
 class LiveTensors(TorchDispatchMode):
-    """Bytes of the storages that operations made and that are still alive, and the most there were."""
+    """The most bytes that storages made by operations held at once."""
 
     def __init__(self):
         super().__init__()
-        self.live: dict[int, int] = {}
-        self.bytes = self.peak = 0
-
-    def add(self, tensor: torch.Tensor) -> None:
-        storage = tensor.untyped_storage()
-        key = storage._cdata
-        if key in self.live or not storage.nbytes():
-            return
-        self.live[key] = storage.nbytes()
-        self.bytes += storage.nbytes()
-        self.peak = max(self.peak, self.bytes)
-        weakref.finalize(storage, self._drop, key)
-
-    def _drop(self, key: int) -> None:
-        self.bytes -= self.live.pop(key, 0)
+        self.live: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.peak = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
-                self.add(leaf)
+                storage = leaf.untyped_storage()
+                reference = StorageWeakRef(storage)
+                self.live.setdefault(reference.cdata, (reference, storage.nbytes()))
+        self.live = {key: entry for key, entry in self.live.items() if not entry[0].expired()}
+        self.peak = max(self.peak, sum(size for _, size in self.live.values()))
         return result
 
 
-def peak_bytes(preset: Preset, batch: int, side: int, mode: str) -> int:
-    """Of the second training step of a batch on a canvas of side x side, everything alive counted."""
-    config = replace(preset.model, canvas_rows=side, canvas_cols=side)
-    inputs = np.random.default_rng(0).integers(2, config.vocab_size, size=(batch, side * side))
-    data = Batch(0, (side, side), inputs.astype(np.uint8), inputs[::-1].astype(np.int64),
-                 np.zeros((batch, config.puzzle_columns), dtype=np.int64))
-    with dispatch.override(mode), LiveTensors() as tensors:
-        learner = Learner(HRM(config, 1, torch.bfloat16), preset.adapt, total_steps=10, seed=0)
-        learner.learn(data)
-        learner.learn(data)
-    return tensors.peak
+def peak_bytes(preset: Preset, batch: int, mode: str) -> int:
+    """Of a training step in 16 bits on the full canvas, with moments and averaged weights."""
+    config = preset.model
+    canvas = (config.canvas_rows, config.canvas_cols)
+    model = HRM(config, 1, torch.bfloat16)
+    with dispatch.override(mode), _FAKE, LiveTensors() as tensors:
+        _empty(model)
+        cells = torch.zeros(batch, canvas[0] * canvas[1], dtype=torch.int32)
+        examples = Examples(cells, cells.long(), torch.zeros(batch, config.puzzle_columns, dtype=torch.int64))
+        carry = refill(model, initial_carry(model, examples, canvas), examples)
+        vectors = model.puzzle_vectors(examples.puzzle_identifiers).requires_grad_()
+        carry, output, target = training_step(model, carry, vectors, torch.zeros(batch, dtype=torch.int32))
+        loss, _ = outer_step_loss(carry, output, target, preset.adapt.loss)
+        loss.backward()
+    kept_between_steps = 3 * 4 * sum(p.numel() for p in model.parameters())
+    return tensors.peak + kept_between_steps
+
+
+def _empty(model: torch.nn.Module) -> None:
+    """Replace weights and buffers by ones without contents."""
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                module._parameters[name] = torch.nn.Parameter(_FAKE.from_tensor(parameter).detach().clone())
+        for name, buffer in module._buffers.items():
+            module._buffers[name] = _FAKE.from_tensor(buffer).clone()
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="hrm-27m", choices=list(PRESETS))
-    parser.add_argument("--canvas", type=int, default=5, help="side of the canvas that is measured")
-    options = parser.parse_args()
-    preset = PRESETS[options.preset]
-    tokens = options.canvas**2 + preset.model.puzzle_tokens
+    preset = PRESETS[parser.parse_args().preset]
+    config = preset.model
+    tokens = config.puzzle_tokens + config.canvas_rows * config.canvas_cols
     for mode, name in (("triton", "fused kernels (8.0 and newer)"), ("reference", "plain PyTorch")):
-        small, large = (peak_bytes(preset, batch, options.canvas, mode) for batch in (4, 12))
-        a_token = (large - small) / (8 * tokens)
-        fixed = small - 4 * tokens * a_token
-        print(f"{name}: {fixed / 2**30:.2f} GiB + {a_token / 2**10:.1f} KiB a token")
+        small, large = (peak_bytes(preset, batch, mode) for batch in (48, 96))
+        a_sequence = (large - small) / 48
+        print(f"{name}: {(small - 48 * a_sequence) / 2**30:.2f} GiB + {a_sequence / tokens / 2**10:.1f} KiB a token")
         for gpu, room, batch in GPUS:
-            need = (fixed + batch * 901 * a_token) / 2**30
-            print(f"  {gpu}: batch {batch} of 901 tokens needs {need:.1f} GiB of {room:.1f}; "
-                  f"the largest batch is {int((room * 2**30 - fixed) / (901 * a_token))}")
+            need = (small + (batch - 48) * a_sequence) / 2**30
+            largest = 48 + int((room * 2**30 - small) / a_sequence)
+            print(f"  {gpu}: batch {batch} of {tokens} tokens needs {need:.1f} GiB of {room:.1f}; "
+                  f"the largest batch is {largest}")
     return 0
 
 
