@@ -196,6 +196,28 @@ def test_gradients_of_the_whole_recurrent_step_against_float64(loss):
 
 
 @needs_triton
+def test_prediction_in_inference_mode_equals_the_training_pass():
+    """Tables and lengths first made in inference mode serve training afterwards."""
+    torch.manual_seed(0)
+    model = HRM(SMALL, 4).to(DEVICE)
+    tokens = torch.randint(0, 12, (2, 9), dtype=torch.int32, device=DEVICE)
+
+    def logits():
+        states = model.initial_states(2, (3, 3))
+        vectors = model.puzzle_vectors(torch.zeros(2, 1, dtype=torch.long, device=DEVICE))
+        for _ in range(2):
+            *states, output = model(*states, tokens, vectors, (3, 3))
+        return output.logits
+
+    with dispatch.override("triton"):
+        with torch.inference_mode():
+            predicted = logits()
+        trained = logits()
+        trained.sum().backward()
+    assert torch.equal(predicted, trained)
+
+
+@needs_triton
 def test_inside_torch_compile():
     """A compiled block calls the kernels' operators without a break in its graph, and gets the same numbers."""
     torch.manual_seed(0)
