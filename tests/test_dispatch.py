@@ -33,13 +33,17 @@ SMALL = ModelConfig(hidden_size=64, num_heads=4, H_layers=1, L_layers=1, H_cycle
 
 
 def test_what_serves_on_each_chip():
-    half = {op: dispatch.decide_for(op, 89, torch.bfloat16).triton for op in dispatch.RULES}
-    assert all(half.values())
-    t4 = {op for op in dispatch.RULES if dispatch.decide_for(op, 75, torch.float16).triton}
-    assert t4 == set(dispatch.RULES) - {"attention", "linear_rms_norm", "linear_swiglu"}
+    def served(capability: int, half: torch.dtype) -> set[str]:
+        return {op for op in dispatch.RULES
+                if dispatch.decide_for(op, capability, torch.float32 if op in dispatch.FLOAT32_OPS else half).triton}
+
+    assert served(89, torch.bfloat16) == set(dispatch.RULES)
+    assert served(75, torch.float16) == set(dispatch.RULES) - {"attention", "linear_rms_norm", "linear_swiglu"}
+    assert not dispatch.decide_for("adam_atan2", 90, torch.bfloat16).triton
     assert "7.5 is below 8.0" in dispatch.decide_for("attention", 75, torch.float16).reason
     assert "float32" in dispatch.decide_for("attention", 90, torch.float32).reason
     assert dispatch.decide_for("rms_norm", 90, torch.float32).triton
+    assert "no bfloat16" in dispatch.decide_for("rms_norm", 75, torch.bfloat16).reason
 
 
 def test_a_cpu_takes_plain_pytorch_unless_told_otherwise():
@@ -68,6 +72,8 @@ def test_a_triton_that_cannot_run_is_found_out_before_it_is_needed(monkeypatch):
 @pytest.mark.parametrize(("call", "word"), [
     (lambda: rms_norm(torch.ones(2, 8, device=DEVICE, dtype=torch.float64), 1e-5), "float64"),
     (lambda: attention(torch.ones(1, 4, 3 * 24, device=DEVICE), 1), "head dimension 24"),
+    (lambda: adam_atan2_(*[[torch.ones(3, 2, device=DEVICE).T] for _ in range(4)], step=1, lr=0.1, beta1=0.9,
+                         beta2=0.9, weight_decay=0), "contiguous"),
     (lambda: linear_rms_norm(*(torch.ones(2, 1024, device=DEVICE), torch.ones(1024, 1024, device=DEVICE)),
                              torch.ones(2, 1024, device=DEVICE), 1e-5), "1024 are wider than 512"),
 ])

@@ -24,11 +24,13 @@ from pathlib import Path
 
 import environment
 
-environment.ensure()
+# No more than this, so that a GPU machine's own PyTorch and Triton are the ones that are timed.
+environment.ensure(only=("torch", "triton", "numpy", "safetensors", "pytest"))
 sys.path.insert(0, str(environment.REPOSITORY))
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from published import load as load_published  # noqa: E402
 from published import training_step as published_step  # noqa: E402
 
 from hrm_offline.config import PRESETS, ModelConfig  # noqa: E402
@@ -93,7 +95,7 @@ def time_ms(run: Callable[[], object], device: torch.device) -> float:
     """Median milliseconds of a call, the cache cleared before each; on a CPU one call."""
     if device.type == "cuda":
         from triton.testing import do_bench
-        return do_bench(run, warmup=50, rep=200, return_mode="median")
+        return do_bench(run, warmup=50, rep=1000, return_mode="median")
     start = time.perf_counter()
     run()
     return 1e3 * (time.perf_counter() - start)
@@ -175,8 +177,11 @@ def bench_case(case: Case, batch: int, tokens: int, machine: Machine, compiled: 
         ways.append(("liger", "reference", case.liger))
     for name, mode, run in ways:
         with dispatch.override(mode):
-            for direction, factor, call in (("forward", 1, _forward(run, case)), ("both", 3, _both(run, case))):
-                ms = time_ms(call, machine.device)
+            for direction, factor, make in (("forward", 1, _forward), ("both", 3, _both)):
+                try:
+                    ms = time_ms(make(run, case), machine.device)
+                except torch.cuda.OutOfMemoryError:
+                    ms = float("nan")
                 tflops, gbs = factor * case.flop / ms / 1e9, factor * case.bytes / ms / 1e6
                 yield Row(case.name, direction, batch, tokens, name, ms, tflops, gbs,
                           100 * tflops / machine.gemm_tflops, 100 * gbs / machine.copy_gbs)
@@ -237,8 +242,10 @@ def _bench_step(name: str, make: Callable, batch: int, tokens: int, machine: Mac
         step()  # compiles, and allocates the optimiser's moments
         if on_gpu:
             torch.cuda.reset_peak_memory_stats()
-        ms = time_ms(step, machine.device)
+        step()
+        # Before timing, which holds a buffer of its own to clear the cache with.
         peak = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else 0.0
+        ms = time_ms(step, machine.device)
     except torch.cuda.OutOfMemoryError:
         ms = peak = float("nan")
     step = None
@@ -321,20 +328,32 @@ def run(options: argparse.Namespace) -> int:
     if options.smoke:
         print("a smoke run: these numbers mean nothing")
     compiled = not options.no_compile and not options.smoke
+    shapes, steps = parse_shapes(options.shapes), parse_shapes(options.steps)
+    if options.against is not None:
+        load_published(options.against)  # fails now rather than after an hour
     rows = []
-    for batch, tokens in parse_shapes(options.shapes):
-        for case in cases(config, batch, tokens, machine):
-            for row in bench_case(case, batch, tokens, machine, compiled):
-                rows.append(row)
-                print_row(row)
-    for batch, tokens in parse_shapes(options.steps):
-        for row in bench_steps(config, batch, tokens, machine, options.against, compiled):
+    try:
+        for row in bench(config, shapes, steps, machine, options.against, compiled):
             rows.append(row)
             print_row(row)
+    finally:
+        write_csv(options.out, rows, machine)
+        print(f"wrote {options.out}")
     print_ratios(rows)
-    write_csv(options.out, rows, machine)
-    print(f"wrote {options.out}")
     return 0
+
+
+def bench(config: ModelConfig, shapes: list, steps: list, machine: Machine, against: Path | None,
+          compiled: bool) -> Iterator[Row]:
+    """All rows, operations first."""
+    for batch, tokens in shapes:
+        try:
+            for case in cases(config, batch, tokens, machine):
+                yield from bench_case(case, batch, tokens, machine, compiled)
+        except torch.cuda.OutOfMemoryError:
+            print(f"{batch}x{tokens}: the tensors themselves do not fit this GPU")
+    for batch, tokens in steps:
+        yield from bench_steps(config, batch, tokens, machine, against, compiled)
 
 
 def parse_shapes(text: str) -> list[tuple[int, int]]:

@@ -19,9 +19,9 @@ REQUIREMENTS = REPOSITORY / "tools" / "requirements.txt"
 ENVIRONMENT = REPOSITORY / ".venv"
 
 
-def ensure() -> None:
-    """Make sure the running interpreter has the packages; may replace this process."""
-    missing = _missing()
+def ensure(only: tuple[str, ...] = ()) -> None:
+    """Make sure the running interpreter has the packages, or those of them named; may replace this process."""
+    missing = [name for name in _missing() if name in only or not only]
     if not missing:
         return
     python = ENVIRONMENT / ("Scripts" if os.name == "nt" else "bin") / "python"

@@ -27,7 +27,7 @@ def training_step(checkout: Path, config: ModelConfig, recipe: Recipe, batch: di
     `batch` holds inputs and labels int32 [B, S] and puzzle_identifiers int32 [B], on the device
     where the model goes. Raises `InputError` where the checkout cannot be used.
     """
-    model_module, losses, embedding = _modules(checkout)
+    model_module, losses, embedding = load(checkout)
     size, tokens = batch["inputs"].shape
     settings = dict(
         batch_size=size, seq_len=tokens, num_puzzle_identifiers=puzzles, vocab_size=config.vocab_size,
@@ -61,7 +61,8 @@ def training_step(checkout: Path, config: ModelConfig, recipe: Recipe, batch: di
     return step
 
 
-def _modules(checkout: Path) -> tuple[types.ModuleType, ...]:
+def load(checkout: Path) -> tuple[types.ModuleType, ...]:
+    """Its modules of the model, the losses and the puzzle embedding. Raises `InputError`."""
     if not (checkout / "models" / "hrm" / "hrm_act_v1.py").exists():
         raise InputError(f"{checkout}: no models/hrm/hrm_act_v1.py, expected a checkout of sapientinc/HRM")
     attention = types.ModuleType("flash_attn")

@@ -22,8 +22,8 @@ def adam_atan2_(params: Tensors, grads: Tensors, m: Tensors, v: Tensors, *, step
     """One update of all parameters in place; `step` counts from 1, m and v are the two moments.
 
     As the reference's compiled extension has it: the first moment's bias is corrected through
-    the step size, outside the arc tangent. The kernel serves contiguous tensors of one device and
-    dtype, all in one launch. Raises `ValueError` where a gradient or moment has another size.
+    the step size, outside the arc tangent. The kernel serves contiguous float32
+    tensors of one device, all in one launch. Raises `ValueError` where a gradient or moment has another size.
     """
     for param, grad, first, second in zip(params, grads, m, v, strict=True):
         if not param.shape == grad.shape == first.shape == second.shape:
@@ -31,15 +31,15 @@ def adam_atan2_(params: Tensors, grads: Tensors, m: Tensors, v: Tensors, *, step
     if not params:
         return
     tensors = [*params, *grads, *m, *v]
-    one_kind = all(t.device == params[0].device and t.dtype is params[0].dtype for t in tensors)
-    problem = None if one_kind and all(t.is_contiguous() for t in tensors) else "tensors of several kinds"
+    fits = all(t.device == params[0].device and t.dtype is torch.float32 and t.is_contiguous() for t in tensors)
+    problem = None if fits else "tensors are not all float32, contiguous and on one device"
     if not uses_triton("adam_atan2", params[0], problem):
         for param_and_state in zip(params, grads, m, v):
             adam_atan2_reference_(*param_and_state, step=step, lr=lr, beta1=beta1, beta2=beta2,
                                   weight_decay=weight_decay)
         return
-    addresses, chunks = _chunks(tuple(t.data_ptr() for t in tensors), tuple(p.numel() for p in params),
-                                params[0].device)
+    addresses = _addresses(tuple(t.data_ptr() for t in tensors), params[0].device)
+    chunks = _chunks(tuple(p.numel() for p in params), params[0].device)
     adam_atan2_step(list(params), list(grads), list(m), list(v), addresses, chunks, 1 - lr * weight_decay, beta1,
                     beta2, 1 / math.sqrt(1 - beta2**step), lr / (1 - beta1**step))
 
@@ -57,19 +57,24 @@ def adam_atan2_reference_(param: torch.Tensor, grad: torch.Tensor, m: torch.Tens
 _CHUNK = 1024  # elements of one program
 
 
-# Gradients come back at the same addresses step after step, so a few tables serve a whole run.
+# Gradients mostly come back at the same addresses step after step, so few tables serve a whole run.
+@functools.lru_cache(maxsize=64)
+def _addresses(addresses: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """Int64 [4 x params], of parameters, gradients, m and v."""
+    return torch.tensor(addresses, dtype=torch.int64).to(device)
+
+
 @functools.lru_cache(maxsize=16)
-def _chunks(addresses: tuple[int, ...], sizes: tuple[int, ...], device: torch.device) -> tuple[torch.Tensor, ...]:
-    """Addresses int64 [4 x params] (parameters, gradients, m, v), and for each program the number
-    of its tensor, its first element there and the tensor's size, int64 [programs, 3]."""
+def _chunks(sizes: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """For each program the number of its tensor, its first element there and the tensor's size, int64 [programs, 3]."""
     chunks = [(i, start, size) for i, size in enumerate(sizes) for start in range(0, size, _CHUNK)]
-    return (torch.tensor(addresses, dtype=torch.int64).to(device), torch.tensor(chunks, dtype=torch.int64).to(device))
+    return torch.tensor(chunks, dtype=torch.int64).to(device)
 
 
 @launcher("(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] m, Tensor(c!)[] v, Tensor addresses, Tensor chunks, "
           "float decay, float beta1, float beta2, float root_factor, float step_size) -> ()")
 def adam_atan2_step(params, grads, m, v, addresses, chunks, decay, beta1, beta2, root_factor, step_size):
-    """Update params, m and v, which `addresses` point at (see `_chunks`)."""
+    """Update params, m and v, which `addresses` point at, in pieces of `chunks`."""
     launch(_kernel, len(chunks), addresses, chunks, len(params), decay, 1 - beta1, beta2, 1 - beta2, root_factor,
            step_size, ALIGNED=all(t.data_ptr() % 16 == 0 for t in (*params, *grads, *m, *v)), CHUNK=_CHUNK,
            num_warps=4)

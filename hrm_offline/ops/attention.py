@@ -12,6 +12,7 @@ import functools
 
 import torch
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 
 from hrm_offline.ops.dispatch import uses_triton
 from hrm_offline.ops.launch import Config, dot, jit, launch, launcher, pick, tracked, triton
@@ -104,6 +105,7 @@ class _Attention(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad):
         qkv, table, lengths, out, lse = ctx.saved_tensors
         grad_qkv = torch.zeros_like(qkv) if ctx.ragged else torch.empty_like(qkv)
@@ -147,7 +149,7 @@ def attention_forward(qkv, table, lengths, num_heads, out, lse):
     """Fill out [B, T, width] and, unless None, lse float32 [B, heads, T], the base-2 logarithm of
     each softmax' sum; tokens after a sequence's length are left as they are."""
     args, constants = _shape(qkv, table, num_heads)
-    config = pick(_FORWARD, qkv.device)
+    config = pick(_FORWARD, qkv)
     programs = triton.cdiv(qkv.shape[1], config["BLOCK_M"]) * num_heads * len(qkv)
     launch(_forward_kernel, programs, qkv, table, lengths, out, lse, *args, **constants,
            SAVE=lse is not None, **config)
@@ -158,7 +160,7 @@ def attention_forward(qkv, table, lengths, num_heads, out, lse):
 def attention_backward(grad, qkv, table, lengths, num_heads, out, lse, delta, grad_qkv):
     """Fill grad_qkv, except after a sequence's length; delta [B, heads, T] is room to work in."""
     args, constants = _shape(qkv, table, num_heads)
-    config = pick(_BACKWARD_32 if constants["HEAD_DIM"] == 32 else _BACKWARD, qkv.device)
+    config = pick(_BACKWARD_32 if constants["HEAD_DIM"] == 32 else _BACKWARD, qkv)
     sequences = num_heads * len(qkv)
     launch(_grad_q_kernel, triton.cdiv(qkv.shape[1], config["BLOCK_M"]) * sequences,
            qkv, table, lengths, grad, out, lse, delta, grad_qkv, *args, **constants, **config)

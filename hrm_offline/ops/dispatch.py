@@ -45,7 +45,7 @@ RULES = {
     "swiglu": _POINTWISE,
     "embedding": _POINTWISE,
     "stablemax": _POINTWISE,
-    "adam_atan2": _POINTWISE,
+    "adam_atan2": Rule(_OLDEST, (torch.float32,)),
     "sign_sgd": _POINTWISE,
 }
 FLOAT32_OPS = ("embedding", "adam_atan2", "sign_sgd")  # whose weights are float32 whatever activations are
@@ -96,6 +96,8 @@ def decide_for(op: str, capability: int, dtype: torch.dtype) -> Decision:
     rule = RULES[op]
     if capability < rule.capability:
         return Decision(False, f"compute capability {_dotted(capability)} is below {_dotted(rule.capability)}")
+    if capability < 80 and dtype is torch.bfloat16:
+        return Decision(False, f"compute capability {_dotted(capability)} has no bfloat16")
     if dtype not in rule.dtypes:
         return Decision(False, f"{_name(dtype)} gains nothing here")
     return Decision(True, f"compute capability {_dotted(capability)}")
@@ -112,6 +114,8 @@ def _missing(device: torch.device, dtype: torch.dtype) -> str | None:
     if device.type != "cuda" or torch.version.hip is not None:
         return "not an NVIDIA GPU"
     capability = _capability(device)
+    if capability < 80 and dtype is torch.bfloat16:
+        return f"compute capability {_dotted(capability)} has no bfloat16"
     if capability < _OLDEST:
         return f"compute capability {_dotted(capability)} is below {_dotted(_OLDEST)}"
     return launch.failure(device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 
 from hrm_offline.ops.dispatch import uses_triton
 from hrm_offline.ops.launch import describe, dot, jit, launch, launcher, tracked, triton
@@ -63,6 +64,7 @@ class _Embedding(torch.autograd.Function):
         return _forward(tokens, table, puzzle, puzzle_tokens, positions, scale, dtype)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad):
         tokens, = ctx.saved_tensors
         grad = grad.contiguous()
@@ -144,11 +146,12 @@ def _backward_kernel(grad_ptr, tokens_ptr, partial_ptr, count, cells, puzzle_tok
     for start in range(0, PART, ROWS):
         cell = part.to(tl.int64) * PART + start + tl.arange(0, ROWS)
         inside = cell < count
-        token = tl.load(tokens_ptr + cell, mask=inside, other=-1)
+        token = tl.load(tokens_ptr + cell, mask=inside, other=0)
         row = cell // cells * (puzzle_tokens + cells) + puzzle_tokens + cell % cells
         grad = tl.load(grad_ptr + row[:, None] * width + column[None, :],
                        mask=inside[:, None] & (column < width)[None, :], other=0.0)
-        chosen = (word[:, None] == token[None, :]).to(tl.float32).to(grad.dtype)
-        total = dot(chosen, grad, total)
+        # In float32: Triton before 3.4 cannot compile this product in 16 bits for every chip.
+        chosen = (word[:, None] == token[None, :]).to(tl.float32)
+        total = dot(chosen, grad.to(tl.float32), total)
     at = (part.to(tl.int64) * vocabulary + word)[:, None] * width + column[None, :]
     tl.store(partial_ptr + at, total, mask=(word < vocabulary)[:, None] & (column < width)[None, :])

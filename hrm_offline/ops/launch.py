@@ -59,6 +59,8 @@ def dot(a, b, total=None):
     """total + a b, accumulated in float32; float32 factors keep all their digits."""
     if _INTERPRETED:  # it would multiply the bits of bfloat16 as integers
         a, b = a.to(tl.float32), b.to(tl.float32)
+    if total is None:  # which Triton before 3.4 does not take
+        total = tl.zeros((a.shape[0], b.shape[1]), tl.float32)
     return tl.dot(a, b, total, input_precision="ieee")
 
 
@@ -112,15 +114,18 @@ def failure(device: torch.device) -> str | None:
     return f"a Triton kernel failed to run here, {reason}"
 
 
-def pick(configs: dict[int, Config], device: torch.device) -> Config:
-    """The configuration of the newest compute capability (89 is 8.9) not above the device's."""
+def pick(configs: dict[int, Config], x: torch.Tensor) -> Config:
+    """The configuration of the newest compute capability (89 is 8.9) not above that of x's device.
+    Tiles are made for 16 bits; float32 takes the smallest, or it would not fit a program's shared memory."""
     if _recorded_capability is not None:
         capability = _recorded_capability
-    elif device.type == "cuda":
-        major, minor = torch.cuda.get_device_capability(device)
+    elif x.device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(x.device)
         capability = 10 * major + minor
     else:
-        capability = _INTERPRETED_CAPABILITY
+        return configs[_INTERPRETED_CAPABILITY]
+    if x.dtype is torch.float32:
+        capability = min(configs)
     return configs[max(known for known in configs if known <= max(capability, min(configs)))]
 
 

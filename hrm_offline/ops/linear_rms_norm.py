@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 
 from hrm_offline.ops.dispatch import uses_triton
 from hrm_offline.ops.launch import Config, describe, dot, jit, launch, launcher, pick, tracked, triton
@@ -51,6 +52,7 @@ class _LinearRmsNorm(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad):
         x, weight, y, inverse = ctx.saved_tensors
         grad_sum = torch.empty_like(y)
@@ -74,7 +76,7 @@ def linear_rms_norm_forward(x, weight, residual, y, inverse, eps):
     """Fill y [..., width] and, unless None, inverse float32 [...], the factor each row was given."""
     width, inner = weight.shape
     rows = x.numel() // inner
-    config = pick(_CONFIGS, x.device)
+    config = pick(_CONFIGS, x)
     launch(_kernel, triton.cdiv(rows, config["BLOCK_M"]), x, weight, residual, y, inverse, rows, width, inner, eps,
            SAVE=inverse is not None, EVEN_K=inner % config["BLOCK_K"] == 0,
            WIDTH=max(16, triton.next_power_of_2(width)), **config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 
 from hrm_offline.ops.dispatch import uses_triton
 from hrm_offline.ops.launch import Config, describe, dot, jit, launch, launcher, pick, tracked, triton
@@ -46,6 +47,7 @@ class _LinearSwiglu(torch.autograd.Function):
         return _forward(x, weight)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
         grad_gate_up = x.new_empty(*x.shape[:-1], len(weight))
@@ -77,13 +79,13 @@ def _launch(x, weight, grad, out, config: Config) -> None:
 @launcher("(Tensor x, Tensor weight, Tensor(a!) hidden) -> ()")
 def linear_swiglu_forward(x, weight, hidden):
     """Fill hidden [..., inner]."""
-    _launch(x, weight, None, hidden, pick(_FORWARD, x.device))
+    _launch(x, weight, None, hidden, pick(_FORWARD, x))
 
 
 @launcher("(Tensor x, Tensor weight, Tensor grad, Tensor(a!) grad_gate_up) -> ()")
 def linear_swiglu_backward(x, weight, grad, grad_gate_up):
     """Fill grad_gate_up [..., 2 x inner], the gradient of x W^T, from the output's [..., inner]."""
-    _launch(x, weight, grad, grad_gate_up, pick(_BACKWARD, x.device))
+    _launch(x, weight, grad, grad_gate_up, pick(_BACKWARD, x))
 
 
 @jit

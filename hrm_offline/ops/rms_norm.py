@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch.autograd.function import once_differentiable
 
 from hrm_offline.ops.dispatch import uses_triton
 from hrm_offline.ops.launch import Config, describe, jit, launch, launcher, tracked, triton
@@ -46,6 +47,7 @@ class _RmsNorm(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad):
         y, inverse = ctx.saved_tensors
         grad_x = torch.empty_like(y)

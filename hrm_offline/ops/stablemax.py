@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch.autograd.function import once_differentiable
 
 from hrm_offline.ops.dispatch import uses_triton
 from hrm_offline.ops.launch import describe, jit, launch, launcher, tracked, triton
@@ -55,6 +56,7 @@ class _Stablemax(torch.autograd.Function):
         return _forward(logits, labels)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad):
         logits, labels = ctx.saved_tensors
         grad_logits = torch.empty_like(logits)

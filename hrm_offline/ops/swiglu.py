@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 
 from hrm_offline.ops.dispatch import uses_triton
 from hrm_offline.ops.launch import jit, launch, launcher, tracked, triton
@@ -39,6 +40,7 @@ class _Swiglu(torch.autograd.Function):
         return _forward(gate_up)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad):
         gate_up, = ctx.saved_tensors
         grad_gate_up = torch.empty_like(gate_up)
