@@ -48,7 +48,7 @@ RULES = {
     "adam_atan2": Rule(_OLDEST, (torch.float32,)),
     "sign_sgd": _POINTWISE,
 }
-FLOAT32_OPS = ("embedding", "adam_atan2", "sign_sgd")  # whose weights are float32 whatever activations are
+FLOAT32_OPS = ("adam_atan2", "sign_sgd")  # whose weights are float32 whatever activations are
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from hrm_offline.ops.dispatch import uses_triton
+from hrm_offline.ops.dispatch import decide
 from hrm_offline.ops.launch import describe, dot, jit, launch, launcher, tracked, triton
 
 if triton:
@@ -27,7 +27,7 @@ def embedding(tokens: torch.Tensor, table: torch.Tensor, puzzle: torch.Tensor | 
             or (positions is not None and positions.shape != (length, width)) or tokens.is_floating_point()):
         given = describe(tokens=tokens, table=table, puzzle=puzzle, positions=positions)
         raise ValueError(f"embedding: these do not fit {puzzle_tokens} puzzle tokens: {given}")
-    if dtype is torch.float64 or not uses_triton("embedding", table):
+    if not decide("embedding", table.device, dtype).triton:
         return embedding_reference(tokens, table, puzzle, puzzle_tokens, positions, scale, dtype)
     tokens, table = tokens.contiguous(), table.contiguous()
     puzzle = None if puzzle is None else puzzle.contiguous()
