@@ -1,0 +1,173 @@
+"""Does a change of the recipe learn as well? Arms of settings on the same real tasks, over several seeds.
+
+    python tools/compare_learning.py --set small --arm tight --arm full canvas=full tokens_per_step=18000
+
+Every arm offers each demonstration equally often (`--visits`), then predicts, votes and is scored against the held-back
+labels. `small` is the rehearsal's 30 tasks, `larger` 20 ARC-AGI-1 training tasks with sides from 10 on. One thread a
+run, `--workers` runs at a time; a line a run goes into `--out`, and runs already there are not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+
+import environment
+
+environment.ensure()
+sys.path.insert(0, str(environment.REPOSITORY))
+
+import torch  # noqa: E402
+from local_dryrun import choose_tasks, size_of  # noqa: E402
+
+from hrm_offline.budget import Budget  # noqa: E402
+from hrm_offline.config import AdaptConfig, ModelConfig, from_dict, preset  # noqa: E402
+from hrm_offline.data.puzzles import PuzzleSet  # noqa: E402
+from hrm_offline.data.tasks import TaskSet, load_tasks, to_solutions  # noqa: E402
+from hrm_offline.errors import InputError  # noqa: E402
+from hrm_offline.infer.predict import Predictor  # noqa: E402
+from hrm_offline.infer.score import Score, score_attempts  # noqa: E402
+from hrm_offline.infer.submission import ATTEMPTS, build_submission, fallback_submission  # noqa: E402
+from hrm_offline.model.hrm import HRM  # noqa: E402
+from hrm_offline.train.adapt import adapt  # noqa: E402
+
+_LARGER_SIDE, _LARGER_COUNT = 10, 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One arm and seed. `changes` are settings of the recipe or the network, as JSON values by name."""
+
+    arm: str
+    changes: dict
+    seed: int
+    preset: str
+    tasks: str
+    visits: int
+
+    @property
+    def key(self) -> dict:
+        return dataclasses.asdict(self)
+
+
+def tasks_of(name: str):
+    """The rehearsal's set, or the one of larger grids; both by sizes alone."""
+    if name == "small":
+        return choose_tasks("arc1", None)
+    tasks = [task for task in load_tasks("arc1-train").tasks if len(task.train) >= 3 and size_of(task)[0] >= _LARGER_SIDE]
+    return sorted(tasks, key=size_of)[:_LARGER_COUNT]
+
+
+def configs_of(run: Run) -> tuple[ModelConfig, AdaptConfig]:
+    """The preset's network and recipe with the arm's changes. Raises `InputError` for one that is neither's."""
+    chosen = preset(run.preset)
+    model, recipe = dataclasses.asdict(chosen.model), dataclasses.asdict(chosen.adapt) | {"visits": run.visits}
+    for name, value in run.changes.items():
+        (model if name in model else recipe)[name] = value
+    where = f"arm {run.arm}"
+    adapt_config = from_dict(AdaptConfig, recipe, where)
+    return from_dict(ModelConfig, model | {"puzzle_columns": adapt_config.puzzle_columns}, where), adapt_config
+
+
+def learn(run: Run) -> dict:
+    """Adapt, predict and score one run; a line of the output."""
+    torch.set_num_threads(1)
+    torch.manual_seed(run.seed)
+    tasks = tuple(tasks_of(run.tasks))
+    model_config, recipe = configs_of(run)
+    puzzles = PuzzleSet(tuple(task.without_labels() for task in tasks), recipe, model_config, run.seed)
+    model = HRM(model_config, puzzles.num_rows)
+    started = time.monotonic()
+    report = adapt(model, puzzles, recipe, Budget(1e9), run.seed, pretrained=False)
+    seconds = time.monotonic() - started
+    score = predict_and_score(model, puzzles, recipe, tasks)
+    return run.key | {
+        "steps": report.steps, "examples": report.examples, "seconds": round(seconds, 1), "loss": round(report.loss, 4),
+        "points": round(score.task_points(2), 2), "solved": len(score.solved),
+    }
+
+
+def predict_and_score(model: HRM, puzzles: PuzzleSet, recipe: AdaptConfig, tasks) -> Score:
+    predictor = Predictor(model, puzzles, recipe.outer_steps)
+    votes: dict = {}
+    for batches in predictor.rounds(recipe.vote_views, recipe.predict_tokens):
+        for batch in batches:
+            for query, vote in zip(batch.queries, predictor.predict(batch)):
+                votes.setdefault((tasks[query.puzzle].id, query.test), []).append(vote)
+    submission = build_submission(fallback_submission(TaskSet("compared", tasks)), votes)
+    attempts = {task_id: [[entry[name] for name in ATTEMPTS] for entry in entries]
+                for task_id, entries in submission.items()}
+    return score_attempts(attempts, to_solutions(tasks))
+
+
+def print_table(lines: list[dict]) -> None:
+    """A row a run and each arm's means."""
+    print(f"{'arm':<16}{'seed':>5}{'steps':>8}{'examples':>10}{'seconds':>9}{'loss':>8}{'points':>8}{'solved':>8}")
+    arms: dict[str, list[dict]] = {}
+    for line in lines:
+        arms.setdefault(line["arm"], []).append(line)
+    for arm, runs in arms.items():
+        for run in sorted(runs, key=lambda run: run["seed"]):
+            _print_row(arm, run["seed"], run)
+        if len(runs) > 1:
+            names = ("steps", "examples", "seconds", "loss", "points", "solved")
+            _print_row(arm, "mean", {name: statistics.mean(run[name] for run in runs) for name in names})
+
+
+def _print_row(arm: str, seed: int | str, run: dict) -> None:
+    print(f"{arm:<16}{seed:>5}{run['steps']:>8.0f}{run['examples']:>10.0f}{run['seconds']:>9.1f}{run['loss']:>8.4f}"
+          f"{run['points']:>8.2f}{run['solved']:>8.1f}")
+
+
+def _parse_arm(words: list[str]) -> tuple[str, dict]:
+    changes = {}
+    for word in words[1:]:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise InputError(f"arm {words[0]}: '{word}' is not a setting, expected NAME=VALUE")
+        try:
+            changes[name] = json.loads(value)
+        except json.JSONDecodeError:
+            changes[name] = value
+    return words[0], changes
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--arm", nargs="+", action="append", required=True, metavar="NAME [SETTING=VALUE ...]")
+    parser.add_argument("--set", choices=("small", "larger"), default="small")
+    parser.add_argument("--preset", default="hrm-132k")
+    parser.add_argument("--visits", type=int, default=300)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=environment.REPOSITORY / "compare_learning.jsonl")
+    options = parser.parse_args()
+    try:
+        runs = [Run(*_parse_arm(arm), seed, options.preset, options.set, options.visits)
+                for seed in options.seeds for arm in options.arm]
+        for run in runs:
+            configs_of(run)
+    except InputError as error:
+        print(f"compare_learning: error: {error}", file=sys.stderr)
+        return 2
+    lines = [json.loads(text) for text in options.out.read_text().splitlines()] if options.out.exists() else []
+    wanted = [run for run in runs if not any(run.key.items() <= line.items() for line in lines)]
+    with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
+        for future in as_completed([pool.submit(learn, run) for run in wanted]):
+            lines.append(future.result())
+            with open(options.out, "a", encoding="utf-8") as file:
+                file.write(json.dumps(lines[-1]) + "\n")
+            print(json.dumps(lines[-1]), flush=True)
+    print_table([line for line in lines if any(run.key.items() <= line.items() for run in runs)])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
