@@ -17,12 +17,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hrm_offline.config import ModelConfig, from_dict
-from hrm_offline.data.puzzles import NEW_PUZZLE_ROW, SHARED_ROWS
+from hrm_offline.data.puzzles import NEW_PUZZLE_ROW, SHARED_ROWS, shared_row_names
 from hrm_offline.errors import InputError
 from hrm_offline.files import make_folder, read_json, write_json
 from hrm_offline.model.hrm import HRM
 
-FORMAT = "hrm_offline artifact 1"
+FORMAT = "hrm_offline artifact 2"
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 PUZZLES_FILE, PUZZLE_NAMES_FILE = "puzzles.safetensors", "puzzles.json"
 _TABLE = "puzzle_emb.weights"
@@ -116,7 +116,7 @@ def import_checkpoint(checkpoint: str | Path, out: str | Path, *, num_heads: int
         # The published table is row 0 blank, then the puzzles: ours has shared rows in between.
         blank, puzzles = table[:1], table[1:]
         state[_TABLE] = torch.cat([blank, table.new_zeros(SHARED_ROWS - 1, table.shape[1]), puzzles])
-        names = ["<blank>", *(f"<dihedral {e}>" for e in range(8)), "<new puzzle>", *given[1:]]
+        names = [*shared_row_names(), *given[1:]]
     _require_fit(state, config, checkpoint)
     save_artifact(out, config, "table", state, names, {"imported from": Path(checkpoint).name})
     return config

@@ -12,11 +12,13 @@ import typing
 from dataclasses import dataclass
 
 from hrm_offline.errors import InputError
+from hrm_offline.tokens import COLOURS
 
 POSITIONS = ("rope-1d", "rope-2d", "learned")
 HALTING = ("q-learning", "halt-only")
 LOSSES = ("stablemax", "softmax")
 CONDITIONING = ("table", "factored")
+HALTING_TARGETS = ("next-step", "look-ahead")
 CANVAS = ("tight", "full")
 
 
@@ -28,10 +30,11 @@ class ModelConfig:
     rotates half of each head by the row and half by the column; "learned" adds a table.
     `canvas_rows` x `canvas_cols` is the largest canvas. Flattened positions count along its
     width whatever canvas a batch uses, so a cell keeps its position on a tighter one.
-    `puzzle_columns` ids of `puzzle_emb_ndim` numbers each condition a sequence; together they
-    fill ceil(columns * ndim / hidden_size) tokens in front of it.
-    `halting`: "q-learning" as published (the target of q_continue comes from a second pass),
-    "halt-only" learns just whether the answer is right and halts when it thinks so.
+    `puzzle_columns` embeddings of `puzzle_emb_ndim` numbers each condition a sequence: 1 its puzzle's and
+    view's; 2 its puzzle's and its dihedral transform's; 3 also the mean of ten that say what becomes of
+    each colour; 0 none. Together they fill ceil(columns * ndim / hidden_size) tokens in front of it.
+    `halting`: "q-learning" as published, "halt-only" learns just whether the answer is right and
+    halts when it thinks so.
     """
 
     hidden_size: int = 512
@@ -66,8 +69,9 @@ class ModelConfig:
         if self.positions != "learned" and self.head_dim % multiple:
             raise InputError(f"{self.positions} needs a head dimension that is a multiple of {multiple}, "
                              f"not {self.head_dim}")
-        if self.puzzle_columns < 0 or self.puzzle_emb_ndim < 0:
-            raise InputError("puzzle_columns and puzzle_emb_ndim cannot be negative")
+        if not 0 <= self.puzzle_columns <= 3 or self.puzzle_emb_ndim < 0:
+            raise InputError(f"puzzle_columns is {self.puzzle_columns}, expected 0 to 3, and puzzle_emb_ndim "
+                             f"{self.puzzle_emb_ndim}, expected 0 or more")
         if not 0 <= self.halt_exploration_prob <= 1:
             raise InputError(f"halt_exploration_prob is {self.halt_exploration_prob}, expected 0 to 1")
 
@@ -81,6 +85,11 @@ class ModelConfig:
         return -(-round(self.expansion * self.hidden_size * 2 / 3) // 256) * 256
 
     @property
+    def puzzle_ids(self) -> int:
+        """Rows of the embedding table that a sequence names."""
+        return 2 + COLOURS if self.puzzle_columns == 3 else self.puzzle_columns
+
+    @property
     def puzzle_tokens(self) -> int:
         """Tokens that the puzzle embedding fills in front of the canvas."""
         return -(-self.puzzle_columns * self.puzzle_emb_ndim // self.hidden_size)
@@ -92,17 +101,22 @@ class Recipe:
 
     A step holds about `tokens_per_step` canvas tokens, so smaller canvases make larger batches.
     Each process computes its share in `micro_batches` parts, one after another, to save memory.
+    `cuda_graphs` records each bucket's step once on a GPU and replays it.
+    `canvas`: "tight" is sized for each example (see `hrm_offline.data.canvas`), "full" the model's largest.
     The learning rate warms up for `warmup_steps`, stays for `constant_fraction` of the run and
     falls linearly to `final_lr_ratio` of itself. `ema` is the decay of the averaged weights that
     predict (0: none). `colour_permutations` is the number of augmented views a puzzle gets beside
     its plain dihedral ones; `translate` the share of examples placed off the canvas' corner.
-    `conditioning`: "table" gives each (puzzle, view) its own embedding, as published; "factored"
-    one for the puzzle and one for the dihedral transform, and colours go unnamed.
+    `conditioning`: "table" gives each (puzzle, view) its own embedding, as published; "factored" one for
+    the puzzle, one for the dihedral transform and, where colours are permuted, one for their mapping.
+    `halting_target`: what q_continue learns is read off the next step's own pass ("next-step"), or off
+    a second pass that is made for nothing else ("look-ahead", as published).
     """
 
     loss: str = "stablemax"
     tokens_per_step: int = 768 * 900
     micro_batches: int = 1
+    cuda_graphs: bool = False
     lr: float = 1e-4
     beta1: float = 0.9
     beta2: float = 0.95
@@ -115,6 +129,7 @@ class Recipe:
     ema: float = 0.999
     canvas: str = "tight"
     conditioning: str = "table"
+    halting_target: str = "next-step"
     dihedral: bool = True
     colour_permutations: int = 100
     translate: float = 0.75
@@ -124,6 +139,7 @@ class Recipe:
         _require_choice(self, "loss", LOSSES)
         _require_choice(self, "canvas", CANVAS)
         _require_choice(self, "conditioning", CONDITIONING)
+        _require_choice(self, "halting_target", HALTING_TARGETS)
         for name in ("beta1", "beta2", "ema", "constant_fraction", "final_lr_ratio", "translate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is {getattr(self, name)}, expected 0 to 1")
@@ -133,8 +149,10 @@ class Recipe:
 
     @property
     def puzzle_columns(self) -> int:
-        """Embedding ids a sequence carries under this conditioning."""
-        return 2 if self.conditioning == "factored" else 1
+        """Embeddings that condition a sequence under this recipe."""
+        if self.conditioning == "table":
+            return 1
+        return 3 if self.colour_permutations else 2
 
 
 @dataclass(frozen=True)
@@ -144,12 +162,14 @@ class AdaptConfig(Recipe):
     Every demonstration pair is offered `visits` times if the budget allows. With a pretrained
     artifact only the new puzzle embeddings learn for the first `embeddings_only` of the steps;
     random weights have nothing to protect and learn from the first step. Prediction runs
-    `outer_steps` over at most `vote_views` views of each test input.
+    `outer_steps` over at most `vote_views` views of each test input; with `early_halting` a
+    sequence that the halting head thinks right stops before.
     """
 
     visits: int = 1000
     embeddings_only: float = 0.25
     outer_steps: int = 16
+    early_halting: bool = False
     vote_views: int = 256
     predict_tokens: int = 128 * 900
 
@@ -255,7 +275,7 @@ PRESETS = {
     ),
     "hrm-3m": Preset(
         ModelConfig(hidden_size=256, num_heads=8, H_layers=2, L_layers=2, positions="rope-2d", rope_theta=100.0,
-                    puzzle_columns=2, puzzle_emb_ndim=256, halt_max_steps=8),
+                    puzzle_columns=3, puzzle_emb_ndim=256, halt_max_steps=8),
         AdaptConfig(tokens_per_step=32 * 900, lr=3e-4, conditioning="factored", outer_steps=8, **_LATE_DECAY),
         PretrainConfig(preset="hrm-3m", tokens_per_step=128 * 900, lr=3e-4, conditioning="factored", steps=100_000),
     ),

@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from hrm_offline.batching import OfferedBatch, fixed_batch
 from hrm_offline.config import ModelConfig, Recipe
 from hrm_offline.data.augment import View
 from hrm_offline.data.grids import DIHEDRAL_INVERSE, crop, encode
-from hrm_offline.data.puzzles import Batch
 from hrm_offline.errors import InputError
 from hrm_offline.files import read_json
 from hrm_offline.infer.vote import Vote, choose_attempts, rank
-from hrm_offline.model.halting import Carry
+from hrm_offline.model.halting import Carry, Sequences
 from hrm_offline.model.hrm import HRM
 from hrm_offline.ops.adam_atan2 import adam_atan2_
 from hrm_offline.ops.attention import attention
@@ -30,7 +30,7 @@ from hrm_offline.ops.rope import rope, rope_table
 from hrm_offline.ops.sign_sgd import sparse_sign_sgd_
 from hrm_offline.ops.stablemax import stablemax_cross_entropy
 from hrm_offline.ops.swiglu import swiglu
-from hrm_offline.train.learner import Learner, Part, to_examples
+from hrm_offline.train.learner import Learner, Part
 
 KEY_PREFIX = "model.inner."
 _BASE_TOLERANCE = 1e-4
@@ -134,21 +134,21 @@ def _compare_hrm(case: dict, tensors: dict[str, torch.Tensor]) -> Comparison:
     return compare
 
 
-def _case_batch(tensors: dict[str, torch.Tensor], prefix: str, model: HRM) -> Batch:
-    ids = tensors[f"{prefix}/puzzle_identifiers"].numpy()
-    canvas = (model.config.canvas_rows, model.config.canvas_cols)
-    return Batch(0, canvas, tensors[f"{prefix}/inputs"].numpy(), tensors[f"{prefix}/labels"].numpy(),
-                 ids[:, None][:, : model.config.puzzle_columns])
+def _case_batch(tensors: dict[str, torch.Tensor], prefix: str, model: HRM) -> OfferedBatch:
+    ids = tensors[f"{prefix}/puzzle_identifiers"].long()
+    sequences = Sequences(tensors[f"{prefix}/inputs"].int(), tensors[f"{prefix}/labels"].long(),
+                          ids[:, None][:, : model.config.puzzle_columns])
+    return fixed_batch(sequences, (model.config.canvas_rows, model.config.canvas_cols))
 
 
 @torch.no_grad()
 def _compare_evaluation(compare: Comparison, model: HRM, case: dict, tensors: dict[str, torch.Tensor]) -> None:
     batch = _case_batch(tensors, "batch", model)
-    examples = to_examples(batch, model.device)
-    vectors = model.puzzle_vectors(examples.puzzle_identifiers)
-    z_H, z_L = model.initial_states(len(batch.inputs), batch.canvas)
+    sequences = batch.sequences(slice(None))
+    vectors = model.puzzle_vectors(sequences.puzzle_identifiers)
+    z_H, z_L = model.initial_states(batch.size, batch.canvas)
     for step in range(1, case["outer_steps"] + 1):
-        z_H, z_L, output = model(z_H, z_L, examples.inputs, vectors, batch.canvas)
+        z_H, z_L, output = model(z_H, z_L, sequences.inputs, vectors, batch.canvas)
         ours = {"logits": output.logits, "q_halt_logits": output.q_halt, "q_continue_logits": output.q_continue,
                 "z_H": z_H, "z_L": z_L}
         for name, value in ours.items():
@@ -160,7 +160,7 @@ def _compare_training(compare: Comparison, model: HRM, case: dict, tensors: dict
     recipe = Recipe(
         lr=optim["lr"], beta1=optim["betas"][0], beta2=optim["betas"][1], weight_decay=optim["weight_decay"],
         puzzle_emb_lr=optim["puzzle_emb_lr"], puzzle_emb_weight_decay=optim["puzzle_emb_weight_decay"],
-        warmup_steps=0, ema=0.0, loss="stablemax",
+        warmup_steps=0, ema=0.0, loss="stablemax", halting_target="look-ahead",
     )
     learner = Learner(model, recipe, total_steps=3, seed=0)
     step = 1
@@ -188,10 +188,11 @@ def _names(tensors: dict[str, torch.Tensor], prefix: str) -> list[str]:
 
 
 def _step_tensors(result: Part, carry: Carry) -> dict[str, torch.Tensor]:
-    tensors = {"logits": result.output.logits, "q_halt_logits": result.output.q_halt,
-               "q_continue_logits": result.output.q_continue, "halted": carry.halted, "steps": carry.steps}
-    if result.target_q_continue is not None:
-        tensors["target_q_continue"] = result.target_q_continue
+    output, continuation = result.step.output, result.step.continuation
+    tensors = {"logits": output.logits, "q_halt_logits": output.q_halt, "q_continue_logits": output.q_continue,
+               "halted": carry.halted, "steps": carry.steps}
+    if continuation is not None:
+        tensors["target_q_continue"] = continuation.target
     return {name: value.detach() for name, value in tensors.items()}
 
 

@@ -26,7 +26,7 @@ from hrm_offline.device import Runtime, choose_runtime
 from hrm_offline.files import make_folder, write_json
 from hrm_offline.infer.predict import Predictor
 from hrm_offline.infer.submission import Submission, build_submission, fallback_submission
-from hrm_offline.infer.vote import Vote
+from hrm_offline.infer.vote import Pool
 from hrm_offline.model.hrm import HRM
 from hrm_offline.ops import dispatch
 from hrm_offline.train.adapt import AdaptReport, adapt
@@ -125,13 +125,22 @@ def _choose_model(options: SolveOptions, runtime: Runtime, num_tasks: int, budge
     model_config, adapt_config = preset(name).model, preset(name).adapt
     if artifact is not None:
         model_config = artifact.config
-        adapt_config = dataclasses.replace(adapt_config, conditioning=artifact.conditioning)
+        adapt_config = _conditioned(adapt_config, artifact)
         say(f"network of {options.artifact}, adapted by the recipe of {name} ({reason})")
     else:
         say(f"preset {name} ({reason}), from random weights")
     if options.visits is not None:
         adapt_config = dataclasses.replace(adapt_config, visits=options.visits)
     return model_config, adapt_config, artifact
+
+
+def _conditioned(recipe: AdaptConfig, artifact: Artifact) -> AdaptConfig:
+    """The recipe with the artifact's conditioning; a factored one recolours where it can name colours."""
+    if artifact.conditioning == "factored":
+        named = artifact.config.puzzle_columns == 3
+        permutations = max(1, recipe.colour_permutations) if named else 0
+        recipe = dataclasses.replace(recipe, colour_permutations=permutations)
+    return dataclasses.replace(recipe, conditioning=artifact.conditioning)
 
 
 def _set_threads(runtime: Runtime, model: ModelConfig, asked: int | None) -> int:
@@ -155,31 +164,36 @@ def _adapt(model, puzzles, config, budget, seed, pretrained, say) -> AdaptReport
 
 
 def _predict(model: HRM, puzzles: PuzzleSet, config: AdaptConfig, budget: Budget, fallback: Submission,
-             out: Path, say) -> dict[tuple[str, int], list[Vote]]:
+             out: Path, say) -> dict[tuple[str, int], Pool]:
     """Vote round by round until the views or the time are used up; the file is renewed each round."""
-    predictor = Predictor(model, puzzles, config.outer_steps)
+    predictor = Predictor(model, puzzles, config)
     end = _END_SHARE * budget.total
-    votes: dict[tuple[str, int], list[Vote]] = {}
-    seconds_a_token = 0.0
-    for number, batches in enumerate(predictor.rounds(config.vote_views, config.predict_tokens), start=1):
-        for batch in batches:
-            # A larger canvas costs more a token than the last one did; twice is a safe guess.
-            if budget.elapsed() + 2 * seconds_a_token * batch.tokens > end:
-                say(f"predict: out of time in round {number}")
-                write_json(out / SUBMISSION_FILE, build_submission(fallback, votes))
-                return votes
-            before = budget.elapsed()
-            for query, vote in zip(batch.queries, predictor.predict(batch)):
-                votes.setdefault((puzzles.tasks[query.puzzle].id, query.test), []).append(vote)
-            seconds_a_token = (budget.elapsed() - before) / batch.tokens
+    pools: dict[int, Pool] = {}
+
+    def write() -> dict[tuple[str, int], Pool]:
+        votes = {predictor.keys[test]: pool for test, pool in pools.items()}
         write_json(out / SUBMISSION_FILE, build_submission(fallback, votes))
+        return votes
+
+    seconds_a_token = 0.0
+    for number, batches in enumerate(predictor.rounds(), start=1):
+        for batch in batches:
+            tokens = len(batch) * batch.canvas[0] * batch.canvas[1]
+            # A larger canvas costs more a token than the last one did; twice is a safe guess.
+            if budget.elapsed() + 2 * seconds_a_token * tokens > end:
+                say(f"predict: out of time in round {number}")
+                return write()
+            before = budget.elapsed()
+            predictor.predict(batch).add_to(pools)
+            seconds_a_token = (budget.elapsed() - before) / tokens
+        votes = write()
     return votes
 
 
 def _report(options: SolveOptions, task_set: TaskSet, runtime: Runtime, model: ModelConfig, adapt_config: AdaptConfig,
             adapted: AdaptReport, votes: dict, seconds: dict[str, float], budget: Budget) -> dict:
     tests = [(task.id, i) for task in task_set.tasks for i in range(len(task.test))]
-    counts = [len(votes.get(test, [])) for test in tests]
+    counts = [votes[test].count if test in votes else 0 for test in tests]
     report = {
         "tasks": len(task_set.test_counts()),
         "left out": {bad.id: bad.reason for bad in task_set.bad},

@@ -10,7 +10,7 @@ import torch
 
 from hrm_offline.config import PRESETS, ModelConfig, Recipe
 from hrm_offline.errors import InputError
-from hrm_offline.model.halting import Examples, initial_carry, refill, training_step
+from hrm_offline.model.halting import Sequences, initial_carry, refill_, training_step
 from hrm_offline.model.hrm import HRM
 from hrm_offline.model.layers import Block
 from hrm_offline.ops import dispatch, launch
@@ -170,8 +170,9 @@ def test_the_whole_block(dtype, tolerance):
 
 
 @needs_triton
+@pytest.mark.parametrize("canvas", ["full", "tight"])
 @pytest.mark.parametrize("loss", ["stablemax", "softmax"])
-def test_gradients_of_the_whole_recurrent_step_against_float64(loss):
+def test_gradients_of_the_whole_recurrent_step_against_float64(loss, canvas):
     """An outer step with halting and its look-ahead, by the fused path in float32 and by plain
     PyTorch in float64: losses and every gradient, that of the puzzle embeddings included."""
     tokens = torch.randint(0, 12, (3, 25), generator=torch.Generator().manual_seed(1))
@@ -187,15 +188,20 @@ def test_gradients_of_the_whole_recurrent_step_against_float64(loss):
         if dtype is torch.float64:
             model.double()
             model.dtype = dtype
-        batch = Examples(tokens.int().to(DEVICE), labels.to(DEVICE), torch.tensor([[1], [2], [1]], device=DEVICE))
+        cells = None if canvas == "full" else torch.tensor([25, 15, 20], dtype=torch.int32, device=DEVICE)
+        exists = torch.arange(25, device=DEVICE) < (25 if cells is None else cells[:, None])
+        batch = Sequences(tokens.int().to(DEVICE), labels.to(DEVICE).masked_fill(~exists, IGNORE),
+                          torch.tensor([[1], [2], [1]], device=DEVICE), cells)
         with dispatch.override(mode):
-            carry = refill(model, initial_carry(model, batch, (5, 5)), batch)
-            vectors = model.puzzle_vectors(carry.examples.puzzle_identifiers).requires_grad_()
-            carry, output, target = training_step(model, carry, vectors, torch.zeros(3, device=DEVICE))
-            total, _ = outer_step_loss(carry, output, target, loss)
+            carry = initial_carry(model, batch, (5, 5))
+            refill_(model, carry, batch)
+            vectors = model.puzzle_vectors(batch.puzzle_identifiers).requires_grad_()
+            step = training_step(model, carry, vectors, torch.zeros(3, device=DEVICE), look_ahead=True)
+            total, _ = outer_step_loss(step, batch.labels, loss)
             total.backward()
-        results[mode] = {"loss": total.detach(), "logits": output.logits.detach(), "z_H": carry.z_H, "target": target,
-                         "puzzle": vectors.grad, **{name: p.grad for name, p in model.named_parameters()}}
+        results[mode] = {"loss": total.detach(), "logits": step.output.logits.detach()[exists], "z_H": step.z_H[:, 0],
+                         "target": step.continuation.target, "puzzle": vectors.grad,
+                         **{name: p.grad for name, p in model.named_parameters()}}
     for name, expected in results["reference"].items():
         difference = (results["triton"][name] - expected).norm() / expected.norm().clamp_min(1e-12)
         assert difference < 1e-5, (name, difference)
@@ -296,13 +302,14 @@ def test_a_training_step_of_every_preset_on_the_gpu(name):
     for mode in ("auto", "reference"):
         torch.manual_seed(0)
         model = HRM(config, 4, dtype).to(DEVICE)
-        batch = Examples(tokens.int().to(DEVICE), tokens.roll(1, 0).to(DEVICE),
-                         torch.zeros(4, config.puzzle_columns, dtype=torch.long, device=DEVICE))
+        batch = Sequences(tokens.int().to(DEVICE), tokens.roll(1, 0).to(DEVICE),
+                         torch.zeros(4, config.puzzle_ids, dtype=torch.long, device=DEVICE))
         with dispatch.override(mode):
-            carry = refill(model, initial_carry(model, batch, (30, 30)), batch)
-            vectors = model.puzzle_vectors(carry.examples.puzzle_identifiers).requires_grad_()
-            carry, output, target = training_step(model, carry, vectors, torch.zeros(4, device=DEVICE))
-            total, _ = outer_step_loss(carry, output, target, Recipe().loss)
+            carry = initial_carry(model, batch, (30, 30))
+            refill_(model, carry, batch)
+            vectors = model.puzzle_vectors(batch.puzzle_identifiers).requires_grad_()
+            step = training_step(model, carry, vectors, torch.zeros(4, device=DEVICE), look_ahead=False)
+            total, _ = outer_step_loss(step, batch.labels, Recipe().loss)
             total.backward()
         losses[mode] = total.item()
         gradients[mode] = torch.cat([p.grad.flatten() for p in model.parameters()])

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from hrm_offline.data.augment import View, views_of
-from hrm_offline.data.grids import GridStore, crop, dihedral, encode
+from hrm_offline.data.grids import crop, dihedral, encode
 from hrm_offline.data.tasks import Pair, Task
 from hrm_offline.tokens import EOS, PAD
 
@@ -25,17 +25,6 @@ def test_a_view_is_exactly_invertible(grid, view):
 @given(GRIDS, st.integers(0, 7))
 def test_dihedral_elements_are_numbered_as_published(grid, element):
     assert np.array_equal(dihedral(grid, element), BY_NUMPY[element](grid))
-
-
-@given(GRIDS, VIEWS, st.data())
-@settings(max_examples=200)
-def test_encoding_a_view_by_gather_equals_encoding_the_transformed_grid(grid, view, data):
-    rows, cols = view.apply(grid).shape
-    canvas = (data.draw(st.integers(rows, 30)), data.draw(st.integers(cols, 30)))
-    offset = (data.draw(st.integers(0, canvas[0] - rows)), data.draw(st.integers(0, canvas[1] - cols)))
-    gathered = GridStore([np.zeros((2, 5), dtype=np.uint8), grid]).encode(
-        np.array([1]), np.array([view.element]), np.array([view.colours]), np.array([offset]), canvas)[0]
-    assert np.array_equal(gathered, encode(view.apply(grid), canvas, offset))
 
 
 @given(GRIDS, st.data())
@@ -60,9 +49,9 @@ def test_crop_takes_the_largest_rectangle_and_the_flatter_of_equals():
 
 def test_views_are_distinct_reproducible_and_keep_black(make_task):
     task = make_task(seed=1)
-    views = views_of(task, seed=3, colour_permutations=20)
-    assert views == views_of(task, seed=3, colour_permutations=20)
-    assert views != views_of(task, seed=4, colour_permutations=20)
+    views = list(views_of(task, seed=3, colour_permutations=20))
+    assert views == list(views_of(task, seed=3, colour_permutations=20))
+    assert views != list(views_of(task, seed=4, colour_permutations=20))
     assert len(views) == 28
     assert [v.element for v in views[:8]] == list(range(8))
     assert all(v.colours[0] == 0 for v in views)
@@ -75,7 +64,7 @@ def test_views_are_distinct_reproducible_and_keep_black(make_task):
 def test_views_of_equal_content_are_left_out():
     square = np.ones((2, 2), dtype=np.uint8)
     task = Task("s", (Pair(square, square),), (Pair(square, None),))
-    views = views_of(task, seed=0, colour_permutations=100)
+    views = list(views_of(task, seed=0, colour_permutations=100))
     assert [v.element for v in views[:1]] == [0]
     assert len(views) == 9  # one dihedral view, and colour 1 becoming one of the eight others
     striped = np.array([[1, 2], [1, 2]], dtype=np.uint8)

@@ -6,7 +6,7 @@ import torch
 import hrm_offline
 from hrm_offline.config import PRESETS, ModelConfig
 from hrm_offline.errors import InputError
-from hrm_offline.model.halting import Examples, initial_carry, refill, training_step
+from hrm_offline.model.halting import Sequences, advance_, initial_carry, refill_, training_step
 from hrm_offline.model.hrm import HRM
 from hrm_offline.model.layers import truncated_normal
 from hrm_offline.ops.rope import rope, rope_table
@@ -14,10 +14,10 @@ from hrm_offline.ops.rope import rope, rope_table
 TINY = ModelConfig(hidden_size=32, num_heads=2, H_layers=1, L_layers=1, puzzle_emb_ndim=32, halt_max_steps=3)
 
 
-def examples(size: int, cells: int, seed: int = 0) -> Examples:
+def sequences(size: int, cells: int, seed: int = 0) -> Sequences:
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(0, 12, (size, cells), generator=generator)
-    return Examples(tokens.int(), tokens.long(), torch.zeros(size, 1, dtype=torch.long))
+    return Sequences(tokens.int(), tokens.long(), torch.zeros(size, 1, dtype=torch.long))
 
 
 def run(model: HRM, tokens: torch.Tensor, canvas, steps: int = 2):
@@ -44,7 +44,7 @@ def test_the_published_size_is_27_million():
 
 def test_build_model_by_name():
     model = hrm_offline.build_model("hrm-132k", num_puzzles=5)
-    assert model.puzzle_emb.weights.shape == (15, 64)
+    assert model.puzzle_emb.weights.shape == (115, 64)
     with pytest.raises(InputError, match="hrm-27m"):
         hrm_offline.build_model("hrm-1b")
 
@@ -83,7 +83,7 @@ def test_two_dimensional_rope_sees_row_and_column_distances_only():
 def test_examples_of_a_batch_do_not_mix():
     torch.manual_seed(0)
     model = HRM(TINY, 1)
-    tokens = examples(3, 12).inputs
+    tokens = sequences(3, 12).inputs
     alone = run(model, tokens[1:2], (3, 4)).logits
     assert torch.allclose(run(model, tokens, (3, 4)).logits[1:2], alone, atol=1e-5)
 
@@ -91,7 +91,7 @@ def test_examples_of_a_batch_do_not_mix():
 def test_only_the_last_cycle_carries_gradient_and_states_go_on_detached():
     torch.manual_seed(0)
     model = HRM(TINY, 1)
-    batch = examples(2, 9)
+    batch = sequences(2, 9)
     z_H, z_L = model.initial_states(2, (3, 3))
     vectors = model.puzzle_vectors(batch.puzzle_identifiers)
     new_H, new_L, output = model(z_H, z_L, batch.inputs, vectors, (3, 3))
@@ -113,44 +113,125 @@ def test_only_the_last_cycle_carries_gradient_and_states_go_on_detached():
     assert torch.allclose(single.L_level.layers[0].mlp.down_proj.weight.grad, one_step, atol=1e-5)
 
 
-def test_halted_slots_take_the_offered_example_and_the_others_go_on():
+def filled_carry(model, offered):
+    carry = initial_carry(model, offered, (3, 3))
+    refill_(model, carry, offered)
+    return carry
+
+
+def test_halted_slots_take_the_offered_sequence_and_the_others_go_on():
     torch.manual_seed(0)
     model = HRM(TINY, 1)
-    first, second = examples(3, 9, seed=1), examples(3, 9, seed=2)
-    carry = refill(model, initial_carry(model, first, (3, 3)), first)
-    assert torch.equal(carry.examples.inputs, first.inputs)
-    carry.halted = torch.tensor([False, True, False])
-    carry.steps = torch.tensor([1, 2, 1], dtype=torch.int32)
-    carry.z_H = carry.z_H + 1
-    filled = refill(model, carry, second)
-    assert torch.equal(filled.examples.inputs[1], second.inputs[1])
-    assert torch.equal(filled.examples.labels[0], first.labels[0])
-    assert filled.steps.tolist() == [1, 0, 1]
-    assert torch.equal(filled.z_H[1], model.H_init.expand(10, 32))
-    assert torch.equal(filled.z_H[0], carry.z_H[0])
+    first, second = sequences(3, 9, seed=1), sequences(3, 9, seed=2)
+    carry = filled_carry(model, first)
+    assert torch.equal(carry.sequences.inputs, first.inputs)
+    carry.halted.copy_(torch.tensor([False, True, False]))
+    carry.steps.copy_(torch.tensor([1, 2, 1]))
+    carry.z_H += 1
+    before = carry.z_H.clone()
+    where = [tensor.data_ptr() for tensor in (carry.z_H, carry.sequences.inputs, carry.steps)]
+    refill_(model, carry, second)
+    assert torch.equal(carry.sequences.inputs[1], second.inputs[1])
+    assert torch.equal(carry.sequences.labels[0], first.labels[0])
+    assert carry.steps.tolist() == [1, 0, 1]
+    assert torch.equal(carry.z_H[1], model.H_init.expand(10, 32))
+    assert torch.equal(carry.z_H[0], before[0])
+    # In place: a recorded step finds them again.
+    assert where == [tensor.data_ptr() for tensor in (carry.z_H, carry.sequences.inputs, carry.steps)]
 
 
 @pytest.mark.parametrize("halting", ["q-learning", "halt-only"])
 def test_halting_obeys_the_head_the_minimum_and_the_last_step(halting):
     model = HRM(dataclasses.replace(TINY, halting=halting), 1)
-    batch = examples(3, 9)
-    carry = refill(model, initial_carry(model, batch, (3, 3)), batch)
+    batch = sequences(3, 9)
+    carry = filled_carry(model, batch)
     vectors = model.puzzle_vectors(batch.puzzle_identifiers)
     with torch.no_grad():
         model.q_head.bias.copy_(torch.tensor([2.0, -2.0]))  # always wants to halt
     min_steps = torch.tensor([0, 3, 2])
     halted = []
     for _ in range(3):
-        carry, _, target = training_step(model, carry, vectors, min_steps)
+        step = training_step(model, carry, vectors, min_steps, look_ahead=True)
+        advance_(carry, step)
         halted.append(carry.halted.tolist())
     assert halted == [[True, False, False], [True, False, True], [True, True, True]]
-    assert (target is None) == (halting == "halt-only")
+    assert (step.continuation is None) == (halting == "halt-only")
     with torch.no_grad():
         model.q_head.bias.copy_(torch.tensor([-2.0, 2.0]))  # never does
-    carry = refill(model, initial_carry(model, batch, (3, 3)), batch)
+    carry = filled_carry(model, batch)
     for expected in (False, False, True):
-        carry, _, _ = training_step(model, carry, vectors, torch.zeros(3))
+        advance_(carry, training_step(model, carry, vectors, torch.zeros(3), look_ahead=True))
         assert carry.halted.tolist() == [expected] * 3
+
+
+def test_the_next_steps_own_pass_gives_the_target_that_looking_ahead_gives():
+    """With the weights held still, what one step saw by a second pass is what the next one computes anyway."""
+    torch.manual_seed(0)
+    model = HRM(dataclasses.replace(TINY, halt_max_steps=8), 1)
+    with torch.no_grad():
+        model.q_head.weight.normal_(std=0.3)
+    batch = sequences(4, 9)
+    vectors = model.puzzle_vectors(batch.puzzle_identifiers)
+    carry = filled_carry(model, batch)
+    looked = training_step(model, carry, vectors, torch.full((4,), 9), look_ahead=True)
+    first = training_step(model, carry, vectors, torch.full((4,), 9), look_ahead=False)
+    assert not first.continuation.known.any()  # nothing was predicted before the first step
+    advance_(carry, first)
+    carry.halted[3] = True
+    refill_(model, carry, batch)
+    second = training_step(model, carry, vectors, torch.full((4,), 9), look_ahead=False).continuation
+    assert second.known.tolist() == [True, True, True, False]
+    assert torch.allclose(second.target[:3], looked.continuation.target[:3], atol=1e-6)
+    assert torch.allclose(second.predicted[:3], looked.continuation.predicted[:3], atol=1e-6)
+    second.predicted.sum().backward()
+    reached = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert reached == {"q_head.weight", "q_head.bias"}
+
+
+def test_a_last_step_counts_with_the_value_of_halting():
+    torch.manual_seed(0)
+    model = HRM(dataclasses.replace(TINY, halt_max_steps=2), 1)
+    with torch.no_grad():
+        model.q_head.bias.copy_(torch.tensor([-1.0, 3.0]))
+    batch = sequences(2, 9)
+    vectors = model.puzzle_vectors(batch.puzzle_identifiers)
+    carry = filled_carry(model, batch)
+    advance_(carry, training_step(model, carry, vectors, torch.zeros(2), look_ahead=False))
+    step = training_step(model, carry, vectors, torch.zeros(2), look_ahead=False)
+    assert torch.allclose(step.continuation.target, step.output.q_halt.sigmoid())
+
+
+def test_cells_that_do_not_exist_are_not_seen():
+    """A canvas with missing rows computes what the shorter canvas computes."""
+    torch.manual_seed(0)
+    model = HRM(TINY, 1)
+    tokens = sequences(2, 9).inputs
+    tokens[1, 6:] = 0
+    vectors = model.puzzle_vectors(torch.zeros(2, 1, dtype=torch.long))
+    _, _, tall = model(*model.initial_states(2, (3, 3)), tokens, vectors, (3, 3), torch.tensor([9, 6]))
+    _, _, short = model(*model.initial_states(1, (2, 3)), tokens[1:, :6], vectors[1:], (2, 3))
+    _, _, whole = model(*model.initial_states(2, (3, 3)), tokens, vectors, (3, 3))
+    assert torch.allclose(tall.logits[1, :6], short.logits[0], atol=1e-5)
+    assert torch.allclose(tall.logits[0], whole.logits[0], atol=1e-5)
+    assert not torch.allclose(whole.logits[1, :6], short.logits[0], atol=1e-5)
+
+
+def test_the_third_column_is_the_mean_of_what_becomes_of_each_colour():
+    torch.manual_seed(0)
+    three = HRM(dataclasses.replace(TINY, puzzle_columns=3), 20)
+    three.puzzle_emb.weights.normal_()
+    ids = torch.tensor([[1, 2, *range(5, 15)]])
+    averaged = torch.cat([three.puzzle_emb.weights[[1, 2]], three.puzzle_emb.weights[5:15].mean(0, keepdim=True)])[None]
+    tokens = sequences(1, 9).inputs
+    vectors = three.puzzle_vectors(ids).requires_grad_()
+    out = three(*three.initial_states(1, (3, 3)), tokens, vectors, (3, 3))[2].logits
+    plain = HRM(dataclasses.replace(TINY, puzzle_columns=2, puzzle_emb_ndim=48), 20)  # as many tokens, no mean
+    plain.load_state_dict(three.state_dict() | {"puzzle_emb.weights": plain.puzzle_emb.weights})
+    same = plain(*plain.initial_states(1, (3, 3)), tokens, averaged.view(1, 2, 48), (3, 3))[2].logits
+    assert torch.allclose(out, same, atol=1e-6)
+    out.square().sum().backward()
+    assert torch.equal(vectors.grad[0, 2], vectors.grad[0, 11])
+    assert vectors.grad[0, 2].any()
 
 
 def test_truncated_normal_has_the_stated_deviation():
@@ -164,7 +245,7 @@ def test_truncated_normal_has_the_stated_deviation():
 def test_lower_precision_stays_near_float32(dtype):
     torch.manual_seed(0)
     model = HRM(TINY, 1)
-    tokens = examples(2, 9).inputs
+    tokens = sequences(2, 9).inputs
     expected = run(model, tokens, (3, 3)).logits
     model.dtype = dtype
     ours = run(model, tokens, (3, 3)).logits

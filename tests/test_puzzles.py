@@ -2,25 +2,30 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
-from hrm_offline.config import AdaptConfig, ModelConfig, Recipe
+from hrm_offline.batching import BatchMaker
+from hrm_offline.config import ModelConfig, Recipe
+from hrm_offline.data.canvas import SIDES, make_buckets, needed_room
 from hrm_offline.data.grids import crop
 from hrm_offline.data.puzzles import (
+    FIRST_COLOUR_ROW,
     FIRST_DIHEDRAL_ROW,
     SHARED_ROWS,
     ExampleSource,
     PuzzleSet,
-    make_buckets,
-    needed_side,
 )
-from hrm_offline.data.tasks import load_tasks
+from hrm_offline.data.tasks import Pair, load_tasks
 from hrm_offline.errors import InputError
 from hrm_offline.tokens import IGNORE, PAD
 
 TABLE = Recipe(tokens_per_step=400, colour_permutations=3, translate=0.5)
 FACTORED = dataclasses.replace(TABLE, conditioning="factored")
+PLAIN = dataclasses.replace(FACTORED, colour_permutations=0)
 MODEL = ModelConfig()
 TWO_COLUMNS = dataclasses.replace(MODEL, puzzle_columns=2)
+THREE_COLUMNS = dataclasses.replace(MODEL, puzzle_columns=3)
+CPU = torch.device("cpu")
 
 
 def some_tasks(make_task):
@@ -31,114 +36,183 @@ def some_tasks(make_task):
     )
 
 
-def test_every_task_is_in_one_bucket_that_holds_its_grids(make_task):
-    tasks = some_tasks(make_task)
-    buckets = make_buckets(tasks, "tight", (30, 30))
-    assert sorted(p for b in buckets for p in b.puzzles) == [0, 1, 2]
-    for bucket in buckets:
-        for puzzle in bucket.puzzles:
-            side = needed_side(tasks[puzzle])
-            assert side <= min(bucket.canvas)
-            assert side == 30 or side + 1 <= min(bucket.canvas)  # room for the EOS edge
-    assert [b.canvas for b in make_buckets(tasks, "full", (30, 30))] == [(30, 30)]
+def test_every_example_is_in_one_bucket_that_holds_it(make_task):
+    source = ExampleSource(PuzzleSet(some_tasks(make_task), TABLE, MODEL, 0), 0)
+    assert sorted(np.concatenate([b.members for b in source.buckets]).tolist()) == list(range(6))
+    for bucket in source.buckets:
+        for member in bucket.members:
+            pair, room = source.examples.pairs[member], source.examples.rooms[member]
+            assert (room >= pair.input.shape).all()
+            assert (room >= pair.output.shape).all()
+            side = room.max()
+            assert bucket.canvas == (min(side + 1, 30),) * 2  # room for the EOS edge
+    full = make_buckets(source.examples.rooms, "full", (30, 30))
+    assert [b.canvas for b in full] == [(30, 30)]
+    assert full[0].members.tolist() == list(range(6))
 
 
-def test_needed_side_never_looks_at_a_test_output(make_task):
+def room_of(task, with_output=False):
+    return needed_room(task, task.test[0], with_output)
+
+
+def test_room_never_depends_on_a_test_output(make_task):
     task = make_task(test=[((3, 3), (20, 20))])
-    assert needed_side(task) == needed_side(task.without_labels()) == 3
+    assert room_of(task) == room_of(task.without_labels()) == (3, 3)
+    assert room_of(task, with_output=True) == (20, 20)
 
 
-def test_needed_side_follows_a_constant_scale_to_larger_test_inputs(make_task):
-    assert needed_side(make_task(train=[((2, 2), (6, 6)), ((3, 3), (9, 9))], test=[((4, 4), (12, 12))])) == 12
-    assert needed_side(make_task(train=[((2, 2), (6, 6)), ((8, 8), (6, 6))], test=[((4, 4), (6, 6))])) == 8
-    assert needed_side(make_task(train=[((3, 3), (30, 30))], test=[((9, 9), (30, 30))])) == 30
-    frames = [((2, 2), (4, 4)), ((3, 3), (5, 5))]  # two more, not twice as many
-    assert needed_side(make_task(train=frames, test=[((5, 5), (7, 7))])) == 7
-    squares = [((3, 3), (9, 9)), ((4, 4), (16, 16))]
-    assert needed_side(make_task(train=squares, test=[((5, 5), (25, 25))])) == 25
+def test_room_follows_what_the_demonstrations_show(make_task):
+    def room(train, test_input):
+        return room_of(make_task(train=train, test=[(test_input, (1, 1))]))
+
+    assert room([((2, 2), (6, 6)), ((3, 3), (9, 9))], (4, 3)) == (13, 10)  # three times as long
+    assert room([((2, 2), (4, 4)), ((3, 3), (5, 5))], (5, 5)) == (7, 7)  # two more, not twice as many
+    assert room([((2, 2), (6, 5)), ((8, 8), (6, 5))], (4, 4)) == (7, 5)  # always so long
+    assert room([((2, 2), (6, 5)), ((8, 8), (6, 5))], (9, 4)) == (10, 5)  # and the input itself
+    assert room([((3, 3), (30, 30))], (9, 9)) == (30, 30)
+    assert room([((3, 3), (9, 9)), ((4, 4), (16, 16))], (5, 5)) == (25, 25)  # growing without a rule
+    assert room([((8, 8), (3, 8)), ((9, 9), (6, 7))], (5, 5)) == (10, 13)  # no rule: half more than was seen
 
 
-@pytest.mark.parametrize(("recipe", "model"), [(TABLE, MODEL), (FACTORED, TWO_COLUMNS)])
+def test_room_is_the_same_for_a_demonstration_and_for_a_test_input_like_it(make_task):
+    """What a canvas tells of an output is the same when learning and when predicting."""
+    for task in load_tasks("arc1-eval").tasks[:100]:
+        for pair in task.train:
+            as_test = Pair(pair.input, None)
+            held = needed_room(task, pair, with_output=True)
+            assert all(a >= b for a, b in zip(held, needed_room(task, as_test, with_output=False)))
+
+
+def test_truth_fits_its_canvas_on_the_public_sets():
+    """How often a test output has its room, row by row and column by column; LOG.md has the table."""
+    cut_off, count = [], 0
+    for name in ("arc1", "arc2"):
+        for task in load_tasks(name).tasks:
+            for pair in task.test:
+                count += 1
+                if any(np.array(pair.output.shape) > needed_room(task, pair, with_output=False)):
+                    cut_off.append(task.id)
+    assert count == 2078
+    assert set(cut_off) <= {"bf45cf4b", "45a5af55"}
+
+
+def test_shapes_are_few():
+    assert len(SIDES) <= 9
+    rooms = np.array([[a, b] for a in SIDES for b in SIDES])
+    assert len(make_buckets(rooms, "tight", (30, 30))) == len(SIDES)
+
+
+@pytest.mark.parametrize(("recipe", "model"), [(TABLE, MODEL), (FACTORED, THREE_COLUMNS), (PLAIN, TWO_COLUMNS)])
 def test_batches_hold_whole_examples_with_the_right_embedding_rows(make_task, recipe, model):
     puzzles = PuzzleSet(some_tasks(make_task), recipe, model, seed=0)
     source = ExampleSource(puzzles, seed=5)
+    maker = BatchMaker(puzzles, source.examples, CPU)
+    identifiers = puzzles.identifiers()
     seen = set()
     for step in range(60):
         batch = source.batch(step)
-        bucket = puzzles.buckets[batch.bucket]
+        bucket = source.buckets[batch.bucket]
         assert batch.canvas == bucket.canvas
-        assert len(batch.inputs) == max(1, recipe.tokens_per_step // bucket.area)
-        for tokens, labels, ids in zip(batch.inputs, batch.labels, batch.puzzle_identifiers):
-            puzzle, view = example_of(puzzles, bucket, ids)
-            pairs = {(p.input.tobytes(), p.output.tobytes()) for p in puzzles.tasks[puzzle].train}
-            grids = [view_free(puzzles, puzzle, view, t, bucket.canvas)
-                     for t in (tokens, np.where(labels == IGNORE, PAD, labels))]
-            assert any(tuple(g.tobytes() for g in option) in pairs for option in zip(*grids))
+        views = (puzzles.first_view[1:] - puzzles.first_view[:-1])[source.examples.puzzles[bucket.members]]
+        assert len(batch) == min(max(1, recipe.tokens_per_step // bucket.area), views.sum())
+        made = maker.make(batch)
+        for (example, view, *_), tokens, labels, ids, cells in zip(
+                batch.plan, made.inputs.numpy(), made.labels.numpy(), made.puzzle_identifiers, made.cells):
+            assert example in bucket.members
+            puzzle = source.examples.puzzles[example]
+            assert puzzles.first_view[puzzle] <= view < puzzles.first_view[puzzle + 1]
+            assert ids.tolist() == identifiers[view].tolist()
+            labels = np.where(labels == IGNORE, PAD, labels)
+            assert not tokens[cells:].any()  # nothing is where nothing exists
+            assert not labels[cells:].any()
+            for ours, truth in zip((tokens, labels), vars(source.examples.pairs[example]).values()):
+                assert np.array_equal(view_free(puzzles.all_views[view], ours, bucket.canvas), truth)
             seen.add(puzzle)
     assert seen == {0, 1, 2}
 
 
-def example_of(puzzles, bucket, ids):
-    """Puzzle and the views that embedding rows can stand for."""
-    puzzle = next(p for p in bucket.puzzles if puzzles.first_row[p] <= ids[0] < puzzles.first_row[p + 1])
-    views = puzzles.views[puzzle]
-    if len(ids) == 1:
-        return puzzle, [views[ids[0] - puzzles.first_row[puzzle]]]
-    return puzzle, [v for v in views if v.element == ids[1] - FIRST_DIHEDRAL_ROW]
-
-
-def view_free(puzzles, puzzle, views, tokens, canvas):
-    """The grid wherever it stands on the canvas, under each possible view."""
+def view_free(view, tokens, canvas):
+    """The grid of the original task, wherever it stands on the canvas."""
     board = tokens.reshape(canvas)
     rows, cols = np.nonzero(board >= 2)
     moved = board[rows.min() :, cols.min() :]
-    return [view.invert(crop(moved, moved.shape)) for view in views]
+    return view.invert(crop(moved, moved.shape))
 
 
 def test_a_batch_depends_on_seed_and_step_alone(make_task):
     puzzles = PuzzleSet(some_tasks(make_task), TABLE, MODEL, seed=0)
     one, other = ExampleSource(puzzles, seed=5), ExampleSource(puzzles, seed=5)
     one.batch(3)
-    assert np.array_equal(one.batch(7).inputs, other.batch(7).inputs)
+    assert np.array_equal(one.batch(7).plan, other.batch(7).plan)
     steps = range(20)
-    assert any(one.batch(s).inputs.tobytes() != ExampleSource(puzzles, seed=6).batch(s).inputs.tobytes() for s in steps)
+    assert any(one.batch(s).plan.tobytes() != ExampleSource(puzzles, seed=6).batch(s).plan.tobytes() for s in steps)
 
 
 def test_buckets_take_turns_in_proportion_to_their_work(make_task):
     tasks = (*(make_task(f"s{i}", seed=i) for i in range(6)), make_task("l", [((9, 9), (9, 9))] * 3, seed=9))
     source = ExampleSource(PuzzleSet(tasks, TABLE, MODEL, 0), seed=0)
     counts = np.bincount([source.batch(s).bucket for s in range(1000)], minlength=2)
-    expected = np.array([18 / (400 // 16), 3 / (400 // 100)])
+    expected = np.array([18 / (400 // 16), 3 / (400 // 121)])
     assert np.allclose(counts / 1000, expected / expected.sum(), atol=0.01)
     assert source.steps_a_visit == pytest.approx(expected.sum())
 
 
+def test_batches_have_near_equal_token_counts():
+    recipe = dataclasses.replace(TABLE, tokens_per_step=20_000, colour_permutations=100)
+    source = ExampleSource(PuzzleSet(load_tasks("arc1-eval").tasks, recipe, MODEL, 0), 0)
+    tokens = [size * bucket.area for size, bucket in zip(source.batch_sizes, source.buckets)]
+    assert len(tokens) > 5
+    assert min(tokens) > 0.95 * max(tokens)
+
+
 def test_translation_moves_input_and_label_together_and_can_be_off(make_task):
     tasks = (make_task("t", [((2, 3), (4, 2))] * 3),)
-    still = dataclasses.replace(TABLE, translate=0.0, canvas="full")
-    batch = ExampleSource(PuzzleSet(tasks, still, MODEL, 0), 0).batch(0)
-    assert (batch.inputs.reshape(-1, 30, 30)[:, 0, 0] >= 2).all()
-    moving = dataclasses.replace(TABLE, translate=1.0, canvas="full", tokens_per_step=900 * 50)
-    batch = ExampleSource(PuzzleSet(tasks, moving, MODEL, 0), 0).batch(0)
+
+    def made(**changes):
+        source = ExampleSource(PuzzleSet(tasks, dataclasses.replace(TABLE, **changes), MODEL, 0), 0)
+        return BatchMaker(source.puzzles, source.examples, CPU).make(source.batch(0))
+
+    assert (made(translate=0.0, canvas="full").inputs.view(-1, 30, 30)[:, 0, 0] >= 2).all()
+    moved = made(translate=1.0, canvas="full", tokens_per_step=900 * 50)
     corners = set()
-    for tokens, labels in zip(batch.inputs, batch.labels):
-        corner, other = (tuple(axis.min() for axis in np.nonzero(b.reshape(30, 30) >= 2)) for b in (tokens, labels))
+    for tokens, labels in zip(moved.inputs, moved.labels):
+        corner, other = (tuple(int(axis.min()) for axis in np.nonzero(b.view(30, 30).numpy() >= 2))
+                         for b in (tokens, labels))
         assert corner == other
         corners.add(corner)
     assert len(corners) > 20
+    assert moved.cells is None  # the full canvas exists wholly, as published
 
 
 def test_embedding_rows_do_not_overlap_and_are_named(make_task):
     tasks = some_tasks(make_task)
     table = PuzzleSet(tasks, TABLE, MODEL, 0)
-    rows = [row for p in range(3) for v in range(len(table.views[p])) for row in table.identifiers(p, v)]
-    assert rows == list(range(SHARED_ROWS, table.num_rows))
+    assert table.identifiers().ravel().tolist() == list(range(SHARED_ROWS, table.num_rows))
     assert len(table.row_names()) == table.num_rows
-    factored = PuzzleSet(tasks, FACTORED, TWO_COLUMNS, 0)
-    assert factored.num_rows == SHARED_ROWS + 3
-    assert factored.row_names()[SHARED_ROWS:] == ["small", "wide", "full"]
     with pytest.raises(InputError, match="factored"):
         PuzzleSet(tasks, FACTORED, MODEL, 0)
+
+
+def test_factored_rows_name_the_task_the_transform_and_every_colour(make_task):
+    factored = PuzzleSet(some_tasks(make_task), FACTORED, THREE_COLUMNS, 0)
+    assert factored.row_names()[SHARED_ROWS:] == ["small", "wide", "full"]
+    names, identifiers = factored.row_names(), factored.identifiers()
+    for index in range(len(factored.all_views)):
+        view = factored.all_views[index]
+        assert names[identifiers[index][1]] == f"<dihedral {view.element}>"
+        assert [names[row] for row in identifiers[index][2:]] == [f"<colour {c} to {view.colours[c]}>"
+                                                                  for c in range(10)]
+    assert identifiers[:, 1].min() == FIRST_DIHEDRAL_ROW
+    assert identifiers[:, 2:].min() == FIRST_COLOUR_ROW
+
+
+def test_a_factored_table_does_not_grow_with_the_augmentations(make_task):
+    def rows(recipe, model, count):
+        recipe = dataclasses.replace(recipe, colour_permutations=count)
+        return PuzzleSet(some_tasks(make_task), recipe, model, 0).num_rows
+
+    assert rows(FACTORED, THREE_COLUMNS, 3) == rows(FACTORED, THREE_COLUMNS, 300) == SHARED_ROWS + 3
+    assert rows(TABLE, MODEL, 300) > rows(TABLE, MODEL, 3) + 800
 
 
 def test_a_model_with_too_small_a_canvas_is_refused(make_task):
@@ -146,13 +220,3 @@ def test_a_model_with_too_small_a_canvas_is_refused(make_task):
     PuzzleSet((make_task("fits"),), TABLE, small, 0)
     with pytest.raises(InputError, match="task wide"):
         PuzzleSet(some_tasks(make_task), TABLE, small, 0)
-
-
-def test_truth_fits_its_canvas_on_the_public_sets():
-    """How often a test output would be cut off; the limit is what was measured (see LOG.md)."""
-    tasks = load_tasks("arc1").tasks
-    buckets = make_buckets(tasks, AdaptConfig().canvas, (30, 30))
-    canvas = {p: min(b.canvas) for b in buckets for p in b.puzzles}
-    outputs = [(i, pair.output) for i, task in enumerate(tasks) for pair in task.test]
-    cut_off = [tasks[i].id for i, output in outputs if max(output.shape) > canvas[i]]
-    assert len(cut_off) <= 0.005 * len(outputs)

@@ -7,7 +7,7 @@ from hrm_offline.cli import main
 from hrm_offline.data.tasks import BadTask, Pair, Task, TaskSet
 from hrm_offline.infer.score import score_files
 from hrm_offline.infer.submission import build_submission, fallback_submission
-from hrm_offline.infer.vote import Vote, choose_attempts, rank
+from hrm_offline.infer.vote import Vote, Votes, choose_attempts, rank
 
 
 def grid(*rows):
@@ -49,15 +49,39 @@ def test_fallback_is_the_two_commonest_outputs_else_the_input():
     assert fallback_submission(TaskSet("x", (task([B, B], tests=(C, B)),)))["t"] == [entry(B, C), entry(B, B)]
 
 
+def pool(*votes):
+    """The votes of one test input, as prediction counts them: a batch at a time."""
+    side = max(max(g.shape) for g, _ in votes)
+    cells = np.zeros((len(votes), side, side), dtype=np.uint8)
+    for cell, (g, _) in zip(cells, votes):
+        cell[: g.shape[0], : g.shape[1]] = g
+    pools = {}
+    Votes(np.full(len(votes), 7, dtype=np.int32), np.array([g.shape for g, _ in votes], dtype=np.int32), cells,
+          np.array([confidence for _, confidence in votes])).add_to(pools)
+    return pools[7]
+
+
+def test_counting_a_batch_of_votes_equals_counting_them_one_by_one():
+    rng = np.random.default_rng(0)
+    votes = [(grid(*rng.integers(0, 2, size=rng.integers(1, 3, size=2)).tolist()), float(rng.random()))
+             for _ in range(300)]
+    ours, expected = pool(*votes), rank(Vote(g, c) for g, c in votes)
+    assert ours.count == 300
+    assert [c.count for c in ours.ranking()] == [c.count for c in expected]
+    for one, other in zip(ours.ranking(), expected):
+        assert np.array_equal(one.grid, other.grid)
+        assert one.confidence == pytest.approx(other.confidence)
+
+
 def test_votes_replace_the_fallback_with_two_different_attempts():
     fallback = fallback_submission(TaskSet("x", (task([A, B], tests=(A, A, A, A)),)))
     submission = build_submission(fallback, {
-        ("t", 0): [Vote(C, 0.5), Vote(C, 0.5), Vote(B, 0.9)],
-        ("t", 1): [Vote(C, 0.5)],
-        ("t", 2): [Vote(A, 0.5)],
+        ("t", 0): pool((C, 0.5), (C, 0.5), (B, 0.9)),
+        ("t", 1): pool((C, 0.5)),
+        ("t", 2): pool((A, 0.5)),
     })
     assert submission["t"] == [entry(C, B), entry(C, A), entry(A, B), entry(A, B)]
-    assert build_submission(fallback, {("t", 0): [Vote(EMPTY, 1.0)]}) == fallback
+    assert build_submission(fallback, {("t", 0): pool((EMPTY, 1.0))}) == fallback
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from hrm_offline.batching import training_batches
 from hrm_offline.budget import Budget
 from hrm_offline.config import PRESETS, Recipe
 from hrm_offline.data.puzzles import SHARED_ROWS, ExampleSource, PuzzleSet
@@ -24,7 +25,7 @@ def make_learner(tasks, steps=100, **changes):
     puzzles = PuzzleSet(tasks, recipe, SMALL.model, seed=0)
     torch.manual_seed(0)
     model = HRM(SMALL.model, puzzles.num_rows)
-    return Learner(model, recipe, steps, seed=0), ExampleSource(puzzles, seed=0)
+    return Learner(model, recipe, steps, seed=0), training_batches(ExampleSource(puzzles, seed=0), model.device)
 
 
 def test_stablemax_gradient_is_finite_at_the_logits_that_break_a_naive_one():
@@ -95,34 +96,104 @@ def test_memorises_demonstrations_and_predicts_them(make_task):
     model = HRM(SMALL.model, puzzles.num_rows)
     report = adapt(model, puzzles, recipe, Budget(1e9), seed=0, pretrained=False)
     assert report.steps == report.planned_steps
-    predictor = Predictor(model, puzzles, outer_steps=2)
-    for batches in predictor.rounds(max_views=8, tokens=200):
+    predictor = Predictor(model, puzzles, dataclasses.replace(recipe, predict_tokens=200))
+    truth = [pair.output for task in tasks for pair in task.test]
+    for batches in predictor.rounds():
         for batch in batches:
-            for query, vote in zip(batch.queries, predictor.predict(batch)):
-                assert np.array_equal(vote.grid, tasks[query.puzzle].test[query.test].output)
-                assert vote.confidence > 0.5
+            votes = predictor.predict(batch)
+            for i, test in enumerate(votes.tests):
+                assert np.array_equal(votes.grid(i), truth[test])
+            assert (votes.confidence > 0.5).all()
+
+
+def make_predictor(tasks, **changes):
+    recipe = dataclasses.replace(SMALL.adapt, colour_permutations=2, conditioning="table", **changes)
+    config = dataclasses.replace(SMALL.model, puzzle_columns=1)
+    puzzles = PuzzleSet(tasks, recipe, config, 0)
+    torch.manual_seed(0)
+    return Predictor(HRM(config, puzzles.num_rows), puzzles, recipe)
 
 
 def test_rounds_cover_every_view_of_every_test_input_once(make_task):
     tasks = (make_task("a", test=[((3, 3), (3, 3))] * 3), make_task("b", [((9, 9), (9, 9))] * 2, seed=1))
-    recipe = dataclasses.replace(SMALL.adapt, colour_permutations=2)
-    puzzles = PuzzleSet(tasks, recipe, SMALL.model, 0)
-    predictor = Predictor(HRM(SMALL.model, puzzles.num_rows), puzzles, 1)
-    rounds = list(predictor.rounds(100, tokens=32))
-    queries = [(q.puzzle, q.test, q.view) for batches in rounds for b in batches for q in b.queries]
-    assert sorted(queries) == sorted((p, t, v) for p, task in enumerate(tasks) for t in range(len(task.test))
-                                     for v in range(len(puzzles.views[p])))
-    assert {q.view for b in rounds[0] for q in b.queries} == {0}
-    assert len(rounds[0]) == 3  # two batches of two and one of the small canvas, one of the large
-    assert max(q.view for batches in predictor.rounds(4, 32) for b in batches for q in b.queries) == 3
+    predictor = make_predictor(tasks, predict_tokens=32, vote_views=100)
+    puzzles = predictor.puzzles
+    rounds = [[tuple(row) for batch in batches for row in batch.plan] for batches in predictor.rounds()]
+    assert sorted(row for rows in rounds for row in rows) == sorted(
+        (test, view, 0, 0) for test, puzzle in enumerate(predictor.tests.puzzles)
+        for view in range(*puzzles.first_view[puzzle : puzzle + 2]))
+    elements = [[int(puzzles.all_views.elements[view]) for _, view, *_ in rows] for rows in rounds]
+    assert set(elements[0]) == {0}
+    assert sorted(elements[1]) == sorted(list(range(1, 8)) * 4)
+    assert predictor.keys == [("a", 0), ("a", 1), ("a", 2), ("b", 0)]
+    assert len(next(predictor.rounds())) == 3  # two batches of two and one of the small canvas, one of the large
+    assert max(len(rows) for rows in rounds) <= 4 * 7
+    fewer = make_predictor(tasks, predict_tokens=32, vote_views=4)
+    assert sum(len(batch) for batches in fewer.rounds() for batch in batches) == 4 * 4
+
+
+def predict_all(predictor):
+    return [predictor.predict(batch) for batches in predictor.rounds() for batch in batches]
+
+
+def test_early_halting_equals_full_halting_for_sequences_that_would_not_have_changed(make_task):
+    """Each sequence leaves with the answer of the step at which it wanted to halt; whoever never wants to,
+    or wants to only at the end, has the answer of full halting."""
+    tasks = (make_task("a"), make_task("b", [((4, 5), (5, 4))] * 2, seed=1))
+    full, early = (make_predictor(tasks, outer_steps=4, early_halting=e) for e in (False, True))
+    halted = set()
+    for predictor in (full, early):
+        with torch.no_grad():
+            predictor.model.q_head.weight.copy_(3 * torch.randn(2, 64, generator=torch.Generator().manual_seed(1)))
+            predictor.model.q_head.bias.zero_()
+            predictor.model.puzzle_emb.weights.normal_(generator=torch.Generator().manual_seed(2))
+    for whole, short in zip((b for bs in full.rounds() for b in bs), (b for bs in early.rounds() for b in bs)):
+        by_steps = []
+        for steps in range(1, 5):
+            full.config = dataclasses.replace(full.config, outer_steps=steps)
+            by_steps.append(full.predict(whole))
+        ours = early.predict(short)
+        for i in range(len(ours)):
+            # Confidence is sigmoid(q_halt), and a halt-only head halts where that is above a half.
+            steps = next((s for s in range(3) if by_steps[s].confidence[i] > 0.5), 3)
+            halted.add(steps)
+            assert np.array_equal(ours.grid(i), by_steps[steps].grid(i))
+            assert ours.confidence[i] == pytest.approx(by_steps[steps].confidence[i], abs=1e-5)
+    assert len(halted) > 1
+
+
+def test_without_memory_a_batch_is_computed_in_more_parts(make_task):
+    """An out-of-memory error halves the parts until they fit, and the step is not lost."""
+    learner, offer = make_learner((make_task("a"), make_task("b", seed=1)))
+    reference, _ = make_learner((make_task("a"), make_task("b", seed=1)), micro_batches=4)
+    forward, sizes = learner.model.forward, []
+
+    def short_of_memory(z_H, *rest):
+        sizes.append(len(z_H))
+        if len(z_H) > 3:
+            raise torch.OutOfMemoryError("as CUDA says it")
+        return forward(z_H, *rest)
+
+    learner.model.forward = short_of_memory
+    for step in range(3):
+        learner.learn(offer(step))
+        reference.learn(offer(step))
+    assert learner.micro_batches == 4
+    assert sizes[:2] == [10, 5]
+    assert learner.step == 3
+    for ours, theirs in zip(learner.params, reference.params):
+        assert torch.equal(ours, theirs)
+    with pytest.raises(torch.OutOfMemoryError):
+        learner.model.forward = lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("always"))
+        learner.learn(offer(3))
 
 
 def test_embeddings_only_leaves_the_network_alone(make_task):
-    learner, source = make_learner((make_task(),))
+    learner, offer = make_learner((make_task(),))
     learner.embeddings_only = True
     before = {name: value.clone() for name, value in learner.model.state_dict().items()}
     for step in range(5):
-        learner.learn(source.batch(step))
+        learner.learn(offer(step))
     changed = [name for name, value in learner.model.state_dict().items() if not torch.equal(value, before[name])]
     assert changed == ["puzzle_emb.weights"]
     assert learner.model.puzzle_emb.weights[SHARED_ROWS].abs().max() > 0
@@ -150,11 +221,11 @@ def test_adaptation_is_repeatable_and_shortens_to_its_time(make_task):
 
 
 def test_float16_scales_the_loss_and_survives_an_overflow(make_task):
-    learner, source = make_learner((make_task(),))
+    learner, offer = make_learner((make_task(),))
     learner.model.dtype = torch.float16
     learner.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)  # overflows at first
     for step in range(60):
-        part, = learner.learn(source.batch(step))
+        part, = learner.learn(offer(step))
     assert learner.scaler.get_scale() < 2.0**40
     assert torch.isfinite(part.metrics["loss"])
     assert all(torch.isfinite(p).all() for p in learner.model.state_dict().values())

@@ -33,10 +33,11 @@ import torch  # noqa: E402
 from published import load as load_published  # noqa: E402
 from published import training_step as published_step  # noqa: E402
 
+from hrm_offline.batching import fixed_batch  # noqa: E402
 from hrm_offline.config import PRESETS, ModelConfig  # noqa: E402
-from hrm_offline.data.puzzles import Batch  # noqa: E402
 from hrm_offline.device import choose_runtime  # noqa: E402
 from hrm_offline.errors import InputError  # noqa: E402
+from hrm_offline.model.halting import Sequences  # noqa: E402
 from hrm_offline.model.hrm import HRM  # noqa: E402
 from hrm_offline.model.layers import Block  # noqa: E402
 from hrm_offline.ops import dispatch  # noqa: E402
@@ -208,22 +209,22 @@ def bench_steps(config: ModelConfig, batch: int, tokens: int, machine: Machine, 
     and the published code, each from a fresh allocator."""
     side = round((tokens - config.puzzle_tokens) ** 0.5)
     config = replace(config, canvas_rows=side, canvas_cols=side)
-    inputs = np.random.default_rng(0).integers(2, config.vocab_size, size=(batch, side * side)).astype(np.uint8)
-    ids = np.arange(batch, dtype=np.int64)[:, None]
-    ours = Batch(0, (side, side), inputs, inputs[::-1].astype(np.int64), ids)
-    recipe = PRESETS["hrm-27m"].adapt
+    inputs = torch.from_numpy(np.random.default_rng(0).integers(2, config.vocab_size, size=(batch, side * side)))
+    ids = torch.arange(batch)[:, None]
+    ours = Sequences(*(tensor.to(machine.device) for tensor in (inputs.int(), inputs.flip(0), ids)))
+    recipe = replace(PRESETS["hrm-27m"].adapt, halting_target="look-ahead", ema=0.0)
 
     def learner_step() -> Callable[[], object]:
         torch.manual_seed(0)
         model = HRM(config, batch, machine.dtype).to(machine.device)
-        learner = Learner(model, replace(recipe, ema=0.0), total_steps=1000, seed=0)
-        return lambda: learner.learn(ours)
+        learner = Learner(model, recipe, total_steps=1000, seed=0)
+        return lambda: learner.learn(fixed_batch(ours, (side, side)))
 
     def published() -> Callable[[], object]:
         torch.manual_seed(0)
-        theirs = {"inputs": ours.inputs, "labels": ours.labels, "puzzle_identifiers": ids[:, 0]}
-        tensors = {k: torch.from_numpy(v.astype(np.int32)).to(machine.device) for k, v in theirs.items()}
-        return published_step(against, config, recipe, tensors, batch, machine.dtype, compiled)
+        theirs = {"inputs": ours.inputs, "labels": ours.labels.int(),
+                  "puzzle_identifiers": ours.puzzle_identifiers[:, 0].int()}
+        return published_step(against, config, recipe, theirs, batch, machine.dtype, compiled)
 
     ways = [("ours", "triton" if machine.device.type == "cpu" else "auto", learner_step),
             ("eager", "reference", learner_step)]

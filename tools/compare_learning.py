@@ -35,6 +35,7 @@ from hrm_offline.errors import InputError  # noqa: E402
 from hrm_offline.infer.predict import Predictor  # noqa: E402
 from hrm_offline.infer.score import Score, score_attempts  # noqa: E402
 from hrm_offline.infer.submission import ATTEMPTS, build_submission, fallback_submission  # noqa: E402
+from hrm_offline.infer.vote import Pool  # noqa: E402
 from hrm_offline.model.hrm import HRM  # noqa: E402
 from hrm_offline.train.adapt import adapt  # noqa: E402
 
@@ -61,8 +62,8 @@ def tasks_of(name: str):
     """The rehearsal's set, or the one of larger grids; both by sizes alone."""
     if name == "small":
         return choose_tasks("arc1", None)
-    tasks = [task for task in load_tasks("arc1-train").tasks if len(task.train) >= 3 and size_of(task)[0] >= _LARGER_SIDE]
-    return sorted(tasks, key=size_of)[:_LARGER_COUNT]
+    tasks = [task for task in load_tasks("arc1-train").tasks if len(task.train) >= 3]
+    return sorted((task for task in tasks if size_of(task)[0] >= _LARGER_SIDE), key=size_of)[:_LARGER_COUNT]
 
 
 def configs_of(run: Run) -> tuple[ModelConfig, AdaptConfig]:
@@ -95,12 +96,12 @@ def learn(run: Run) -> dict:
 
 
 def predict_and_score(model: HRM, puzzles: PuzzleSet, recipe: AdaptConfig, tasks) -> Score:
-    predictor = Predictor(model, puzzles, recipe.outer_steps)
-    votes: dict = {}
-    for batches in predictor.rounds(recipe.vote_views, recipe.predict_tokens):
+    predictor = Predictor(model, puzzles, recipe)
+    pools: dict[int, Pool] = {}
+    for batches in predictor.rounds():
         for batch in batches:
-            for query, vote in zip(batch.queries, predictor.predict(batch)):
-                votes.setdefault((tasks[query.puzzle].id, query.test), []).append(vote)
+            predictor.predict(batch).add_to(pools)
+    votes = {predictor.keys[test]: pool for test, pool in pools.items()}
     submission = build_submission(fallback_submission(TaskSet("compared", tasks)), votes)
     attempts = {task_id: [[entry[name] for name in ATTEMPTS] for entry in entries]
                 for task_id, entries in submission.items()}

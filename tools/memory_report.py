@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils._pytree import tree_leaves  # noqa: E402
 
 from hrm_offline.config import PRESETS, Preset  # noqa: E402
-from hrm_offline.model.halting import Examples, initial_carry, refill, training_step  # noqa: E402
+from hrm_offline.model.halting import Sequences, initial_carry, refill_, training_step  # noqa: E402
 from hrm_offline.model.hrm import HRM  # noqa: E402
 from hrm_offline.ops import dispatch  # noqa: E402
 from hrm_offline.train.losses import outer_step_loss  # noqa: E402
@@ -66,11 +66,12 @@ def peak_bytes(preset: Preset, batch: int, mode: str) -> int:
     with dispatch.override(mode), _FAKE, LiveTensors() as tensors:
         _empty(model)
         cells = torch.zeros(batch, canvas[0] * canvas[1], dtype=torch.int32)
-        examples = Examples(cells, cells.long(), torch.zeros(batch, config.puzzle_columns, dtype=torch.int64))
-        carry = refill(model, initial_carry(model, examples, canvas), examples)
-        vectors = model.puzzle_vectors(examples.puzzle_identifiers).requires_grad_()
-        carry, output, target = training_step(model, carry, vectors, torch.zeros(batch, dtype=torch.int32))
-        loss, _ = outer_step_loss(carry, output, target, preset.adapt.loss)
+        sequences = Sequences(cells, cells.long(), torch.zeros(batch, config.puzzle_ids, dtype=torch.int64))
+        carry = initial_carry(model, sequences, canvas)
+        refill_(model, carry, sequences)
+        vectors = model.puzzle_vectors(sequences.puzzle_identifiers).requires_grad_()
+        step = training_step(model, carry, vectors, torch.zeros(batch, dtype=torch.int32), look_ahead=False)
+        loss, _ = outer_step_loss(step, sequences.labels, preset.adapt.loss)
         loss.backward()
     kept_between_steps = 3 * 4 * sum(p.numel() for p in model.parameters())
     return tensors.peak + kept_between_steps

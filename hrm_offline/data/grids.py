@@ -1,7 +1,8 @@
 """Grids as token sequences on a canvas, and back.
 
 Tokens: PAD 0 around the grid, EOS 1 along its lower and right edge, colour c as c + 2. The
-published canvas is 30 x 30.
+published canvas is 30 x 30. These work on one grid and say what is meant; `hrm_offline.batching`
+does the same to whole batches on the device.
 """
 
 from __future__ import annotations
@@ -29,49 +30,15 @@ def dihedral(grid: np.ndarray, element: int) -> np.ndarray:
     return grid.T if TRANSPOSES[element] else grid
 
 
-class GridStore:
-    """Many grids in one flat uint8 array, so that a batch is a gather and not a loop."""
-
-    def __init__(self, grids: list[np.ndarray]):
-        self.rows = np.array([g.shape[0] for g in grids], dtype=np.int32)
-        self.cols = np.array([g.shape[1] for g in grids], dtype=np.int32)
-        sizes = self.rows * self.cols
-        self.start = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
-        self.cells = np.concatenate([g.reshape(-1) for g in grids]).astype(np.uint8)
-
-    def encode(self, index: np.ndarray, element: np.ndarray, colours: np.ndarray,
-               offset: np.ndarray, canvas: Canvas) -> np.ndarray:
-        """Tokens of augmented grids, each placed on its own canvas.
-
-        index [B] which grid; element [B] dihedral transform; colours [B, 10] the new colour of
-        each colour; offset [B, 2] row and column of the grid's corner. Returns uint8
-        [B, rows x cols]. Whatever falls beyond the canvas is cut off: callers choose canvases
-        that hold the grid (see `hrm_offline.data.puzzles`).
-        """
-        rows, cols = (a[index][:, None, None] for a in (self.rows, self.cols))
-        transposes = TRANSPOSES[element][:, None, None]
-        height, width = np.where(transposes, cols, rows), np.where(transposes, rows, cols)
-        i = np.arange(canvas[0])[None, :, None] - offset[:, 0][:, None, None]
-        j = np.arange(canvas[1])[None, None, :] - offset[:, 1][:, None, None]
-        in_rows, in_cols = (i >= 0) & (i < height), (j >= 0) & (j < width)
-        inside = in_rows & in_cols
-        edge = (in_rows & (j == width)) | (in_cols & (i == height))
-
-        x, y = np.where(transposes, j, i), np.where(transposes, i, j)
-        x = np.where(FLIPS_ROW[element][:, None, None], rows - 1 - x, x)
-        y = np.where(FLIPS_COL[element][:, None, None], cols - 1 - y, y)
-        cell = self.cells[np.where(inside, self.start[index][:, None, None] + x * cols + y, 0)]
-        colour = np.take_along_axis(colours, cell.reshape(len(index), -1).astype(np.intp), axis=1)
-        tokens = np.where(edge, EOS, PAD).reshape(len(index), -1)
-        return np.where(inside.reshape(len(index), -1), colour + FIRST_COLOUR, tokens).astype(np.uint8)
-
-
-_SAME_COLOURS = np.arange(10, dtype=np.uint8)[None]
-
-
 def encode(grid: np.ndarray, canvas: Canvas, offset: tuple[int, int] = (0, 0)) -> np.ndarray:
-    """Tokens [rows x cols] of one grid with its corner at `offset` of the canvas."""
-    return GridStore([grid]).encode(np.array([0]), np.array([0]), _SAME_COLOURS, np.array([offset]), canvas)[0]
+    """Tokens uint8 [rows x cols] of a grid that lies within the canvas, its corner at `offset`. The
+    EOS edge is left out where it would lie beyond."""
+    board = np.full(canvas, PAD, dtype=np.uint8)
+    (top, left), (height, width) = offset, grid.shape
+    board[top : top + height + 1, left : left + width + 1] = EOS
+    board[top + height :, left + width :] = PAD
+    board[top : top + height, left : left + width] = grid + FIRST_COLOUR
+    return board.ravel()
 
 
 def crop(tokens: np.ndarray, canvas: Canvas) -> np.ndarray:

@@ -1,8 +1,9 @@
 """Puzzles ready to learn: tasks with their views, embedding rows and canvases, and batches of them.
 
-Embedding rows: row 0 is blank, rows 1 to 8 name the dihedral transforms (used by factored
-conditioning), row 9 is where a new puzzle starts from, and the puzzles' own rows follow. An
-artifact carries the first `SHARED_ROWS` rows only, so its size does not grow with its data.
+Embedding rows: row 0 is blank, rows 1 to 8 name the dihedral transforms, row 9 is where a new
+puzzle starts from, rows 10 to 109 name what a colour becomes (factored conditioning), and the
+puzzles' own rows follow. An artifact carries the first `SHARED_ROWS` rows only, so its size does
+not grow with its data.
 """
 
 from __future__ import annotations
@@ -12,96 +13,103 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hrm_offline.config import ModelConfig, Recipe
-from hrm_offline.data.augment import View, views_of
-from hrm_offline.data.grids import TRANSPOSES, GridStore
-from hrm_offline.data.tasks import MAX_SIDE, Task
+from hrm_offline.data.augment import Views, views_of
+from hrm_offline.data.canvas import Bucket, make_buckets, needed_room
+from hrm_offline.data.grids import TRANSPOSES
+from hrm_offline.data.tasks import Pair, Task
 from hrm_offline.errors import InputError
-from hrm_offline.tokens import IGNORE, PAD, Canvas
+from hrm_offline.tokens import COLOURS, Canvas
 
-BLANK_ROW, FIRST_DIHEDRAL_ROW, NEW_PUZZLE_ROW, SHARED_ROWS = 0, 1, 9, 10
+BLANK_ROW, FIRST_DIHEDRAL_ROW, NEW_PUZZLE_ROW, FIRST_COLOUR_ROW = 0, 1, 9, 10
+SHARED_ROWS = FIRST_COLOUR_ROW + COLOURS * COLOURS
 
-# Tasks of near-equal size share a canvas. Few shapes, so that whatever is prepared for a shape
-# (rotary tables now, compiled kernels later) is reused.
-_BUCKET_SIDES = (3, 5, 7, 10, 13, 16, 20, 25, MAX_SIDE)
 # Spreads the buckets evenly over the steps: the golden ratio's low-discrepancy sequence.
 _GOLDEN_RATIO = 0.6180339887498949
 
 
-@dataclass(frozen=True)
-class Bucket:
-    """Puzzles that share a canvas."""
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Pairs of a puzzle set by index: the puzzle each belongs to int64 [N], the pairs, and the room
+    int32 [N, 2] that each needs on a canvas (see `needed_room`)."""
 
-    canvas: Canvas
-    puzzles: tuple[int, ...]
+    puzzles: np.ndarray
+    pairs: tuple[Pair, ...]
+    rooms: np.ndarray
 
-    @property
-    def area(self) -> int:
-        return self.canvas[0] * self.canvas[1]
-
-    def batch_size(self, tokens: int) -> int:
-        """Examples that fit in `tokens` canvas tokens; one at the least."""
-        return max(1, tokens // self.area)
+    def __len__(self) -> int:
+        return len(self.pairs)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
-    """Examples of one bucket, on its canvas of S cells: inputs uint8 [B, S]; labels int64 [B, S], IGNORE where
-    the loss passes over; puzzle_identifiers int64 [B, columns], rows of the embedding table."""
+    """Which examples of a bucket, how augmented and where on its canvas; the tokens are made of
+    this on the device (`hrm_offline.batching`).
+
+    plan int32 [B, 4]: example, view (counted over all puzzles), row and column of the corner.
+    """
 
     bucket: int
     canvas: Canvas
-    inputs: np.ndarray
-    labels: np.ndarray
-    puzzle_identifiers: np.ndarray
+    plan: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.plan)
 
     def rows(self, part: slice) -> Batch:
         """The same batch, fewer examples."""
-        return replace(self, inputs=self.inputs[part], labels=self.labels[part],
-                       puzzle_identifiers=self.puzzle_identifiers[part])
+        return replace(self, plan=self.plan[part])
 
 
 class PuzzleSet:
-    """Tasks with their distinct views, a row of the embedding table for each, and buckets."""
+    """Tasks with their distinct views and a row of the embedding table for each.
+
+    `views` is a list by puzzle; `all_views` holds them one after another, those of puzzle p from
+    `first_view[p]` on. `demonstrations` and `tests` are the tasks' pairs; the room of a test input does
+    not depend on its output, known or not. Raises `InputError` where the recipe's conditioning does
+    not suit the model, or a grid does not fit its largest canvas.
+    """
 
     def __init__(self, tasks: tuple[Task, ...], recipe: Recipe, model: ModelConfig, seed: int):
         if not tasks:
             raise InputError("there is no task to learn from")
         if model.puzzle_columns not in (0, recipe.puzzle_columns):
-            raise InputError(f"conditioning '{recipe.conditioning}' gives {recipe.puzzle_columns} embedding ids "
+            raise InputError(f"conditioning '{recipe.conditioning}' has {recipe.puzzle_columns} embeddings "
                              f"a sequence, the model takes {model.puzzle_columns}")
         self.tasks = tasks
         self.recipe = recipe
         self.columns = model.puzzle_columns
+        self.largest_canvas = (model.canvas_rows, model.canvas_cols)
         self.views = [views_of(t, seed, recipe.dihedral, recipe.colour_permutations) for t in tasks]
-        rows = [1 if recipe.conditioning == "factored" else len(v) for v in self.views]
-        self.first_row = SHARED_ROWS + np.concatenate([[0], np.cumsum(rows)]).astype(np.int64)
-        self.buckets = make_buckets(tasks, recipe.canvas, (model.canvas_rows, model.canvas_cols))
-        self._require_room()
-
-    def _require_room(self) -> None:
-        """Only a model with an unusual largest canvas lacks it."""
-        for bucket in self.buckets:
-            for puzzle in bucket.puzzles:
-                if needed_side(self.tasks[puzzle]) > min(bucket.canvas):
-                    raise InputError(f"task {self.tasks[puzzle].id}: needs a canvas of side "
-                                     f"{needed_side(self.tasks[puzzle])}, the model's has {min(bucket.canvas)}")
+        self.all_views = Views(np.concatenate([v.elements for v in self.views]),
+                               np.concatenate([v.colours for v in self.views]), 0)
+        self.first_view = np.concatenate([[0], np.cumsum([len(v) for v in self.views])])
+        self.demonstrations = self._examples([(p, pair, True) for p, task in enumerate(tasks) for pair in task.train])
+        self.tests = self._examples([(p, pair, False) for p, task in enumerate(tasks) for pair in task.test])
 
     @property
     def num_rows(self) -> int:
         """Rows of the embedding table, the shared ones included."""
-        return int(self.first_row[-1])
+        own = len(self.tasks) if self.recipe.conditioning == "factored" else len(self.all_views)
+        return SHARED_ROWS + own
 
-    def identifiers(self, puzzle: int, view: int) -> list[int]:
-        """Rows of the embedding table that condition this view of this puzzle."""
+    def identifiers(self) -> np.ndarray:
+        """Rows of the embedding table that condition each view, int32 [views, ids]: none, its own,
+        or its puzzle's, its dihedral element's and, where the model has a third column, one for what
+        each of the ten colours becomes."""
+        elements, colours = self.all_views.elements, self.all_views.colours
         if self.columns == 0:
-            return []
+            return np.zeros((len(elements), 0), dtype=np.int32)
         if self.recipe.conditioning == "table":
-            return [int(self.first_row[puzzle]) + view]
-        return [int(self.first_row[puzzle]), FIRST_DIHEDRAL_ROW + self.views[puzzle][view].element]
+            return SHARED_ROWS + np.arange(len(elements), dtype=np.int32)[:, None]
+        puzzle = np.repeat(np.arange(len(self.tasks)), np.diff(self.first_view))
+        columns = [SHARED_ROWS + puzzle, FIRST_DIHEDRAL_ROW + elements]
+        if self.columns == 3:
+            columns += [FIRST_COLOUR_ROW + COLOURS * old + colours[:, old].astype(np.int32) for old in range(COLOURS)]
+        return np.stack(columns, axis=1).astype(np.int32)
 
     def row_names(self) -> list[str]:
         """What each row of the embedding table stands for, to be saved beside it."""
-        names = ["<blank>", *(f"<dihedral {e}>" for e in range(8)), "<new puzzle>"]
+        names = shared_row_names()
         for task, views in zip(self.tasks, self.views):
             if self.recipe.conditioning == "factored":
                 names.append(task.id)
@@ -109,51 +117,31 @@ class PuzzleSet:
                 names += [f"{task.id}_t{v.element}_{''.join(map(str, v.colours))}" for v in views]
         return names
 
+    def labelled(self) -> Examples:
+        """Every pair whose output is known, test pairs included."""
+        return self._examples([(p, pair, True) for p, task in enumerate(self.tasks)
+                               for pair in (*task.train, *task.test) if pair.output is not None])
 
-def needed_side(task: Task) -> int:
-    """Side of the square that should hold every grid of the task, the unseen outputs included.
+    def _examples(self, found: list[tuple[int, Pair, bool]]) -> Examples:
+        limit = min(self.largest_canvas)  # only a model with an unusual largest canvas is ever short of it
+        for puzzle, pair, with_output in found:
+            side = max(*pair.input.shape, *(pair.output.shape if with_output else ()))
+            if side > limit:
+                raise InputError(f"task {self.tasks[puzzle].id}: needs a canvas of side {side}, "
+                                 f"the model's has {limit}")
+        rooms = [needed_room(self.tasks[puzzle], pair, with_output) for puzzle, pair, with_output in found]
+        return Examples(np.array([puzzle for puzzle, _, _ in found]), tuple(pair for _, pair, _ in found),
+                        np.minimum(np.array(rooms, dtype=np.int32), limit))
 
-    Covers all inputs, all demonstrated outputs and, along each axis, how the demonstrations grow:
-    where every output is its input times the same factor, or plus the same length, test outputs
-    are expected to be so too; where all grow otherwise, by the largest factor plus one. Never
-    looks at a test output. A grid on a canvas of this side plus one also has its EOS edge.
-    """
-    known = [g for p in task.train for g in (p.input, p.output)] + [p.input for p in task.test]
-    side = max(max(grid.shape) for grid in known)
-    for axis in (0, 1):
-        longest = max(p.input.shape[axis] for p in task.test)
-        lengths = [(p.input.shape[axis], p.output.shape[axis]) for p in task.train]
-        side = max(side, _expected_length(longest, lengths))
-    return min(side, MAX_SIDE)
-
-
-def _expected_length(longest: int, lengths: list[tuple[int, int]]) -> int:
-    """Length of the output of an input of length `longest`, as (input, output) lengths suggest."""
-    factors = {after / before for before, after in lengths}
-    gains = {after - before for before, after in lengths}
-    expected = []
-    if len(factors) == 1:
-        expected.append(round(longest * max(factors)))
-    if len(gains) == 1:
-        expected.append(longest + max(gains))
-    if not expected and min(factors) > 1:
-        expected.append(round(longest * (max(factors) + 1)))
-    return max(expected, default=0)
+    def buckets(self, examples: Examples) -> list[Bucket]:
+        """The examples grouped by canvas, as the recipe says."""
+        return make_buckets(examples.rooms, self.recipe.canvas, self.largest_canvas)
 
 
-def make_buckets(tasks: tuple[Task, ...], canvas: str, largest: Canvas) -> list[Bucket]:
-    """Group tasks by canvas: all on the `largest`, or each on the tightest bucket's."""
-    if canvas == "full":
-        return [Bucket(largest, tuple(range(len(tasks))))]
-    groups: dict[int, list[int]] = {}
-    sides = [needed_side(task) for task in tasks]
-    for index, side in enumerate(sides):
-        groups.setdefault(min(b for b in _BUCKET_SIDES if b >= side), []).append(index)
-    buckets = []
-    for _, members in sorted(groups.items()):
-        side = max(sides[i] for i in members) + 1  # one more for the EOS edge
-        buckets.append(Bucket((min(side, largest[0]), min(side, largest[1])), tuple(members)))
-    return buckets
+def shared_row_names() -> list[str]:
+    """Names of the first `SHARED_ROWS` rows of every embedding table."""
+    return ["<blank>", *(f"<dihedral {e}>" for e in range(8)), "<new puzzle>",
+            *(f"<colour {old} to {new}>" for old in range(COLOURS) for new in range(COLOURS))]
 
 
 class ExampleSource:
@@ -163,61 +151,44 @@ class ExampleSource:
     def __init__(self, puzzles: PuzzleSet, seed: int, include_tests: bool = False):
         self.puzzles = puzzles
         self.seed = seed
-        grids, self.pairs = [], []
-        for bucket in puzzles.buckets:
-            members = []
-            for puzzle in bucket.puzzles:
-                task = puzzles.tasks[puzzle]
-                for pair in (*task.train, *(task.test if include_tests else ())):
-                    if pair.output is not None:
-                        members.append((puzzle, len(grids)))
-                        grids += [pair.input, pair.output]
-            self.pairs.append(np.array(members))
-        self.store = GridStore(grids)
+        self.examples = puzzles.labelled() if include_tests else puzzles.demonstrations
+        self.buckets = puzzles.buckets(self.examples)
+        self._sides = np.array([np.maximum(p.input.shape, p.output.shape) for p in self.examples.pairs])
+        self._first_view = puzzles.first_view[self.examples.puzzles]
+        self._num_views = puzzles.first_view[self.examples.puzzles + 1] - self._first_view
         tokens = puzzles.recipe.tokens_per_step
-        distinct = [sum(len(puzzles.views[puzzle]) for puzzle, _ in members) for members in self.pairs]
-        self.batch_sizes = [min(b.batch_size(tokens), n) for b, n in zip(puzzles.buckets, distinct)]
-        steps_to_cover = np.array([len(p) / b for p, b in zip(self.pairs, self.batch_sizes)])
+        self.batch_sizes = [min(b.batch_size(tokens), int(self._num_views[b.members].sum())) for b in self.buckets]
+        steps_to_cover = np.array([len(b.members) / size for b, size in zip(self.buckets, self.batch_sizes)])
         self.steps_a_visit = float(steps_to_cover.sum())
-        self._shares = np.cumsum(steps_to_cover) / steps_to_cover.sum()
+        self.shares = steps_to_cover / steps_to_cover.sum()
+        self._cumulative = np.cumsum(self.shares)
         self._phase = np.random.default_rng(seed).random()
 
     def batch(self, step: int) -> Batch:
         """The examples offered at `step`."""
-        index = self._bucket(step)
-        bucket, size = self.puzzles.buckets[index], self.batch_sizes[index]
+        return self.batch_of(self._bucket(step), step)
+
+    def batch_of(self, index: int, step: int) -> Batch:
+        """The examples of bucket `index` that would be offered at `step`."""
+        bucket, size = self.buckets[index], self.batch_sizes[index]
         rng = np.random.default_rng([self.seed, step])
-        pairs = self.pairs[index]
-        rounds = [rng.permutation(len(pairs)) for _ in range(-(-size // len(pairs)))]
-        puzzle, grid = pairs[np.concatenate(rounds)[:size]].T
-        views = [int(rng.integers(len(self.puzzles.views[p]))) for p in puzzle]
-        chosen = [self.puzzles.views[p][v] for p, v in zip(puzzle, views)]
-        element, colours = view_arrays(chosen)
-        offset = self._offsets(rng, grid, element, bucket.canvas)
-        labels = self.store.encode(grid + 1, element, colours, offset, bucket.canvas).astype(np.int64)
-        return Batch(
-            index, bucket.canvas,
-            self.store.encode(grid, element, colours, offset, bucket.canvas),
-            np.where(labels == PAD, IGNORE, labels),
-            np.array([self.puzzles.identifiers(p, v) for p, v in zip(puzzle, views)], dtype=np.int64),
-        )
+        rounds = [rng.permutation(bucket.members) for _ in range(-(-size // len(bucket.members)))]
+        example = np.concatenate(rounds)[:size]
+        view = self._first_view[example] + rng.integers(self._num_views[example])
+        corner = self._corners(rng, example, view, bucket.canvas)
+        return Batch(index, bucket.canvas, np.column_stack([example, view, corner]).astype(np.int32))
 
     def _bucket(self, step: int) -> int:
         """Which bucket step `step` learns from; each as often as covers its pairs evenly."""
         point = (self._phase + step * _GOLDEN_RATIO) % 1.0
-        return min(int(np.searchsorted(self._shares, point, side="right")), len(self._shares) - 1)
+        return min(int(np.searchsorted(self._cumulative, point, side="right")), len(self.buckets) - 1)
 
-    def _offsets(self, rng, grid, element, canvas) -> np.ndarray:
+    def _corners(self, rng, example, view, canvas) -> np.ndarray:
         """Corner of each example: (0, 0), or for a share of them anywhere that both grids fit."""
-        height = np.maximum(self.store.rows[grid], self.store.rows[grid + 1])
-        width = np.maximum(self.store.cols[grid], self.store.cols[grid + 1])
-        turned = TRANSPOSES[element]
-        height, width = np.where(turned, width, height), np.where(turned, height, width)
-        room = np.maximum(np.stack([canvas[0] - height, canvas[1] - width], axis=1), 0)
-        moved = rng.random(len(grid)) < self.puzzles.recipe.translate
+        if self.puzzles.recipe.translate == 0:
+            return np.zeros((len(example), 2), dtype=np.int64)
+        sides = self._sides[example]
+        turned = TRANSPOSES[self.puzzles.all_views.elements[view]]
+        room = np.maximum(canvas - np.where(turned[:, None], sides[:, ::-1], sides), 0)
+        moved = rng.random(len(example)) < self.puzzles.recipe.translate
         return np.where(moved[:, None], rng.integers(0, room + 1), 0)
-
-
-def view_arrays(views: list[View]) -> tuple[np.ndarray, np.ndarray]:
-    """Views as arrays for `GridStore.encode`: element [B], colours [B, 10]."""
-    return np.array([v.element for v in views]), np.array([v.colours for v in views], dtype=np.uint8)

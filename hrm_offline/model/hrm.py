@@ -24,7 +24,7 @@ from hrm_offline.model.layers import (
 )
 from hrm_offline.ops.embedding import embedding
 from hrm_offline.ops.rope import rope_table
-from hrm_offline.tokens import Canvas
+from hrm_offline.tokens import COLOURS, Canvas
 
 
 @dataclass
@@ -68,7 +68,7 @@ class HRM(nn.Module):
         return self.H_init.device
 
     def puzzle_vectors(self, identifiers: torch.Tensor) -> torch.Tensor | None:
-        """Embeddings float32 [B, columns, ndim] of identifiers [B, columns], None without any."""
+        """Embeddings float32 [B, ids, ndim] of identifiers [B, ids], None without any."""
         return self.puzzle_emb(identifiers) if self.config.puzzle_columns else None
 
     def initial_states(self, batch_size: int, canvas: Canvas) -> tuple[torch.Tensor, torch.Tensor]:
@@ -76,22 +76,31 @@ class HRM(nn.Module):
         shape = (batch_size, self.config.puzzle_tokens + canvas[0] * canvas[1], self.config.hidden_size)
         return tuple(init.to(self.dtype).expand(shape) for init in (self.H_init, self.L_init))
 
-    def forward(self, z_H: torch.Tensor, z_L: torch.Tensor, inputs: torch.Tensor,
-                puzzle_vectors: torch.Tensor | None, canvas: Canvas) -> tuple[torch.Tensor, torch.Tensor, Output]:
-        """One outer step: states [B, T, D], inputs [B, S] tokens -> new detached states, output."""
+    def forward(self, z_H: torch.Tensor, z_L: torch.Tensor, inputs: torch.Tensor, puzzle_vectors: torch.Tensor | None,
+                canvas: Canvas, cells: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor, Output]:
+        """One outer step: states [B, T, D], inputs [B, S] tokens -> new detached states, output.
+
+        `cells` int [B] says how many of the canvas' cells, row by row, exist for each sequence; those
+        after them are not seen and their outputs mean nothing. None: all of them, as published.
+        """
         config = self.config
         embedded = self._embed(inputs, puzzle_vectors, canvas)
         table = self._rope_table(canvas)
+        lengths = None if cells is None else cells + config.puzzle_tokens
         with torch.no_grad():
             for cycle in range(config.H_cycles * config.L_cycles - 1):
-                z_L = self.L_level(z_L, z_H + embedded, table)
+                z_L = self.L_level(z_L, z_H + embedded, table, lengths)
                 if (cycle + 1) % config.L_cycles == 0:
-                    z_H = self.H_level(z_H, z_L, table)
-        z_L = self.L_level(z_L, z_H + embedded, table)
-        z_H = self.H_level(z_H, z_L, table)
+                    z_H = self.H_level(z_H, z_L, table, lengths)
+        z_L = self.L_level(z_L, z_H + embedded, table, lengths)
+        z_H = self.H_level(z_H, z_L, table, lengths)
+        q_halt, q_continue = self.q_values(z_H)
+        return z_H.detach(), z_L.detach(), Output(self.lm_head(z_H)[:, config.puzzle_tokens :], q_halt, q_continue)
+
+    def q_values(self, z_H: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The halting head's two values, float32 [B], for states [B, T, D]."""
         q = self.q_head(z_H[:, 0]).float()
-        output = Output(self.lm_head(z_H)[:, config.puzzle_tokens :], q[:, 0], q[:, 1])
-        return z_H.detach(), z_L.detach(), output
+        return q[:, 0], q[:, 1]
 
     def _embed(self, inputs: torch.Tensor, puzzle_vectors: torch.Tensor | None, canvas: Canvas) -> torch.Tensor:
         config = self.config
@@ -99,7 +108,12 @@ class HRM(nn.Module):
         if config.positions == "learned":
             scale *= math.sqrt(0.5)  # keeps the variance of the sum of the two embeddings
             positions = self.embed_pos.embedding_weight[self._learned_positions(canvas)]
-        front = puzzle_vectors.flatten(1) if puzzle_vectors is not None else None
+        front = None
+        if puzzle_vectors is not None:
+            if config.puzzle_ids > config.puzzle_columns:  # what becomes of each colour: one column for all ten
+                named, colours = puzzle_vectors.split([2, COLOURS], dim=1)
+                puzzle_vectors = torch.cat([named, colours.mean(1, keepdim=True)], dim=1)
+            front = puzzle_vectors.flatten(1)
         return embedding(inputs, self.embed_tokens.embedding_weight, front, config.puzzle_tokens, positions, scale,
                          self.dtype)
 

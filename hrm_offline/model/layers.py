@@ -105,8 +105,9 @@ class ReasoningModule(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(Block(config) for _ in range(layers))
 
-    def forward(self, state: torch.Tensor, injection: torch.Tensor, table: torch.Tensor | None) -> torch.Tensor:
+    def forward(self, state: torch.Tensor, injection: torch.Tensor, table: torch.Tensor | None,
+                lengths: torch.Tensor | None = None) -> torch.Tensor:
         x = state + injection
         for layer in self.layers:
-            x = layer(x, table)
+            x = layer(x, table, lengths)
         return x

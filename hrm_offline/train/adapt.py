@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from hrm_offline.batching import training_batches
 from hrm_offline.budget import Budget
 from hrm_offline.config import AdaptConfig
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
@@ -39,13 +40,14 @@ def adapt(model: HRM, puzzles: PuzzleSet, config: AdaptConfig, budget: Budget, s
     source = ExampleSource(puzzles, seed)
     planned = max(1, round(source.steps_a_visit * config.visits))
     learner = Learner(model, config, planned, seed)
+    offer = training_batches(source, model.device)
     embeddings_only = config.embeddings_only if pretrained and model.config.puzzle_columns else 0.0
     examples, cold, log = 0, 0.0, _LossLog()
     while learner.step < learner.total_steps and budget.remaining() > 0:
-        batch = source.batch(learner.step)
+        batch = offer(learner.step)
         learner.embeddings_only = learner.step < embeddings_only * learner.total_steps
-        log.add(sum_metrics(learner.learn(batch))["lm_loss"], len(batch.inputs))
-        examples += len(batch.inputs)
+        log.add(sum_metrics(learner.learn(batch))["lm_loss"], batch.size)
+        examples += batch.size
         if learner.step == _COLD_STEPS:
             cold = budget.elapsed()
         elif learner.step > _COLD_STEPS:

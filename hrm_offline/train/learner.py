@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from hrm_offline.batching import OfferedBatch, to_device
 from hrm_offline.config import Recipe
-from hrm_offline.data.puzzles import Batch
-from hrm_offline.model.halting import Carry, Examples, initial_carry, refill, training_step
-from hrm_offline.model.hrm import HRM, Output
+from hrm_offline.model.halting import Carry, Sequences, Step, advance_, initial_carry, refill_, training_step
+from hrm_offline.model.hrm import HRM
 from hrm_offline.ops.sign_sgd import sparse_sign_sgd_
 from hrm_offline.train.distributed import World
+from hrm_offline.train.graphs import Graphs
 from hrm_offline.train.losses import outer_step_loss
 from hrm_offline.train.optim import AdamATan2, Ema, lr_factor
 
@@ -21,13 +22,11 @@ _EXPLORATION = 1  # tells the exploration draws from the data's, which share (se
 
 @dataclass
 class Part:
-    """What one part of a batch computed: summed metrics (with the summed `loss`), the network's
-    output, the target of q_continue, its embedding ids [B, columns] and their vectors, which hold
-    the gradients."""
+    """What one part of a batch computed: summed metrics (with the summed `loss`), the outer step, its
+    embedding ids [B, ids] and their vectors, which hold the gradients."""
 
     metrics: dict[str, torch.Tensor]
-    output: Output
-    target_q_continue: torch.Tensor | None
+    step: Step
     identifiers: torch.Tensor
     puzzle_vectors: torch.Tensor | None
 
@@ -37,6 +36,7 @@ class Learner:
 
     `total_steps` is what the learning-rate schedule spans; it may be changed while running.
     While `embeddings_only` is set the network stays as it is and only puzzle embeddings learn.
+    Nothing here waits for the device, but the loss scaler of float16, which asks it once a step.
     """
 
     def __init__(self, model: HRM, recipe: Recipe, total_steps: int, seed: int, world: World | None = None):
@@ -47,43 +47,66 @@ class Learner:
         self.world = world or World()
         self.step = 0
         self.embeddings_only = False
+        self.micro_batches = recipe.micro_batches
         self.params = list(model.parameters())
         self.optimizer = AdamATan2(self.params, recipe.lr, (recipe.beta1, recipe.beta2), recipe.weight_decay)
         self.ema = Ema(self.params, recipe.ema) if recipe.ema else None
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=model.dtype is torch.float16)
         self.carries: dict[tuple[int, int], Carry] = {}  # by bucket and part
+        self.graphs = Graphs(self._forward_backward) if recipe.cuda_graphs and model.device.type == "cuda" else None
 
-    def learn(self, batch: Batch) -> list[Part]:
+    def learn(self, batch: OfferedBatch) -> list[Part]:
         """One outer step and one optimiser step on this process' share of a global batch.
 
-        Gradients of the network stay on its parameters until the next step.
+        Gradients of the network stay on its parameters until the next step. A lone process that runs
+        out of memory computes its batches in twice as many parts from then on, each with fresh slots.
         """
+        while True:
+            try:
+                return self._learn(batch)
+            except torch.OutOfMemoryError:
+                if self.world.size > 1 or self.micro_batches >= batch.size:
+                    raise
+            self._halve_parts()
+
+    def _halve_parts(self) -> None:
+        self.micro_batches *= 2
+        self.carries.clear()
+        if self.graphs:
+            self.graphs.clear()
+        if self.model.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _learn(self, batch: OfferedBatch) -> list[Part]:
+        self.optimizer.zero_grad(set_to_none=self.graphs is None)  # a graph adds to gradients where they were
+        min_steps = self._min_halt_steps(batch.size)
+        shares = self.world.shares(batch.size, self.micro_batches)
+        parts = [self._learn_part((batch.bucket, i), batch, share, min_steps[share]) for i, share in enumerate(shares)]
         self.step += 1
-        self.optimizer.zero_grad()
-        size = len(batch.inputs)
-        shares = self.world.shares(size, self.recipe.micro_batches)
-        min_steps = self._min_halt_steps(size)
-        parts = [self._learn_part((batch.bucket, i), batch.rows(share), min_steps[share], size)
-                 for i, share in enumerate(shares)]
         self._update(parts)
         return parts
 
-    def _learn_part(self, key: tuple[int, int], batch: Batch, min_steps: torch.Tensor, size: int) -> Part:
-        """Forward and backward of some rows of a global batch of `size`; adds to the gradients."""
-        device = self.model.device
-        offered = to_examples(batch, device)
+    def _learn_part(self, key: tuple[int, int], batch: OfferedBatch, share: slice, min_steps: torch.Tensor) -> Part:
+        """Forward and backward of some rows of a global batch; adds to the gradients."""
+        offered, min_steps = batch.sequences(share), to_device(min_steps, self.model.device)
         if key not in self.carries:
             self.carries[key] = initial_carry(self.model, offered, batch.canvas)
-        carry = refill(self.model, self.carries[key], offered)
-        identifiers = carry.examples.puzzle_identifiers
+        carry = self.carries[key]
+        if self.graphs:
+            return self.graphs.run(key, carry, offered, min_steps, batch.size)
+        return self._forward_backward(carry, offered, min_steps, batch.size)
+
+    def _forward_backward(self, carry: Carry, offered: Sequences, min_steps: torch.Tensor, size: int) -> Part:
+        refill_(self.model, carry, offered)
+        identifiers = carry.sequences.puzzle_identifiers
         vectors = self.model.puzzle_vectors(identifiers)
         if vectors is not None:
             vectors.requires_grad_()
-        carry, output, target = training_step(self.model, carry, vectors, min_steps.to(device))
-        loss, metrics = outer_step_loss(carry, output, target, self.recipe.loss)
+        step = training_step(self.model, carry, vectors, min_steps, self.recipe.halting_target == "look-ahead")
+        loss, metrics = outer_step_loss(step, carry.sequences.labels, self.recipe.loss)
         self.scaler.scale(loss / size).backward()
-        self.carries[key] = carry
-        return Part(metrics | {"loss": loss.detach()}, output, target, identifiers, vectors)
+        advance_(carry, step)
+        return Part(metrics | {"loss": loss.detach()}, step, identifiers, vectors)
 
     def _update(self, parts: list[Part]) -> None:
         factor = lr_factor(self.recipe, self.step, self.total_steps)
@@ -111,7 +134,7 @@ class Learner:
         config = self.model.config
         if config.halt_max_steps == 1 or config.halt_exploration_prob == 0:
             return torch.zeros(size, dtype=torch.int32)
-        rng = np.random.default_rng([self.seed, self.step, _EXPLORATION])
+        rng = np.random.default_rng([self.seed, self.step + 1, _EXPLORATION])
         explores = rng.random(size) < config.halt_exploration_prob
         drawn = rng.integers(2, config.halt_max_steps + 1, size=size)
         return torch.from_numpy(np.where(explores, drawn, 0).astype(np.int32))
@@ -120,12 +143,3 @@ class Learner:
 def sum_metrics(parts: list[Part]) -> dict[str, torch.Tensor]:
     """Metrics of a step's parts, summed."""
     return {name: sum(part.metrics[name] for part in parts) for name in parts[0].metrics}
-
-
-def to_examples(batch: Batch, device: torch.device) -> Examples:
-    """A numpy batch as tensors on the device, every field int64 but the tokens, which are int32."""
-    return Examples(
-        torch.from_numpy(batch.inputs.astype(np.int32)).to(device),
-        torch.from_numpy(batch.labels.astype(np.int64)).to(device),
-        torch.from_numpy(batch.puzzle_identifiers.astype(np.int64)).to(device),
-    )

@@ -18,8 +18,9 @@ import torch
 from tqdm import tqdm
 
 from hrm_offline.artifact import save_artifact
+from hrm_offline.batching import training_batches
 from hrm_offline.config import ModelConfig, PretrainConfig, preset
-from hrm_offline.data.puzzles import ExampleSource, PuzzleSet, needed_side
+from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.data.tasks import Task, load_tasks
 from hrm_offline.device import choose_runtime
 from hrm_offline.errors import InputError
@@ -81,7 +82,7 @@ def select_tasks(config: PretrainConfig) -> tuple[Task, ...]:
             if task.id in tasks:
                 raise InputError(f"{source}: task {task.id}: is in another set too, expected distinct ids")
             tasks[task.id] = task
-    chosen = [task for task in tasks.values() if needed_side(task) <= config.max_side and _fits(task, config.max_side)]
+    chosen = [task for task in tasks.values() if _largest_side(task) <= config.max_side]
     if config.limit:
         chosen = chosen[: config.limit]
     if not chosen:
@@ -89,8 +90,9 @@ def select_tasks(config: PretrainConfig) -> tuple[Task, ...]:
     return tuple(chosen)
 
 
-def _fits(task: Task, side: int) -> bool:
-    return all(max(pair.output.shape) <= side for pair in task.test if pair.output is not None)
+def _largest_side(task: Task) -> int:
+    return max(max(grid.shape) for pair in (*task.train, *task.test) for grid in (pair.input, pair.output)
+               if grid is not None)
 
 
 def _identity(config: PretrainConfig, tasks: tuple[Task, ...]) -> dict:
@@ -110,10 +112,11 @@ def _run(learner: Learner, source: ExampleSource, config: PretrainConfig, out: P
     stop = _StopSignal()
     log = _MetricsLog(out, learner.step, learner.world, config.log_every)
     bar = tqdm(total=config.steps, initial=learner.step, disable=not learner.world.is_main, unit="step")
+    offer = training_batches(source, learner.model.device)
     while learner.step < config.steps and not stop.seen(learner.world, learner.model.device):
-        batch = source.batch(learner.step)
+        batch = offer(learner.step)
         metrics = sum_metrics(learner.learn(batch))
-        line = log.add(learner.step, metrics, len(batch.inputs))
+        line = log.add(learner.step, metrics, batch.size)
         if line:
             bar.set_postfix(loss=f"{line['lm_loss']:.3f}", accuracy=f"{line['accuracy']:.3f}")
         bar.update()

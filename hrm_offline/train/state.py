@@ -16,12 +16,12 @@ from safetensors.torch import save_file
 from hrm_offline.artifact import read_safetensors
 from hrm_offline.errors import InputError
 from hrm_offline.files import make_folder, read_json, write_json
-from hrm_offline.model.halting import Carry, Examples
+from hrm_offline.model.halting import Carry, Sequences
 from hrm_offline.train.learner import Learner
 
 STATE_FILE = "state.json"
 _TENSORS = ("z_H", "z_L", "steps", "halted")
-_EXAMPLES = ("inputs", "labels", "puzzle_identifiers")
+_SEQUENCES = ("inputs", "labels", "puzzle_identifiers", "cells")
 
 
 def save_state(folder: Path, learner: Learner, identity: dict) -> None:
@@ -94,7 +94,8 @@ def _carry_tensors(learner: Learner) -> dict[str, torch.Tensor]:
         where = f"{bucket}/{part}"
         tensors[f"{where}/canvas"] = torch.tensor(carry.canvas)
         tensors |= {f"{where}/{name}": getattr(carry, name) for name in _TENSORS}
-        tensors |= {f"{where}/{name}": getattr(carry.examples, name) for name in _EXAMPLES}
+        tensors |= {f"{where}/{name}": getattr(carry.sequences, name) for name in _SEQUENCES
+                    if getattr(carry.sequences, name) is not None}
     return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
 
 
@@ -105,5 +106,5 @@ def _restore_carries(learner: Learner, tensors: dict[str, torch.Tensor]) -> None
         learner.carries[bucket, part] = Carry(
             tuple(tensors[f"{where}/canvas"].tolist()),
             **{name: tensors[f"{where}/{name}"] for name in _TENSORS},
-            examples=Examples(**{name: tensors[f"{where}/{name}"] for name in _EXAMPLES}),
+            sequences=Sequences(**{name: tensors.get(f"{where}/{name}") for name in _SEQUENCES}),
         )

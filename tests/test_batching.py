@@ -1,0 +1,90 @@
+"""What is gathered on the device equals, bit for bit, what is written plainly for one grid."""
+
+import dataclasses
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from hrm_offline.batching import BatchMaker
+from hrm_offline.config import ModelConfig, Recipe
+from hrm_offline.data.augment import View, Views
+from hrm_offline.data.grids import crop, encode
+from hrm_offline.data.puzzles import Batch, ExampleSource, PuzzleSet
+from hrm_offline.data.tasks import Pair, Task, load_tasks
+from hrm_offline.tokens import IGNORE, PAD
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+GRIDS = arrays(np.uint8, st.tuples(st.integers(1, 30), st.integers(1, 30)), elements=st.integers(0, 9))
+VIEWS = st.builds(View, st.integers(0, 7), st.permutations(range(10)).map(tuple))
+RECIPE = Recipe(colour_permutations=20, tokens_per_step=2000)
+
+
+def maker_of(pairs: list[Pair], views: list[View]) -> BatchMaker:
+    puzzles = PuzzleSet((Task("t", tuple(pairs), tuple(pairs)),), RECIPE, ModelConfig(), 0)
+    puzzles.all_views = Views(np.array([v.element for v in views], dtype=np.uint8),
+                              np.array([v.colours for v in views], dtype=np.uint8), 0)
+    return BatchMaker(puzzles, puzzles.demonstrations, DEVICE)
+
+
+@given(GRIDS, GRIDS, VIEWS, st.data())
+@settings(max_examples=200, deadline=None)
+def test_encoding_by_gather_equals_encoding_the_transformed_grid(grid, output, view, data):
+    maker = maker_of([Pair(output, grid), Pair(grid, output)], [View(3), view])
+    shapes = np.array([view.apply(g).shape for g in (grid, output)])
+    rows, cols = shapes.max(0).tolist()
+    canvas = (data.draw(st.integers(rows, 30)), data.draw(st.integers(cols, 30)))
+    corner = (data.draw(st.integers(0, canvas[0] - rows)), data.draw(st.integers(0, canvas[1] - cols)))
+    made = maker.make(Batch(0, canvas, np.array([[1, 1, *corner]], dtype=np.int32)))
+    assert np.array_equal(made.inputs[0].cpu().numpy(), encode(view.apply(grid), canvas, corner))
+    labels = encode(view.apply(output), canvas, corner).astype(np.int64)
+    assert np.array_equal(made.labels[0].cpu().numpy(), np.where(labels == PAD, IGNORE, labels))
+
+
+@given(arrays(np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.integers(0, 11)), VIEWS)
+@settings(max_examples=200, deadline=None)
+def test_reading_by_gather_equals_crop_and_invert(board, view):
+    maker = maker_of([Pair(board % 10, board % 10)], [View(5), view])
+    read(maker, board.ravel(), view, board.shape)
+
+
+@given(GRIDS, VIEWS)
+@settings(max_examples=100, deadline=None)
+def test_a_grid_comes_back_from_its_view(grid, view):
+    maker = maker_of([Pair(grid, grid)], [View(5), view])
+    assert np.array_equal(read(maker, encode(view.apply(grid), (30, 30)), view, (30, 30)), grid)
+
+
+def read(maker, tokens, view, canvas):
+    """The grid that tokens show under view number 1, after comparing it with the plain way."""
+    sides, cells = maker.read(torch.from_numpy(tokens.astype(np.int32))[None].to(DEVICE),
+                              torch.tensor([1], device=DEVICE), canvas)
+    (rows, cols), cells = sides[0].tolist(), cells[0].cpu().numpy()
+    expected = view.invert(crop(tokens, canvas))
+    assert (rows, cols) == expected.shape
+    assert np.array_equal(cells[:rows, :cols], expected)
+    assert cells.sum() == expected.sum()  # zero outside
+    return expected
+
+
+def test_every_row_of_real_batches_equals_the_plain_way():
+    tasks = load_tasks("arc1-eval").tasks[:40]
+    for recipe in (RECIPE, dataclasses.replace(RECIPE, canvas="full")):
+        source = ExampleSource(PuzzleSet(tasks, recipe, ModelConfig(), 0), 0)
+        maker = BatchMaker(source.puzzles, source.examples, DEVICE)
+        for step in range(20):
+            batch = source.batch(step)
+            made = maker.make(batch)
+            for row, tokens in zip(batch.plan, made.inputs.cpu().numpy()):
+                pair, view = source.examples.pairs[row[0]], source.puzzles.all_views[row[1]]
+                assert np.array_equal(tokens, encode(view.apply(pair.input), batch.canvas, tuple(row[2:])))
+
+
+def test_test_inputs_have_no_labels(make_task):
+    task = make_task("t").without_labels()
+    puzzles = PuzzleSet((task,), RECIPE, ModelConfig(), 0)
+    made = BatchMaker(puzzles, puzzles.tests, DEVICE).make(Batch(0, (4, 4), np.zeros((1, 4), dtype=np.int32)))
+    assert made.labels is None
+    assert np.array_equal(made.inputs[0].cpu().numpy(), encode(task.test[0].input, (4, 4)))
