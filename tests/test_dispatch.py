@@ -189,7 +189,7 @@ def test_gradients_of_the_whole_recurrent_step_against_float64(loss, canvas):
             model.double()
             model.dtype = dtype
         cells = None if canvas == "full" else torch.tensor([25, 15, 20], dtype=torch.int32, device=DEVICE)
-        exists = torch.arange(25, device=DEVICE) < (25 if cells is None else cells[:, None])
+        exists = torch.arange(25, device=DEVICE).expand(3, 25) < (25 if cells is None else cells[:, None])
         batch = Sequences(tokens.int().to(DEVICE), labels.to(DEVICE).masked_fill(~exists, IGNORE),
                           torch.tensor([[1], [2], [1]], device=DEVICE), cells)
         with dispatch.override(mode):
