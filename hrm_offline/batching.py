@@ -37,12 +37,7 @@ def fixed_batch(sequences: Sequences, canvas: Canvas) -> OfferedBatch:
 def training_batches(source: ExampleSource, device: torch.device) -> Callable[[int], OfferedBatch]:
     """A function from a step to the batch offered at it."""
     maker = BatchMaker(source.puzzles, source.examples, device)
-
-    def offer(step: int) -> OfferedBatch:
-        batch = source.batch(step)
-        return OfferedBatch(batch.bucket, batch.canvas, len(batch), lambda part: maker.make(batch.rows(part)))
-
-    return offer
+    return lambda step: maker.offer(source.batch(step))
 
 
 class BatchMaker:
@@ -60,6 +55,10 @@ class BatchMaker:
         outputs = [pair.output for pair in examples.pairs]
         self.outputs = None if any(output is None for output in outputs) else _Grids(outputs, device)
         self.symmetries = torch.from_numpy(np.stack([grids.TRANSPOSES, grids.FLIPS_ROW, grids.FLIPS_COL])).to(device)
+
+    def offer(self, batch: Batch) -> OfferedBatch:
+        """The batch, whose sequences are made part by part as they are asked for."""
+        return OfferedBatch(batch.bucket, batch.canvas, len(batch), lambda part: self.make(batch.rows(part)))
 
     def make(self, batch: Batch) -> Sequences:
         """The sequences of a batch. Labels are None where an output of the examples is unknown."""

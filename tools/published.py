@@ -1,4 +1,5 @@
-"""The published implementation's training step, from a checkout of sapientinc/HRM, to be timed beside ours.
+"""The published implementation's training step and data builder, from a checkout of sapientinc/HRM, to be measured
+beside ours.
 
 Nothing of it is copied or changed on disk. Its compiled extensions are answered in memory:
 flash-attn by PyTorch's scaled_dot_product_attention, adam-atan2 by our optimiser. It needs pydantic.
@@ -59,6 +60,25 @@ def training_step(checkout: Path, config: ModelConfig, recipe: Recipe, batch: di
         return loss.detach()
 
     return step
+
+
+def build_dataset(checkout: Path, data: Path, out: Path, augmentations: int) -> None:
+    """Run its data builder on a folder of splits of task files. Raises `InputError`."""
+    script = checkout / "dataset" / "build_arc_dataset.py"
+    if not script.exists():
+        raise InputError(f"{script}: does not exist, expected a checkout of sapientinc/HRM")
+    arguments = types.ModuleType("argdantic")  # reads a command line, which is not used here
+    arguments.ArgParser = lambda: types.SimpleNamespace(command=lambda **_: lambda function: function)
+    sys.modules["argdantic"] = arguments
+    sys.path.insert(0, str(script.parent))
+    try:
+        builder = importlib.import_module(script.stem)
+        builder.convert_dataset(builder.DataProcessConfig(dataset_dirs=[str(data)], output_dir=str(out),
+                                                          num_aug=augmentations))
+    except ImportError as error:
+        raise InputError(f"{script}: cannot be imported ({error})") from None
+    finally:
+        sys.path.remove(str(script.parent))
 
 
 def load(checkout: Path) -> tuple[types.ModuleType, ...]:

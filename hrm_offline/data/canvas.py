@@ -15,7 +15,7 @@ from hrm_offline.data.tasks import MAX_SIDE, Pair, Task
 from hrm_offline.tokens import Canvas
 
 # Few sides, so that whatever is prepared for a shape (rotary tables, compiled kernels, CUDA graphs) is reused.
-SIDES = (3, 5, 7, 10, 13, 16, 20, 25, MAX_SIDE)
+SIDES = (3, 5, 7, 10, 12, 14, 16, 18, 20, 23, 26, MAX_SIDE)
 _UNRULY_NUMERATOR, _UNRULY_DENOMINATOR = 3, 2
 
 
