@@ -16,7 +16,8 @@ import torch
 from hrm_offline.data import grids
 from hrm_offline.data.puzzles import Batch, Examples, ExampleSource, PuzzleSet
 from hrm_offline.model.halting import Sequences
-from hrm_offline.tokens import COLOURS, EOS, FIRST_COLOUR, IGNORE, PAD, VOCABULARY, Canvas
+from hrm_offline.ops.encode import Grids, Place, encode
+from hrm_offline.tokens import COLOURS, FIRST_COLOUR, IGNORE, PAD, VOCABULARY, Canvas
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,11 @@ class BatchMaker:
         self.colours = torch.from_numpy(views.colours).to(device)
         self.identifiers = torch.from_numpy(puzzles.identifiers()).to(device)
         self.rooms = torch.from_numpy(examples.rooms).to(device)
-        self.inputs = _Grids([pair.input for pair in examples.pairs], device)
+        self.inputs = _to_grids([pair.input for pair in examples.pairs], device)
         outputs = [pair.output for pair in examples.pairs]
-        self.outputs = None if any(output is None for output in outputs) else _Grids(outputs, device)
-        self.symmetries = torch.from_numpy(np.stack([grids.TRANSPOSES, grids.FLIPS_ROW, grids.FLIPS_COL])).to(device)
+        self.outputs = None if any(output is None for output in outputs) else _to_grids(outputs, device)
+        symmetries = np.stack([grids.TRANSPOSES, grids.FLIPS_ROW, grids.FLIPS_COL], axis=1)
+        self.symmetries = torch.from_numpy(symmetries).to(device)
 
     def offer(self, batch: Batch) -> OfferedBatch:
         """The batch, whose sequences are made part by part as they are asked for."""
@@ -62,18 +64,19 @@ class BatchMaker:
 
     def make(self, batch: Batch) -> Sequences:
         """The sequences of a batch. Labels are None where an output of the examples is unknown."""
-        example, view, *corner = to_device(torch.from_numpy(batch.plan), self.device).unbind(1)
-        symmetry = self.symmetries[:, self.elements[view].int()]
-        colours = self.colours[view]
+        example, view, corner = to_device(torch.from_numpy(batch.plan), self.device).split([1, 1, 2], dim=1)
+        example, view = example.squeeze(1), view.squeeze(1)
+        symmetry = self.symmetries[self.elements[view].int()]
+        placed = (example, symmetry, self.colours[view], corner, batch.canvas)
         labels = None
         if self.outputs is not None:
-            labels = self.outputs.encode(example, symmetry, colours, corner, batch.canvas).long()
+            labels = encode(self.outputs, *placed).long()
             labels = labels.masked_fill(labels == PAD, IGNORE)
         return Sequences(
-            self.inputs.encode(example, symmetry, colours, corner, batch.canvas),
+            encode(self.inputs, *placed),
             labels,
             self.identifiers[view].long(),
-            self._cells(example, symmetry[0], corner[0], batch.canvas) if self.tight else None,
+            self._cells(example, symmetry[:, 0], corner[:, 0], batch.canvas) if self.tight else None,
         )
 
     def _cells(self, example: torch.Tensor, transposes: torch.Tensor, top: torch.Tensor, canvas: Canvas):
@@ -89,12 +92,9 @@ class BatchMaker:
         side, zero outside the grid. The same as `crop` and then `View.invert`.
         """
         board = tokens.view(-1, *canvas)
-        height, width = _corner_rectangle(board)
-        element = self.elements[view].int()
-        inverse = torch.tensor(grids.DIHEDRAL_INVERSE, device=self.device)[element]
-        symmetry = self.symmetries[:, inverse]
+        inverse = torch.tensor(grids.DIHEDRAL_INVERSE, device=self.device)[self.elements[view].int()]
         axis = torch.arange(max(canvas), device=self.device)[None]
-        place = _Place(height, width, symmetry, axis, axis)
+        place = Place(*_corner_rectangle(board), self.symmetries[inverse], axis, axis)
         cell = board.flatten(1).gather(1, place.flat(canvas[1])) - FIRST_COLOUR
         back = self.colours[view].argsort(1)
         cells = back.gather(1, cell.clamp(0, COLOURS - 1).long()).view(len(board), max(canvas), max(canvas))
@@ -107,59 +107,11 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
-class _Place:
-    """Where cells (i, j) of turned grids come from. height and width [B] are of the grids before;
-    i [1 or B, I], j [1 or B, J]; symmetry bool [3, B] (transposes, flips rows, flips columns)."""
-
-    def __init__(self, height, width, symmetry, i, j):
-        self.transposes, flips_row, flips_col = symmetry.unsqueeze(-1).unbind()
-        height, width = height.unsqueeze(-1), width.unsqueeze(-1)
-        self.in_rows = (i >= 0) & (i < torch.where(self.transposes, width, height))
-        self.in_cols = (j >= 0) & (j < torch.where(self.transposes, height, width))
-        self.inside = self.in_rows.unsqueeze(2) & self.in_cols.unsqueeze(1)
-        self.height, self.width = (torch.where(self.transposes, a, b).squeeze(1)
-                                   for a, b in ((width, height), (height, width)))
-        # A row i comes from column i of the grid where it transposes: counted from the far side if that is flipped.
-        self.i = self._from(i, torch.where(self.transposes, flips_col, flips_row),
-                            torch.where(self.transposes, width, height))
-        self.j = self._from(j, torch.where(self.transposes, flips_row, flips_col),
-                            torch.where(self.transposes, height, width))
-
-    @staticmethod
-    def _from(at, flips, length):
-        return torch.where(flips, length - 1 - at, at)
-
-    def flat(self, stride) -> torch.Tensor:
-        """Index int64 [B, I x J] of the cell in a grid stored row by row, rows `stride` apart (a number
-        or [B, 1]); 0 outside."""
-        along_i = torch.where(self.transposes, self.i, self.i * stride)
-        along_j = torch.where(self.transposes, self.j * stride, self.j)
-        at = along_i.unsqueeze(2) + along_j.unsqueeze(1)
-        return torch.where(self.inside, at, 0).flatten(1).long()
-
-
-class _Grids:
-    """Many grids in one flat uint8 tensor, so that a batch is a gather and not a loop."""
-
-    def __init__(self, arrays: list[np.ndarray], device: torch.device):
-        sides = np.array([array.shape for array in arrays], dtype=np.int32)
-        start = np.concatenate([[0], np.cumsum(sides.prod(axis=1))[:-1]]).astype(np.int32)
-        self.rows, self.cols, self.start = (torch.from_numpy(a.copy()).to(device) for a in (*sides.T, start))
-        self.cells = torch.from_numpy(np.concatenate([array.ravel() for array in arrays]).astype(np.uint8)).to(device)
-
-    def encode(self, index, symmetry, colours, corner, canvas: Canvas) -> torch.Tensor:
-        """Tokens int32 [B, rows x cols] of the grids `index` [B], recoloured by colours [B, 10] and turned,
-        with their corner at corner (rows [B], columns [B])."""
-        device = self.rows.device
-        i, j = (torch.arange(length, device=device, dtype=torch.int32)[None] - start[:, None]
-                for length, start in zip(canvas, corner))
-        cols = self.cols[index]
-        place = _Place(self.rows[index], cols, symmetry, i, j)
-        cell = self.cells[place.flat(cols[:, None]) + self.start[index][:, None]].long()
-        colour = colours.gather(1, cell).int().view(place.inside.shape) + FIRST_COLOUR
-        below, right = i == place.height[:, None], j == place.width[:, None]
-        edge = (place.in_rows.unsqueeze(2) & right.unsqueeze(1)) | (below.unsqueeze(2) & place.in_cols.unsqueeze(1))
-        return torch.where(place.inside, colour, torch.where(edge, EOS, PAD)).flatten(1)
+def _to_grids(arrays: list[np.ndarray], device: torch.device) -> Grids:
+    rows, cols = np.array([array.shape for array in arrays], dtype=np.int32).T.copy()
+    start = np.concatenate([[0], np.cumsum(rows * cols)[:-1]]).astype(np.int32)
+    cells = np.concatenate([array.ravel() for array in arrays]).astype(np.uint8)
+    return Grids(*(torch.from_numpy(part).to(device) for part in (cells, start, rows, cols)))
 
 
 def _corner_rectangle(board: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,9 +15,11 @@ from hrm_offline.data.augment import View, Views
 from hrm_offline.data.grids import crop, encode
 from hrm_offline.data.puzzles import Batch, ExampleSource, PuzzleSet
 from hrm_offline.data.tasks import Pair, Task, load_tasks
+from hrm_offline.ops import dispatch, launch
 from hrm_offline.tokens import IGNORE, PAD
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+needs_triton = pytest.mark.skipif(launch.triton is None, reason="Triton is not installed")
 GRIDS = arrays(np.uint8, st.tuples(st.integers(1, 30), st.integers(1, 30)), elements=st.integers(0, 9))
 VIEWS = st.builds(View, st.integers(0, 7), st.permutations(range(10)).map(tuple))
 RECIPE = Recipe(colour_permutations=20, tokens_per_step=2000)
@@ -29,15 +32,17 @@ def maker_of(pairs: list[Pair], views: list[View]) -> BatchMaker:
     return BatchMaker(puzzles, puzzles.demonstrations, DEVICE)
 
 
+@pytest.mark.parametrize("mode", ["reference", pytest.param("triton", marks=needs_triton)])
 @given(GRIDS, GRIDS, VIEWS, st.data())
-@settings(max_examples=200, deadline=None)
-def test_encoding_by_gather_equals_encoding_the_transformed_grid(grid, output, view, data):
+@settings(max_examples=100, deadline=None)
+def test_encoding_by_gather_equals_encoding_the_transformed_grid(mode, grid, output, view, data):
     maker = maker_of([Pair(output, grid), Pair(grid, output)], [View(3), view])
     shapes = np.array([view.apply(g).shape for g in (grid, output)])
     rows, cols = shapes.max(0).tolist()
     canvas = (data.draw(st.integers(rows, 30)), data.draw(st.integers(cols, 30)))
     corner = (data.draw(st.integers(0, canvas[0] - rows)), data.draw(st.integers(0, canvas[1] - cols)))
-    made = maker.make(Batch(0, canvas, np.array([[1, 1, *corner]], dtype=np.int32)))
+    with dispatch.override(mode):
+        made = maker.make(Batch(0, canvas, np.array([[1, 1, *corner]], dtype=np.int32)))
     assert np.array_equal(made.inputs[0].cpu().numpy(), encode(view.apply(grid), canvas, corner))
     labels = encode(view.apply(output), canvas, corner).astype(np.int64)
     assert np.array_equal(made.labels[0].cpu().numpy(), np.where(labels == PAD, IGNORE, labels))
@@ -67,6 +72,21 @@ def read(maker, tokens, view, canvas):
     assert np.array_equal(cells[:rows, :cols], expected)
     assert cells.sum() == expected.sum()  # zero outside
     return expected
+
+
+@needs_triton
+def test_the_kernel_equals_its_twin_on_real_batches_and_fills_what_it_is_given(monkeypatch):
+    source = ExampleSource(PuzzleSet(load_tasks("arc1-eval").tasks[:20], RECIPE, ModelConfig(), 0), 0)
+    maker = BatchMaker(source.puzzles, source.examples, DEVICE)
+    empty = torch.empty
+    for step in range(6):
+        with dispatch.override("reference"):
+            expected = maker.make(source.batch(step))
+        with dispatch.override("triton"), monkeypatch.context() as patch:
+            patch.setattr(torch, "empty", lambda *shape, **options: empty(*shape, **options).fill_(-7))
+            made = maker.make(source.batch(step))
+        for ours, twin in zip(vars(made).values(), vars(expected).values()):
+            assert torch.equal(ours, twin)
 
 
 def test_every_row_of_real_batches_equals_the_plain_way():

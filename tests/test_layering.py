@@ -19,7 +19,7 @@ ALLOWED = {
     "ops": LEAVES,
     "model": LEAVES | {"device", "ops"},
     "artifact": LEAVES | {"data", "model"},
-    "batching": LEAVES | {"data", "model"},
+    "batching": LEAVES | {"data", "ops", "model"},
     "train": LEAVES | {"device", "data", "ops", "model", "batching", "artifact"},
     "infer": LEAVES | {"device", "data", "ops", "model", "batching"},
     "show": LEAVES | {"data", "infer"},

@@ -40,6 +40,7 @@ from hrm_offline.ops import (  # noqa: E402
     attention,
     dispatch,
     embedding,
+    encode,
     linear_rms_norm,
     linear_swiglu,
     rms_norm,
@@ -178,13 +179,17 @@ def _calls(model: ModelConfig, dtype: torch.dtype) -> dict:
     def run_sign_sgd() -> None:
         sign_sgd.sign_sgd_step(table, ids, new(batch, width, dtype=torch.float32), 0.1, 0.9)
 
+    def run_encode() -> None:
+        bytes_, numbers = torch.zeros(4, dtype=torch.uint8), torch.zeros(4, dtype=torch.int32)
+        encode.encode_grids(bytes_, numbers, numbers, numbers, numbers, bytes_, bytes_, numbers, 30, cells)
+
     return dict(attention=run_attention, linear_rms_norm=run_linear_rms_norm, linear_swiglu=run_linear_swiglu,
                 rms_norm=run_rms_norm, swiglu=run_swiglu, embedding=run_embedding, stablemax=run_stablemax,
-                adam_atan2=run_adam_atan2, sign_sgd=run_sign_sgd)
+                adam_atan2=run_adam_atan2, sign_sgd=run_sign_sgd, encode=run_encode)
 
 
 _POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.int32: "*i32",
-             torch.int64: "*i64"}
+             torch.int64: "*i64", torch.uint8: "*u8"}
 
 
 def _types(launch: Launch) -> dict[str, str]:

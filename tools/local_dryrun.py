@@ -154,9 +154,38 @@ def _judge(tasks, out: Path, attempts: list[str], seconds: float) -> int:
         _print_scores(tasks, out, submission)
     else:
         print("not scored: some tasks have no labels")
+    _print_projection(tasks, read_json(submission.parent / "report.json"))
     draw_predictions(tasks, read_json(submission), out / "predictions.png")
     print(f"picture: {out / 'predictions.png'}; {seconds:.0f} s in all")
     return 1 if attempts else 0
+
+
+def _print_projection(tasks, report: dict) -> None:
+    """What this run's arithmetic would come to on Kaggle's four L4, were they kept as busy."""
+    import torch
+    from flop import L4_TFLOPS, matrix_product_tflops, project, visit_flop
+
+    from hrm_offline.config import AdaptConfig, ModelConfig, from_dict, preset
+    from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
+    from hrm_offline.data.tasks import load_tasks
+
+    if "cpu" not in report["device"] or not report["adapted"]["steps"]:
+        return
+    model = from_dict(ModelConfig, report["model"], "report")
+    recipe = from_dict(AdaptConfig, report["adapt"], "report")
+    source = ExampleSource(PuzzleSet(tuple(tasks), recipe, model, report["seed"]), report["seed"])
+    visits, seconds = report["adapted"]["steps"] / source.steps_a_visit, report["seconds"]["adapt"]
+    torch.set_num_threads(report["threads"])
+    share = visits * visit_flop(model, source) / seconds / 1e12 / matrix_product_tflops()
+    print(f"adapted: {report['adapted']['examples'] / seconds:.0f} example-steps/s, {share:.0%} of the rate of a large "
+          f"matrix product here")
+
+    large, hidden = preset("hrm-27m"), load_tasks("arc2-eval").tasks
+    source = ExampleSource(PuzzleSet(hidden + hidden, large.adapt, large.model, 0), 0)
+    projection = project(large.model, source, chips=4, tflops=L4_TFLOPS, share_of_peak=share, hours=0.6 * 12)
+    print(f"projected, not measured: 240 tasks on 4x L4 in 12 h: {projection}; assuming hrm-27m, tasks like "
+          f"ARC-AGI-2's public evaluation, 60% of the time for adaptation, and {share:.0%} of {L4_TFLOPS:.0f} TFLOP/s "
+          "on each chip")
 
 
 def _print_scores(tasks, out: Path, submission: Path) -> None:

@@ -47,8 +47,9 @@ RULES = {
     "stablemax": _POINTWISE,
     "adam_atan2": Rule(_OLDEST, (torch.float32,)),
     "sign_sgd": _POINTWISE,
+    "encode": _POINTWISE,
 }
-FLOAT32_OPS = ("adam_atan2", "sign_sgd")  # whose weights are float32 whatever activations are
+FLOAT32_OPS = ("adam_atan2", "sign_sgd", "encode")  # that never see the activations' dtype
 
 
 @dataclass(frozen=True)
