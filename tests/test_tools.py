@@ -17,7 +17,7 @@ from build_wheel import build_wheel  # noqa: E402
 from local_dryrun import choose_tasks, size_of  # noqa: E402
 from offline import OfflineRunner  # noqa: E402
 
-from hrm_offline.data.tasks import TaskSet, to_solutions  # noqa: E402
+from hrm_offline.data.tasks import TaskSet, to_challenges, to_solutions  # noqa: E402
 from hrm_offline.files import write_json as write  # noqa: E402
 from hrm_offline.infer.score import score_files  # noqa: E402
 from hrm_offline.infer.submission import fallback_submission  # noqa: E402
@@ -189,3 +189,52 @@ def test_the_benchmark_refuses_without_a_gpu_and_its_smoke_run_takes_every_path(
                           "linear_rms_norm down", "stablemax", "block", "training step"}
     assert all("a smoke run" in line for line in lines[1:])
     assert bench("--smoke", "--against", str(tmp_path)).returncode == 2
+
+
+def run_tool(name, *arguments):
+    return subprocess.run([sys.executable, f"tools/{name}.py", *map(str, arguments)], capture_output=True, text=True,
+                          cwd=REPOSITORY, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
+
+
+def test_the_throughput_benchmark_measures_both_canvases(tmp_path, make_task):
+    tasks = (make_task("small", [((2, 2), (2, 2))] * 3), make_task("large", [((8, 9), (8, 9))] * 3))
+    labels = to_solutions(tasks)
+    challenges = to_challenges(tasks)
+    for task_id, task in challenges.items():
+        for pair, output in zip(task["test"], labels[task_id]):
+            pair["output"] = output
+    write(tmp_path / "tasks.json", challenges)
+    out = tmp_path / "bench.json"
+    result = run_tool("bench_adapt", "--sets", tmp_path / "tasks.json", "--only", "ready", "steps", "--tokens", 2000,
+                      "--rounds", 1, "--out", out)
+    assert result.returncode == 0, result.stderr
+    rows = json.loads(out.read_text())
+    assert rows["ready"][0]["tasks"] == 240
+    by_way = {(row["way"], row["canvas"]): row for row in rows["steps"]}
+    assert set(by_way) == {(way, canvas) for way in ("ours", "look-ahead") for canvas in ("full", "tight")}
+    assert by_way["ours", "full"]["cells an example"] == 900
+    assert by_way["ours", "tight"]["cells an example"] < 200
+    assert by_way["ours", "tight"]["shapes"] == 2
+    assert all(row["examples/s"] > 0 and row["TFLOP/s"] > 0 for row in rows["steps"])
+    refused = run_tool("bench_adapt", "--only", "steps", "--against", tmp_path, "--out", out)
+    assert refused.returncode == 2
+    assert str(tmp_path) in refused.stderr
+
+
+def test_arms_are_compared_and_finished_runs_are_not_repeated(tmp_path):
+    def compare(*arms):
+        words = [word for arm in arms for word in ("--arm", *arm)]
+        return run_tool("compare_learning", *words, "--visits", 1, "--seeds", 0, "--out", tmp_path / "runs.jsonl")
+
+    first = compare(["tight"], ["factored", "conditioning=factored"])
+    assert first.returncode == 0, first.stderr
+    lines = (tmp_path / "runs.jsonl").read_text()
+    runs = {run["arm"]: run for run in map(json.loads, lines.splitlines())}
+    assert runs["tight"]["examples"] == runs["factored"]["examples"] > 100
+    assert runs["tight"]["loss"] > 0
+    again = compare(["tight"])
+    assert again.stdout.splitlines()[-1].split()[0] == "tight"
+    assert (tmp_path / "runs.jsonl").read_text() == lines
+    wrong = compare(["tight", "canvass=full"])
+    assert wrong.returncode == 2
+    assert "canvass" in wrong.stderr

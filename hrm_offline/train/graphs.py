@@ -30,8 +30,8 @@ class Graphs:
     """Runs `compute(carry, offered, min_steps, size)`, and from the fourth time on for a key, which
     must come with the same carry, shapes and size each time, replays a recording of it.
 
-    Results are overwritten by the next run for the key. Where recording fails, the reason is
-    printed once and everything is computed without.
+    Results must be read before the next step, whose replays overwrite them. Where recording fails,
+    the reason is printed once and everything is computed without.
     """
 
     def __init__(self, compute: Callable[[Carry, Sequences, torch.Tensor, int], Any]):
