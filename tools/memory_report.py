@@ -2,7 +2,7 @@
 
     python tools/memory_report.py [--preset hrm-27m]
 
-Takes a step (forward, halting's look-ahead, backward) on tensors that have shapes and no contents,
+Takes a step (forward, backward) on tensors that have shapes and no contents,
 adds up every one alive at each moment, and adds the optimiser's moments and the averaged weights.
 PyTorch's own workspaces and the allocator's gaps come on top. A T4 lies between the two paths: it
 takes the pointwise kernels, and cuBLAS' matrix products.
