@@ -3,9 +3,9 @@
     python tools/memory_report.py [--preset hrm-27m]
 
 Takes a step (forward, backward) on tensors that have shapes and no contents,
-adds up every one alive at each moment, and adds the optimiser's moments and the averaged weights.
-PyTorch's own workspaces and the allocator's gaps come on top. A T4 lies between the two paths: it
-takes the pointwise kernels, and cuBLAS' matrix products.
+adds up every one alive at each moment, and adds the optimiser's moments, the averaged weights and the
+states that each tight canvas keeps between steps. PyTorch's own workspaces and the allocator's gaps
+come on top. A T4 lies between the two paths: it takes the pointwise kernels, and cuBLAS' matrix products.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils._pytree import tree_leaves  # noqa: E402
 
 from hrm_offline.config import PRESETS, Preset  # noqa: E402
+from hrm_offline.data.canvas import SIDES  # noqa: E402
 from hrm_offline.model.halting import Sequences, initial_carry, refill_, training_step  # noqa: E402
 from hrm_offline.model.hrm import HRM  # noqa: E402
 from hrm_offline.ops import dispatch  # noqa: E402
@@ -97,10 +98,12 @@ def main() -> int:
         small, large = (peak_bytes(preset, batch, mode) for batch in (48, 96))
         a_sequence = (large - small) / 48
         print(f"{name}: {(small - 48 * a_sequence) / 2**30:.2f} GiB + {a_sequence / tokens / 2**10:.1f} KiB a token")
+        carried = (len(SIDES) - 1) * 2 * 2 * tokens * config.hidden_size  # one canvas' states are counted above
         for gpu, room, batch in GPUS:
             need = (small + (batch - 48) * a_sequence) / 2**30
-            largest = 48 + int((room * 2**30 - small) / a_sequence)
-            print(f"  {gpu}: batch {batch} of {tokens} tokens needs {need:.1f} GiB of {room:.1f}; "
+            largest = int((room * 2**30 - small + 48 * a_sequence) / (a_sequence + carried))
+            print(f"  {gpu}: batch {batch} of {tokens} tokens needs {need:.1f} GiB of {room:.1f}, and up to "
+                  f"{batch * carried / 2**30:.1f} for the states of {len(SIDES)} tight canvases; "
                   f"the largest batch is {largest}")
     return 0
 
