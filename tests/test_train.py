@@ -252,9 +252,9 @@ def test_recorded_steps_learn_as_launched_ones_do(make_task, micro_batches):
         torch.manual_seed(0)
         model = HRM(SMALL.model, puzzles.num_rows).cuda()
         learner = Learner(model, recipe, 100, seed=0)
-        batches = training_batches(ExampleSource(puzzles, 0), model.device)
-        for _ in range(30):
-            learner.learn(next(batches))
+        offer = training_batches(ExampleSource(puzzles, seed=0), model.device)
+        for step in range(30):
+            learner.learn(offer(step))
         if cuda_graphs:
             assert not learner.graphs.failed
             assert len(learner.graphs.recorded) == 2 * micro_batches
