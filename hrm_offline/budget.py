@@ -1,14 +1,19 @@
-"""Wall-clock budget of a run: parsing "11h30m" and a deadline over an injectable clock."""
+"""Wall-clock budget of a run: parsing "11h30m", a deadline over an injectable clock, and the pace of steps."""
 
 from __future__ import annotations
 
 import re
+import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
 from hrm_offline.errors import InputError
 
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?$")
+
+# Kept back for the last vote, the files and the end of the processes: a share of the budget within bounds.
+_RESERVED_SHARE, _LEAST_RESERVE, _MOST_RESERVE = 0.02, 0.5, 120.0
 
 
 def parse_duration(text: str) -> float:
@@ -23,20 +28,67 @@ def parse_duration(text: str) -> float:
 
 
 class Budget:
-    """Seconds a run may take, counted from `started` on `clock` (both in seconds)."""
+    """Seconds a run may take, counted from `started` on `clock` (both in seconds).
+
+    A clock that jumps back makes no time: what had passed before the jump stays passed. May be asked by
+    several threads.
+    """
 
     def __init__(self, total: float, started: float | None = None,
                  clock: Callable[[], float] = time.monotonic):
         self.total = total
         self.clock = clock
-        self.started = clock() if started is None else started
+        self._lock = threading.Lock()
+        self._last = clock()
+        self._elapsed = 0.0 if started is None else max(0.0, self._last - started)
 
     def elapsed(self) -> float:
-        return self.clock() - self.started
+        with self._lock:
+            now = self.clock()
+            self._elapsed += max(0.0, now - self._last)
+            self._last = now
+            return self._elapsed
 
     def remaining(self) -> float:
         return self.total - self.elapsed()
 
-    def part(self, seconds: float) -> Budget:
-        """A budget over the same clock that starts now and ends in `seconds`, or with this one."""
-        return Budget(min(seconds, self.remaining()), self.clock(), self.clock)
+    @property
+    def reserve(self) -> float:
+        """Seconds at the end in which nothing is computed: the last vote is taken and the files are written."""
+        return min(_MOST_RESERVE, max(_LEAST_RESERVE, _RESERVED_SHARE * self.total))
+
+    def plannable(self) -> float:
+        """Seconds left for adaptation and prediction, 0 at the least."""
+        return max(0.0, self.remaining() - self.reserve)
+
+
+class Pace:
+    """How long steps take: the mean of the last `window`, without the first few, which are slow and say nothing."""
+
+    _COLD = 5
+
+    def __init__(self, window: int = 100):
+        self.marks: deque[float] = deque(maxlen=window + 1)  # when the last steps ended
+        self.window = window
+        self.steps = 0
+        self.first: float | None = None
+
+    def tick(self, now: float) -> None:
+        """A step has ended at `now`, in seconds."""
+        self.steps += 1
+        if self.steps >= self._COLD:
+            self.marks.append(now)
+        if self.steps == self._COLD + self.window:
+            self.first = self.seconds()
+
+    def seconds(self) -> float | None:
+        """Mean seconds a step, None while too few were seen."""
+        if len(self.marks) < 2:
+            return None
+        return max(0.0, self.marks[-1] - self.marks[0]) / (len(self.marks) - 1)
+
+    def slowdown(self) -> float:
+        """How many times slower steps are now than they were in the first window; 1 at the least."""
+        if not self.first:
+            return 1.0
+        return max(1.0, self.seconds() / self.first)

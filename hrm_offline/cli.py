@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import sys
 import typing
 from pathlib import Path
@@ -35,6 +36,7 @@ def main(argv: list[str] | None = None, started: float | None = None) -> int:
 
 def _solve(options: argparse.Namespace, started: float | None) -> int:
     from hrm_offline.pipeline import SolveOptions, solve
+    from hrm_offline.run.supervisor import Crew
 
     budget = Budget(parse_duration(options.budget), started)
     solve(SolveOptions(
@@ -42,7 +44,8 @@ def _solve(options: argparse.Namespace, started: float | None) -> int:
         artifact=None if options.artifact == "none" else Path(options.artifact),
         preset=options.preset, seed=options.seed, visits=options.visits, device=options.device,
         dtype=options.dtype, price_per_hour=options.price_per_hour, threads=options.threads,
-    ), budget, say=lambda text: print(text, flush=True))
+        save_every=options.save_every, crew=Crew(options.workers, options.adapt == "joint", options.hang_after),
+    ), budget, say=lambda text: print(text, flush=True), end_process=os._exit)
     return 0
 
 
@@ -116,6 +119,15 @@ def _parser() -> argparse.ArgumentParser:
     solve.add_argument("--seed", type=int, default=0)
     solve.add_argument("--visits", type=int, metavar="N", help="times each demonstration pair is offered")
     solve.add_argument("--price-per-hour", type=float, metavar="PRICE", help="of the machine; reports the cost a task")
+    solve.add_argument("--workers", type=int, metavar="N",
+                       help="worker processes (default: one a GPU, or one; 0: all in this process)")
+    solve.add_argument("--adapt", choices=("sharded", "joint"), default="sharded",
+                       help="groups of tasks learned by a worker each, or all tasks by all workers together "
+                            "(default: %(default)s)")
+    solve.add_argument("--hang-after", type=float, default=300.0, metavar="SECONDS",
+                       help="silence after which a worker is replaced (default: %(default)s)")
+    solve.add_argument("--save-every", type=float, default=60.0, metavar="SECONDS",
+                       help="between two saved states of an adaptation (default: %(default)s)")
     _add_machine_flags(solve)
 
     score = commands.add_parser("score", help="score a submission against solutions")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from pathlib import Path
 
 from hrm_offline.errors import InputError
@@ -24,14 +25,28 @@ def read_json(path: str | Path):
 
 
 def write_json(path: str | Path, value, indent: int | None = None) -> None:
-    """Replace `path` by `value` as JSON, atomically: a reader sees the old file or the new one."""
+    """Replace `path` by `value` as JSON, atomically: a reader sees the old file or the new one. Raises
+    `OSError` where it cannot be written, with the old file in place."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=indent)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(value, file, indent=indent)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def checksum(path: str | Path) -> int:
+    """CRC-32 of a file's bytes. Raises `OSError` if it cannot be read."""
+    crc = 0
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            crc = zlib.crc32(block, crc)
+    return crc
 
 
 def make_folder(path: str | Path) -> Path:

@@ -1,7 +1,8 @@
 """The test-time job: a valid fallback first, then adapt, predict, vote and write.
 
 `solve` is what the Kaggle notebook calls. Whatever happens later, `submission.json` is complete
-and valid from the first second on, and it is only ever replaced atomically.
+and valid from the first second on, and it is only ever replaced atomically. This process leads and
+never computes: it loads no torch, and no worker's fault can end it.
 """
 
 from __future__ import annotations
@@ -10,41 +11,33 @@ import dataclasses
 import platform
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from hrm_offline import __version__
-from hrm_offline.artifact import Artifact, load_artifact
 from hrm_offline.budget import Budget
-from hrm_offline.config import PRESETS, AdaptConfig, ModelConfig, preset
-from hrm_offline.data.puzzles import PuzzleSet
-from hrm_offline.data.tasks import TaskSet, load_tasks
-from hrm_offline.device import Runtime, choose_runtime
+from hrm_offline.data.tasks import TaskSet, digest_of, load_tasks
+from hrm_offline.errors import InputError
 from hrm_offline.files import make_folder, write_json
-from hrm_offline.infer.predict import Predictor
-from hrm_offline.infer.submission import Submission, build_submission, fallback_submission
-from hrm_offline.infer.vote import Pool
-from hrm_offline.model.hrm import HRM
-from hrm_offline.ops import dispatch
-from hrm_offline.train.adapt import AdaptReport, adapt
+from hrm_offline.infer.submission import fallback_submission
+from hrm_offline.run.history import History
+from hrm_offline.run.ledger import Ledger, test_keys
+from hrm_offline.run.messages import Setup
+from hrm_offline.run.paths import FOLDER
+from hrm_offline.run.pool import InlinePool, ProcessPool
+from hrm_offline.run.supervisor import Crew, Supervisor
+from hrm_offline.run.watchdog import Watchdog
 
 SUBMISSION_FILE, REPORT_FILE = "submission.json", "report.json"
-
-# Shares of the budget. What is left over is for writing and for the interpreter to end.
-_ADAPT_SHARE, _END_SHARE = 0.6, 0.97
-# GPU-seconds a task below which the small network is adapted: the large one would see each
-# demonstration too rarely.
-_SECONDS_FOR_LARGE = 60.0
-_BYTES_FOR_LARGE = 12 * 2**30
 
 
 @dataclass(frozen=True)
 class SolveOptions:
     """What `solve` was asked for. `artifact` is a folder or None for random weights; `preset`,
-    `visits` and `threads` are chosen when None; `price_per_hour` is of the whole machine."""
+    `visits` and `threads` are chosen when None; `price_per_hour` is of the whole machine. Adaptation
+    states are saved every `save_every` seconds. With `crew.workers` 0 everything runs in this process."""
 
     challenges: Path
     out: Path
@@ -56,164 +49,152 @@ class SolveOptions:
     dtype: str | None = None
     price_per_hour: float | None = None
     threads: int | None = None
+    save_every: float = 60.0
+    crew: Crew = field(default_factory=Crew)
 
 
-def solve(options: SolveOptions, budget: Budget, say: Callable[[str], None] = print) -> dict:
+def solve(options: SolveOptions, budget: Budget, say: Callable[[str], None] = print,
+          end_process: Callable[[int], None] | None = None, pool=None) -> dict:
     """Run the whole job and return the report that is also written to `report.json`.
 
-    Tasks that cannot be used keep their fallback entries and are named in the report. Raises
-    `InputError` when nothing can be done at all: an unreadable challenges file (nothing is
-    written) or not one usable task, or an artifact that cannot be used (the fallback is written).
+    A run that was cut off goes on from its journal in `out`. Tasks that cannot be used keep their
+    fallback entries and are named in the report. `end_process` (`os._exit`) arms the dead man's switch: it
+    is called with 0 once the best answers are written, when SIGTERM arrives or all else hangs at the end
+    of the budget. `pool` is where workers come from, by default processes of their own.
+
+    Raises `InputError` when nothing can be done at all: an unreadable challenges file or a folder that cannot be
+    written (nothing is left), or not one usable task, or a device, preset or artifact folder that is not
+    there (the fallback is written).
     """
     task_set = load_tasks(options.challenges)
     out = make_folder(options.out)
-    fallback = fallback_submission(task_set)
-    write_json(out / SUBMISSION_FILE, fallback)
-    say(f"{len(fallback)} tasks; a valid fallback is in {out / SUBMISSION_FILE}")
+    ledger = Ledger(fallback_submission(task_set), out / SUBMISSION_FILE, say)
+    history = _open_history(out, task_set, ledger, say)
+    _write_first(ledger, out)
+    say(f"{len(ledger.fallback)} tasks; a valid {'answer' if ledger.tally.votes else 'fallback'} is in {ledger.path}")
     for bad in task_set.bad:
         say(f"left out, keeps its fallback: task {bad.id}: {bad.reason}")
     if not task_set.tasks:
         task_set.require_good()
+    if options.artifact is not None and not options.artifact.is_dir():
+        raise InputError(f"{options.artifact}: no such artifact folder")
 
-    runtime = choose_runtime(options.device, options.dtype)
-    say(f"computing on {runtime}")
-    say(f"operations: {dispatch.summary(runtime.device, runtime.dtype)}")
-    model_config, adapt_config, artifact = _choose_model(options, runtime, len(task_set.tasks), budget, say)
-    threads = _set_threads(runtime, model_config, options.threads)
-    torch.manual_seed(options.seed)
-    hidden = tuple(task.without_labels() for task in task_set.tasks)
-    puzzles = PuzzleSet(hidden, adapt_config, model_config, options.seed)
-    model = _build(model_config, artifact, puzzles.num_rows, runtime)
-    seconds = {"start": budget.elapsed()}
+    if pool is None:
+        pool = _inline_pool(budget) if options.crew.workers == 0 else ProcessPool()
+    setup = Setup(
+        options.challenges, out / FOLDER, options.seed, options.device, options.dtype, options.threads,
+        options.artifact, options.preset, options.visits, budget.total / len(task_set.tasks), options.save_every,
+    )
+    crew = options.crew if options.crew.workers != 0 else dataclasses.replace(options.crew, workers=1)
+    supervisor = Supervisor(pool, budget, ledger, history, setup, crew, task_set.tasks, say)
 
-    adapted = _adapt(model, puzzles, adapt_config, budget, options.seed, artifact is not None, say)
-    seconds["adapt"] = budget.elapsed() - sum(seconds.values())
-    votes = _predict(model, puzzles, adapt_config, budget, fallback, out, say)
-    seconds["predict"] = budget.elapsed() - sum(seconds.values())
+    def end_early(reason: str) -> None:
+        supervisor.pool.close()
+        _finish(supervisor, options, task_set, out, ended_early=reason)
+        say(f"ended early with the best answers known ({reason}), after {budget.elapsed():.0f} s")
+        end_process(0)
 
-    report = _report(options, task_set, runtime, model_config, adapt_config, adapted, votes, seconds, budget)
-    report["threads"] = threads
-    write_json(out / REPORT_FILE, report, indent=2)
+    if end_process is None:
+        supervisor.run()
+    else:
+        with Watchdog(budget, budget.reserve / 2, end_early):
+            supervisor.run()
+    report = _finish(supervisor, options, task_set, out)
+    if history is not None:
+        history.close(keep_networks=False)
     say(f"done in {budget.elapsed():.0f} s of {budget.total:.0f} s")
     return report
 
 
-def pick_preset(runtime: Runtime, num_tasks: int, seconds: float) -> tuple[str, str]:
-    """The preset that suits a device, a number of tasks and a budget in seconds, and why."""
-    if runtime.device.type == "cpu":
-        return "hrm-132k", "a CPU carries no more"
-    if runtime.memory < _BYTES_FOR_LARGE:
-        return "hrm-3m", f"{runtime.memory / 2**30:.0f} GiB of GPU memory"
-    if seconds / num_tasks < _SECONDS_FOR_LARGE:
-        return "hrm-3m", f"{seconds / num_tasks:.0f} s a task are too few for the large network"
-    return "hrm-27m", f"{seconds / num_tasks:.0f} s a task"
+def _open_history(out: Path, task_set: TaskSet, ledger: Ledger, say) -> History | None:
+    """The journal, and in the ledger the votes that a run on the same tasks left there."""
+    try:
+        history = History(out / FOLDER, say, ledger.clock)
+    except (OSError, InputError) as error:
+        say(f"WARNING: there is no journal ({error}): a run that is cut off starts from the beginning")
+        return None
+    past = history.past()
+    if past is not None and past.identity.get("challenges") == digest_of(task_set.tasks):
+        ledger.reset([test_keys(task_set.tasks, group) for group in past.groups])
+        for key, votes in history.votes():
+            ledger.add(key, votes)
+    return history
 
 
-def nearest_preset(config: ModelConfig) -> str:
-    """The preset whose network is nearest in width: its recipe suits."""
-    return min(PRESETS, key=lambda name: abs(PRESETS[name].model.hidden_size - config.hidden_size))
+def _write_first(ledger: Ledger, out: Path) -> None:
+    """What a run may not go on without. Raises `InputError` where it cannot be written."""
+    try:
+        write_json(ledger.path, ledger.submission())
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error})") from None
 
 
-def _choose_model(options: SolveOptions, runtime: Runtime, num_tasks: int, budget: Budget,
-                  say) -> tuple[ModelConfig, AdaptConfig, Artifact | None]:
-    artifact = load_artifact(options.artifact) if options.artifact is not None else None
-    name, reason = options.preset, "asked for"
-    if name is None and artifact is not None:
-        name, reason = nearest_preset(artifact.config), "nearest in size"
-    elif name is None:
-        name, reason = pick_preset(runtime, num_tasks, budget.total)
-    model_config, adapt_config = preset(name).model, preset(name).adapt
-    if artifact is not None:
-        model_config = artifact.config
-        adapt_config = _conditioned(adapt_config, artifact)
-        say(f"network of {options.artifact}, adapted by the recipe of {name} ({reason})")
-    else:
-        say(f"preset {name} ({reason}), from random weights")
-    if options.visits is not None:
-        adapt_config = dataclasses.replace(adapt_config, visits=options.visits)
-    return model_config, adapt_config, artifact
+def _inline_pool(budget: Budget) -> InlinePool:
+    from hrm_offline.run.worker import Worker
+
+    return InlinePool(lambda receive, send: Worker(receive, send, clock=budget.clock))
 
 
-def _conditioned(recipe: AdaptConfig, artifact: Artifact) -> AdaptConfig:
-    """The recipe with the artifact's conditioning; a factored one recolours where it can name colours."""
-    if artifact.conditioning == "factored":
-        named = artifact.config.puzzle_columns == 3
-        permutations = max(1, recipe.colour_permutations) if named else 0
-        recipe = dataclasses.replace(recipe, colour_permutations=permutations)
-    return dataclasses.replace(recipe, conditioning=artifact.conditioning)
+def _finish(supervisor: Supervisor, options: SolveOptions, task_set: TaskSet, out: Path,
+            ended_early: str | None = None) -> dict:
+    """Write the submission and the report."""
+    supervisor.ledger.write()
+    report = _report(supervisor, options, task_set, ended_early)
+    try:
+        write_json(out / REPORT_FILE, report, indent=2)
+    except OSError as error:
+        supervisor.say(f"WARNING: {out / REPORT_FILE}: cannot be written ({error})")
+    return report
 
 
-def _set_threads(runtime: Runtime, model: ModelConfig, asked: int | None) -> int:
-    """A small network gains nothing from a second CPU thread, and one makes runs repeatable."""
-    if asked is not None or (runtime.device.type == "cpu" and model.hidden_size <= 128):
-        torch.set_num_threads(asked or 1)
-    return torch.get_num_threads()
-
-
-def _build(config: ModelConfig, artifact: Artifact | None, num_rows: int, runtime: Runtime) -> HRM:
-    model = artifact.build(num_rows, runtime.dtype) if artifact else HRM(config, num_rows, runtime.dtype)
-    return model.to(runtime.device)
-
-
-def _adapt(model, puzzles, config, budget, seed, pretrained, say) -> AdaptReport:
-    def progress(step: int, total: int, loss: float) -> None:
-        if step % 500 == 0 or step == total:
-            say(f"adapt: step {step} of {total}, loss {loss:.3f}, {budget.elapsed():.0f} s")
-
-    return adapt(model, puzzles, config, budget.part(_ADAPT_SHARE * budget.remaining()), seed, pretrained, progress)
-
-
-def _predict(model: HRM, puzzles: PuzzleSet, config: AdaptConfig, budget: Budget, fallback: Submission,
-             out: Path, say) -> dict[tuple[str, int], Pool]:
-    """Vote round by round until the views or the time are used up; the file is renewed each round."""
-    predictor = Predictor(model, puzzles, config)
-    end = _END_SHARE * budget.total
-    pools: dict[int, Pool] = {}
-
-    def write() -> dict[tuple[str, int], Pool]:
-        votes = {predictor.keys[test]: pool for test, pool in pools.items()}
-        write_json(out / SUBMISSION_FILE, build_submission(fallback, votes))
-        return votes
-
-    seconds_a_token = 0.0
-    for number, batches in enumerate(predictor.rounds(), start=1):
-        for batch in batches:
-            tokens = len(batch) * batch.canvas[0] * batch.canvas[1]
-            # A larger canvas costs more a token than the last one did; twice is a safe guess.
-            if budget.elapsed() + 2 * seconds_a_token * tokens > end:
-                say(f"predict: out of time in round {number}")
-                return write()
-            before = budget.elapsed()
-            predictor.predict(batch).add_to(pools)
-            seconds_a_token = (budget.elapsed() - before) / tokens
-        votes = write()
-    return votes
-
-
-def _report(options: SolveOptions, task_set: TaskSet, runtime: Runtime, model: ModelConfig, adapt_config: AdaptConfig,
-            adapted: AdaptReport, votes: dict, seconds: dict[str, float], budget: Budget) -> dict:
+def _report(supervisor: Supervisor, options: SolveOptions, task_set: TaskSet, ended_early: str | None) -> dict:
+    budget, votes = supervisor.budget, supervisor.ledger.votes()
     tests = [(task.id, i) for task in task_set.tasks for i in range(len(task.test))]
     counts = [votes[test].count if test in votes else 0 for test in tests]
     report = {
         "tasks": len(task_set.test_counts()),
-        "left out": {bad.id: bad.reason for bad in task_set.bad},
+        "left out": {bad.id: bad.reason for bad in task_set.bad} | supervisor.unsuited,
         "test inputs": len(tests),
         "test inputs without a vote": sum(count == 0 for count in counts),
+        "tasks on their fallback": _on_fallback(supervisor, [test for test, count in zip(tests, counts) if not count]),
         "votes a test input": {"least": min(counts), "mean": float(np.mean(counts)), "most": max(counts)},
-        "seconds": {name: round(value, 2) for name, value in seconds.items()},
+        "failures": supervisor.failures,
+        "ended early": ended_early,
+        "seconds": {name: round(value, 2) for name, value in supervisor.phases().items()},
         "seconds in all": round(budget.elapsed(), 2),
         "budget seconds": budget.total,
-        "device": str(runtime),
-        "operations": dispatch.summary(runtime.device, runtime.dtype),
-        "model": dataclasses.asdict(model),
-        "artifact": str(options.artifact) if options.artifact else None,
-        "adapt": dataclasses.asdict(adapt_config),
-        "adapted": dataclasses.asdict(adapted),
+        **_of_network(supervisor),
         "seed": options.seed,
-        "versions": {"hrm_offline": __version__, "python": platform.python_version(), "torch": torch.__version__,
-                     "numpy": np.__version__, "platform": sys.platform},
+        "versions": {"hrm_offline": __version__, "python": platform.python_version(), "numpy": np.__version__,
+                     "platform": sys.platform} | (supervisor.hello.versions if supervisor.hello else {}),
     }
     if options.price_per_hour is not None:
         report["price"] = options.price_per_hour * budget.elapsed() / 3600
         report["price a task"] = report["price"] / report["tasks"]
     return report
+
+
+def _of_network(supervisor: Supervisor) -> dict:
+    """What is known once a worker has come up: what computed, on what, and how far it came."""
+    hello, schedule = supervisor.hello, supervisor.schedule
+    if hello is None or schedule is None:
+        return {}
+    reports = [group.report for group in schedule.groups if group.report is not None]
+    totals = {name: sum(report[name] for report in reports) for name in ("planned_steps", "steps", "examples")}
+    losses = [report["loss"] for report in reports if report["steps"]]
+    return {
+        "device": hello.device, "workers": len(supervisor.slots), "threads": hello.threads,
+        "operations": hello.operations, "model": dataclasses.asdict(hello.model), "artifact": hello.artifact,
+        "adapt": dataclasses.asdict(hello.recipe),
+        "adapted": totals | {"loss": float(np.mean(losses)) if losses else None, "groups": reports},
+    }
+
+
+def _on_fallback(supervisor: Supervisor, tests: list[tuple[str, int]]) -> dict[str, str]:
+    """Tasks with a test input that has no vote, and why."""
+    reasons = {}
+    for group in supervisor.schedule.groups if supervisor.schedule else []:
+        for i in group.tasks:
+            reasons[supervisor.tasks[i].id] = group.lost or "there was no time"
+    return {task_id: supervisor.unsuited.get(task_id) or reasons.get(task_id, "no worker came up in time")
+            for task_id, _ in tests}

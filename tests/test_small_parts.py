@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from hrm_offline.budget import Budget, parse_duration
+from hrm_offline.budget import Budget, Pace, parse_duration
 from hrm_offline.config import AdaptConfig, ModelConfig, PretrainConfig, Recipe, from_dict
 from hrm_offline.device import choose_runtime, dtype_for_capability
 from hrm_offline.errors import InputError
@@ -29,10 +29,30 @@ def test_budget_counts_from_the_start_of_the_process():
     now = [100.0]
     budget = Budget(60, started=90.0, clock=lambda: now[0])
     assert (budget.elapsed(), budget.remaining()) == (10, 50)
-    part = budget.part(30)
-    now[0] = 120.0
-    assert (part.elapsed(), part.remaining()) == (20, 10)
-    assert budget.part(1000).total == 30  # never beyond the whole
+    assert budget.plannable() == pytest.approx(50 - 0.02 * 60)  # less what writing needs
+    now[0] = 200.0
+    assert (budget.remaining(), budget.plannable()) == (-50, 0)
+
+
+def test_a_clock_that_jumps_back_makes_no_time():
+    now = [100.0]
+    budget = Budget(60, clock=lambda: now[0])
+    for time, elapsed in ((130.0, 30), (10.0, 30), (15.0, 35), (45.0, 65)):
+        now[0] = time
+        assert budget.elapsed() == elapsed
+
+
+def test_pace_is_of_the_last_steps_without_the_first_ones():
+    pace, now = Pace(window=10), 0.0
+    for seconds in [50.0] * 5 + [2.0] * 30:
+        assert pace.seconds() in (None, 2.0)
+        now += seconds
+        pace.tick(now)
+    assert pace.slowdown() == 1.0
+    for _ in range(10):
+        now += 6.0
+        pace.tick(now)
+    assert (pace.seconds(), pace.slowdown()) == (6.0, 3.0)
 
 
 def test_settings_from_json():

@@ -12,7 +12,9 @@ from hrm_offline.data.tasks import Pair, Task, load_tasks, to_challenges
 from hrm_offline.device import Runtime
 from hrm_offline.infer.submission import read_submission
 from hrm_offline.model.hrm import HRM
-from hrm_offline.pipeline import SolveOptions, nearest_preset, pick_preset, solve
+from hrm_offline.pipeline import SolveOptions, solve
+from hrm_offline.run.choice import nearest_preset, pick_preset
+from hrm_offline.run.supervisor import Crew
 
 
 @pytest.fixture
@@ -22,7 +24,8 @@ def run(tmp_path, write_json):
     def run(challenges, *extra):
         path = challenges if isinstance(challenges, str) else write_json("challenges.json", challenges)
         out = tmp_path / "out"
-        command = ["solve", "--challenges", str(path), "--out", str(out), "--budget", "2m", "--visits", "2", *extra]
+        command = ["solve", "--challenges", str(path), "--out", str(out), "--budget", "2m", "--visits", "2",
+                   "--workers", "0", *extra]
         return main(command), out
 
     return run
@@ -147,7 +150,8 @@ def test_the_clock_bounds_both_phases(write_json, make_task, tmp_path):
     path = write_json("c.json", to_challenges([make_task(f"t{i}", [((9, 9), (9, 9))] * 4, seed=i) for i in range(20)]))
     start = time.monotonic()
     budget = Budget(200.0, 0.0, clock=lambda: (time.monotonic() - start) * 100)
-    report = solve(SolveOptions(path, tmp_path / "out", visits=10_000), budget, say=lambda _: None)
+    options = SolveOptions(path, tmp_path / "out", visits=10_000, crew=Crew(workers=0))
+    report = solve(options, budget, say=lambda _: None)
     assert report["adapted"]["steps"] < report["adapted"]["planned_steps"]
     assert report["seconds in all"] < 200
     read_submission(tmp_path / "out" / "submission.json", {f"t{i}": 1 for i in range(20)})
@@ -155,11 +159,11 @@ def test_the_clock_bounds_both_phases(write_json, make_task, tmp_path):
 
 def test_preset_suits_device_and_task_count(monkeypatch):
     cpu = Runtime(torch.device("cpu"), torch.float32, "")
-    assert pick_preset(cpu, 240, 41_000)[0] == "hrm-132k"
+    assert pick_preset(cpu, 41_000 / 240)[0] == "hrm-132k"
     gpu = Runtime(torch.device("cuda"), torch.bfloat16, "")
     for gib, seconds, expected in ((24, 41_000, "hrm-27m"), (24, 4_000, "hrm-3m"), (8, 41_000, "hrm-3m")):
         monkeypatch.setattr(Runtime, "memory", gib * 2**30)
-        assert pick_preset(gpu, 240, seconds)[0] == expected
+        assert pick_preset(gpu, seconds / 240)[0] == expected
 
 
 def test_an_artifacts_recipe_is_the_nearest_presets():

@@ -8,6 +8,7 @@ from hrm_offline.batching import training_batches
 from hrm_offline.budget import Budget
 from hrm_offline.config import PRESETS, Recipe
 from hrm_offline.data.puzzles import SHARED_ROWS, ExampleSource, PuzzleSet
+from hrm_offline.infer.plan import PredictionPlan
 from hrm_offline.infer.predict import Predictor
 from hrm_offline.model.hrm import HRM
 from hrm_offline.ops.sign_sgd import sparse_sign_sgd_
@@ -96,9 +97,10 @@ def test_memorises_demonstrations_and_predicts_them(make_task):
     model = HRM(SMALL.model, puzzles.num_rows)
     report = adapt(model, puzzles, recipe, Budget(1e9), seed=0, pretrained=False)
     assert report.steps == report.planned_steps
-    predictor = Predictor(model, puzzles, dataclasses.replace(recipe, predict_tokens=200))
+    recipe = dataclasses.replace(recipe, predict_tokens=200)
+    predictor = Predictor(model, puzzles, recipe)
     truth = [pair.output for task in tasks for pair in task.test]
-    for batches in predictor.rounds():
+    for batches in PredictionPlan(puzzles, recipe).rounds:
         for batch in batches:
             votes = predictor.predict(batch)
             for i, test in enumerate(votes.tests):
@@ -106,53 +108,53 @@ def test_memorises_demonstrations_and_predicts_them(make_task):
             assert (votes.confidence > 0.5).all()
 
 
-def make_predictor(tasks, **changes):
+def make_plan(tasks, **changes):
     recipe = dataclasses.replace(SMALL.adapt, colour_permutations=2, conditioning="table", **changes)
-    config = dataclasses.replace(SMALL.model, puzzle_columns=1)
-    puzzles = PuzzleSet(tasks, recipe, config, 0)
+    return PredictionPlan(PuzzleSet(tasks, recipe, dataclasses.replace(SMALL.model, puzzle_columns=1), 0), recipe)
+
+
+def make_predictor(plan, **changes):
     torch.manual_seed(0)
-    return Predictor(HRM(config, puzzles.num_rows), puzzles, recipe)
+    model = HRM(dataclasses.replace(SMALL.model, puzzle_columns=1), plan.puzzles.num_rows)
+    return Predictor(model, plan.puzzles, dataclasses.replace(plan.puzzles.recipe, **changes))
 
 
 def test_rounds_cover_every_view_of_every_test_input_once(make_task):
     tasks = (make_task("a", test=[((3, 3), (3, 3))] * 3), make_task("b", [((9, 9), (9, 9))] * 2, seed=1))
-    predictor = make_predictor(tasks, predict_tokens=32, vote_views=100)
-    puzzles = predictor.puzzles
-    rounds = [[tuple(row) for batch in batches for row in batch.plan] for batches in predictor.rounds()]
+    plan = make_plan(tasks, predict_tokens=32, vote_views=100)
+    puzzles = plan.puzzles
+    rounds = [[tuple(row) for batch in batches for row in batch.plan] for batches in plan.rounds]
     assert sorted(row for rows in rounds for row in rows) == sorted(
-        (test, view, 0, 0) for test, puzzle in enumerate(predictor.tests.puzzles)
+        (test, view, 0, 0) for test, puzzle in enumerate(puzzles.tests.puzzles)
         for view in range(*puzzles.first_view[puzzle : puzzle + 2]))
     elements = [[int(puzzles.all_views.elements[view]) for _, view, *_ in rows] for rows in rounds]
     assert set(elements[0]) == {0}
     assert sorted(elements[1]) == sorted(list(range(1, 8)) * 4)
-    assert predictor.keys == [("a", 0), ("a", 1), ("a", 2), ("b", 0)]
-    assert len(next(predictor.rounds())) == 3  # two batches of two and one of the small canvas, one of the large
+    assert plan.keys == [("a", 0), ("a", 1), ("a", 2), ("b", 0)]
+    assert len(plan.rounds[0]) == 3  # two batches of two and one of the small canvas, one of the large
     assert max(len(rows) for rows in rounds) <= 4 * 7
-    fewer = make_predictor(tasks, predict_tokens=32, vote_views=4)
-    assert sum(len(batch) for batches in fewer.rounds() for batch in batches) == 4 * 4
-
-
-def predict_all(predictor):
-    return [predictor.predict(batch) for batches in predictor.rounds() for batch in batches]
+    fewer = make_plan(tasks, predict_tokens=32, vote_views=4)
+    assert sum(len(batch) for batches in fewer.rounds for batch in batches) == 4 * 4
 
 
 def test_early_halting_equals_full_halting_for_sequences_that_would_not_have_changed(make_task):
     """Each sequence leaves with the answer of the step at which it wanted to halt; whoever never wants to,
     or wants to only at the end, has the answer of full halting."""
     tasks = (make_task("a"), make_task("b", [((4, 5), (5, 4))] * 2, seed=1))
-    full, early = (make_predictor(tasks, outer_steps=4, early_halting=e) for e in (False, True))
+    plan = make_plan(tasks)
+    full, early = (make_predictor(plan, outer_steps=4, early_halting=e) for e in (False, True))
     halted = set()
     for predictor in (full, early):
         with torch.no_grad():
             predictor.model.q_head.weight.copy_(3 * torch.randn(2, 64, generator=torch.Generator().manual_seed(1)))
             predictor.model.q_head.bias.zero_()
             predictor.model.puzzle_emb.weights.normal_(generator=torch.Generator().manual_seed(2))
-    for whole, short in zip((b for bs in full.rounds() for b in bs), (b for bs in early.rounds() for b in bs)):
+    for batch in (batch for batches in plan.rounds for batch in batches):
         by_steps = []
         for steps in range(1, 5):
             full.config = dataclasses.replace(full.config, outer_steps=steps)
-            by_steps.append(full.predict(whole))
-        ours = early.predict(short)
+            by_steps.append(full.predict(batch))
+        ours = early.predict(batch)
         for i in range(len(ours)):
             # Confidence is sigmoid(q_halt), and a halt-only head halts where that is above a half.
             steps = next((s for s in range(3) if by_steps[s].confidence[i] > 0.5), 3)

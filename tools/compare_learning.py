@@ -32,6 +32,7 @@ from hrm_offline.config import AdaptConfig, ModelConfig, from_dict, preset  # no
 from hrm_offline.data.puzzles import PuzzleSet  # noqa: E402
 from hrm_offline.data.tasks import TaskSet, load_tasks, to_solutions  # noqa: E402
 from hrm_offline.errors import InputError  # noqa: E402
+from hrm_offline.infer.plan import PredictionPlan  # noqa: E402
 from hrm_offline.infer.predict import Predictor  # noqa: E402
 from hrm_offline.infer.score import Score, score_attempts  # noqa: E402
 from hrm_offline.infer.submission import ATTEMPTS, build_submission, fallback_submission  # noqa: E402
@@ -96,12 +97,12 @@ def learn(run: Run) -> dict:
 
 
 def predict_and_score(model: HRM, puzzles: PuzzleSet, recipe: AdaptConfig, tasks) -> Score:
-    predictor = Predictor(model, puzzles, recipe)
+    predictor, plan = Predictor(model, puzzles, recipe), PredictionPlan(puzzles, recipe)
     pools: dict[int, Pool] = {}
-    for batches in predictor.rounds():
+    for batches in plan.rounds:
         for batch in batches:
             predictor.predict(batch).add_to(pools)
-    votes = {predictor.keys[test]: pool for test, pool in pools.items()}
+    votes = {plan.keys[test]: pool for test, pool in pools.items()}
     submission = build_submission(fallback_submission(TaskSet("compared", tasks)), votes)
     attempts = {task_id: [[entry[name] for name in ATTEMPTS] for entry in entries]
                 for task_id, entries in submission.items()}

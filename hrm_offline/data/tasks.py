@@ -7,6 +7,7 @@ the others from loading; it is kept as a `BadTask`, with its reason, for the cal
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -157,6 +158,17 @@ def to_solutions(tasks) -> dict:
         for task in tasks
         if all(p.output is not None for p in task.test)
     }
+
+
+def digest_of(tasks) -> str:
+    """A fingerprint of the tasks' ids and all their grids."""
+    digest = hashlib.sha256()
+    for task in tasks:
+        digest.update(task.id.encode(errors="surrogatepass"))
+        for pair in (*task.train, *task.test):
+            for grid in (pair.input, pair.output):
+                digest.update(b"-" if grid is None else repr(grid.tolist()).encode())
+    return digest.hexdigest()
 
 
 def _parse_task(task_id: str, value, labels: list[np.ndarray] | None) -> Task:

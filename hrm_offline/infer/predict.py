@@ -2,65 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import pairwise
-
-import numpy as np
 import torch
 
 from hrm_offline.batching import BatchMaker
 from hrm_offline.config import AdaptConfig
-from hrm_offline.data.canvas import Bucket
 from hrm_offline.data.puzzles import Batch, PuzzleSet
 from hrm_offline.infer.vote import Votes
 from hrm_offline.model.halting import Sequences, wants_to_halt
 from hrm_offline.model.hrm import HRM
 from hrm_offline.tokens import Canvas
 
-_DIHEDRAL_VIEWS = 8  # at most these keep a task's colours
-_VIEWS_A_ROUND = 16  # recoloured ones
-
 
 class Predictor:
-    """Predicts the test inputs of a puzzle set, `outer_steps` from fresh states.
-
-    `keys` name the test inputs that votes count: (task id, index of its test input).
-    """
+    """Predicts batches of a puzzle set's test inputs (see `PredictionPlan`), `outer_steps` from fresh states."""
 
     def __init__(self, model: HRM, puzzles: PuzzleSet, config: AdaptConfig):
         self.model = model
-        self.puzzles = puzzles
         self.config = config
-        self.tests = puzzles.tests
-        self.buckets = puzzles.buckets(self.tests)
-        self.keys = [(task.id, index) for task in puzzles.tasks for index in range(len(task.test))]
-        self.maker = BatchMaker(puzzles, self.tests, model.device)
+        self.maker = BatchMaker(puzzles, puzzles.tests, model.device)
 
-    def rounds(self) -> Iterator[list[Batch]]:
-        """Batches of about `predict_tokens` canvas tokens, round by round: the identity view of every
-        test input, the other dihedral ones, then recoloured ones by the dozen, so that votes grow
-        evenly and stopping between two rounds leaves each test input its fair share."""
-        most = min(self.config.vote_views, max(len(views) for views in self.puzzles.views))
-        stops = [0, 1, _DIHEDRAL_VIEWS, *range(_DIHEDRAL_VIEWS + _VIEWS_A_ROUND, most, _VIEWS_A_ROUND), most]
-        stops = sorted({min(stop, most) for stop in stops})
-        for start, stop in pairwise(stops):
-            yield [batch for index in range(len(self.buckets)) for batch in self._batches(index, range(start, stop))]
-
-    def _batches(self, index: int, views: range) -> Iterator[Batch]:
-        bucket: Bucket = self.buckets[index]
-        puzzles = self.tests.puzzles[bucket.members]
-        first = self.puzzles.first_view[puzzles]
-        available = self.puzzles.first_view[puzzles + 1] - first
-        plans = [np.column_stack([bucket.members, first + view])[view < available] for view in views]
-        plan = np.concatenate(plans)
-        plan = np.concatenate([plan, np.zeros_like(plan)], axis=1).astype(np.int32)  # all at the canvas' corner
-        size = bucket.batch_size(self.config.predict_tokens)
-        for start in range(0, len(plan), size):
-            yield Batch(index, bucket.canvas, plan[start : start + size])
+    def predict(self, batch: Batch) -> Votes:
+        """A vote for each row of the batch, as a grid of the original task. What does not fit into memory
+        is computed in halves."""
+        try:
+            return self._predict(batch)
+        except torch.OutOfMemoryError:
+            if len(batch) == 1:
+                raise
+        if self.model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        half = len(batch) // 2
+        return Votes.joined([self.predict(batch.rows(slice(half))), self.predict(batch.rows(slice(half, None)))])
 
     @torch.inference_mode()
-    def predict(self, batch: Batch) -> Votes:
-        """A vote for each row of the batch, as a grid of the original task."""
+    def _predict(self, batch: Batch) -> Votes:
         sequences = self.maker.make(batch)
         tokens, confidence = self._outer_steps(sequences, batch.canvas)
         view = torch.from_numpy(batch.plan[:, 1]).to(self.model.device).long()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
@@ -55,6 +55,11 @@ class Votes:
     cells: np.ndarray
     confidence: np.ndarray
 
+    @classmethod
+    def joined(cls, parts: list[Votes]) -> Votes:
+        """The votes of several parts of one batch, in order."""
+        return cls(*(np.concatenate([vars(part)[f.name] for part in parts]) for f in fields(cls)))
+
     def __len__(self) -> int:
         return len(self.tests)
 
@@ -74,6 +79,27 @@ class Votes:
             index = first[i]
             pool = pools.setdefault(int(self.tests[index]), Pool())
             pool.add(np.ascontiguousarray(self.grid(index)), int(count[i]), float(confidence[i]))
+
+
+BatchKey = tuple[int, int, int]  # group of tasks, round, batch of the round
+
+
+class Tally:
+    """The votes of a run by the batch that gave them, so that a batch predicted twice counts once and
+    the order in which batches arrive changes nothing."""
+
+    def __init__(self):
+        self.votes: dict[BatchKey, Votes] = {}
+
+    def add(self, key: BatchKey, votes: Votes) -> None:
+        self.votes[key] = votes
+
+    def pools(self, group: int) -> dict[int, Pool]:
+        """The votes of a group of tasks, pooled by its test inputs."""
+        pools: dict[int, Pool] = {}
+        for key in sorted(key for key in self.votes if key[0] == group):
+            self.votes[key].add_to(pools)
+        return pools
 
 
 def rank(votes: Iterable[Vote]) -> list[Candidate]:

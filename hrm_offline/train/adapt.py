@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import torch
 
-from hrm_offline.batching import training_batches
-from hrm_offline.budget import Budget
+from hrm_offline.batching import OfferedBatch, training_batches
+from hrm_offline.budget import Budget, Pace
 from hrm_offline.config import AdaptConfig
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.model.hrm import HRM
+from hrm_offline.train.distributed import World
 from hrm_offline.train.learner import Learner, sum_metrics
 
-_COLD_STEPS = 5  # the first steps are slow and say nothing of the pace
+# Every so many steps all sequences are restarted. A state saved then needs no carries, and a run that
+# goes on from it sees what an unbroken one sees.
+RESTART_EVERY = 250
 _LOG_EVERY = 50  # steps between two looks at the loss, each of which waits for the device
+_AGREE_EVERY = 20  # steps between two agreements of several processes on where to end
+
+
+class Diverged(Exception):
+    """The loss is no longer a number."""
 
 
 @dataclass(frozen=True)
@@ -30,56 +39,104 @@ class AdaptReport:
 
 
 def adapt(model: HRM, puzzles: PuzzleSet, config: AdaptConfig, budget: Budget, seed: int,
-          pretrained: bool, progress: Callable[[int, int, float], None] = lambda *_: None) -> AdaptReport:
-    """Train the model in place and leave the averaged weights in it.
+          pretrained: bool) -> AdaptReport:
+    """Train the model in place within a budget and leave the averaged weights in it (see `Adaptation`)."""
+    adaptation = Adaptation.of_model(model, puzzles, config, seed, pretrained)
+    adaptation.clock, adaptation.until = budget.elapsed, budget.total
+    for _ in adaptation.run():
+        pass
+    return adaptation.finish()
 
-    The work is `config.visits` of every demonstration pair, a number of steps that does not
-    depend on the machine. Only where the pace so far says that they will not fit in `budget` is
-    the schedule shortened to what does. `progress` gets (step, total, loss).
+
+@dataclass
+class Adaptation:
+    """One adaptation, which can be watched, told to end earlier or later, and continued.
+
+    The work is `planned` steps of the `learner` on what `offer` gives for a step: a number that does not
+    depend on the machine. Only where the pace so far says that they will not fit in before `until`
+    on `clock` (seconds; both may be changed while running) is the schedule shortened to what does. For
+    the first `embeddings_only` of the steps only puzzle embeddings learn.
     """
-    source = ExampleSource(puzzles, seed)
-    planned = max(1, round(source.steps_a_visit * config.visits))
-    learner = Learner(model, config, planned, seed)
-    offer = training_batches(source, model.device)
-    embeddings_only = config.embeddings_only if pretrained and model.config.puzzle_columns else 0.0
-    examples, cold, log = 0, 0.0, _LossLog()
-    while learner.step < learner.total_steps and budget.remaining() > 0:
-        batch = offer(learner.step)
-        learner.embeddings_only = learner.step < embeddings_only * learner.total_steps
-        log.add(sum_metrics(learner.learn(batch))["lm_loss"], batch.size)
-        examples += batch.size
-        if learner.step == _COLD_STEPS:
-            cold = budget.elapsed()
-        elif learner.step > _COLD_STEPS:
-            pace = (budget.elapsed() - cold) / (learner.step - _COLD_STEPS)
-            affordable = int(budget.remaining() / pace) if pace > 0 else planned
-            learner.total_steps = min(planned, learner.step + max(0, affordable))
-        if learner.step % _LOG_EVERY == 0 or learner.step == learner.total_steps:
-            progress(learner.step, learner.total_steps, log.read())
-    if learner.ema and learner.step:
-        learner.ema.swap()
-    return AdaptReport(planned, learner.step, examples, log.mean_of_last(0.1))
 
+    learner: Learner
+    offer: Callable[[int], OfferedBatch]
+    planned: int
+    embeddings_only: float = 0.0
+    clock: Callable[[], float] = lambda: 0.0
+    until: float = math.inf
+    examples: int = 0
+    losses: list[float] = field(default_factory=list)  # a mean for each stretch between two looks
+    pace: Pace = field(default_factory=Pace)
+    _sum: torch.Tensor | float = 0.0
+    _since: int = 0
 
-class _LossLog:
-    """The mean loss of each stretch of steps, summed on the device until it is read."""
+    @classmethod
+    def of_model(cls, model: HRM, puzzles: PuzzleSet, config: AdaptConfig, seed: int, pretrained: bool,
+                 world: World | None = None) -> Adaptation:
+        """The recipe's adaptation to a puzzle set: `config.visits` of every demonstration pair. Random weights have
+        nothing to protect, so with them the network learns from the first step."""
+        source = ExampleSource(puzzles, seed)
+        planned = max(1, round(source.steps_a_visit * config.visits))
+        embeddings_only = config.embeddings_only if pretrained and model.config.puzzle_columns else 0.0
+        return cls(Learner(model, config, planned, seed, world), training_batches(source, model.device), planned,
+                   embeddings_only)
 
-    def __init__(self):
-        self.total: torch.Tensor | float = 0.0
-        self.examples = 0
-        self.stretches: list[float] = []
+    def run(self) -> Iterator[int]:
+        """Take the steps; yields the number taken after each. Raises `Diverged`."""
+        learner = self.learner
+        self._agree()
+        while learner.step < learner.total_steps:
+            if learner.step % RESTART_EVERY == 0:
+                learner.restart_sequences()
+            learner.embeddings_only = learner.step < self.embeddings_only * learner.total_steps
+            batch = self.offer(learner.step)
+            self._sum = self._sum + sum_metrics(learner.learn(batch))["lm_loss"]
+            self._since += batch.size
+            self.examples += batch.size
+            self.pace.tick(self.clock())
+            if learner.world.size == 1 or learner.step % _AGREE_EVERY == 0:
+                self._agree()
+            if learner.step % _LOG_EVERY == 0 or learner.step == learner.total_steps:
+                self._look()
+            yield learner.step
 
-    def add(self, loss: torch.Tensor, examples: int) -> None:
-        self.total = self.total + loss
-        self.examples += examples
+    def finish(self) -> AdaptReport:
+        """Leave the averaged weights in the model."""
+        if self.learner.ema and self.learner.step:
+            self.learner.ema.swap()
+        last = self.losses[-max(1, round(0.1 * len(self.losses))) :]
+        loss = sum(last) / len(last) if last else float("nan")
+        return AdaptReport(self.planned, self.learner.step, self.examples, loss)
 
-    def read(self) -> float:
-        """Close a stretch and return its mean loss an example."""
-        self.stretches.append(float(self.total) / self.examples)
-        self.total, self.examples = 0.0, 0
-        return self.stretches[-1]
+    @property
+    def at_rest(self) -> bool:
+        """Whether a state saved now needs no carries, and its weights are known to be sound."""
+        return self.learner.step % RESTART_EVERY == 0 and self._since == 0
 
-    def mean_of_last(self, share: float) -> float:
-        """Mean over the last `share` of the stretches, NaN without any."""
-        last = self.stretches[-max(1, round(share * len(self.stretches))) :]
-        return sum(last) / len(last) if last else float("nan")
+    def progress(self) -> dict:
+        """What a saved state has to hold beside the learner, in JSON."""
+        return {"total_steps": self.learner.total_steps, "examples": self.examples, "losses": self.losses}
+
+    def resume(self, progress: dict) -> None:
+        """Continue from a saved state that was loaded into the learner."""
+        self.learner.total_steps = progress["total_steps"]
+        self.examples, self.losses = progress["examples"], list(progress["losses"])
+
+    def _agree(self) -> None:
+        """Set the step to end at: the first process' reckoning where there are several."""
+        self.learner.total_steps = self.learner.world.agree(self._affordable(), self.learner.model.device)
+
+    def _affordable(self) -> int:
+        step, left = self.learner.step, self.until - self.clock()
+        if left <= 0:
+            return step
+        pace = self.pace.seconds()
+        return self.planned if not pace else min(self.planned, step + int(min(left / pace, self.planned)))
+
+    def _look(self) -> None:
+        total = self.learner.world.sum_metrics({"loss": torch.as_tensor(self._sum)})["loss"]
+        loss = total / self._since
+        if not math.isfinite(loss):
+            raise Diverged(f"the loss is {loss} at step {self.learner.step}")
+        self.losses.append(loss)
+        self._sum, self._since = 0.0, 0

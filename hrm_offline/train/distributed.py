@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -65,6 +66,14 @@ class World:
             dist.all_reduce(values)
         return dict(zip(metrics, values.tolist()))
 
+    def agree(self, value: int, device: torch.device) -> int:
+        """The first process' value, for all of them."""
+        if self.size == 1:
+            return value
+        shared = torch.tensor(value, device=device)
+        dist.broadcast(shared, 0)
+        return int(shared)
+
     def barrier(self) -> None:
         if self.size > 1:
             dist.barrier()
@@ -76,6 +85,12 @@ def join_world(backend: str) -> World:
         return World()
     dist.init_process_group(backend)
     return World(dist.get_rank(), dist.get_world_size())
+
+
+def meet(backend: str, meeting: str, rank: int, size: int) -> World:
+    """Join `size` processes that know one another by `meeting`, the path of a file that is not there yet."""
+    dist.init_process_group(backend, init_method=Path(meeting).absolute().as_uri(), rank=rank, world_size=size)
+    return World(rank, size)
 
 
 def leave_world() -> None:

@@ -36,6 +36,7 @@ class Learner:
 
     `total_steps` is what the learning-rate schedule spans; it may be changed while running.
     While `embeddings_only` is set the network stays as it is and only puzzle embeddings learn.
+    `lr_scale` multiplies every learning rate.
     Nothing here waits for the device, but the loss scaler of float16, which asks it once a step.
     """
 
@@ -47,6 +48,7 @@ class Learner:
         self.world = world or World()
         self.step = 0
         self.embeddings_only = False
+        self.lr_scale = 1.0
         self.micro_batches = recipe.micro_batches
         self.params = list(model.parameters())
         self.optimizer = AdamATan2(self.params, recipe.lr, (recipe.beta1, recipe.beta2), recipe.weight_decay)
@@ -68,6 +70,11 @@ class Learner:
                 if self.world.size > 1 or self.micro_batches >= batch.size:
                     raise
             self._halve_parts()
+
+    def restart_sequences(self) -> None:
+        """Every slot takes a new sequence at the next step, so that the carries hold nothing worth keeping."""
+        for carry in self.carries.values():
+            carry.halted.fill_(True)
 
     def _halve_parts(self) -> None:
         self.micro_batches *= 2
@@ -109,7 +116,7 @@ class Learner:
         return Part(metrics | {"loss": loss.detach()}, step, identifiers, vectors)
 
     def _update(self, parts: list[Part]) -> None:
-        factor = lr_factor(self.recipe, self.step, self.total_steps)
+        factor = self.lr_scale * lr_factor(self.recipe, self.step, self.total_steps)
         if parts[0].puzzle_vectors is not None:
             ids = torch.cat([part.identifiers.flatten() for part in parts])
             grads = torch.cat([part.puzzle_vectors.grad.flatten(0, 1) for part in parts])

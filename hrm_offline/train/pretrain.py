@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import signal
@@ -21,7 +20,7 @@ from hrm_offline.artifact import save_artifact
 from hrm_offline.batching import training_batches
 from hrm_offline.config import ModelConfig, PretrainConfig, preset
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
-from hrm_offline.data.tasks import Task, load_tasks
+from hrm_offline.data.tasks import Task, digest_of, load_tasks
 from hrm_offline.device import choose_runtime
 from hrm_offline.errors import InputError
 from hrm_offline.files import make_folder
@@ -59,7 +58,7 @@ def pretrain(config: PretrainConfig, out: str | Path, device: str | None = None,
         model = HRM(model_config, puzzles.num_rows, runtime.dtype).to(runtime.device)
         learner = Learner(model, config, config.steps, config.seed, world)
         identity = _identity(config, tasks)
-        resumed = load_state(out, learner, identity)
+        resumed = load_state(out, learner, identity) is not None
         if world.is_main:
             print(f"computing on {runtime}; {len(tasks)} tasks, {puzzles.num_rows} embedding rows"
                   + (f"; continuing at step {learner.step}" if resumed else ""))
@@ -96,15 +95,9 @@ def _largest_side(task: Task) -> int:
 
 
 def _identity(config: PretrainConfig, tasks: tuple[Task, ...]) -> dict:
-    digest = hashlib.sha256()
-    for task in tasks:
-        digest.update(task.id.encode())
-        for pair in (*task.train, *task.test):
-            for grid in (pair.input, pair.output):
-                digest.update(b"-" if grid is None else repr(grid.tolist()).encode())
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _FREE_SETTINGS}
     # Through JSON, so that it equals what a saved state reads back (tuples become lists).
-    return json.loads(json.dumps(settings | {"tasks": digest.hexdigest()}))
+    return json.loads(json.dumps(settings | {"tasks": digest_of(tasks)}))
 
 
 def _run(learner: Learner, source: ExampleSource, config: PretrainConfig, out: Path, identity: dict) -> bool:

@@ -1,0 +1,1 @@
+"""The unlosable run: journal, schedule, workers, supervision, the dead man's switch."""

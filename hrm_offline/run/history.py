@@ -1,0 +1,88 @@
+"""What a run writes into its journal, and how a run that was cut off goes on from it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hrm_offline.files import checksum, make_folder
+from hrm_offline.infer.vote import BatchKey, Votes
+from hrm_offline.run.journal import Journal
+from hrm_offline.run.messages import Adapted, Voted
+from hrm_offline.run.paths import JOURNAL_FILE, network_path
+
+Groups = list[tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Past:
+    """What a journal tells of one run: which it was, its groups of tasks, its adapted groups."""
+
+    identity: dict
+    groups: Groups
+
+
+class History:
+    """The journal of a run in `folder`. Raises `OSError` if it cannot be opened."""
+
+    def __init__(self, folder: Path, say: Callable[[str], None], clock: Callable[[], float]):
+        self.folder, self.say = make_folder(folder), say
+        self.journal = Journal(folder / JOURNAL_FILE, say, clock)
+        if self.journal.damaged:
+            say(f"WARNING: {self.journal.path}: {self.journal.damaged} damaged records are ignored")
+
+    def past(self) -> Past | None:
+        """The run that the journal is of, None if it is new or its first record is damaged."""
+        first = self.journal.records[0].about if self.journal.records else {}
+        if "identity" not in first:
+            return None
+        return Past(first["identity"], [tuple(group) for group in first["groups"]])
+
+    def begin(self, identity: dict, groups: Groups) -> Groups:
+        """Go on with the journal's run if it is this one, whose groups are returned; else start it anew."""
+        past = self.past()
+        if past is not None and past.identity == identity:
+            return past.groups
+        if self.journal.records:
+            self.say(f"{self.journal.path} is of another run, or lacks its beginning: starting anew")
+        self.journal.clear()
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path != self.journal.path:
+                path.unlink()
+        self.journal.append({"identity": identity, "groups": groups})
+        return groups
+
+    def voted(self, message: Voted) -> None:
+        self.journal.append({"voted": message.key}, vars(message.votes))
+
+    def adapted(self, message: Adapted) -> None:
+        self.journal.append({"adapted": message.group, "report": message.report, "crc": message.crc})
+
+    def votes(self) -> Iterator[tuple[BatchKey, Votes]]:
+        for record in self.journal.records:
+            if "voted" in record.about:
+                yield tuple(record.about["voted"]), Votes(**record.arrays)
+
+    def reports(self) -> Iterator[tuple[int, dict, bool]]:
+        """Groups that were adapted, with their reports, and whether their networks are still there, intact."""
+        for record in self.journal.records:
+            if "adapted" in record.about:
+                path = network_path(self.folder, record.about["adapted"])
+                intact = path.exists() and checksum(path) == record.about["crc"]
+                if path.exists() and not intact:
+                    self.say(f"WARNING: {path}: is damaged, the group is adapted again")
+                yield record.about["adapted"], record.about["report"], intact
+
+    def close(self, keep_networks: bool) -> None:
+        """End the journal. Networks are large, and of use only to a run that goes on."""
+        self.journal.close()
+        if not keep_networks:
+            for path in self.folder.iterdir():
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                elif path != self.journal.path:
+                    path.unlink(missing_ok=True)

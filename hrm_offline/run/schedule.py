@@ -1,0 +1,243 @@
+"""What is to be done next, and until when: groups of tasks, adapted and then predicted round by round."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hrm_offline.config import AdaptConfig, ModelConfig
+from hrm_offline.data.puzzles import PuzzleSet
+from hrm_offline.data.tasks import Task
+from hrm_offline.infer.plan import BASE_ROUNDS, PredictionPlan, tokens_of
+from hrm_offline.infer.vote import BatchKey
+from hrm_offline.run.messages import Adapt, Predict
+
+GROUPS_A_WORKER = 2  # so that a worker that falls behind can leave one to another
+_BATCHES_A_JOB = 16
+_MOST_FAILURES = 3
+
+# Prediction is given this much more than its measured speed asks for.
+_SAFETY = 1.2
+# Shares of the time for recoloured rounds, and for all rounds, at the most: more votes are worth less than learning.
+_EXTRA_SHARE, _PREDICT_SHARE = 0.3, 0.5
+
+
+@dataclass
+class Group:
+    """Some tasks (indices in file order) that share a network, and how far they are.
+
+    `outstanding` holds the numbers of each round's batches without votes. `home` is the only worker that has the
+    adapted network, None where it is on disk.
+    """
+
+    index: int
+    tasks: tuple[int, ...]
+    plan: PredictionPlan
+    cost: float
+    outstanding: list[set[int]]
+    report: dict | None = None
+    home: int | None = None
+    failures: int = 0
+    parts: int = 1
+    lr_scale: float = 1.0
+    lost: str | None = None  # why nothing more is tried
+
+    @property
+    def waits(self) -> bool:
+        """Whether it has to be adapted before anything can be predicted."""
+        return self.report is None and self.lost is None and any(self.outstanding)
+
+    def tokens(self, base: bool) -> int:
+        """Canvas tokens to be predicted, of the base rounds or of the others."""
+        rounds = range(len(self.outstanding))[:BASE_ROUNDS] if base else range(BASE_ROUNDS, len(self.outstanding))
+        return sum(tokens_of(self.plan.rounds[r][b]) for r in rounds for b in self.outstanding[r])
+
+
+@dataclass
+class Speed:
+    """How fast a worker is: seconds to predict a canvas token, and how much slower it has become."""
+
+    seconds_a_token: float
+    slowdown: float = 1.0
+
+
+def split_tasks(tasks: tuple[Task, ...], puzzles: PuzzleSet, groups: int) -> list[tuple[int, ...]]:
+    """The tasks in `groups` groups of near-equal cost of a visit: the dearest first, each to the group that
+    has least. Dearest groups first, tasks of a group in file order."""
+    sides = puzzles.demonstrations.rooms.max(axis=1).astype(np.int64) + 1
+    cost = np.bincount(puzzles.demonstrations.puzzles, weights=sides**2, minlength=len(tasks))
+    groups = min(groups, len(tasks))
+    members: list[list[int]] = [[] for _ in range(groups)]
+    sums = np.zeros(groups)
+    for task in np.argsort(-cost, kind="stable").tolist():
+        least = int(sums.argmin())
+        members[least].append(task)
+        sums[least] += cost[task]
+    return [tuple(sorted(members[g])) for g in np.argsort(-sums, kind="stable").tolist()]
+
+
+@dataclass
+class Schedule:
+    """The jobs of a run. `flying` are those given out, by worker; `speeds` the workers that are alive.
+
+    Times are on the workers' clock; `end` is when all computing must have ended and is renewed by the caller.
+    In a `joint` run all workers learn one group together.
+    """
+
+    groups: list[Group]
+    end: float
+    joint: bool = False
+    flying: dict[int, Adapt | Predict] = field(default_factory=dict)
+    speeds: dict[int, Speed] = field(default_factory=dict)
+    loaded: dict[int, int] = field(default_factory=dict)  # the group whose network each worker has at hand
+    spent: set[int] = field(default_factory=set)  # workers for whom no batch ends in time any more
+    began: float | None = None
+
+    @classmethod
+    def of_tasks(cls, tasks: tuple[Task, ...], model: ModelConfig, recipe: AdaptConfig, seed: int,
+                 groups: list[tuple[int, ...]], end: float, joint: bool) -> Schedule:
+        made = []
+        for index, members in enumerate(groups):
+            puzzles = PuzzleSet(tuple(tasks[i] for i in members), recipe, model, seed)
+            plan = PredictionPlan(puzzles, recipe)
+            cost = float(sum(len(bucket.members) * bucket.area for bucket in puzzles.buckets(puzzles.demonstrations)))
+            made.append(Group(index, members, plan, cost, [set(range(len(batches))) for batches in plan.rounds]))
+        return cls(made, end, joint)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a group has to be adapted, or predictions of an adapted one are missing."""
+        return any(group.waits or (group.report is not None and group.lost is None and any(group.outstanding)
+                                   and not self._is_unlearned(group)) for group in self.groups)
+
+    def next_job(self, worker: int, now: float) -> Adapt | Predict | None:
+        """What a free worker should do: the first votes of adapted groups, then adapt another, then more votes."""
+        job = self._prediction(worker, base=True) or self._adaptation(worker, now) or \
+            self._prediction(worker, base=False)
+        if job is not None:
+            self.flying[worker] = job
+        return job
+
+    def joint_jobs(self, now: float, meeting: str) -> dict[int, Adapt]:
+        """One group's adaptation by all workers together; none while some are busy or no group waits."""
+        group = next((group for group in self.groups if group.waits), None)
+        if group is None or self.flying or len(self.speeds) < 2:
+            return {}
+        size, until = len(self.speeds), self._slice(group, now)
+        jobs = {worker: Adapt(group.index, group.tasks, until, group.parts, group.lr_scale, rank, size, meeting)
+                for rank, worker in enumerate(sorted(self.speeds))}
+        self.flying |= jobs
+        return jobs
+
+    def new_until(self, worker: int) -> float | None:
+        """When a worker's adaptation should end by what is known now, if that has changed."""
+        job = self.flying.get(worker)
+        if not isinstance(job, Adapt) or any(g.waits and not self._is_flying(g) for g in self.groups):
+            return None
+        until = self.adaptation_end()
+        if abs(until - job.until) < max(0.5, 0.005 * (self.end - self.began)):
+            return None
+        job = Adapt(**(vars(job) | {"until": until}))
+        self.flying[worker] = job
+        return until
+
+    def adapted(self, group: int, worker: int, report: dict, saved: bool) -> None:
+        """A group's adaptation is over."""
+        group = self.groups[group]
+        group.report, group.home = report, None if saved else worker
+        self.loaded[worker] = group.index
+
+    def voted(self, key: BatchKey) -> None:
+        group, number, batch = key
+        self.groups[group].outstanding[number].discard(batch)
+
+    def finished(self, worker: int) -> None:
+        """A worker's job has ended by itself. One that leaves batches over has no time for another."""
+        job = self.flying.pop(worker, None)
+        if isinstance(job, Predict):
+            self.loaded[worker] = job.group
+            if not self.groups[job.group].outstanding[job.round].isdisjoint(job.batches):
+                self.spent.add(worker)
+
+    def gone(self, worker: int) -> Adapt | Predict | None:
+        """A worker has ended; returns the job it leaves undone. Networks that only it had are to be learned again."""
+        self.speeds.pop(worker, None)
+        self.loaded.pop(worker, None)
+        for group in self.groups:
+            if group.home == worker:
+                group.report, group.home = None, None
+        return self.flying.pop(worker, None)
+
+    def failed(self, group: int, kind: str, reason: str) -> None:
+        """An attempt at a group has failed: the next computes in smaller parts, or learns more slowly."""
+        group = self.groups[group]
+        group.failures += 1
+        if kind == "memory":
+            group.parts *= 2
+        if kind == "diverged":
+            group.lr_scale /= 2
+        if group.failures >= _MOST_FAILURES:
+            group.lost = reason
+
+    def adaptation_end(self) -> float:
+        """When the last adaptation should end so that prediction gets its share."""
+        span, workers = self.end - self.began, max(1, len(self.speeds))
+        speeds = [speed.seconds_a_token * speed.slowdown for speed in self.speeds.values()]
+        seconds = _SAFETY * sum(speeds) / max(1, len(speeds)) / workers
+        base, extra = (seconds * sum(group.tokens(base) for group in self.groups if group.lost is None)
+                       for base in (True, False))
+        return self.end - min(base + min(extra, _EXTRA_SHARE * span), _PREDICT_SHARE * span)
+
+    def _adaptation(self, worker: int, now: float) -> Adapt | None:
+        if self.joint and len(self.speeds) > 1:
+            return None
+        waiting = [group for group in self.groups if group.waits and not self._is_flying(group)]
+        if not waiting:
+            return None
+        group = waiting[0]
+        return Adapt(group.index, group.tasks, self._slice(group, now), group.parts, group.lr_scale)
+
+    def _slice(self, group: Group, now: float) -> float:
+        """When a group's adaptation should end: its share, by cost, of the time that all workers have left for
+        the groups that wait."""
+        if self.began is None:
+            self.began = now
+        end = self.adaptation_end()
+        waiting = sum(other.cost for other in self.groups if other.waits and not self._is_flying(other))
+        room = 0.0
+        for worker in self.speeds:
+            job = self.flying.get(worker)
+            room += max(0.0, end - max(now, job.until if isinstance(job, Adapt) else now))
+        return min(end, now + room * group.cost / waiting)
+
+    def _prediction(self, worker: int, base: bool) -> Predict | None:
+        """The first unclaimed batches of the earliest round, of the group at hand where rounds are alike."""
+        if worker in self.spent:
+            return None
+        best = None
+        for group in self.groups:
+            if group.report is None or self._is_unlearned(group) or group.lost or group.home not in (None, worker):
+                continue
+            numbers = range(len(group.outstanding))
+            for number in numbers[:BASE_ROUNDS] if base else numbers[BASE_ROUNDS:]:
+                free = sorted(group.outstanding[number] - self._claimed(group, number))
+                if free:
+                    urgency = (number // 4, group.index != self.loaded.get(worker), number, group.index)
+                    best = min(best or (urgency, group, free), (urgency, group, free), key=lambda found: found[0])
+                    break
+        if best is None:
+            return None
+        (_, _, number, _), group, free = best
+        return Predict(group.index, group.tasks, number, tuple(free[:_BATCHES_A_JOB]), self.end)
+
+    def _claimed(self, group: Group, number: int) -> set[int]:
+        jobs = [job for job in self.flying.values() if isinstance(job, Predict)]
+        return {batch for job in jobs if (job.group, job.round) == (group.index, number) for batch in job.batches}
+
+    def _is_flying(self, group: Group) -> bool:
+        return any(isinstance(job, Adapt) and job.group == group.index for job in self.flying.values())
+
+    def _is_unlearned(self, group: Group) -> bool:
+        """Whether there was no time for a single step: what is predicted then is worth less than the fallback."""
+        return group.report is not None and group.report["steps"] == 0
