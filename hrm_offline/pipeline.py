@@ -7,9 +7,11 @@ never computes: it loads no torch, and no worker's fault can end it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import platform
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,16 +96,23 @@ def solve(options: SolveOptions, budget: Budget, say: Callable[[str], None] = pr
         say(f"ended early with the best answers known ({reason}), after {budget.elapsed():.0f} s")
         end_process(0)
 
-    if end_process is None:
-        supervisor.run()
-    else:
-        with Watchdog(budget, budget.reserve / 2, end_early):
-            supervisor.run()
+    with Watchdog(budget, budget.reserve / 2, end_early) if end_process else contextlib.nullcontext():
+        _lead(supervisor)
     report = _finish(supervisor, options, task_set, out)
     if history is not None:
         history.close(keep_networks=False)
     say(f"done in {budget.elapsed():.0f} s of {budget.total:.0f} s")
     return report
+
+
+def _lead(supervisor: Supervisor) -> None:
+    """Run to the end. Whatever goes wrong here, the answers so far are to be written."""
+    try:
+        supervisor.run()
+    except InputError:
+        raise
+    except Exception:
+        supervisor.warn(f"the run was cut short by a fault of its own: {traceback.format_exc()}")
 
 
 def _open_history(out: Path, task_set: TaskSet, ledger: Ledger, say) -> History | None:

@@ -34,6 +34,7 @@ from hrm_offline.train.state import load_state, save_state
 # A larger canvas costs more a token than the last one did; twice is a safe guess.
 _GUESS = 2.0
 _PROBE_SECONDS = 0.1
+_MOST_CARRY_BYTES = 2**28
 _SAVING_SHARE = 0.01  # of the time may go into saving states
 
 
@@ -152,7 +153,7 @@ class Engine:
             self.say(f"group {job.group} goes on at step {adaptation.learner.step}")
         saved, interval = self.clock(), self.setup.save_every
         for step in adaptation.run():
-            if adaptation.at_rest and world.agree(int(self.clock() - saved >= interval), self.runtime.device):
+            if adaptation.is_sound and world.agree(int(self.clock() - saved >= interval), self.runtime.device):
                 before = self.clock()
                 works = self._save_state(folder, identity)
                 saved = self.clock()
@@ -160,9 +161,14 @@ class Engine:
             yield step
 
     def _save_state(self, folder: Path, identity: dict) -> bool:
-        adaptation = self.adaptation
+        """With its carries, so that a run that goes on equals an unbroken one, unless they outweigh the rest
+        or other workers would need them: then the sequences start anew here and there alike."""
+        adaptation, learner = self.adaptation, self.adaptation.learner
+        carries = learner.world.size == 1 and learner.carry_bytes() <= _MOST_CARRY_BYTES
+        if not carries:
+            learner.restart_sequences()
         try:
-            save_state(folder, adaptation.learner, identity, adaptation.progress(), carries=False)
+            save_state(folder, learner, identity, adaptation.progress(), carries)
         except (OSError, SafetensorError, InputError) as error:
             self.say(f"WARNING: {folder}: the state of the adaptation cannot be saved: {error}")
             return False

@@ -180,7 +180,7 @@ class Supervisor:
         self.started = self.budget.elapsed()
         self.say(f"computing on {hello.device}\noperations: {hello.operations}\n{hello.reason}")
         if hello.warning:
-            self._warn(hello.warning)
+            self.warn(hello.warning)
         count = self.crew.workers or (hello.gpus if self.setup.device in (None, "cuda") and hello.gpus else 1)
         suited = self._suited(hello)
         whole = PuzzleSet(tuple(self.tasks[i] for i in suited), hello.recipe, hello.model, self.setup.seed)
@@ -279,7 +279,7 @@ class Supervisor:
         slot = self.slots[index]
         slot.failures += 1
         job = self.schedule.gone(index) if self.schedule else None
-        self._warn(f"worker {index} on {slot.device or 'its device'} ({_in_words(job)}): {kind}: {reason}")
+        self.warn(f"worker {index} on {slot.device or 'its device'} ({_in_words(job)}): {kind}: {reason}")
         if job is not None:
             self.schedule.failed(job.group, kind, f"{kind}: {reason}")
         if isinstance(job, Adapt) and job.size > 1:
@@ -288,9 +288,9 @@ class Supervisor:
             self._start(index, slot.device)
         else:
             del self.slots[index]
-            self._warn(f"worker {index} is given up")
+            self.warn(f"worker {index} is given up")
             if not self.slots and slot.device != "cpu":
-                self._warn("no device is left, a CPU goes on")
+                self.warn("no device is left, a CPU goes on")
                 self.setup = dataclasses.replace(self.setup, dtype=None)
                 self._start(len(self.failures), "cpu")
 
@@ -302,7 +302,8 @@ class Supervisor:
             self.schedule.gone(index)
             self._start(index, self.slots[index].device)
 
-    def _warn(self, text: str) -> None:
+    def warn(self, text: str) -> None:
+        """A line for the user now and for the report."""
         self.failures.append(text)
         self.say(f"WARNING: {text}")
 

@@ -16,9 +16,6 @@ from hrm_offline.model.hrm import HRM
 from hrm_offline.train.distributed import World
 from hrm_offline.train.learner import Learner, sum_metrics
 
-# Every so many steps all sequences are restarted. A state saved then needs no carries, and a run that
-# goes on from it sees what an unbroken one sees.
-RESTART_EVERY = 250
 _LOG_EVERY = 50  # steps between two looks at the loss, each of which waits for the device
 _AGREE_EVERY = 20  # steps between two agreements of several processes on where to end
 
@@ -86,8 +83,6 @@ class Adaptation:
         learner = self.learner
         self._agree()
         while learner.step < learner.total_steps:
-            if learner.step % RESTART_EVERY == 0:
-                learner.restart_sequences()
             learner.embeddings_only = learner.step < self.embeddings_only * learner.total_steps
             batch = self.offer(learner.step)
             self._sum = self._sum + sum_metrics(learner.learn(batch))["lm_loss"]
@@ -109,9 +104,9 @@ class Adaptation:
         return AdaptReport(self.planned, self.learner.step, self.examples, loss)
 
     @property
-    def at_rest(self) -> bool:
-        """Whether a state saved now needs no carries, and its weights are known to be sound."""
-        return self.learner.step % RESTART_EVERY == 0 and self._since == 0
+    def is_sound(self) -> bool:
+        """Whether the loss has been looked at since the last step, so that a state saved now is worth keeping."""
+        return self._since == 0
 
     def progress(self) -> dict:
         """What a saved state has to hold beside the learner, in JSON."""

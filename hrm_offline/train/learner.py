@@ -71,6 +71,11 @@ class Learner:
                     raise
             self._halve_parts()
 
+    def carry_bytes(self) -> int:
+        """What the carries of all buckets hold."""
+        states = [state for carry in self.carries.values() for state in (carry.z_H, carry.z_L)]
+        return sum(state.numel() * state.element_size() for state in states)
+
     def restart_sequences(self) -> None:
         """Every slot takes a new sequence at the next step, so that the carries hold nothing worth keeping."""
         for carry in self.carries.values():
