@@ -41,6 +41,7 @@ class Budget:
         self._lock = threading.Lock()
         self._last = clock()
         self._elapsed = 0.0 if started is None else max(0.0, self._last - started)
+        self._origin = self._last - self._elapsed
 
     def elapsed(self) -> float:
         with self._lock:
@@ -48,6 +49,10 @@ class Budget:
             self._elapsed += max(0.0, now - self._last)
             self._last = now
             return self._elapsed
+
+    def now(self) -> float:
+        """What the clock would show had it never jumped back."""
+        return self._origin + self.elapsed()
 
     def remaining(self) -> float:
         return self.total - self.elapsed()

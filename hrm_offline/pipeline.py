@@ -70,7 +70,7 @@ def solve(options: SolveOptions, budget: Budget, say: Callable[[str], None] = pr
     """
     task_set = load_tasks(options.challenges)
     out = make_folder(options.out)
-    ledger = Ledger(fallback_submission(task_set), out / SUBMISSION_FILE, say)
+    ledger = Ledger(fallback_submission(task_set), out / SUBMISSION_FILE, say, budget.now)
     history = _open_history(out, task_set, ledger, say)
     _write_first(ledger, out)
     say(f"{len(ledger.fallback)} tasks; a valid {'answer' if ledger.tally.votes else 'fallback'} is in {ledger.path}")
@@ -141,7 +141,7 @@ def _write_first(ledger: Ledger, out: Path) -> None:
 def _inline_pool(budget: Budget) -> InlinePool:
     from hrm_offline.run.worker import Worker
 
-    return InlinePool(lambda receive, send: Worker(receive, send, clock=budget.clock))
+    return InlinePool(lambda receive, send: Worker(receive, send, clock=budget.now))
 
 
 def _finish(supervisor: Supervisor, options: SolveOptions, task_set: TaskSet, out: Path,

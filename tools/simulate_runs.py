@@ -76,7 +76,8 @@ class Weather:
     @property
     def well_behaved(self) -> bool:
         """Whether it is a run whose adaptation can be planned."""
-        return self.stall == self.fault == 0 and self.throttle == 1 and self.start < 0.1 * self.budget
+        steady = self.stall == self.fault == 0 and self.throttle == 1
+        return steady and self.start < 0.1 * self.budget and self.budget >= 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +144,7 @@ class SimulatedPool:
 
     def receive(self, timeout: float):
         """The earliest message before `timeout`; workers go on until it is certain which one that is."""
-        deadline = self.now + timeout
+        deadline = self.now + max(timeout, 1e-6)  # no clock stands still
         while True:
             running = [worker for worker in self.workers.values() if worker.runs]
             behind = min(running, key=lambda worker: worker.now, default=None)
@@ -294,7 +295,7 @@ def simulate(seed: int, folder: Path | None = None) -> Outcome:
 
         ledger.write_json = slow_write
         try:
-            crew = Crew(weather.workers, hang_after=max(1.0, 0.02 * weather.budget))
+            crew = Crew(weather.workers, hang_after=max(1.0, 3 * weather.start, 30 * weather.step))
             options = SolveOptions(challenges, Path(scratch) / "out", crew=crew)
             report = solve(options, budget, lambda _: None, pool=pool)
         finally:
@@ -329,6 +330,8 @@ def _used(weather: Weather, pool: SimulatedPool, challenges: Path, report: dict)
 
     if not pool.ready or "adapted" not in report:
         return None
+    if report["adapted"]["steps"] == report["adapted"]["planned_steps"]:
+        return 1.0
     recipe = recipe_of(weather)
     plan = PredictionPlan(PuzzleSet(load_tasks(challenges).tasks, recipe, MODEL, 0), recipe)
     mean = math.exp(weather.spread**2 / 2)

@@ -23,6 +23,10 @@ _SAFETY = 1.2
 _EXTRA_SHARE, _PREDICT_SHARE = 0.3, 0.5
 
 
+# Right after its adaptation a group's test inputs get one vote each; the rest comes when all groups are adapted.
+_FIRST_ROUND = 1
+
+
 @dataclass
 class Group:
     """Some tasks (indices in file order) that share a network, and how far they are.
@@ -81,18 +85,20 @@ def split_tasks(tasks: tuple[Task, ...], puzzles: PuzzleSet, groups: int) -> lis
 class Schedule:
     """The jobs of a run. `flying` are those given out, by worker; `speeds` the workers that are alive.
 
-    Times are on the workers' clock; `end` is when all computing must have ended and is renewed by the caller.
-    In a `joint` run all workers learn one group together.
+    Times are on the workers' clock. The caller renews `end`, when all computing must have ended, and `workers`, how
+    many there are or will be soon. In a `joint` run all workers learn one group together.
     """
 
     groups: list[Group]
     end: float
     joint: bool = False
+    workers: int = 1
     flying: dict[int, Adapt | Predict] = field(default_factory=dict)
     speeds: dict[int, Speed] = field(default_factory=dict)
     loaded: dict[int, int] = field(default_factory=dict)  # the group whose network each worker has at hand
     spent: set[int] = field(default_factory=set)  # workers for whom no batch ends in time any more
     began: float | None = None
+    begun_with: tuple[int, int] = (0, 0)  # canvas tokens to predict then: of base rounds, of others
 
     @classmethod
     def of_tasks(cls, tasks: tuple[Task, ...], model: ModelConfig, recipe: AdaptConfig, seed: int,
@@ -112,9 +118,8 @@ class Schedule:
                                    and not self._is_unlearned(group)) for group in self.groups)
 
     def next_job(self, worker: int, now: float) -> Adapt | Predict | None:
-        """What a free worker should do: the first votes of adapted groups, then adapt another, then more votes."""
-        job = self._prediction(worker, base=True) or self._adaptation(worker, now) or \
-            self._prediction(worker, base=False)
+        """What a free worker should do: a first vote for adapted groups, then adapt another, then more votes."""
+        job = self._prediction(worker, _FIRST_ROUND) or self._adaptation(worker, now) or self._prediction(worker, None)
         if job is not None:
             self.flying[worker] = job
         return job
@@ -181,13 +186,13 @@ class Schedule:
             group.lost = reason
 
     def adaptation_end(self) -> float:
-        """When the last adaptation should end so that prediction gets its share."""
-        span, workers = self.end - self.began, max(1, len(self.speeds))
+        """When the last adaptation should end so that prediction gets its share, less what it has had."""
+        span = self.end - self.began
         speeds = [speed.seconds_a_token * speed.slowdown for speed in self.speeds.values()]
-        seconds = _SAFETY * sum(speeds) / max(1, len(speeds)) / workers
-        base, extra = (seconds * sum(group.tokens(base) for group in self.groups if group.lost is None)
-                       for base in (True, False))
-        return self.end - min(base + min(extra, _EXTRA_SHARE * span), _PREDICT_SHARE * span)
+        seconds = _SAFETY * sum(speeds) / max(1, len(speeds)) / max(1, self.workers)
+        base, extra = self.begun_with
+        share = min(seconds * base + min(seconds * extra, _EXTRA_SHARE * span), _PREDICT_SHARE * span)
+        return self.end - max(0.0, share - seconds * (base + extra - sum(self._tokens())))
 
     def _adaptation(self, worker: int, now: float) -> Adapt | None:
         if self.joint and len(self.speeds) > 1:
@@ -200,30 +205,35 @@ class Schedule:
 
     def _slice(self, group: Group, now: float) -> float:
         """When a group's adaptation should end: its share, by cost, of the time that all workers have left for
-        the groups that wait."""
+        the groups that wait; where that time has run out, a share of half of what is left at all."""
         if self.began is None:
-            self.began = now
+            self.began, self.begun_with = now, self._tokens()
         end = self.adaptation_end()
-        waiting = sum(other.cost for other in self.groups if other.waits and not self._is_flying(other))
-        room = 0.0
-        for worker in self.speeds:
-            job = self.flying.get(worker)
-            room += max(0.0, end - max(now, job.until if isinstance(job, Adapt) else now))
-        return min(end, now + room * group.cost / waiting)
+        share = group.cost / sum(other.cost for other in self.groups if other.waits and not self._is_flying(other))
+        busy = [job.until for job in self.flying.values() if isinstance(job, Adapt)]
+        free = max(1, self.workers - len(busy))
+        room = free * max(0.0, end - now) + sum(max(0.0, end - max(now, until)) for until in busy)
+        least = (1 - _PREDICT_SHARE) * (self.end - now) * share
+        return max(min(end, now + room * share), now + least)
 
-    def _prediction(self, worker: int, base: bool) -> Predict | None:
-        """The first unclaimed batches of the earliest round, of the group at hand where rounds are alike."""
+    def _tokens(self) -> tuple[int, int]:
+        """Canvas tokens still to be predicted, of base rounds and of others."""
+        groups = [group for group in self.groups if group.lost is None]
+        return sum(group.tokens(True) for group in groups), sum(group.tokens(False) for group in groups)
+
+    def _prediction(self, worker: int, rounds: int | None) -> Predict | None:
+        """The first unclaimed batches of the earliest round, of the group at hand where rounds are alike; only
+        the first `rounds` are looked at."""
         if worker in self.spent:
             return None
         best = None
         for group in self.groups:
             if group.report is None or self._is_unlearned(group) or group.lost or group.home not in (None, worker):
                 continue
-            numbers = range(len(group.outstanding))
-            for number in numbers[:BASE_ROUNDS] if base else numbers[BASE_ROUNDS:]:
+            for number in range(len(group.outstanding))[:rounds]:
                 free = sorted(group.outstanding[number] - self._claimed(group, number))
                 if free:
-                    urgency = (number // 4, group.index != self.loaded.get(worker), number, group.index)
+                    urgency = (_class_of(number), group.index != self.loaded.get(worker), number, group.index)
                     best = min(best or (urgency, group, free), (urgency, group, free), key=lambda found: found[0])
                     break
         if best is None:
@@ -241,3 +251,8 @@ class Schedule:
     def _is_unlearned(self, group: Group) -> bool:
         """Whether there was no time for a single step: what is predicted then is worth less than the fallback."""
         return group.report is not None and group.report["steps"] == 0
+
+
+def _class_of(number: int) -> int:
+    """Rounds of one class are worth the same: each base round, then recoloured ones by four."""
+    return number if number < BASE_ROUNDS else BASE_ROUNDS + (number - BASE_ROUNDS) // 4

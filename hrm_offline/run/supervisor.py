@@ -122,8 +122,8 @@ class Supervisor:
                     self.pool.send(index, job)
 
     def _renew_end(self) -> float:
-        now = self.budget.clock()
-        self.schedule.end = now + self.budget.plannable()
+        now = self.budget.now()
+        self.schedule.end, self.schedule.workers = now + self.budget.plannable(), len(self.slots)
         return now
 
     def _meeting(self) -> str:
@@ -190,7 +190,7 @@ class Supervisor:
             groups = self.history.begin(self._identity(hello), groups)
         self.ledger.reset([test_keys(self.tasks, group) for group in groups])
         self.schedule = Schedule.of_tasks(self.tasks, hello.model, hello.recipe, self.setup.seed, groups,
-                                          self.budget.clock() + self.budget.plannable(), self.crew.joint and count > 1)
+                                          self.budget.now() + self.budget.plannable(), self.crew.joint and count > 1)
         self._replay()
         for index in range(1, count):
             self._start(index, self._device_of(index, hello))
@@ -269,7 +269,8 @@ class Supervisor:
     def _end_the_silent(self) -> None:
         for index, slot in list(self.slots.items()):
             busy = not slot.ready or (self.schedule is not None and index in self.schedule.flying)
-            limit = self.crew.hang_after * (1 if slot.ready else _STARTING_FACTOR)
+            # Twice as long after each failure: a machine may be slower than anyone thought.
+            limit = self.crew.hang_after * (1 if slot.ready else _STARTING_FACTOR) * 2**slot.failures
             if busy and self.budget.elapsed() - slot.heard > limit:
                 self._fail(index, "hang", f"was silent for {limit:.0f} s")
 
