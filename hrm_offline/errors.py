@@ -1,6 +1,7 @@
 """The one exception for bad input: a single clear line for the user, exit code 2, no traceback."""
 
 _LONGEST = 40  # characters of a value that an error message quotes
+_LONGEST_INTEGER = 128  # bits, which have at most as many digits; Python refuses to print very long ones
 
 
 class InputError(Exception):
@@ -12,7 +13,7 @@ def shown(value) -> str:
     if isinstance(value, (list, dict)) and value:
         kind, item = ("a list", "item") if isinstance(value, list) else ("an object", "key")
         return f"{kind} of {len(value)} {item}{'s' if len(value) > 1 else ''}"
-    if isinstance(value, int) and value.bit_length() > 4 * _LONGEST:  # Python refuses to print the largest ones
+    if isinstance(value, int) and value.bit_length() > _LONGEST_INTEGER:
         return f"an integer of {value.bit_length()} bits"
     # A slice first: only what is shown needs to be escaped.
     text = repr(value[: _LONGEST + 1] if isinstance(value, str) else value)
