@@ -4,11 +4,15 @@ An artifact is a folder: `model.safetensors` (the network under the published ch
 names, with the first `SHARED_ROWS` puzzle embedding rows) and `config.json` (model, conditioning,
 where it came from). `puzzles.safetensors` and `puzzles.json`, where present, hold the whole
 embedding table and what its rows stand for; adaptation needs neither.
+
+An artifact is anybody's file. What its config and its weights' header claim is checked against limits
+and against each other before anything is built, and weights are loaded as tensors, never as a pickle.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +22,20 @@ from safetensors.torch import load_file, save_file
 
 from hrm_offline.config import ModelConfig, from_dict
 from hrm_offline.data.puzzles import NEW_PUZZLE_ROW, SHARED_ROWS, shared_row_names
-from hrm_offline.errors import InputError
-from hrm_offline.files import make_folder, read_json, write_json
+from hrm_offline.errors import InputError, shown, shown_name
+from hrm_offline.files import make_folder, read_json, read_tensor_header, write_json
 from hrm_offline.model.hrm import HRM
+from hrm_offline.tokens import VOCABULARY
 
 FORMAT = "hrm_offline artifact 2"
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 PUZZLES_FILE, PUZZLE_NAMES_FILE = "puzzles.safetensors", "puzzles.json"
 _TABLE = "puzzle_emb.weights"
+_MOST_CONFIG_BYTES = 2**20
+_KEYS = ("format", "model", "conditioning", "origin")
+# Columns of puzzle embeddings that each conditioning can fill.
+_COLUMNS = {"table": (0, 1), "factored": (0, 2, 3)}
+_FLOATS = ("F64", "F32", "F16", "BF16")
 _PREFIXES = ("_orig_mod.", "module.", "model.", "inner.")
 
 
@@ -71,26 +81,47 @@ def save_artifact(folder: str | Path, config: ModelConfig, conditioning: str, we
 
 
 def load_artifact(folder: str | Path) -> Artifact:
-    """Read an artifact. Raises `InputError` naming the file and what is wrong with it: unreadable
-    or truncated weights, unknown settings, weights that do not fit the configuration."""
+    """Read an artifact, its weights as float32. Raises `InputError` naming the file and what is wrong with
+    it: unreadable or truncated weights, unknown settings or ones beyond the limits of `ModelConfig`,
+    weights that do not fit the configuration or are not finite."""
     folder = Path(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # unlike Path.is_dir, it raises nothing
         raise InputError(f"{folder}: no such artifact folder")
-    settings_path = folder / CONFIG_FILE
-    settings = read_json(settings_path)
-    if not isinstance(settings, dict) or settings.get("format") != FORMAT:
-        raise InputError(f"{settings_path}: expected a config of '{FORMAT}'")
-    config = from_dict(ModelConfig, settings.get("model"), f"{settings_path}: model")
-    conditioning = settings.get("conditioning")
-    if conditioning not in ("table", "factored"):
-        raise InputError(f"{settings_path}: conditioning is {conditioning!r}, expected table or factored")
-    weights = read_safetensors(folder / WEIGHTS_FILE)
-    _require_fit(weights, config, folder / WEIGHTS_FILE)
+    config, conditioning = _read_config(folder / CONFIG_FILE)
+    path = folder / WEIGHTS_FILE
+    header = read_tensor_header(path)
+    _require_fit({name: info.shape for name, info in header.items()}, config, SHARED_ROWS, path)
+    for name, info in header.items():
+        if info.dtype not in _FLOATS:
+            raise InputError(f"{path}: tensor '{name}' has dtype {info.dtype}, expected one of {', '.join(_FLOATS)}")
+    weights = {name: value.float() for name, value in read_safetensors(path).items()}
+    _require_finite(weights, path)
     return Artifact(config, conditioning, weights)
+
+
+def _read_config(path: Path) -> tuple[ModelConfig, str]:
+    """The model's configuration and the conditioning. Raises `InputError`."""
+    settings = read_json(path, _MOST_CONFIG_BYTES)
+    if not isinstance(settings, dict) or settings.get("format") != FORMAT:
+        raise InputError(f"{path}: expected a config of '{FORMAT}'")
+    unknown = sorted(settings.keys() - set(_KEYS))
+    if unknown:
+        raise InputError(f"{path}: unknown key '{shown_name(unknown[0])}', expected {', '.join(_KEYS)}")
+    config = from_dict(ModelConfig, settings.get("model"), f"{path}: model")
+    conditioning = settings.get("conditioning")
+    if not isinstance(conditioning, str) or conditioning not in _COLUMNS:
+        raise InputError(f"{path}: conditioning is {shown(conditioning)}, expected {' or '.join(_COLUMNS)}")
+    if config.puzzle_columns not in _COLUMNS[conditioning]:
+        raise InputError(f"{path}: conditioning '{conditioning}' does not fill "
+                         f"puzzle_columns {config.puzzle_columns}")
+    if config.vocab_size < VOCABULARY:
+        raise InputError(f"{path}: vocab_size is {config.vocab_size}, expected {VOCABULARY} or more")
+    return config, conditioning
 
 
 def read_safetensors(path: str | Path) -> dict[str, torch.Tensor]:
     """Tensors of a safetensors file on the CPU. Raises `InputError` if it cannot be read."""
+    read_tensor_header(path)  # before the library trusts the file's own word on its size
     try:
         return load_file(path)
     except Exception as error:  # safetensors raises several kinds, none of them public
@@ -117,7 +148,9 @@ def import_checkpoint(checkpoint: str | Path, out: str | Path, *, num_heads: int
         blank, puzzles = table[:1], table[1:]
         state[_TABLE] = torch.cat([blank, table.new_zeros(SHARED_ROWS - 1, table.shape[1]), puzzles])
         names = [*shared_row_names(), *given[1:]]
-    _require_fit(state, config, checkpoint)
+    rows = len(state[_TABLE]) if _TABLE in state else 0
+    _require_fit({name: tuple(value.shape) for name, value in state.items()}, config, rows, checkpoint)
+    _require_finite(state, checkpoint)
     save_artifact(out, config, "table", state, names, {"imported from": Path(checkpoint).name})
     return config
 
@@ -132,10 +165,17 @@ def _checkpoint_state(path: str | Path) -> dict[str, torch.Tensor]:
     except Exception as error:  # torch.load raises whatever its unpickler and zip reader raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{path}: cannot be read as a torch checkpoint of plain weights ({reason})") from None
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         raise InputError(f"{path}: expected a state dict, names to tensors")
-    return {_strip_prefixes(name): value.float() if value.is_floating_point() else value
-            for name, value in state.items()}
+    for name, value in state.items():
+        if not isinstance(value, torch.Tensor) or value.layout != torch.strided or not value.is_floating_point():
+            raise InputError(f"{path}: '{shown_name(name)}' is no dense tensor of floating-point numbers")
+        if not value.numel():
+            raise InputError(f"{path}: tensor '{shown_name(name)}' is empty")
+    # A view repeats stored numbers without end, and a copy of it would take room for all of them.
+    if sum(value.nbytes for value in state.values()) > os.path.getsize(path):
+        raise InputError(f"{path}: its tensors have more numbers than the file")
+    return {_strip_prefixes(name): value.float() for name, value in state.items()}
 
 
 def _strip_prefixes(name: str) -> str:
@@ -150,38 +190,56 @@ def _strip_prefixes(name: str) -> str:
 def _config_of(state: dict[str, torch.Tensor], path: str | Path, **given: int) -> ModelConfig:
     try:
         vocabulary, hidden = state["lm_head.weight"].shape
-        width = state["H_level.layers.0.mlp.down_proj.weight"].shape[1]
+        _, width = state["H_level.layers.0.mlp.down_proj.weight"].shape
+        _, ndim = state[_TABLE].shape if _TABLE in state else (0, 0)
+        layers = {f"{module}_layers": _count_layers(state, f"{module}_level.layers.") for module in "HL"}
+        positions = _learned_canvas(state, -(-ndim // hidden))
     except (KeyError, ValueError) as error:
-        raise InputError(f"{path}: no weights of a Hierarchical Reasoning Model ({error} is missing)") from None
-    ndim = state[_TABLE].shape[1] if _TABLE in state else 0
-    positions = {}
-    if "embed_pos.embedding_weight" in state:
-        cells = len(state["embed_pos.embedding_weight"]) - -(-ndim // hidden)
-        side = round(cells**0.5)
-        rows, cols = (side, side) if side * side == cells else (1, cells)
-        positions = {"positions": "learned", "canvas_rows": rows, "canvas_cols": cols}
-    return ModelConfig(
-        hidden_size=hidden, vocab_size=vocabulary, expansion=width * 3 / (2 * hidden),
-        H_layers=_count_layers(state, "H_level"), L_layers=_count_layers(state, "L_level"),
-        puzzle_columns=1 if ndim else 0, puzzle_emb_ndim=ndim, **positions, **given,
-    )
+        raise InputError(f"{path}: no weights of a Hierarchical Reasoning Model ({error})") from None
+    try:
+        return ModelConfig(
+            hidden_size=hidden, vocab_size=vocabulary, expansion=width * 3 / (2 * hidden),
+            puzzle_columns=1 if ndim else 0, puzzle_emb_ndim=ndim, **layers, **positions, **given,
+        )
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
-def _count_layers(state: dict[str, torch.Tensor], module: str) -> int:
-    prefix = f"{module}.layers."
-    return 1 + max((int(k.removeprefix(prefix).split(".")[0]) for k in state if k.startswith(prefix)), default=-1)
+def _learned_canvas(state: dict[str, torch.Tensor], puzzle_tokens: int) -> dict:
+    """Settings of learned positions, where there are any: as square a canvas as the table's rows allow."""
+    if "embed_pos.embedding_weight" not in state:
+        return {}
+    longest, _ = state["embed_pos.embedding_weight"].shape
+    cells = max(0, longest - puzzle_tokens)
+    side = round(cells**0.5)
+    rows, cols = (side, side) if side * side == cells else (1, cells)
+    return {"positions": "learned", "canvas_rows": rows, "canvas_cols": cols}
 
 
-def _require_fit(weights: dict[str, torch.Tensor], config: ModelConfig, where: str | Path) -> None:
-    """Raise `InputError` unless `weights` are exactly the tensors the configuration asks for."""
-    rows = len(weights[_TABLE]) if _TABLE in weights and weights[_TABLE].ndim == 2 else SHARED_ROWS
+def _count_layers(state: dict[str, torch.Tensor], prefix: str) -> int:
+    """Raises `ValueError` where a layer has no number."""
+    return 1 + max((int(name.removeprefix(prefix).split(".")[0]) for name in state if name.startswith(prefix)),
+                   default=-1)
+
+
+def _require_fit(shapes: dict[str, tuple[int, ...]], config: ModelConfig, rows: int, where: str | Path) -> None:
+    """Raise `InputError` unless these are exactly the tensors that a model of that configuration and
+    `rows` puzzle embeddings has."""
     with torch.device("meta"):
-        expected = HRM(config, rows).state_dict()
-    for name in sorted(expected.keys() | weights.keys()):
-        if name not in weights:
+        expected = {name: tuple(value.shape) for name, value in HRM(config, rows).state_dict().items()}
+    for name in sorted(expected.keys() | shapes.keys()):
+        if name not in shapes:
             raise InputError(f"{where}: tensor '{name}' is missing, which the config asks for")
         if name not in expected:
-            raise InputError(f"{where}: tensor '{name}' has no place in the configured model")
-        if weights[name].shape != expected[name].shape:
-            raise InputError(f"{where}: tensor '{name}' is {list(weights[name].shape)}, "
-                             f"the config asks for {list(expected[name].shape)}")
+            raise InputError(f"{where}: tensor '{shown_name(name)}' has no place in the configured model")
+        if shapes[name] != expected[name]:
+            raise InputError(f"{where}: tensor '{name}' is {list(shapes[name])}, "
+                             f"the config asks for {list(expected[name])}")
+
+
+def _require_finite(weights: dict[str, torch.Tensor], where: str | Path) -> None:
+    """Raise `InputError` naming the first tensor that holds NaN or an infinity."""
+    for name, value in weights.items():
+        # The extremes of a tensor with a NaN are NaN; nothing of the tensor's size is allocated.
+        if value.numel() and not torch.stack(value.aminmax()).isfinite().all():
+            raise InputError(f"{where}: tensor '{name}' holds numbers that are not finite")

@@ -8,10 +8,11 @@ types, so that a typo in a config file is an error and not a silent default.
 from __future__ import annotations
 
 import dataclasses
+import sys
 import typing
 from dataclasses import dataclass
 
-from hrm_offline.errors import InputError
+from hrm_offline.errors import InputError, shown, shown_name
 from hrm_offline.tokens import COLOURS
 
 POSITIONS = ("rope-1d", "rope-2d", "learned")
@@ -20,6 +21,16 @@ LOSSES = ("stablemax", "softmax")
 CONDITIONING = ("table", "factored")
 HALTING_TARGETS = ("next-step", "look-ahead")
 CANVAS = ("tight", "full")
+
+# Far beyond any use. A config beyond them is a mistake, or there to exhaust the machine that builds it.
+_MOST = {
+    "hidden_size": 2**14, "num_heads": 2**10, "H_layers": 256, "L_layers": 256, "H_cycles": 256, "L_cycles": 256,
+    "expansion": 64, "rms_norm_eps": 1, "vocab_size": 2**16, "rope_theta": 1e12, "puzzle_columns": 3,
+    "puzzle_emb_ndim": 2**14, "halt_max_steps": 2**12, "halt_exploration_prob": 1,
+}
+_MOST_CELLS = 512 * 512
+_MOST_PUZZLE_TOKENS = 256
+_MOST_LAYERS_A_STEP = 2**14
 
 
 @dataclass(frozen=True)
@@ -59,8 +70,15 @@ class ModelConfig:
     def __post_init__(self):
         _require_positive(
             self, "hidden_size", "num_heads", "H_layers", "L_layers", "H_cycles", "L_cycles",
-            "expansion", "vocab_size", "canvas_rows", "canvas_cols", "halt_max_steps", "rope_theta",
+            "expansion", "vocab_size", "canvas_rows", "canvas_cols", "halt_max_steps", "rope_theta", "rms_norm_eps",
         )
+        for name in ("puzzle_columns", "puzzle_emb_ndim", "halt_exploration_prob"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"{name} is {shown(getattr(self, name))}, expected 0 or more")
+        for name, most in _MOST.items():
+            if getattr(self, name) > most:
+                raise InputError(f"{name} is {shown(getattr(self, name))}, expected at most {most}")
+        self._require_affordable()
         _require_choice(self, "positions", POSITIONS)
         _require_choice(self, "halting", HALTING)
         if self.hidden_size % self.num_heads:
@@ -69,11 +87,21 @@ class ModelConfig:
         if self.positions != "learned" and self.head_dim % multiple:
             raise InputError(f"{self.positions} needs a head dimension that is a multiple of {multiple}, "
                              f"not {self.head_dim}")
-        if not 0 <= self.puzzle_columns <= 3 or self.puzzle_emb_ndim < 0:
-            raise InputError(f"puzzle_columns is {self.puzzle_columns}, expected 0 to 3, and puzzle_emb_ndim "
-                             f"{self.puzzle_emb_ndim}, expected 0 or more")
-        if not 0 <= self.halt_exploration_prob <= 1:
-            raise InputError(f"halt_exploration_prob is {self.halt_exploration_prob}, expected 0 to 1")
+        if self.puzzle_columns and not self.puzzle_emb_ndim:
+            raise InputError(f"puzzle_columns is {self.puzzle_columns} and puzzle_emb_ndim 0, expected more than 0")
+
+    def _require_affordable(self) -> None:
+        """Settings within their own limits can still be too much, or too little, together."""
+        if not self.intermediate_size:
+            raise InputError(f"expansion is {self.expansion}, too little for hidden_size {self.hidden_size}")
+        layers = self.H_cycles * (self.L_cycles * self.L_layers + self.H_layers)
+        for what, value, most in (
+            ("canvas_rows x canvas_cols", self.canvas_rows * self.canvas_cols, _MOST_CELLS),
+            ("puzzle_columns x puzzle_emb_ndim in tokens of hidden_size", self.puzzle_tokens, _MOST_PUZZLE_TOKENS),
+            ("layers that an outer step passes, cycles x layers,", layers, _MOST_LAYERS_A_STEP),
+        ):
+            if value > most:
+                raise InputError(f"{what} is {shown(value)}, expected at most {most}")
 
     @property
     def head_dim(self) -> int:
@@ -231,7 +259,8 @@ def from_dict(cls: type[T], values: dict, where: str) -> T:
     known = {f.name for f in dataclasses.fields(cls)}
     unknown = sorted(set(values) - known)
     if unknown:
-        raise InputError(f"{where}: unknown setting '{unknown[0]}', expected one of {', '.join(sorted(known))}")
+        raise InputError(f"{where}: unknown setting '{shown_name(unknown[0])}', "
+                         f"expected one of {', '.join(sorted(known))}")
     try:
         return cls(**{name: _typed(value, types[name], name) for name, value in values.items()})
     except InputError as error:
@@ -239,26 +268,27 @@ def from_dict(cls: type[T], values: dict, where: str) -> T:
 
 
 def _typed(value, kind, name: str):
-    if kind is float and type(value) is int:
-        return float(value)
     if typing.get_origin(kind) is tuple:
         if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
             return tuple(value)
-        raise InputError(f"'{name}' is {value!r}, expected a list of strings")
-    if type(value) is not kind:
-        raise InputError(f"'{name}' is {value!r}, expected {kind.__name__}")
+        raise InputError(f"'{name}' is {shown(value)}, expected a list of strings")
+    if kind is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
+        return float(value)
+    if kind is float or type(value) is not kind:
+        expected = "a finite number" if kind is float else kind.__name__
+        raise InputError(f"'{name}' is {shown(value)}, expected {expected}")
     return value
 
 
 def _require_positive(config, *names: str) -> None:
     for name in names:
         if not getattr(config, name) > 0:
-            raise InputError(f"{name} is {getattr(config, name)}, expected more than 0")
+            raise InputError(f"{name} is {shown(getattr(config, name))}, expected more than 0")
 
 
 def _require_choice(config, name: str, choices: tuple[str, ...]) -> None:
     if getattr(config, name) not in choices:
-        raise InputError(f"{name} is '{getattr(config, name)}', expected one of {', '.join(choices)}")
+        raise InputError(f"{name} is '{shown_name(getattr(config, name))}', expected one of {', '.join(choices)}")
 
 
 _SMALL_RECIPE = dict(

@@ -21,7 +21,7 @@ import numpy as np
 from hrm_offline import __version__
 from hrm_offline.budget import Budget
 from hrm_offline.data.tasks import TaskSet, digest_of, load_tasks
-from hrm_offline.errors import InputError
+from hrm_offline.errors import InputError, shown_name
 from hrm_offline.files import make_folder, write_json
 from hrm_offline.infer.submission import fallback_submission
 from hrm_offline.run.history import History
@@ -75,7 +75,7 @@ def solve(options: SolveOptions, budget: Budget, say: Callable[[str], None] = pr
     _write_first(ledger, out)
     say(f"{len(ledger.fallback)} tasks; a valid {'answer' if ledger.tally.votes else 'fallback'} is in {ledger.path}")
     for bad in task_set.bad:
-        say(f"left out, keeps its fallback: task {bad.id}: {bad.reason}")
+        say(f"left out, keeps its fallback: task {shown_name(bad.id)}: {bad.reason}")
     if not task_set.tasks:
         task_set.require_good()
     if options.artifact is not None and not options.artifact.is_dir():

@@ -1,10 +1,14 @@
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from hrm_offline.data.tasks import load_tasks, read_solutions, to_challenges, to_solutions
-from hrm_offline.errors import InputError
+from hrm_offline.errors import InputError, shown
+from hrm_offline.files import read_json
 
 GOOD = {"train": [{"input": [[1]], "output": [[2]]}], "test": [{"input": [[3]]}]}
 
@@ -95,3 +99,91 @@ def test_solutions_must_match(write_json):
     assert "2 solutions" in load_tasks(challenges, write_json("s.json", {"a": [[[1]], [[2]]]})).bad[0].reason
     with pytest.raises(InputError, match="task a"):
         read_solutions(write_json("s2.json", {"a": [[[1, "x"]]]}))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_every_encoding_of_json_is_read(tmp_path, encoding):
+    (tmp_path / "c.json").write_text(json.dumps({"ü🧩": GOOD}, ensure_ascii=False), encoding=encoding)
+    assert [task.id for task in load_tasks(tmp_path / "c.json").tasks] == ["ü🧩"]
+
+
+def test_of_equal_keys_the_last_counts(write_json):
+    text = f'{{"a": 3, "a": {json.dumps(GOOD)}, "b": {json.dumps(GOOD)}, "b": 3}}'
+    loaded = load_tasks(write_json("c.json", text))
+    assert [task.id for task in loaded.tasks] == ["a"]
+    assert [bad.id for bad in loaded.bad] == ["b"]
+
+
+def test_at_no_depth_a_task_breaks_more_than_its_file(write_json):
+    """Just below the depth that the parser refuses, whatever else walks through a value would fail."""
+    refused = []
+    for depth in (10, 500, *range(700, 1000, 3), 100_000):
+        text = json.dumps({"good": GOOD, "deep": with_cell(0)}).replace("[0]", "[" * depth + "]" * depth)
+        try:
+            assert [bad.id for bad in load_tasks(write_json("c.json", text)).bad] == ["deep"]
+        except InputError as error:
+            refused.append(depth)
+            assert "recursion" in str(error)
+    assert 10 not in refused
+    assert 100_000 in refused
+
+
+def test_a_refusal_is_one_short_line_whatever_the_task_is_called(write_json):
+    for task_id in ("a\nb", "\u2028", "\ud800", "", "x" * 10**6):
+        loaded = load_tasks(write_json("c.json", {task_id: {}}))
+        with pytest.raises(InputError) as error:
+            loaded.require_good()
+        assert len(str(error.value).splitlines()) == 1
+        assert len(str(error.value)) < 200 + len(loaded.source)
+
+
+def test_values_are_shown_on_one_short_line():
+    for value, text in (
+        (11, "11"), (-1, "-1"), (True, "True"), (None, "None"), (2.5, "2.5"), (float("nan"), "nan"), ("3", "'3'"),
+        ([], "[]"), ({}, "{}"), ([1], "a list of 1 item"), ([[]] * 10**6, "a list of 1000000 items"),
+        ({"a": 1, "b": 2}, "an object of 2 keys"), (2**128 - 1, str(2**128 - 1)), (2**128, "an integer of 129 bits"),
+        (-(10**4400), "an integer of 14617 bits"), ("x" * 10**8, "'" + "x" * 36 + "..."),
+        ("\n" * 100, "'" + "\\n" * 18 + "..."), ("a\ud800", r"'a\ud800'"),
+    ):
+        assert shown(value) == text
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "loop", "too large", "zero character", "long name",
+                                  "file in a file"])
+def test_what_is_no_file_to_be_read_is_refused(tmp_path, write_json, kind):
+    path = tmp_path / "c.json"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "loop":
+        path.symlink_to(path)
+    elif kind == "too large":
+        path.touch()
+        os.truncate(path, 2**28 + 1)
+    else:
+        path = {"zero character": tmp_path / "c\0", "long name": tmp_path / ("c" * 5000),
+                "file in a file": write_json("file", "{}") / "c.json"}[kind]
+    with pytest.raises(InputError, match="at most" if kind == "too large" else "cannot be read"):
+        load_tasks(path)
+
+
+def test_a_file_that_memory_does_not_hold_is_refused(tmp_path):
+    (tmp_path / "c.json").write_text("[" + "[]," * 10**6 + "[]]")
+    code = """
+import resource, sys
+from hrm_offline.errors import InputError
+from hrm_offline.files import read_json
+pages = int(open("/proc/self/statm").read().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**25,) * 2)
+try:
+    read_json(sys.argv[1])
+except InputError as error:
+    sys.exit(0 if "memory" in str(error) else str(error))
+sys.exit("it was read")
+"""
+    if not os.path.exists("/proc/self/statm"):
+        pytest.skip("memory in use is read as Linux tells it")
+    result = subprocess.run([sys.executable, "-c", code, str(tmp_path / "c.json")], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert len(read_json(tmp_path / "c.json")) == 10**6 + 1

