@@ -1,8 +1,8 @@
 """Build our wheel, the same bytes from the same commit: `python tools/build_wheel.py`. Needs setuptools, no network.
 
-setuptools writes the wheel; it is then packed again with what could differ between two machines held fixed: the order of
-the files, their modes and their time, and no compression, whose bytes depend on the version of zlib. What remains is
-setuptools' own version, which tools/requirements.txt pins.
+setuptools writes the wheel; it is then packed again with what could differ between two machines held fixed: the order
+of the files, their modes and their time, and no compression, whose bytes depend on the version of zlib. What remains
+is setuptools' own version, which tools/requirements.txt pins.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import environment
 
 sys.path.insert(0, str(environment.REPOSITORY))
 
-from hrm_offline.errors import InputError  # noqa: E402
+from hrm_offline.errors import InputError
 
 WHEELS = environment.REPOSITORY / "wheels"
 _SOURCES = ("hrm_offline", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
@@ -41,8 +41,8 @@ def build_wheel(out: Path = WHEELS) -> Path:
                 shutil.copytree(path, source / name, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy(path, source / name)
-        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet", "--no-index", "--no-deps",
-               "--no-build-isolation", "--wheel-dir", str(built), str(source)]
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet", "--no-index",
+               "--no-deps", "--no-build-isolation", "--wheel-dir", str(built), str(source)]
         if code := subprocess.run(pip).returncode:
             raise InputError(f"{environment.REPOSITORY}: pip could not build the wheel (exit code {code}), see above")
         wheel = next(built.glob("hrm_offline-*.whl"))
@@ -79,5 +79,5 @@ def source_date_epoch() -> int:
 
 
 if __name__ == "__main__":
-    environment.ensure()
+    environment.ensure(only=("setuptools", "wheel"))
     print(build_wheel())

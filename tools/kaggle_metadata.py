@@ -1,8 +1,9 @@
 """Kaggle's metadata files, checked against what Kaggle's own documentation and client allow. Standard library only.
 
 The limits are those of Kaggle's command line, github.com/Kaggle/kaggle-cli, in July and September 2026: its pages
-docs/kernels_metadata.md, docs/kernels.md and docs/datasets_metadata.md, and its `kernels_push` and `dataset_create_new`,
-which are stricter or know more here and there. What it would reject after an upload is refused here before.
+docs/kernels_metadata.md, docs/kernels.md and docs/datasets_metadata.md, and its functions `kernels_push` and
+`dataset_create_new`, which are stricter or know more here and there. What Kaggle would reject after an upload is
+refused here before.
 """
 
 from __future__ import annotations
@@ -50,30 +51,31 @@ def check_slug(text: str, what: str) -> None:
 
 def check_kernel(metadata: dict, where: object) -> None:
     """Raises `InputError` naming `where` and the first rule that a kernel-metadata.json breaks."""
-    _require_keys(metadata, _KERNEL_KEYS, ("id", "title", "code_file", "machine_shape", "competition_sources"), where)
+    needed = {"id": str, "title": str, "code_file": str, "machine_shape": str, "is_private": bool,
+              "dataset_sources": list, "competition_sources": list}
+    _require_keys(metadata, _KERNEL_KEYS, needed, where)
     slug = _check_id(metadata["id"], where)
     _require_length(metadata["title"], _KERNEL_TITLE, "title", where)
     if slugify(metadata["title"]) != slug:
         raise InputError(f"{where}: the title '{metadata['title']}' makes the slug '{slugify(metadata['title'])}', "
                          f"the id ends in '{slug}', expected the same")
-    fixed = {"language": "python", "kernel_type": "notebook", "is_private": True, "enable_gpu": True,
-             # Always written: the page says that it defaults to false, `kernels_push` takes true.
-             "enable_internet": False}
+    # enable_internet always has to be written: the page says that it defaults to false, `kernels_push` takes true.
+    fixed = {"language": "python", "kernel_type": "notebook", "enable_gpu": True, "enable_internet": False}
     for key, value in fixed.items():
-        if metadata.get(key) is not value and metadata.get(key) != value:
+        if metadata.get(key) != value:
             raise InputError(f"{where}: {key} is {metadata.get(key)!r}, expected {value!r}")
     if metadata["machine_shape"] not in _MACHINES:
         raise InputError(f"{where}: machine_shape is {metadata['machine_shape']!r}, expected one of "
                          f"{', '.join(_MACHINES)}")
     for competition in metadata["competition_sources"]:
         check_slug(competition, f"{where}: competition")
-    for source in (*metadata.get("dataset_sources", ()), *metadata.get("kernel_sources", ())):
+    for source in metadata["dataset_sources"]:
         _check_id(source, where)
 
 
 def check_dataset(metadata: dict, where: object) -> None:
     """Raises `InputError` naming `where` and the first rule that a dataset-metadata.json breaks."""
-    _require_keys(metadata, _DATASET_KEYS, ("id", "title", "licenses"), where)
+    _require_keys(metadata, _DATASET_KEYS, {"id": str, "title": str, "licenses": list}, where)
     _require_length(_check_id(metadata["id"], where), _DATASET_SLUG, "slug of the id", where)
     _require_length(metadata["title"], _DATASET_TITLE, "title", where)
     if "subtitle" in metadata:
@@ -90,6 +92,7 @@ def slugify(title: str) -> str:
 
 
 def _check_id(text: str, where: object) -> str:
+    """The slug of a USER/SLUG."""
     owner, slash, slug = text.partition("/")
     if not slash:
         raise InputError(f"{where}: '{text}' is not USER/SLUG")
@@ -98,14 +101,16 @@ def _check_id(text: str, where: object) -> str:
     return slug
 
 
-def _require_keys(metadata: dict, allowed: set[str], needed: tuple[str, ...], where: object) -> None:
+def _require_keys(metadata: dict, allowed: set[str], needed: dict[str, type], where: object) -> None:
+    if not isinstance(metadata, dict):
+        raise InputError(f"{where}: expected an object")
     for key in metadata:
         if key not in allowed:
             raise InputError(f"{where}: '{key}' is not a key that Kaggle reads, expected one of "
                              f"{', '.join(sorted(allowed))}")
-    for key in needed:
-        if key not in metadata:
-            raise InputError(f"{where}: has no '{key}'")
+    for key, kind in needed.items():
+        if not isinstance(metadata.get(key), kind):
+            raise InputError(f"{where}: {key} is {metadata.get(key)!r}, expected a {kind.__name__}")
 
 
 def _require_length(text: str, limits: tuple[int, int], what: str, where: object) -> None:
