@@ -93,7 +93,7 @@ def download(lock: Path, out: Path) -> None:
         result = subprocess.run(command, capture_output=True, text=True)
         if result.returncode:
             said = " ".join(result.stderr.partition("ERROR: ")[2].split()) or f"exit code {result.returncode}"
-            raise DownloadError(f"{lock}: its wheels for Python {version} could not be downloaded (is the package index "
+            raise DownloadError(f"{lock}: its wheels for Python {version} could not be downloaded (is the index "
                                 f"reachable?); pip says: {said}")
 
 
