@@ -24,7 +24,8 @@ def kill_solve(after: float, over: threading.Event) -> int:
         if solve.status() == psutil.STATUS_ZOMBIE:
             return 0
         victims = [solve, *solve.children(recursive=True)]
-        os.killpg(os.getpgid(solve.pid), signal.SIGKILL)
+        if os.getpgid(solve.pid) != os.getpgid(0):  # an older notebook's solve shares the rehearsal's own group
+            os.killpg(os.getpgid(solve.pid), signal.SIGKILL)
         for process in victims:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
