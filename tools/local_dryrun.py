@@ -50,20 +50,20 @@ def main() -> int:
 def rehearse(options: argparse.Namespace) -> int:
     """Lay out, execute once or twice, judge; returns the exit code."""
     from offline import OfflineRunner
-    from rehearsal_report import Rehearsal, judge
+    from rehearsal_report import Rehearsal, build_twice, judge
 
     from hrm_offline.budget import parse_duration
 
     started = time.monotonic()
     seconds = parse_duration(options.budget)
     tasks = choose_tasks(options.data, options.tasks)
-    bundle = _bundle(options)
+    bundle, builds = _bundle(options), build_twice()
     mounted = _lay_out(options.out, tasks, bundle)
     offline = OfflineRunner(options.out / "offline", sys.executable)
     print(f"{bundle.notebook}; {len(tasks)} tasks of {options.data}; network cut off: {offline.means}", flush=True)
 
     rehearsal = Rehearsal(tasks, options.out, seconds, options.workers or 1, mounted, options.bundle is None,
-                          offline.means)
+                          builds, offline.means)
     rehearsal.runs.append(_execute(bundle, options, offline, seconds, "executed.ipynb", options.kill_at))
     if options.kill_at is not None:
         rehearsal.left_by_kill = rehearsal.problem_of_submission()

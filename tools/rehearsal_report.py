@@ -32,8 +32,8 @@ class Run:
 @dataclass
 class Rehearsal:
     """All that is judged. `mounted` is the dataset as the notebook saw it, None for a notebook without one;
-    `built_here` says that it was built from this working tree just now; `left_by_kill` is what was wrong with the
-    submission that a killed run left, "" for nothing."""
+    `built_here` says that it was built from this working tree; `builds` are the hashes of two more builds of the wheel,
+    made right after; `left_by_kill` is what was wrong with the submission that a killed run left, "" for nothing."""
 
     tasks: list
     out: Path
@@ -41,6 +41,7 @@ class Rehearsal:
     workers: int
     mounted: Path | None
     built_here: bool
+    builds: set[str]
     means: str
     attempts: list[str] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
@@ -118,9 +119,8 @@ def _in_time(rehearsal: Rehearsal) -> Check:
                                                       f"notebook {last.seconds:.0f} s")
 
 
-def _deterministic(rehearsal: Rehearsal) -> Check:
-    """The wheel built twice, the second time with another umask, and the mounted folder against its hashes."""
-    name = "deterministic install"
+def build_twice() -> set[str]:
+    """The hashes of two builds of our wheel, the second with another umask: one if they have the same bytes."""
     with tempfile.TemporaryDirectory() as scratch:
         first = build_wheel(Path(scratch) / "first")
         before = os.umask(0o077)
@@ -128,8 +128,13 @@ def _deterministic(rehearsal: Rehearsal) -> Check:
             second = build_wheel(Path(scratch) / "second")
         finally:
             os.umask(before)
-        built = {sha256(first), sha256(second)}
-    if len(built) > 1:
+        return {sha256(first), sha256(second)}
+
+
+def _deterministic(rehearsal: Rehearsal) -> Check:
+    """Equal builds of the wheel, and the mounted folder against its hashes."""
+    name = "deterministic install"
+    if len(rehearsal.builds) > 1:
         return Check(name, False, "two builds of the wheel differ")
     if rehearsal.mounted is None:
         return Check(name, True, "two builds of the wheel are equal; the notebook carries its own")
@@ -137,7 +142,7 @@ def _deterministic(rehearsal: Rehearsal) -> Check:
     if findings:
         return Check(name, False, f"{rehearsal.mounted}: {'; '.join(findings)}")
     ours = {sha256(path) for path in rehearsal.mounted.glob("hrm_offline-*.whl")}
-    if ours == built:
+    if ours == rehearsal.builds:
         return Check(name, True, "two more builds equal the mounted wheel; all mounted files verified")
     # A bundle that was given may well be of another commit.
     return Check(name, not rehearsal.built_here,
