@@ -30,22 +30,28 @@ def timetable(tasks, report: dict, workers: int) -> list[str]:
     hidden = public + public
     puzzles = PuzzleSet(hidden, large.adapt, large.model, 0)
     start, budget = report["seconds"]["start"], BUDGET_HOURS * 3600
-    adapt_seconds = ADAPT_SHARE * (budget - start)
-    adapted = project(large.model, ExampleSource(puzzles, 0), CHIPS, L4_TFLOPS, adapt_share, adapt_seconds / 3600)
+    share_seconds = ADAPT_SHARE * (budget - start)
+    carried = project(large.model, ExampleSource(puzzles, 0), CHIPS, L4_TFLOPS, adapt_share, share_seconds / 3600)
+    done = min(1.0, large.adapt.visits / carried.visits)  # adaptation ends when the recipe's visits are made
+    adapt_seconds = done * share_seconds
     room = budget - start - adapt_seconds
     wanted = prediction_flop(large.model, puzzles) / (CHIPS * L4_TFLOPS * 1e12 * predict_share)
     predict_seconds = min(wanted, room)
+    phases = [
+        ("start", start, "as here"),
+        ("adapt", adapt_seconds, f"{done * carried.visits:,.0f} of the recipe's {large.adapt.visits:,} visits; "
+                                 f"{ADAPT_SHARE:.0%} of the budget would carry {carried}"),
+        ("predict", predict_seconds, f"{predict_seconds / wanted:.0%} of the {large.adapt.vote_views} views of each test "
+                                     f"input, {large.adapt.outer_steps} outer steps each"),
+        ("left", room - predict_seconds, "nothing, or more visits"),
+    ]
     return [
         f"measured here: {rate:.0f} example-steps/s; of a large matrix product's rate {adapt_share:.0%} in adaptation, "
         f"{predict_share:.0%} in prediction",
         f"projected, not measured: {len(hidden)} tasks like ARC-AGI-2's public evaluation, hrm-27m, {CHIPS}x L4 with "
         f"{len(hidden) // CHIPS} tasks each, budget 11h30m, those shares of {L4_TFLOPS:.0f} TFLOP/s on each chip",
         f"  {'phase':<10}{'seconds':>8}  what it holds",
-        f"  {'start':<10}{start:>8,.0f}  as here",
-        f"  {'adapt':<10}{adapt_seconds:>8,.0f}  {adapted}",
-        f"  {'predict':<10}{predict_seconds:>8,.0f}  {predict_seconds / wanted:.0%} of the "
-        f"{large.adapt.vote_views} views of each test input, {large.adapt.outer_steps} outer steps each",
-        f"  {'left':<10}{room - predict_seconds:>8,.0f}",
+        *(f"  {name:<10}{seconds:>8,.0f}  {what}" for name, seconds, what in phases),
     ]
 
 
