@@ -13,6 +13,7 @@ import pytest
 REPOSITORY = Path(__file__).parent.parent
 sys.path.insert(0, str(REPOSITORY / "tools"))
 
+import build_kernel  # noqa: E402
 from build_wheel import build_wheel  # noqa: E402
 from local_dryrun import choose_tasks, size_of  # noqa: E402
 from offline import OfflineRunner  # noqa: E402
@@ -104,28 +105,66 @@ def test_kernel_metadata():
             "is_private"} <= metadata.keys()
 
 
-def test_the_notebook_runs_on_a_kaggle_like_tree(tmp_path):
-    """One tiny task through the real rehearsal, network cut off."""
-    task = {"train": [{"input": [[1, 2]], "output": [[2, 1]]}] * 3, "test": [{"input": [[3, 4]]}]}
+def rehearse(tmp_path, *arguments):
+    """One tiny task through the real rehearsal, network cut off; the result and the tree."""
+    task = {"train": [{"input": [[1, 2]], "output": [[2, 1]]}] * 3, "test": [{"input": [[3, 4]], "output": [[4, 3]]}]}
     (tmp_path / "tasks.json").write_text(json.dumps({"abc": task}))
     command = [sys.executable, str(REPOSITORY / "tools" / "local_dryrun.py"), "--data", str(tmp_path / "tasks.json"),
-               "--visits", "2", "--budget", "2m", "--out", str(tmp_path / "run")]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "network connections: 0" in result.stdout
-    submission = json.loads((tmp_path / "run" / "kaggle" / "working" / "submission.json").read_text())
-    assert len(submission["abc"]) == 1
+               "--visits", "2", "--budget", "2m", "--out", str(tmp_path / "run"), *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PIP_NO_INDEX": "1"})
+    return result, tmp_path / "run" / "kaggle"
 
-    # A failing solve fails the rehearsal, yet the notebook ends and its fallback stays.
+
+def checks_of(result) -> dict[str, str]:
+    """The rehearsal's last list: PASS, FAIL or SKIP by name."""
+    lines = [line.partition(" ") for line in result.stdout.splitlines() if line[:5] in ("PASS ", "FAIL ", "SKIP ")]
+    return {rest.partition(":")[0]: word for word, _, rest in lines}
+
+
+ALL_CHECKS = ("offline", "in time", "valid", "deterministic install", "score")
+
+
+def test_the_notebook_runs_on_a_kaggle_like_tree(tmp_path):
+    result, tree = rehearse(tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert checks_of(result) == dict.fromkeys(ALL_CHECKS, "PASS")
+    assert "network connections: 0" in result.stdout
+    assert "going on without the vendored wheels" in result.stdout
+    assert "projected, not measured: 240 tasks" in result.stdout
+    assert len(json.loads((tree / "working" / "submission.json").read_text())["abc"]) == 1
+    mounted = tree / "input" / "hrm-offline-bundle"
+    assert (mounted / "SHA256SUMS").exists()
+    assert not (mounted / "dataset-metadata.json").exists()  # Kaggle's client does not upload it
+
+
+def test_a_failing_solve_fails_the_rehearsal_but_not_its_notebook(tmp_path):
     artifact = tmp_path / "artifact"
     artifact.mkdir()
     (artifact / "model.safetensors").write_text("no weights")
     (artifact / "config.json").write_text("{}")
-    result = subprocess.run([*command, "--artifact", str(artifact)], capture_output=True, text=True)
+    result, _ = rehearse(tmp_path, "--artifact", artifact)
     assert result.returncode == 1
     assert "config.json: expected a config of" in result.stdout
-    assert "valid submission" in result.stdout
-    assert "FAIL: solve did not end" in result.stdout
+    assert "FAIL in time: solve did not end" in result.stdout
+    assert checks_of(result)["valid"] == "PASS"
+
+
+def test_a_ready_bundle_is_rehearsed_and_survives_a_kill(tmp_path):
+    build_kernel.build(tmp_path / "bundle", "somebody", "arc-prize-2026", lock=None)
+    requirements = tmp_path / "bundle" / "dataset" / "requirements.txt"
+    result, tree = rehearse(tmp_path, "--bundle", tmp_path / "bundle", "--kill-at", "0.3")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert checks_of(result) == dict.fromkeys((*ALL_CHECKS, "killed"), "PASS")
+    assert "exit code -9" in result.stdout
+    assert (tree / "input" / "arc-prize-2026" / "arc-agi_test_challenges.json").exists()
+    assert not (tmp_path / "run" / "bundle").exists()
+
+    requirements.write_text(requirements.read_text() + "\n")
+    result, tree = rehearse(tmp_path, "--bundle", tmp_path / "bundle")
+    assert result.returncode == 1
+    assert checks_of(result) == dict.fromkeys(ALL_CHECKS, "PASS") | {"deterministic install": "FAIL"}
+    assert "differs: requirements.txt" in result.stdout
+    assert rehearse(tmp_path, "--bundle", tmp_path / "bundle", "--artifact", tmp_path)[0].returncode == 2
 
 
 needs_triton = pytest.mark.skipif(launch.triton is None, reason="Triton is not installed")

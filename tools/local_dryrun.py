@@ -2,10 +2,11 @@
 
     python tools/local_dryrun.py
 
-Needs only Python: makes its own environment if packages are missing. Builds our wheel, lays out a
-tree like Kaggle's (read-only input with a challenges file without labels, empty working folder),
-executes `kernel/hrm_offline.ipynb` with the network cut off, then validates the submission and
-scores it against the held-back labels, beside the null baseline that learns nothing.
+Needs only Python: makes its own environment if packages are missing. Builds the bundle that tools/build_kernel.py
+would upload (or takes a ready one, `--bundle`), lays out a tree like Kaggle's (read-only input with a challenges file
+without labels, empty working folder), executes the bundle's notebook with the network cut off, then validates the
+submission and scores it against the held-back labels, beside the null baseline that learns nothing. With `--kill-at`
+solve is killed on its way and the notebook executed again, as a user would. Exit code 1 if anything fails.
 """
 
 from __future__ import annotations
@@ -17,13 +18,19 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import environment
 
-NOTEBOOK = environment.REPOSITORY / "kernel" / "hrm_offline.ipynb"
-COMPETITION = "arc-prize"
+sys.path.insert(0, str(environment.REPOSITORY))
+
+# A name for the bundle that the rehearsal builds itself.
+_USER, _COMPETITION = "rehearsal", "arc-prize"
+# What a cell, and then the whole notebook, may take longer than solve's budget before it is stopped.
+_CELL_GRACE, _NOTEBOOK_GRACE = 120, 180
 # How much of each split the default set takes, smallest tasks first.
 _DEFAULT_SET = (("arc1-train", 20), ("arc1-eval", 10))
 
@@ -31,7 +38,6 @@ _DEFAULT_SET = (("arc1-train", 20), ("arc1-eval", 10))
 def main() -> int:
     options = _parse_arguments()
     environment.ensure()
-    sys.path.insert(0, str(environment.REPOSITORY))
     from hrm_offline.errors import InputError
 
     try:
@@ -42,33 +48,31 @@ def main() -> int:
 
 
 def rehearse(options: argparse.Namespace) -> int:
-    """Lay out, execute, validate, score; returns the exit code."""
-    from build_wheel import build_wheel
+    """Lay out, execute once or twice, judge; returns the exit code."""
     from offline import OfflineRunner
+    from rehearsal_report import Rehearsal, build_twice, judge
 
     from hrm_offline.budget import parse_duration
 
     started = time.monotonic()
     seconds = parse_duration(options.budget)
     tasks = choose_tasks(options.data, options.tasks)
-    wheel = build_wheel()
-    print(f"built {wheel.name}; {len(tasks)} tasks of {options.data}", flush=True)
-    _lay_out(options.out, tasks, wheel, options.artifact)
-
+    bundle, builds = _bundle(options), build_twice()
+    mounted = _lay_out(options.out, tasks, bundle)
     offline = OfflineRunner(options.out / "offline", sys.executable)
-    print(f"network cut off: {offline.means}", flush=True)
-    working = options.out / "kaggle" / "working"
-    command = [sys.executable, str(environment.REPOSITORY / "tools" / "execute_notebook.py"), str(NOTEBOOK),
-               str(working / "executed.ipynb"), str(seconds + 120)]
-    try:
-        code = offline.run(command, _notebook_environment(options), timeout=seconds + 180)
-    except subprocess.TimeoutExpired:
-        print(f"FAIL: the notebook was still running {seconds + 180:.0f} s after its start")
-        return 1
-    if code:
-        print(f"FAIL: the notebook ended with exit code {code}")
-        return 1
-    return _judge(tasks, options.out, offline.attempts(), time.monotonic() - started)
+    print(f"{bundle.notebook}; {len(tasks)} tasks of {options.data}; network cut off: {offline.means}", flush=True)
+
+    rehearsal = Rehearsal(tasks, options.out, seconds, options.workers or 1, mounted, options.bundle is None,
+                          builds, offline.means)
+    rehearsal.runs.append(_execute(bundle, options, offline, seconds, "executed.ipynb", options.kill_at))
+    if options.kill_at is not None:
+        rehearsal.left_by_kill = rehearsal.problem_of_submission()
+        print("executing the notebook again on the same working folder", flush=True)
+        rehearsal.runs.append(_execute(bundle, options, offline, seconds, "executed_again.ipynb"))
+    rehearsal.attempts = offline.attempts()
+    code = judge(rehearsal)
+    print(f"{'FAIL' if code else 'PASS'}; {time.monotonic() - started:.0f} s in all")
+    return code
 
 
 def choose_tasks(data: str, count: int | None):
@@ -97,23 +101,44 @@ def size_of(task) -> tuple[int, int, str]:
     return max(max(grid.shape) for grid in grids), max(grid.size for grid in grids), task.id
 
 
-def _lay_out(out: Path, tasks, wheel: Path, artifact: str) -> None:
-    """A tree like Kaggle's: input (read-only), working and temp (empty)."""
+def _bundle(options: argparse.Namespace):
+    """The bundle to rehearse: the one given, or one built now, without the vendored wheels where they cannot be had."""
+    from build_kernel import build, read_bundle
+    from vendor_wheels import DownloadError
+
+    if options.bundle is not None:
+        return read_bundle(options.bundle)
+    folder = options.out / "bundle"
+    artifact = None if options.artifact == "none" else Path(options.artifact)
+    try:
+        build(folder, _USER, _COMPETITION, artifact)
+    except DownloadError as error:
+        print(f"going on without the vendored wheels, the installed packages serve: {error}", flush=True)
+        build(folder, _USER, _COMPETITION, artifact, lock=None)
+    return read_bundle(folder)
+
+
+def _lay_out(out: Path, tasks, bundle) -> Path | None:
+    """A tree like Kaggle's: input (read-only), working and temp (empty). Returns where the dataset is mounted."""
+    from kaggle_metadata import DATASET_FILE
+
     from hrm_offline.data.tasks import to_challenges
 
     root = out / "kaggle"
     if root.exists():
         _set_writable(root, True)
         shutil.rmtree(root)
-    competition, dataset = root / "input" / COMPETITION, root / "input" / "hrm-offline-wheels"
-    for folder in (competition, dataset, root / "working", root / "temp"):
+    competition_name, dataset_name = bundle.mounts
+    competition = root / "input" / competition_name
+    for folder in (competition, root / "working", root / "temp"):
         folder.mkdir(parents=True)
     (competition / "arc-agi_test_challenges.json").write_text(json.dumps(to_challenges(tasks)))
-    shutil.copy(wheel, dataset)
-    if artifact != "none":
-        shutil.copytree(artifact, root / "input" / "hrm-offline-artifact",
-                        ignore=shutil.ignore_patterns("state*", "puzzles.*"))
+    mounted = None
+    if bundle.dataset is not None:
+        mounted = root / "input" / dataset_name
+        shutil.copytree(bundle.dataset, mounted, ignore=shutil.ignore_patterns(DATASET_FILE))  # is never uploaded
     _set_writable(root / "input", False)
+    return mounted
 
 
 def _set_writable(root: Path, writable: bool) -> None:
@@ -122,9 +147,28 @@ def _set_writable(root: Path, writable: bool) -> None:
         path.chmod(mode | stat.S_IWUSR if writable else mode & ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH))
 
 
+def _execute(bundle, options: argparse.Namespace, offline, budget: float, name: str, kill_at: float | None = None):
+    """Execute the notebook once; with `kill_at`, solve is killed that many seconds after it started."""
+    from kill_solve import kill_solve
+    from rehearsal_report import Run
+
+    command = [sys.executable, str(environment.REPOSITORY / "tools" / "execute_notebook.py"), str(bundle.notebook),
+               str(options.out / "kaggle" / "working" / name), str(budget + _CELL_GRACE)]
+    started, over, code = time.monotonic(), threading.Event(), None
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        killing = pool.submit(kill_solve, kill_at, over) if kill_at is not None else None
+        try:
+            code = offline.run(command, _notebook_environment(options), timeout=budget + _NOTEBOOK_GRACE)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            over.set()
+    return Run(code, time.monotonic() - started, killing.result() if killing else None)
+
+
 def _notebook_environment(options: argparse.Namespace) -> dict[str, str]:
     arguments = ["--seed", str(options.seed)]
-    for flag, value in (("--visits", options.visits), ("--preset", options.preset)):
+    for flag, value in (("--visits", options.visits), ("--preset", options.preset), ("--workers", options.workers)):
         if value is not None:
             arguments += [flag, str(value)]
     return os.environ | {
@@ -135,87 +179,25 @@ def _notebook_environment(options: argparse.Namespace) -> dict[str, str]:
     }
 
 
-def _judge(tasks, out: Path, attempts: list[str], seconds: float) -> int:
-    """Print what the run came to; 1 if it used the network, an invalid submission raises."""
-    from hrm_offline.files import read_json
-    from hrm_offline.infer.submission import read_submission
-    from hrm_offline.show import draw_predictions
-
-    for line in attempts:
-        print(f"tried to use the network: {line}")
-    print(f"network connections: {len(attempts)}")
-    submission = out / "kaggle" / "working" / "submission.json"
-    read_submission(submission, {task.id: len(task.test) for task in tasks})
-    print(f"valid submission: {submission}")
-    if not (submission.parent / "report.json").exists():
-        print("FAIL: solve did not end; the submission is what it had reached")
-        return 1
-    if all(pair.output is not None for task in tasks for pair in task.test):
-        _print_scores(tasks, out, submission)
-    else:
-        print("not scored: some tasks have no labels")
-    _print_projection(tasks, read_json(submission.parent / "report.json"))
-    draw_predictions(tasks, read_json(submission), out / "predictions.png")
-    print(f"picture: {out / 'predictions.png'}; {seconds:.0f} s in all")
-    return 1 if attempts else 0
-
-
-def _print_projection(tasks, report: dict) -> None:
-    """What this run's arithmetic would come to on Kaggle's four L4, were they kept as busy."""
-    import torch
-    from flop import L4_TFLOPS, matrix_product_tflops, project, visit_flop
-
-    from hrm_offline.config import AdaptConfig, ModelConfig, from_dict, preset
-    from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
-    from hrm_offline.data.tasks import load_tasks
-
-    if "cpu" not in report["device"] or not report["adapted"]["steps"]:
-        return
-    model = from_dict(ModelConfig, report["model"], "report")
-    recipe = from_dict(AdaptConfig, report["adapt"], "report")
-    source = ExampleSource(PuzzleSet(tuple(tasks), recipe, model, report["seed"]), report["seed"])
-    visits, seconds = report["adapted"]["steps"] / source.steps_a_visit, report["seconds"]["adapt"]
-    torch.set_num_threads(report["threads"])
-    share = visits * visit_flop(model, source) / seconds / 1e12 / matrix_product_tflops()
-    print(f"adapted: {report['adapted']['examples'] / seconds:.0f} example-steps/s, {share:.0%} of the rate of a large "
-          f"matrix product here")
-
-    large, hidden = preset("hrm-27m"), load_tasks("arc2-eval").tasks
-    source = ExampleSource(PuzzleSet(hidden + hidden, large.adapt, large.model, 0), 0)
-    projection = project(large.model, source, chips=4, tflops=L4_TFLOPS, share_of_peak=share, hours=0.6 * 12)
-    print(f"projected, not measured: 240 tasks on 4x L4 in 12 h: {projection}; assuming hrm-27m, tasks like "
-          f"ARC-AGI-2's public evaluation, 60% of the time for adaptation, and {share:.0%} of {L4_TFLOPS:.0f} TFLOP/s "
-          "on each chip")
-
-
-def _print_scores(tasks, out: Path, submission: Path) -> None:
-    from hrm_offline.data.tasks import TaskSet, to_solutions
-    from hrm_offline.files import write_json
-    from hrm_offline.infer.score import score_files
-    from hrm_offline.infer.submission import fallback_submission
-
-    solutions, null_submission = out / "solutions.json", out / "null_submission.json"
-    write_json(solutions, to_solutions(tasks))
-    write_json(null_submission, fallback_submission(TaskSet("rehearsal", tuple(tasks))))
-    score, null = score_files(submission, solutions), score_files(null_submission, solutions)
-    beyond = [task_id for task_id in score.solved if task_id not in null.solved]
-    print(score.table())
-    print(f"null baseline: {null.summary()}")
-    print(f"solved and not by the null baseline: {len(beyond)} ({', '.join(beyond) or 'none'})")
-
-
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="arc1", metavar="arc1|arc2|FILE", help="tasks to rehearse on")
     parser.add_argument("--tasks", type=int, metavar="N", help="how many of them (default: 30 of arc1, else all)")
     parser.add_argument("--budget", default="10m", help="a backstop; the work itself is set in steps (%(default)s)")
     parser.add_argument("--artifact", default="none", metavar="DIR|none", help="pretrained artifact")
+    parser.add_argument("--bundle", type=Path, metavar="DIR", help="rehearse what tools/build_kernel.py wrote there")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that solve shares the tasks among")
+    parser.add_argument("--kill-at", type=float, metavar="SECONDS",
+                        help="kill solve that long after its start, then execute the notebook again")
     parser.add_argument("--preset", help="network and recipe (default: what suits the device)")
     parser.add_argument("--visits", type=int, metavar="N", help="times each demonstration pair is offered")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=lambda text: Path(text).resolve(), default=environment.REPOSITORY / "dryrun",
                         metavar="DIR", help="where the tree and the results go (default: dryrun/)")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.bundle is not None and options.artifact != "none":
+        parser.error("--bundle has its own artifact or none, so --artifact cannot be given with it")
+    return options
 
 
 if __name__ == "__main__":

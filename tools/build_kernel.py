@@ -1,0 +1,176 @@
+"""The bundle to enter a competition with: a notebook and a dataset, ready for Kaggle's command line.
+
+    python tools/build_kernel.py --user NAME --competition SLUG [--artifact DIR]
+    kaggle datasets create -p bundle/dataset
+    kaggle kernels push -p bundle/notebook
+
+`notebook/` holds the notebook and its kernel-metadata.json, filled in; `dataset/` the wheels, the artifact and its
+dataset-metadata.json. Both are checked against Kaggle's limits. With `--single-file` the notebook carries our wheel in
+a cell of its own, for those who upload by hand, and there is a dataset only for an artifact.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import sys
+import tempfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import environment
+
+sys.path.insert(0, str(environment.REPOSITORY))
+
+from build_wheel import build_wheel
+from kaggle_metadata import DATASET_FILE, KERNEL_FILE, check_dataset, check_kernel, check_slug
+from vendor_wheels import DATASET_SLUG, LOCK, REQUIREMENTS_FILE, clear_earlier, requirements, sha256, vendor
+
+from hrm_offline.errors import InputError
+from hrm_offline.files import make_folder, read_json, write_json
+from hrm_offline.kaggle import ARTIFACT_FILES
+
+KERNEL = environment.REPOSITORY / "kernel"
+_USER, _COMPETITION = "YOUR_USERNAME", "COMPETITION_SLUG"  # what kernel/kernel-metadata.json has for them
+
+_WHEEL_CELL = '''\
+# The wheel of hrm_offline itself, put here by tools/build_kernel.py --single-file: no dataset is needed for it.
+import base64
+import hashlib
+import zlib
+
+content = zlib.decompress(base64.b64decode("{content}"))
+assert hashlib.sha256(content).hexdigest() == "{digest}", "this cell is damaged"
+folder = TEMP / "hrm_offline_wheel"
+folder.mkdir(parents=True, exist_ok=True)
+(folder / "{name}").write_bytes(content)
+(folder / "{requirements_file}").write_text({requirements!r})
+'''
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A folder that `build` wrote. `dataset` is None where the notebook needs none."""
+
+    notebook: Path
+    metadata: dict
+    dataset: Path | None
+
+    @property
+    def mounts(self) -> tuple[str, str | None]:
+        """The names of the folders that Kaggle mounts: the competition's and, if there is one, the dataset's."""
+        name = read_json(self.dataset / DATASET_FILE)["id"].partition("/")[2] if self.dataset else None
+        return self.metadata["competition_sources"][0], name
+
+
+def main() -> int:
+    options = _parse_arguments()
+    environment.ensure(only=("setuptools", "wheel"))
+    try:
+        build(options.out, options.user, options.competition, options.artifact, options.single_file)
+        bundle = read_bundle(options.out)
+    except InputError as error:
+        print(f"build_kernel: error: {error}", file=sys.stderr)
+        return 2
+    _print_next_steps(bundle)
+    return 0
+
+
+def build(out: Path, user: str, competition: str, artifact: Path | None = None, single_file: bool = False,
+          lock: Path | None = LOCK) -> None:
+    """Write the bundle into `out`, in place of an earlier one. Raises `InputError` naming what was given wrong, the
+    artifact's file that is missing, or the limit of Kaggle's that the metadata breaks."""
+    check_slug(user, "user name")
+    check_slug(competition, "competition")
+    extra = [] if artifact is None else [artifact / name for name in ARTIFACT_FILES]
+    for path in extra:
+        if not path.is_file():
+            raise InputError(f"{path}: no such file, expected an artifact's {' and '.join(ARTIFACT_FILES)}")
+    needs_dataset = bool(extra) or not single_file
+    metadata = _fill_in(user, competition, needs_dataset)
+    notebook = read_json(KERNEL / metadata["code_file"])
+    if single_file:
+        first_code = [cell["cell_type"] for cell in notebook["cells"]].index("code")
+        notebook["cells"].insert(first_code + 1, _wheel_cell())  # the first one writes the fallback
+    if needs_dataset:
+        vendor(out / "dataset", user, extra, None if single_file else lock)
+    elif (out / "dataset").is_dir():
+        clear_earlier(out / "dataset")
+        (out / "dataset").rmdir()
+    folder = make_folder(out / "notebook")
+    write_json(folder / metadata["code_file"], notebook, indent=1)
+    write_json(folder / KERNEL_FILE, metadata, indent=2)
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """A folder that `build` wrote, perhaps edited since. Raises `InputError` naming the file that is missing or
+    breaks a limit of Kaggle's."""
+    path = folder / "notebook" / KERNEL_FILE
+    metadata = read_json(path)
+    check_kernel(metadata, path)
+    notebook = path.with_name(metadata["code_file"])
+    if not notebook.is_file():
+        raise InputError(f"{path}: code_file is '{notebook.name}', which is not beside it")
+    if len(metadata["competition_sources"]) != 1:
+        raise InputError(f"{path}: competition_sources is {metadata['competition_sources']}, expected one competition")
+    dataset = folder / "dataset"
+    if not dataset.is_dir():
+        return Bundle(notebook, metadata, None)
+    described = read_json(dataset / DATASET_FILE)
+    check_dataset(described, dataset / DATASET_FILE)
+    if described["id"] not in metadata["dataset_sources"]:
+        raise InputError(f"{path}: dataset_sources lacks '{described['id']}', the id in {dataset / DATASET_FILE}")
+    return Bundle(notebook, metadata, dataset)
+
+
+def _fill_in(user: str, competition: str, needs_dataset: bool) -> dict:
+    """kernel/kernel-metadata.json with the names put in, checked."""
+    template = KERNEL / KERNEL_FILE
+    text = json.dumps(read_json(template)).replace(_USER, user).replace(_COMPETITION, competition)
+    metadata = json.loads(text)
+    check_kernel(metadata, template)
+    if not needs_dataset:
+        ours = f"{user}/{DATASET_SLUG}"
+        metadata["dataset_sources"] = [source for source in metadata["dataset_sources"] if source != ours]
+    return metadata
+
+
+def _wheel_cell() -> dict:
+    """A notebook cell that writes our wheel, which it holds, into the temp folder."""
+    with tempfile.TemporaryDirectory() as scratch:
+        wheel = build_wheel(Path(scratch))
+        source = _WHEEL_CELL.format(
+            content=base64.b64encode(zlib.compress(wheel.read_bytes(), 9)).decode(), digest=sha256(wheel),
+            name=wheel.name, requirements_file=REQUIREMENTS_FILE, requirements=requirements(wheel.parent),
+        )
+    return {"cell_type": "code", "execution_count": None, "id": "cell-wheel", "metadata": {}, "outputs": [],
+            "source": source.splitlines(keepends=True)}
+
+
+def _print_next_steps(bundle: Bundle) -> None:
+    print(f"notebook: {bundle.notebook} ({bundle.notebook.stat().st_size / 1000:.0f} kB)")
+    if bundle.dataset:
+        names = sorted(path.name for path in bundle.dataset.iterdir())
+        print(f"dataset: {bundle.dataset}: {', '.join(names)}")
+        print(f"upload it first: kaggle datasets create -p {bundle.dataset}")
+        print(f"(later on:       kaggle datasets version -p {bundle.dataset} -m 'what changed')")
+    print(f"then run it:     kaggle kernels push -p {bundle.notebook.parent}")
+    print(f"by hand: import the notebook, internet off, accelerator {bundle.metadata['machine_shape']}, add as inputs "
+          f"{', '.join(bundle.metadata['competition_sources'] + bundle.metadata['dataset_sources'])}")
+
+
+def _parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--user", required=True, metavar="NAME", help="your Kaggle user name, as in its web address")
+    parser.add_argument("--competition", required=True, metavar="SLUG", help="the competition's, as in its web address")
+    parser.add_argument("--artifact", type=Path, metavar="DIR", help="pretrained artifact (default: none)")
+    parser.add_argument("--out", type=Path, default=environment.REPOSITORY / "bundle", metavar="DIR",
+                        help="where to write (default: bundle/)")
+    parser.add_argument("--single-file", action="store_true", help="our wheel inside the notebook instead of a dataset")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
