@@ -22,7 +22,7 @@ from hrm_offline.files import read_json, write_json
 
 def main(argv: list[str] | None = None, started: float | None = None) -> int:
     """Run one command; returns the exit code. `started` is when the process began, on
-    `time.monotonic`, so that a budget counts from there."""
+    `time.monotonic`, so that a budget counts from there; a process of which it is known may be ended."""
     options = _parser().parse_args(argv)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # not where a test captures it
@@ -45,7 +45,7 @@ def _solve(options: argparse.Namespace, started: float | None) -> int:
         preset=options.preset, seed=options.seed, visits=options.visits, device=options.device,
         dtype=options.dtype, price_per_hour=options.price_per_hour, threads=options.threads,
         save_every=options.save_every, crew=Crew(options.workers, options.adapt == "joint", options.hang_after),
-    ), budget, say=lambda text: print(text, flush=True), end_process=os._exit)
+    ), budget, say=lambda text: print(text, flush=True), end_process=None if started is None else os._exit)
     return 0
 
 

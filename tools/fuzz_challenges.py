@@ -273,6 +273,7 @@ def check_learning(path: Path) -> bool:
 
     from hrm_offline.batching import training_batches
     from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
+    from hrm_offline.infer.plan import PredictionPlan
     from hrm_offline.infer.predict import Predictor
     from hrm_offline.infer.submission import build_submission, fallback_submission
     from hrm_offline.model.hrm import HRM
@@ -288,10 +289,10 @@ def check_learning(path: Path) -> bool:
     offer = training_batches(ExampleSource(puzzles, seed=0), torch.device("cpu"))
     for step in range(_LEARNING_STEPS):
         learner.learn(offer(step))
-    predictor, pools = Predictor(model, puzzles, chosen.adapt), {}
-    for batch in itertools.islice(next(predictor.rounds()), _PREDICTED_BATCHES):
+    plan, predictor, pools = PredictionPlan(puzzles, chosen.adapt), Predictor(model, puzzles, chosen.adapt), {}
+    for batch in itertools.islice(plan.rounds[0], _PREDICTED_BATCHES):
         predictor.predict(batch).add_to(pools)
-    votes = {predictor.keys[test]: pool for test, pool in pools.items()}
+    votes = {plan.keys[test]: pool for test, pool in pools.items()}
     check_submission(build_submission(fallback_submission(task_set), votes), task_set.test_counts())
     return True
 

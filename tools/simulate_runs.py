@@ -76,7 +76,7 @@ class Weather:
     @property
     def well_behaved(self) -> bool:
         """Whether it is a run whose adaptation can be planned."""
-        steady = self.stall == self.fault == 0 and self.throttle == 1
+        steady = self.stall == self.fault == 0 and self.throttle == 1 and self.spread <= 0.2
         return steady and self.start < 0.1 * self.budget and self.budget >= 5
 
 

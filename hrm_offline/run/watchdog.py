@@ -15,8 +15,9 @@ _LONGEST_SLEEP = 30.0
 
 
 class Watchdog:
-    """A thread that calls `act(reason)` once: `margin` seconds before the budget ends, or as soon as SIGTERM
-    arrives. Used as a context manager; leaving it disarms.
+    """A thread that calls `act(reason)` once: `margin` seconds before the budget ends, or, where that is near
+    or past already, `margin` seconds from now; or as soon as SIGTERM arrives. Used as a context manager;
+    leaving it disarms.
 
     SIGTERM wakes the thread through a socket that the system's own handler writes to, so that it is heard even
     while the main thread is stuck in a system call. Outside the main thread signals are left alone.
@@ -45,7 +46,8 @@ class Watchdog:
         self.ours.close()
 
     def _watch(self) -> None:
-        while (left := self.budget.remaining() - self.margin) > 0:
+        end = max(self.budget.total, self.budget.elapsed() + 2 * self.margin) - self.margin
+        while (left := end - self.budget.elapsed()) > 0:
             ready, _, _ = select.select([self.ours], [], [], min(left, _LONGEST_SLEEP))
             if not ready:
                 continue
