@@ -41,8 +41,8 @@ def timetable(tasks, report: dict, workers: int) -> list[str]:
         ("start", start, "as here"),
         ("adapt", adapt_seconds, f"{done * carried.visits:,.0f} of the recipe's {large.adapt.visits:,} visits; "
                                  f"{ADAPT_SHARE:.0%} of the budget would carry {carried}"),
-        ("predict", predict_seconds, f"{predict_seconds / wanted:.0%} of the {large.adapt.vote_views} views of each test "
-                                     f"input, {large.adapt.outer_steps} outer steps each"),
+        ("predict", predict_seconds, f"{predict_seconds / wanted:.0%} of the {large.adapt.vote_views} views of each "
+                                     f"test input, {large.adapt.outer_steps} outer steps each"),
         ("left", room - predict_seconds, "nothing, or more visits"),
     ]
     return [
