@@ -125,10 +125,11 @@ def test_headers_that_make_no_sense_are_refused(tmp_path, header, reason):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"\0" * 7, b"\0" * 8, (2**60).to_bytes(8, "little") + b"{}", b"\xff" * 8])
+@pytest.mark.parametrize("content", [b"", b"\0" * 7, (3).to_bytes(8, "little") + b"{}",
+                                     (2**60).to_bytes(8, "little") + b"{}", b"\xff" * 8])
 def test_lengths_beyond_the_file_are_refused(tmp_path, content):
     (tmp_path / "t").write_bytes(content)
-    with pytest.raises(InputError, match="not a safetensors file"):
+    with pytest.raises(InputError, match="its header would have"):
         read_tensor_header(tmp_path / "t")
 
 
@@ -284,7 +285,7 @@ BOMBS = {
     "large config": lambda folder: os.truncate(folder / "config.json", 2**30),
     "nested config": lambda folder: (folder / "config.json").write_text("[" * 2**20),
     "large header": lambda folder: write_tensors(folder / "model.safetensors", b"", 2**31, length=2**31),
-    "millions of tensors": tensors({str(i): entry(0, 0, (0,)) for i in range(2_000_000)}, 0),
+    "more than a header holds": tensors({str(i): entry(0, 0, (0,)) for i in range(200_000)}, 0),
     "as many as a header holds": tensors({str(i): entry(0, 0, (0,)) for i in range(25_000)}, 0),
     "larger than the file": tensors({"puzzle_emb.weights": entry(0, 2**50, (2**43, 32))}, 2**20),
     "as large as the file": tensors({"puzzle_emb.weights": entry(0, 2**33, (2**26, 32))}, 2**33),
