@@ -126,7 +126,7 @@ class Adaptation:
         if left <= 0:
             return step
         pace = self.pace.seconds()
-        return self.planned if not pace else min(self.planned, step + int(min(left / pace, self.planned)))
+        return self.planned if not pace else min(self.planned, step + round(min(left / pace, self.planned)))
 
     def _look(self) -> None:
         total = self.learner.world.sum_metrics({"loss": torch.as_tensor(self._sum)})["loss"]
