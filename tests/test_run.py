@@ -22,6 +22,7 @@ from hrm_offline.data.tasks import load_tasks, to_challenges
 from hrm_offline.infer.submission import read_submission
 from hrm_offline.pipeline import SolveOptions, solve
 from hrm_offline.run.journal import Journal
+from hrm_offline.run.messages import Adapt
 from hrm_offline.run.pool import InlinePool, ProcessPool
 from hrm_offline.run.schedule import Schedule, Speed, split_tasks
 from hrm_offline.run.supervisor import Crew
@@ -263,14 +264,37 @@ def test_two_workers_answer_the_same_every_time_and_hold_no_torch_above(challeng
     assert answers[0] == answers[1]
 
 
+class Watched(ProcessPool):
+    """Remembers what was sent."""
+
+    def __init__(self, *target):
+        super().__init__(*target)
+        self.sent = []
+
+    def send(self, slot, message):
+        self.sent.append(message)
+        super().send(slot, message)
+
+
 def test_two_workers_can_learn_one_network_together(challenges, reference, tmp_path):
-    report = solve_quietly(options_of(challenges, tmp_path, workers=2, joint=True))
+    pool = Watched()
+    report = solve_quietly(options_of(challenges, tmp_path, workers=2, joint=True), pool=pool)
     submission, _ = check(tmp_path / "out", challenges[1])
+    assert [(job.rank, job.size) for job in pool.sent if isinstance(job, Adapt)] == [(0, 2), (1, 2)]
     assert report["failures"] == []
     assert len(report["adapted"]["groups"]) == 1
     assert report["adapted"]["steps"] == report["adapted"]["planned_steps"]
     same = [submission[task_id] == reference[task_id] for task_id in reference]
     assert sum(same) >= 3  # sums in another order: nearly the same network
+
+
+def test_where_one_of_two_that_learn_together_dies_one_goes_on_alone(challenges, reference, tmp_path, monkeypatch):
+    monkeypatch.setenv(faults.MARK, str(tmp_path / "mark"))
+    pool = Watched(faults.killed)
+    report = solve_quietly(options_of(challenges, tmp_path, workers=2, joint=True), pool=pool)
+    assert [job.size for job in pool.sent if isinstance(job, Adapt)] == [2, 2, 1]
+    assert report["failures"]
+    assert check(tmp_path / "out", challenges[1])[0] == reference
 
 
 # ----- going on

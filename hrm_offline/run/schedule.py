@@ -195,7 +195,7 @@ class Schedule:
         return self.end - max(0.0, share - seconds * (base + extra - sum(self._tokens())))
 
     def _adaptation(self, worker: int, now: float) -> Adapt | None:
-        if self.joint and len(self.speeds) > 1:
+        if self.joint and self.workers > 1:
             return None
         waiting = [group for group in self.groups if group.waits and not self._is_flying(group)]
         if not waiting:

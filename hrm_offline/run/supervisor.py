@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -127,8 +128,8 @@ class Supervisor:
         return now
 
     def _meeting(self) -> str:
-        """A file that no attempt before has used."""
-        return str(self.setup.folder / f"meeting-{len(self.failures)}")
+        """A file that no attempt before has used, of this run or of one that was cut off."""
+        return str(self.setup.folder / f"meeting-{uuid.uuid4().hex}")
 
     def _handle(self, index: int, message) -> None:
         slot = self.slots[index]
