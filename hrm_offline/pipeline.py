@@ -71,8 +71,12 @@ def solve(options: SolveOptions, budget: Budget, say: Callable[[str], None] = pr
     task_set = load_tasks(options.challenges)
     out = make_folder(options.out)
     ledger = Ledger(fallback_submission(task_set), out / SUBMISSION_FILE, say, budget.now)
+    has_past = (out / FOLDER).is_dir()
+    if not has_past:
+        _write_first(ledger, out)
     history = _open_history(out, task_set, ledger, say)
-    _write_first(ledger, out)
+    if has_past:
+        _write_first(ledger, out)
     say(f"{len(ledger.fallback)} tasks; a valid {'answer' if ledger.tally.votes else 'fallback'} is in {ledger.path}")
     for bad in task_set.bad:
         say(f"left out, keeps its fallback: task {shown_name(bad.id)}: {bad.reason}")

@@ -156,7 +156,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--tasks", type=int, default=4)
-    parser.add_argument("--visits", type=int, default=400)
+    parser.add_argument("--visits", type=int, default=150)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--at-once", type=int, default=2, metavar="N", help="runs side by side")
     options = parser.parse_args()
