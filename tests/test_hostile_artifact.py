@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from hrm_offline.artifact import import_checkpoint, load_artifact, save_artifact
 from hrm_offline.config import PRESETS, ModelConfig
 from hrm_offline.data.puzzles import SHARED_ROWS
-from hrm_offline.errors import InputError
+from hrm_offline.errors import InputError, shown
 from hrm_offline.files import read_tensor_header
 from hrm_offline.model.hrm import HRM
 
@@ -116,7 +116,7 @@ def test_a_well_formed_header_is_read(tmp_path):
     (b"\xff\xfe{}", "decode"),
     (b"", "Expecting value"),
     (b" " * (2**21 + 1), "header would have 2097153"),
-])
+], ids=shown)
 def test_headers_that_make_no_sense_are_refused(tmp_path, header, reason):
     with pytest.raises(InputError, match="not a safetensors file") as error:
         read_tensor_header(write_tensors(tmp_path / "t.safetensors", header))
@@ -196,7 +196,7 @@ def write_config(folder: Path, change) -> None:
     ("rms_norm_eps", 0.0), ("expansion", 1e-300), ("rope_theta", 0), ("vocab_size", 4), ("puzzle_columns", 2),
     ("puzzle_emb_ndim", 0), ("positions", "x" * 10**5), ("positions", ["rope-1d"]), ("halting", {}),
     ("no\nsuch setting", 1), ("__class__", "x"),
-])
+], ids=shown)
 def test_settings_that_cannot_be_are_refused(artifact, setting, value):
     write_config(artifact, lambda settings: settings["model"].update({setting: value}))
     message = refusal(artifact)
@@ -235,7 +235,8 @@ def test_configs_of_another_form_are_refused(artifact, change):
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"model":' * 100_000, '{"format": ' + "9" * 5000 + "}", "\ud800",
-                                  "nan", '{"format": "hrm_offline artifact 2"} x'])
+                                  "nan", '{"format": "hrm_offline artifact 2"} x'],
+                         ids=shown)
 def test_a_config_that_is_no_json_is_refused(artifact, text):
     (artifact / "config.json").write_text(text, errors="surrogatepass")
     assert "config.json" in refusal(artifact)
@@ -294,7 +295,7 @@ BOMBS = {
 MEASURE = """
 import json, re, sys
 from hrm_offline.artifact import load_artifact
-from hrm_offline.errors import InputError
+from hrm_offline.errors import InputError, shown
 
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024
