@@ -18,7 +18,8 @@ from test_solve import check
 from hrm_offline.budget import Budget
 from hrm_offline.config import PRESETS
 from hrm_offline.data.puzzles import PuzzleSet
-from hrm_offline.data.tasks import load_tasks, to_challenges
+from hrm_offline.data.tasks import to_challenges
+from hrm_offline.errors import InputError
 from hrm_offline.infer.submission import read_submission
 from hrm_offline.pipeline import SolveOptions, solve
 from hrm_offline.run.journal import Journal
@@ -165,11 +166,11 @@ def test_a_group_that_only_one_worker_has_is_learned_again_when_that_worker_is_g
     assert schedule.next_job(1, 0.0).group == 0
 
 
-@pytest.mark.parametrize("first", range(0, 60, 20))
+@pytest.mark.parametrize("first", (0, 10))
 def test_simulated_runs_end_in_time_and_use_it(first):
     from simulate_runs import simulate
 
-    for seed in range(first, first + 20):
+    for seed in range(first, first + 10):
         outcome = simulate(seed)
         assert outcome.late <= 0, outcome
         assert outcome.valid, outcome
@@ -445,5 +446,7 @@ def test_a_corrupt_artifact_costs_a_warning(challenges, tmp_path):
     assert report["test inputs without a vote"] == 0
 
 
-def test_the_tasks_of_the_challenges_are_not_labelled_for_the_workers(challenges):
-    assert all(pair.output is None for task in load_tasks(challenges[0]).tasks for pair in task.test)
+@pytest.mark.parametrize("numbers", [{"workers": -1}, {"hang_after": 0.0}])
+def test_an_impossible_crew_is_refused(numbers):
+    with pytest.raises(InputError):
+        Crew(**numbers)

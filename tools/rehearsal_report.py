@@ -83,16 +83,16 @@ def judge(rehearsal: Rehearsal) -> int:
     problem = rehearsal.problem_of_submission()
     score = _score(rehearsal, problem)
     report = rehearsal.report
-    if report and len(rehearsal.runs) == 1:
+    if report and "adapted" in report and len(rehearsal.runs) == 1:
         print("\n".join(timetable(rehearsal.tasks, report, rehearsal.workers)))
-    elif report:
+    else:
         print("no timetable: the run was broken off, so its seconds say nothing of the speed")
     if not problem:
         picture = rehearsal.out / "predictions.png"
         draw_predictions(rehearsal.tasks, read_json(rehearsal.submission), picture)
         print(f"picture: {picture}")
     valid = Check("valid", not problem, problem or str(rehearsal.submission))
-    checks = [_offline(rehearsal), _in_time(rehearsal), valid, _deterministic(rehearsal), score]
+    checks = [_offline(rehearsal), _in_time(rehearsal), valid, _undisturbed(report), _deterministic(rehearsal), score]
     if len(rehearsal.runs) > 1:
         checks.append(_survives(rehearsal))
     print("\n".join(str(check) for check in checks))
@@ -117,6 +117,12 @@ def _in_time(rehearsal: Rehearsal) -> Check:
     took = report["seconds in all"]
     return Check("in time", took <= rehearsal.budget, f"solve took {took:.0f} s of its {rehearsal.budget:.0f} s, the "
                                                       f"notebook {last.seconds:.0f} s")
+
+
+def _undisturbed(report: dict | None) -> Check:
+    """A run survives failing workers, a broken artifact and tasks it cannot answer; a rehearsal should have none."""
+    found = [*report["failures"], *report["left out"], *report["tasks on their fallback"]] if report else ["no report"]
+    return Check("undisturbed", not found, "; ".join(found) or "no worker failed, no task is on its fallback")
 
 
 def build_twice() -> set[str]:

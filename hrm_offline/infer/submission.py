@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from hrm_offline.data.tasks import GridError, Task, TaskSet, parse_grid
-from hrm_offline.errors import InputError
+from hrm_offline.errors import InputError, shown_name
 from hrm_offline.files import read_json
 from hrm_offline.infer.vote import Candidate, Pool, Vote, choose_attempts, rank
 
@@ -20,18 +20,16 @@ ATTEMPTS = ("attempt_1", "attempt_2")
 Submission = dict[str, list[dict[str, list]]]
 
 
-def null_attempts(task: Task, test_index: int) -> list[np.ndarray]:
-    """Two attempts without learning anything: the commonest demonstrated outputs, in order of
-    first appearance among equals, and the test input itself where all outputs agree."""
-    ranking = rank(Vote(pair.output, 0.0) for pair in task.train)
-    attempts = choose_attempts([*ranking, Candidate(task.test[test_index].input, 0, 0.0)])
-    return attempts if len(attempts) == 2 else attempts * 2
+def null_attempts(task: Task) -> list[list[np.ndarray]]:
+    """Two attempts at each test input without learning anything: the commonest demonstrated outputs, in
+    order of first appearance among equals, and the test input itself where all outputs agree."""
+    ranking = rank(Vote(pair.output, 0.0) for pair in task.train)[: len(ATTEMPTS)]
+    return [choose_attempts([*ranking, Candidate(pair.input, 0, 0.0)]) for pair in task.test]
 
 
 def fallback_submission(task_set: TaskSet) -> Submission:
     """A complete submission of null attempts; a broken task gets [[0]] for each test input."""
-    submission = {task.id: [_entry(null_attempts(task, i)) for i in range(len(task.test))]
-                  for task in task_set.tasks}
+    submission = {task.id: [_entry(attempts) for attempts in null_attempts(task)] for task in task_set.tasks}
     empty = np.zeros((1, 1), dtype=np.uint8)
     return submission | {bad.id: [_entry([empty, empty]) for _ in range(bad.test_count)] for bad in task_set.bad}
 
@@ -64,10 +62,10 @@ def read_submission(path: str | Path, expected: dict[str, int]) -> dict[str, lis
         raise InputError(f"{path}: expected an object of tasks, found {type(raw).__name__}")
     for task_id in raw:
         if task_id not in expected:
-            raise InputError(f"{path}: task {task_id}: is not a task of the solutions")
+            raise InputError(f"{path}: task {shown_name(task_id)}: is not a task of the solutions")
     attempts = {}
     for task_id, count in expected.items():
-        where = f"{path}: task {task_id}"
+        where = f"{path}: task {shown_name(task_id)}"
         if task_id not in raw:
             raise InputError(f"{where}: is missing")
         entries = raw[task_id]

@@ -39,11 +39,17 @@ _PROGRESS_SECONDS = 30.0
 @dataclass(frozen=True)
 class Crew:
     """How many workers, by default one a GPU or one at all; whether they learn one network together; the
-    seconds of silence after which a worker is taken to hang."""
+    seconds of silence after which a worker is taken to hang. Raises `InputError` for impossible numbers."""
 
     workers: int | None = None
     joint: bool = False
     hang_after: float = 300.0
+
+    def __post_init__(self):
+        if self.workers is not None and self.workers < 0:
+            raise InputError(f"workers is {self.workers}, expected 0 or more")
+        if not self.hang_after > 0:
+            raise InputError(f"hang_after is {self.hang_after}, expected more than 0 seconds")
 
 
 @dataclass
