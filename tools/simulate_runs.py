@@ -295,7 +295,7 @@ def simulate(seed: int, folder: Path | None = None) -> Outcome:
 
         ledger.write_json = slow_write
         try:
-            crew = Crew(weather.workers, hang_after=max(1.0, 3 * weather.start, 30 * weather.step))
+            crew = Crew(weather.workers, hang_after=max(5.0, 3 * weather.start, 30 * weather.step))
             options = SolveOptions(challenges, Path(scratch) / "out", crew=crew)
             report = solve(options, budget, lambda _: None, pool=pool)
         finally:

@@ -17,8 +17,9 @@ GROUPS_A_WORKER = 2  # so that a worker that falls behind can leave one to anoth
 _BATCHES_A_JOB = 16
 _MOST_FAILURES = 3
 
-# Prediction is given this much more than its measured speed asks for.
-_SAFETY = 1.2
+# Base rounds are given this much more time than the measured speed asks for. Others may be cut short.
+_SAFETY = 1.3
+_FADING = 0.95
 # Shares of the time for recoloured rounds, and for all rounds, at the most: more votes are worth less than learning.
 _EXTRA_SHARE, _PREDICT_SHARE = 0.3, 0.5
 
@@ -64,6 +65,13 @@ class Speed:
 
     seconds_a_token: float
     slowdown: float = 1.0
+    seconds: float = 0.0
+    tokens: float = 0.0
+
+    def measured(self, seconds: float, tokens: int) -> None:
+        """A batch took so long: a mean in which the last ones weigh most takes the place of the first guess."""
+        self.seconds, self.tokens = _FADING * self.seconds + seconds, _FADING * self.tokens + tokens
+        self.seconds_a_token, self.slowdown = self.seconds / self.tokens, 1.0
 
 
 def split_tasks(tasks: tuple[Task, ...], puzzles: PuzzleSet, groups: int) -> list[tuple[int, ...]]:
@@ -189,9 +197,9 @@ class Schedule:
         """When the last adaptation should end so that prediction gets its share, less what it has had."""
         span = self.end - self.began
         speeds = [speed.seconds_a_token * speed.slowdown for speed in self.speeds.values()]
-        seconds = _SAFETY * sum(speeds) / max(1, len(speeds)) / max(1, self.workers)
+        seconds = sum(speeds) / max(1, len(speeds)) / max(1, self.workers)
         base, extra = self.begun_with
-        share = min(seconds * base + min(seconds * extra, _EXTRA_SHARE * span), _PREDICT_SHARE * span)
+        share = min(_SAFETY * seconds * base + min(seconds * extra, _EXTRA_SHARE * span), _PREDICT_SHARE * span)
         return self.end - max(0.0, share - seconds * (base + extra - sum(self._tokens())))
 
     def _adaptation(self, worker: int, now: float) -> Adapt | None:

@@ -48,8 +48,9 @@ class Crew:
     def __post_init__(self):
         if self.workers is not None and self.workers < 0:
             raise InputError(f"workers is {self.workers}, expected 0 or more")
-        if not self.hang_after > 0:
-            raise InputError(f"hang_after is {self.hang_after}, expected more than 0 seconds")
+        if not self.hang_after >= 5:
+            raise InputError(f"hang_after is {self.hang_after}, expected 5 seconds or more: signs of life come "
+                             "every second")
 
 
 @dataclass
@@ -257,7 +258,7 @@ class Supervisor:
 
     def _voted(self, index: int, message: Voted) -> None:
         self.schedule.voted(message.key)
-        self.schedule.speeds[index] = Speed(message.seconds / message.tokens)
+        self.schedule.speeds[index].measured(message.seconds, message.tokens)
         self.ledger.add(message.key, message.votes)
         if self.history is not None:
             self.history.voted(message)
