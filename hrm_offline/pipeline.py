@@ -102,9 +102,9 @@ def solve(options: SolveOptions, budget: Budget, say: Callable[[str], None] = pr
 
     with Watchdog(budget, budget.reserve / 2, end_early) if end_process else contextlib.nullcontext():
         _lead(supervisor)
-    report = _finish(supervisor, options, task_set, out)
-    if history is not None:
-        history.close(keep_networks=False)
+        report = _finish(supervisor, options, task_set, out)
+        if history is not None:
+            history.close()
     say(f"done in {budget.elapsed():.0f} s of {budget.total:.0f} s")
     return report
 

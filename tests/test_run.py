@@ -1,5 +1,6 @@
 """The run cannot be lost: journal, schedule, workers that fail, the dead man's switch, going on after a kill."""
 
+import dataclasses
 import json
 import os
 import resource
@@ -15,12 +16,14 @@ import numpy as np
 import pytest
 from test_solve import check
 
+from hrm_offline.artifact import save_artifact
 from hrm_offline.budget import Budget
 from hrm_offline.config import PRESETS
-from hrm_offline.data.puzzles import PuzzleSet
+from hrm_offline.data.puzzles import SHARED_ROWS, PuzzleSet
 from hrm_offline.data.tasks import to_challenges
 from hrm_offline.errors import InputError
 from hrm_offline.infer.submission import read_submission
+from hrm_offline.model.hrm import HRM
 from hrm_offline.pipeline import SolveOptions, solve
 from hrm_offline.run.journal import Journal
 from hrm_offline.run.messages import Adapt
@@ -444,6 +447,19 @@ def test_a_corrupt_artifact_costs_a_warning(challenges, tmp_path):
     assert "artifact cannot be used" in report["failures"][0]
     assert report["artifact"] is None
     assert report["test inputs without a vote"] == 0
+
+
+def test_a_task_too_large_for_the_model_costs_the_others_nothing(make_task, write_json, tmp_path):
+    value = to_challenges([make_task("large", [((12, 12), (12, 12))] * 2), make_task("small")])
+    artifact = tmp_path / "artifact"
+    config = dataclasses.replace(SMALL.model, canvas_rows=11, canvas_cols=11)
+    save_artifact(artifact, config, "factored", HRM(config, SHARED_ROWS).state_dict(), [], {})
+    options = options_of((write_json("c.json", value), value), tmp_path, workers=0, artifact=artifact)
+    report = solve_quietly(options)
+    check(options.out, value)
+    assert "needs a canvas of side 12" in report["left out"]["large"]
+    assert "needs a canvas of side 12" in report["tasks on their fallback"]["large"]
+    assert "small" not in report["tasks on their fallback"]
 
 
 @pytest.mark.parametrize("numbers", [{"workers": -1}, {"hang_after": 0.0}])

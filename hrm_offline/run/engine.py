@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -121,9 +122,11 @@ class Engine:
         return model.to(self.runtime.device)
 
     def _probe(self) -> float:
-        """Seconds that predicting a canvas token takes, measured on the largest canvas of the run."""
-        task = max(range(len(self.tasks)), key=lambda i: max(pair.input.size for pair in self.tasks[i].test))
-        puzzles = self._puzzles((task,))
+        """Seconds that predicting a canvas token takes, measured on the largest task that suits the model;
+        0 if none does, which the supervising process will see."""
+        puzzles = self._largest_puzzle()
+        if puzzles is None:
+            return 0.0
         predictor = Predictor(self._new_network(puzzles), puzzles, self.choice.recipe)
         plan = PredictionPlan(puzzles, self.choice.recipe)
         batch = plan.rounds[0][-1]
@@ -137,6 +140,13 @@ class Engine:
             if seconds >= _PROBE_SECONDS or rows >= full:
                 return seconds / tokens_of(trial)
             rows = min(full, 4 * rows)
+
+    def _largest_puzzle(self) -> PuzzleSet | None:
+        sizes = [max(pair.input.size for pair in task.test) for task in self.tasks]
+        for task in sorted(range(len(sizes)), key=sizes.__getitem__, reverse=True):
+            with contextlib.suppress(InputError):
+                return self._puzzles((task,))
+        return None
 
     def _learn(self, job: Adapt) -> Iterator[int]:
         """Take the steps, and save the state now and then."""

@@ -18,7 +18,7 @@ Groups = list[tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Past:
-    """What a journal tells of one run: which it was, its groups of tasks, its adapted groups."""
+    """What a journal tells of one run: which it was, and its groups of tasks."""
 
     identity: dict
     groups: Groups
@@ -48,11 +48,7 @@ class History:
         if self.journal.records:
             self.say(f"{self.journal.path} is of another run, or lacks its beginning: starting anew")
         self.journal.clear()
-        for path in self.folder.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            elif path != self.journal.path:
-                path.unlink()
+        self._drop_networks()
         self.journal.append({"identity": identity, "groups": groups})
         return groups
 
@@ -77,12 +73,15 @@ class History:
                     self.say(f"WARNING: {path}: is damaged, the group is adapted again")
                 yield record.about["adapted"], record.about["report"], intact
 
-    def close(self, keep_networks: bool) -> None:
-        """End the journal. Networks are large, and of use only to a run that goes on."""
+    def close(self) -> None:
+        """End the journal of a run that has ended. Its networks are large, and of use only to one that goes on."""
         self.journal.close()
-        if not keep_networks:
-            for path in self.folder.iterdir():
-                if path.is_dir():
-                    shutil.rmtree(path, ignore_errors=True)
-                elif path != self.journal.path:
-                    path.unlink(missing_ok=True)
+        self._drop_networks()
+
+    def _drop_networks(self) -> None:
+        """Remove adapted networks, and states of adaptations, from the folder."""
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path != self.journal.path:
+                path.unlink(missing_ok=True)
