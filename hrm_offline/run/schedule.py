@@ -177,6 +177,7 @@ class Schedule:
         """A worker has ended; returns the job it leaves undone. Networks that only it had are to be learned again."""
         self.speeds.pop(worker, None)
         self.loaded.pop(worker, None)
+        self.spent.discard(worker)
         for group in self.groups:
             if group.home == worker:
                 group.report, group.home = None, None
