@@ -87,7 +87,8 @@ class Supervisor:
 
     def run(self) -> None:
         """Raises `InputError` if what was asked for cannot be had at all."""
-        self._start(0, self.setup.device)
+        if self.budget.plannable() > 0:
+            self._start(0, self.setup.device)
         try:
             while self.budget.plannable() > 0:
                 self._assign()
