@@ -18,7 +18,7 @@ _BATCHES_A_JOB = 16
 _MOST_FAILURES = 3
 
 # Base rounds are given this much more time than the measured speed asks for. Others may be cut short.
-_SAFETY = 1.3
+_SAFETY = 1.15
 _FADING = 0.95
 # Shares of the time for recoloured rounds, and for all rounds, at the most: more votes are worth less than learning.
 _EXTRA_SHARE, _PREDICT_SHARE = 0.3, 0.5
