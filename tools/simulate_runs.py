@@ -39,7 +39,7 @@ from hrm_offline.infer.submission import read_submission  # noqa: E402
 from hrm_offline.infer.vote import Votes  # noqa: E402
 from hrm_offline.pipeline import SolveOptions, solve  # noqa: E402
 from hrm_offline.run import ledger, schedule  # noqa: E402
-from hrm_offline.run.engine import Engine  # noqa: E402
+from hrm_offline.run.engine import _PROBES, Engine  # noqa: E402
 from hrm_offline.run.messages import Adapted, Hello, Lost, State  # noqa: E402
 from hrm_offline.run.supervisor import Crew  # noqa: E402
 from hrm_offline.run.worker import Worker  # noqa: E402
@@ -235,7 +235,8 @@ class SimulatedEngine(Engine):
         self.model = MODEL
         self.recipe = recipe_of(weather)
         self.adaptation = None
-        self.seconds_a_token = weather.token * math.exp(worker.pool.rng.normal(0, 0.2))
+        noise = np.exp(worker.pool.rng.normal(0, 0.2, _PROBES)).mean()
+        self.seconds_a_token = weather.token * float(noise)
 
     def hello(self) -> Hello:
         self.worker.pool.ready.append(self.worker.now)

@@ -35,6 +35,7 @@ from hrm_offline.train.state import load_state, save_state
 # A larger canvas costs more a token than the last one did; twice is a safe guess.
 _GUESS = 2.0
 _PROBE_SECONDS = 0.1
+_PROBES = 3  # how long adaptation may take hangs on this measurement until a group is predicted
 _MOST_CARRY_BYTES = 2**28
 _SAVING_SHARE = 0.01  # of the time may go into saving states
 
@@ -135,8 +136,9 @@ class Engine:
         while True:
             trial = dataclasses.replace(batch, plan=np.resize(batch.plan, (rows, batch.plan.shape[1])))
             before = self.clock()
-            predictor.predict(trial)
-            seconds = self.clock() - before
+            for _ in range(_PROBES):
+                predictor.predict(trial)
+            seconds = (self.clock() - before) / _PROBES
             if seconds >= _PROBE_SECONDS or rows >= full:
                 return seconds / tokens_of(trial)
             rows = min(full, 4 * rows)
