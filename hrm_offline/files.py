@@ -6,6 +6,7 @@ import json
 import math
 import os
 import stat
+import threading
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,7 +131,7 @@ def write_json(path: str | Path, value, indent: int | None = None) -> None:
     """Replace `path` by `value` as JSON, atomically: a reader sees the old file or the new one. Raises
     `OSError` where it cannot be written, with the old file in place."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         with open(temporary, "w", encoding="utf-8") as file:
             json.dump(value, file, indent=indent)

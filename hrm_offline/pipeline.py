@@ -95,10 +95,12 @@ def solve(options: SolveOptions, budget: Budget, say: Callable[[str], None] = pr
     supervisor = Supervisor(pool, budget, ledger, history, setup, crew, task_set.tasks, say)
 
     def end_early(reason: str) -> None:
-        supervisor.pool.close()
-        _finish(supervisor, options, task_set, out, ended_early=reason)
-        say(f"ended early with the best answers known ({reason}), after {budget.elapsed():.0f} s")
-        end_process(0)
+        try:
+            supervisor.pool.close()
+            _finish(supervisor, options, task_set, out, ended_early=reason)
+            say(f"ended early with the best answers known ({reason}), after {budget.elapsed():.0f} s")
+        finally:  # whatever else goes wrong now: the file that is there is valid
+            end_process(0)
 
     with Watchdog(budget, budget.reserve / 2, end_early) if end_process else contextlib.nullcontext():
         _lead(supervisor)

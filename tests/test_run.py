@@ -358,6 +358,26 @@ def test_an_adaptation_goes_on_from_its_saved_state(challenges, tmp_path, monkey
     assert answers[0] == answers[1]
 
 
+def test_a_saved_state_goes_on_in_smaller_parts(challenges, tmp_path, monkeypatch):
+    """After an out-of-memory error the parts, and so the slots, have another size than those that were saved."""
+    monkeypatch.setenv(faults.MARK, str(tmp_path / "mark"))
+
+    class LateShortage(faults.Faulty):
+        def adapt(self, job):
+            for step in faults.Engine.adapt(self, job):
+                if step == 70 and not Path(os.environ[faults.MARK]).exists():
+                    Path(os.environ[faults.MARK]).touch()
+                    raise faults.torch.OutOfMemoryError("late")
+                yield step
+
+    said = []
+    options = options_of(challenges, tmp_path, visits=400, save_every=0.0)
+    report = solve(options, Budget(300), said.append, pool=inline(LateShortage))
+    assert any("goes on at step 50" in line for line in said)
+    assert len(report["failures"]) == 1
+    assert report["adapted"]["steps"] == report["adapted"]["planned_steps"]
+
+
 # ----- the dead man's switch
 
 def test_the_switch_ends_a_run_whose_leader_is_stuck(challenges, tmp_path):

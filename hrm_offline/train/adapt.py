@@ -110,12 +110,15 @@ class Adaptation:
 
     def progress(self) -> dict:
         """What a saved state has to hold beside the learner, in JSON."""
-        return {"total_steps": self.learner.total_steps, "examples": self.examples, "losses": self.losses}
+        return {"total_steps": self.learner.total_steps, "examples": self.examples, "losses": self.losses,
+                "micro_batches": self.learner.micro_batches}
 
     def resume(self, progress: dict) -> None:
         """Continue from a saved state that was loaded into the learner."""
         self.learner.total_steps = progress["total_steps"]
         self.examples, self.losses = progress["examples"], list(progress["losses"])
+        if progress["micro_batches"] != self.learner.micro_batches:
+            self.learner.carries.clear()  # they are of parts of another size
 
     def _agree(self) -> None:
         """Set the step to end at: the first process' reckoning where there are several."""
