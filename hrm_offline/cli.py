@@ -1,4 +1,4 @@
-"""The command line: solve, score, pretrain, import-checkpoint, parity.
+"""The command line: solve, score, pretrain, leaks, import-checkpoint, parity.
 
 Bad input ends with one line on stderr and exit code 2, never with a traceback.
 """
@@ -92,6 +92,20 @@ def _import_checkpoint(options: argparse.Namespace, _) -> int:
     return 0
 
 
+def _leaks(options: argparse.Namespace, _) -> int:
+    from hrm_offline.data.leaks import find_leaks
+    from hrm_offline.data.sets import load_set
+
+    tasks, others = (load_set(name).require_good() for name in (options.tasks, options.others))
+    leaks = find_leaks(tasks, others)
+    for leak in leaks:
+        print(f"{leak.id}: {leak.pairs} pairs are in {', '.join(leak.others)}")
+    shared = {other for leak in leaks for other in leak.others}
+    print(f"{len(leaks)} of the {len(tasks)} tasks of {options.tasks} share a pair, in any view, with "
+          f"{len(shared)} of the {len(others)} of {options.others}")
+    return 1 if leaks else 0
+
+
 def _parity(options: argparse.Namespace, _) -> int:
     from hrm_offline.parity import run_case
 
@@ -144,6 +158,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_machine_flags(pretrain)
     _add_config_flags(pretrain, PretrainConfig)
 
+    leaks = commands.add_parser("leaks", help="which tasks of one set are in another, whatever their names and views; "
+                                              "exit code 1 if any are")
+    leaks.set_defaults(run=_leaks)
+    leaks.add_argument("tasks", metavar="SET")
+    leaks.add_argument("others", metavar="SET", help="a bundled set, rehearsal, synthetic-N, a file or a folder")
+
     importer = commands.add_parser("import-checkpoint", help="turn a published checkpoint into an artifact")
     importer.set_defaults(run=_import_checkpoint)
     importer.add_argument("checkpoint")
@@ -174,6 +194,6 @@ def _add_config_flags(parser: argparse.ArgumentParser, config: type) -> None:
         if kind is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction)
         elif typing.get_origin(kind) is tuple:
-            parser.add_argument(flag, nargs="+", metavar="SET")
+            parser.add_argument(flag, nargs="*", metavar="SET")
         else:
             parser.add_argument(flag, type=kind, metavar=kind.__name__.upper())

@@ -212,14 +212,16 @@ class AdaptConfig(Recipe):
 class PretrainConfig(Recipe):
     """Offline pretraining.
 
-    `data` names task sets (see `hrm_offline.data.tasks.load_tasks`); tasks with a grid side over
-    `max_side` are left out and the first `limit` of the rest are taken (0: all). Test pairs with
-    known outputs are learned too where `include_tests` is set. State is saved every `save_every`
-    steps and metrics are averaged over `log_every`.
+    `data` names task sets (see `hrm_offline.data.sets.load_set`). Tasks with a grid side over `max_side` are
+    left out, and so are those that share a pair, in any view, with a task of the `held_out` sets or an
+    earlier one; the first `limit` of the rest are taken (0: all). Test pairs with known outputs are learned
+    too where `include_tests` is set. State is saved every `save_every` steps and metrics are averaged
+    over `log_every`.
     """
 
     preset: str = "hrm-27m"
     data: tuple[str, ...] = ("arc1-train",)
+    held_out: tuple[str, ...] = ("arc1-eval", "arc2-eval", "rehearsal")
     max_side: int = 30
     limit: int = 0
     include_tests: bool = True

@@ -25,11 +25,11 @@ environment.ensure()
 sys.path.insert(0, str(environment.REPOSITORY))
 
 import torch  # noqa: E402
-from local_dryrun import choose_tasks, size_of  # noqa: E402
 
 from hrm_offline.budget import Budget  # noqa: E402
 from hrm_offline.config import AdaptConfig, ModelConfig, from_dict, preset  # noqa: E402
 from hrm_offline.data.puzzles import PuzzleSet  # noqa: E402
+from hrm_offline.data.sets import rehearsal_tasks, size_of, smallest  # noqa: E402
 from hrm_offline.data.tasks import TaskSet, load_tasks, to_solutions  # noqa: E402
 from hrm_offline.errors import InputError  # noqa: E402
 from hrm_offline.infer.plan import PredictionPlan  # noqa: E402
@@ -62,9 +62,9 @@ class Run:
 def tasks_of(name: str):
     """The rehearsal's set, or the one of larger grids; both by sizes alone."""
     if name == "small":
-        return choose_tasks("arc1", None)
-    tasks = [task for task in load_tasks("arc1-train").tasks if len(task.train) >= 3]
-    return sorted((task for task in tasks if size_of(task)[0] >= _LARGER_SIDE), key=size_of)[:_LARGER_COUNT]
+        return rehearsal_tasks()
+    tasks = load_tasks("arc1-train").require_good()
+    return smallest((task for task in tasks if size_of(task)[0] >= _LARGER_SIDE), _LARGER_COUNT)
 
 
 def configs_of(run: Run) -> tuple[ModelConfig, AdaptConfig]:

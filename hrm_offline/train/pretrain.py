@@ -20,9 +20,9 @@ from hrm_offline.artifact import save_artifact
 from hrm_offline.batching import training_batches
 from hrm_offline.config import ModelConfig, PretrainConfig, preset
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
-from hrm_offline.data.tasks import Task, digest_of, load_tasks
+from hrm_offline.data.sets import select_tasks
+from hrm_offline.data.tasks import Task, digest_of
 from hrm_offline.device import choose_runtime
-from hrm_offline.errors import InputError
 from hrm_offline.files import make_folder
 from hrm_offline.model.hrm import HRM
 from hrm_offline.ops import dispatch
@@ -49,7 +49,8 @@ def pretrain(config: PretrainConfig, out: str | Path, device: str | None = None,
     world = join_world("nccl" if runtime.device.type == "cuda" else "gloo")
     try:
         out = make_folder(out)
-        tasks = select_tasks(config)
+        selection = select_tasks(config.data, config.held_out, config.max_side, config.limit)
+        tasks = selection.tasks
         model_config = dataclasses.replace(
             preset(config.preset).model, puzzle_columns=config.puzzle_columns,
         )
@@ -60,7 +61,7 @@ def pretrain(config: PretrainConfig, out: str | Path, device: str | None = None,
         identity = _identity(config, tasks)
         resumed = load_state(out, learner, identity) is not None
         if world.is_main:
-            print(f"computing on {runtime}; {len(tasks)} tasks, {puzzles.num_rows} embedding rows"
+            print(f"computing on {runtime}; {selection}; {puzzles.num_rows} embedding rows"
                   + (f"; continuing at step {learner.step}" if resumed else ""))
             print(f"operations: {dispatch.summary(runtime.device, runtime.dtype)}")
         if not _run(learner, ExampleSource(puzzles, config.seed, config.include_tests), config, out, identity):
@@ -71,27 +72,6 @@ def pretrain(config: PretrainConfig, out: str | Path, device: str | None = None,
         return True
     finally:
         leave_world()
-
-
-def select_tasks(config: PretrainConfig) -> tuple[Task, ...]:
-    """The tasks of all sets in order, within `max_side`, at most `limit`; ids must be distinct."""
-    tasks: dict[str, Task] = {}
-    for source in config.data:
-        for task in load_tasks(source).require_good():
-            if task.id in tasks:
-                raise InputError(f"{source}: task {task.id}: is in another set too, expected distinct ids")
-            tasks[task.id] = task
-    chosen = [task for task in tasks.values() if _largest_side(task) <= config.max_side]
-    if config.limit:
-        chosen = chosen[: config.limit]
-    if not chosen:
-        raise InputError(f"{', '.join(config.data)}: no task with sides of {config.max_side} or less")
-    return tuple(chosen)
-
-
-def _largest_side(task: Task) -> int:
-    return max(max(grid.shape) for pair in (*task.train, *task.test) for grid in (pair.input, pair.output)
-               if grid is not None)
 
 
 def _identity(config: PretrainConfig, tasks: tuple[Task, ...]) -> dict:
