@@ -41,8 +41,9 @@ _PREFIXES = ("_orig_mod.", "module.", "model.", "inner.")
 
 @dataclass(frozen=True)
 class Artifact:
-    """A network's configuration, its conditioning ("table" or "factored") and its weights."""
+    """A network's configuration, its conditioning ("table" or "factored"), its weights, and the folder it is from."""
 
+    folder: Path
     config: ModelConfig
     conditioning: str
     weights: dict[str, torch.Tensor]
@@ -58,6 +59,12 @@ class Artifact:
             weights[_TABLE] = torch.cat([shared, fresh])
         model.load_state_dict(weights)
         return model
+
+
+def bundled_artifact(preset: str) -> Path | None:
+    """The folder of the artifact that comes with the package for a preset, None if there is none."""
+    folder = Path(__file__).with_name("artifacts") / preset
+    return folder if (folder / WEIGHTS_FILE).is_file() else None
 
 
 def save_artifact(folder: str | Path, config: ModelConfig, conditioning: str, weights: dict[str, torch.Tensor],
@@ -96,7 +103,7 @@ def load_artifact(folder: str | Path) -> Artifact:
             raise InputError(f"{path}: tensor '{name}' has dtype {info.dtype}, expected one of {', '.join(_FLOATS)}")
     weights = {name: value.float() for name, value in read_safetensors(path).items()}
     _require_finite(weights, path)
-    return Artifact(config, conditioning, weights)
+    return Artifact(folder, config, conditioning, weights)
 
 
 def _read_config(path: Path) -> tuple[ModelConfig, str]:

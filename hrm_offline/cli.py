@@ -41,7 +41,8 @@ def _solve(options: argparse.Namespace, started: float | None) -> int:
     budget = Budget(parse_duration(options.budget), started)
     solve(SolveOptions(
         challenges=Path(options.challenges), out=Path(options.out),
-        artifact=None if options.artifact == "none" else Path(options.artifact),
+        artifact=None if options.artifact in ("bundled", "none") else Path(options.artifact),
+        bundled=options.artifact == "bundled",
         preset=options.preset, seed=options.seed, visits=options.visits, device=options.device,
         dtype=options.dtype, price_per_hour=options.price_per_hour, threads=options.threads,
         save_every=options.save_every, crew=Crew(options.workers, options.adapt == "joint", options.hang_after),
@@ -127,7 +128,9 @@ def _parser() -> argparse.ArgumentParser:
     solve.add_argument("--challenges", required=True, metavar="FILE",
                        help="Kaggle challenges file (or folder, or set name)")
     solve.add_argument("--out", required=True, metavar="DIR", help="folder for submission.json and report.json")
-    solve.add_argument("--artifact", default="none", metavar="DIR|none", help="pretrained artifact (default: none)")
+    solve.add_argument("--artifact", default="bundled", metavar="DIR|bundled|none",
+                       help="pretrained network to adapt: a folder, the package's own where it has one for the preset "
+                            "(default), or none for random weights")
     solve.add_argument("--budget", default="11h30m", help="wall-clock budget, e.g. 11h30m or 3m (default: %(default)s)")
     solve.add_argument("--preset", choices=list(PRESETS), help="network and recipe (default: what suits the device)")
     solve.add_argument("--seed", type=int, default=0)

@@ -214,9 +214,9 @@ class PretrainConfig(Recipe):
 
     `data` names task sets (see `hrm_offline.data.sets.load_set`). Tasks with a grid side over `max_side` are
     left out, and so are those that share a pair, in any view, with a task of the `held_out` sets or an
-    earlier one; the first `limit` of the rest are taken (0: all). Test pairs with known outputs are learned
-    too where `include_tests` is set. State is saved every `save_every` steps and metrics are averaged
-    over `log_every`.
+    earlier one; the first `limit` of the rest are taken (0: all), each also in `recoloured` copies, puzzles
+    of their own. Test pairs with known outputs are learned too where `include_tests` is set. State is saved
+    every `save_every` steps and metrics are averaged over `log_every`.
     """
 
     preset: str = "hrm-27m"
@@ -224,6 +224,7 @@ class PretrainConfig(Recipe):
     held_out: tuple[str, ...] = ("arc1-eval", "arc2-eval", "rehearsal")
     max_side: int = 30
     limit: int = 0
+    recoloured: int = 0
     include_tests: bool = True
     steps: int = 10_000
     log_every: int = 10
@@ -239,11 +240,17 @@ class PretrainConfig(Recipe):
 
 @dataclass(frozen=True)
 class Preset:
-    """A network, the recipe that adapts it at test time and the one that pretrains it."""
+    """A network, the recipe that adapts it at test time and the one that pretrains it; where `adapt_pretrained` is
+    set, pretrained weights are adapted by that."""
 
     model: ModelConfig
     adapt: AdaptConfig
     pretrain: PretrainConfig
+    adapt_pretrained: AdaptConfig | None = None
+
+    def recipe(self, pretrained: bool) -> AdaptConfig:
+        """What adapts pretrained weights, or random ones."""
+        return self.adapt_pretrained if pretrained and self.adapt_pretrained else self.adapt
 
 
 T = typing.TypeVar("T")

@@ -1,16 +1,19 @@
 """What may be pretrained on: leaks found by content, made-up tasks, selections."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hrm_offline.cli import main
+from hrm_offline.config import PretrainConfig
 from hrm_offline.data.augment import View
 from hrm_offline.data.leaks import content_of, find_leaks, without_repeats
 from hrm_offline.data.sets import load_set, rehearsal_tasks, select_tasks, size_of, smallest
 from hrm_offline.data.synthetic import FAMILIES, synthetic_tasks
-from hrm_offline.data.tasks import Pair, Task, load_tasks, to_challenges
+from hrm_offline.data.tasks import Pair, Task, digest_of, load_tasks, to_challenges
 from hrm_offline.errors import InputError
 
 
@@ -65,9 +68,10 @@ def test_the_known_overlap_of_the_public_sets(capsys):
 
 
 def test_what_is_pretrained_holds_nothing_that_is_held_out():
-    held_out = ("arc1-eval", "arc2-eval", "rehearsal")
-    selection = select_tasks(("arc1-train", "arc2-train", "synthetic-48"), held_out, max_side=12)
-    for name in held_out:
+    config = PretrainConfig(data=("arc1-train", "arc2-train", "synthetic-48"), max_side=12)
+    selection = select_tasks(config)
+    assert set(config.held_out) == {"arc1-eval", "arc2-eval", "rehearsal"}
+    for name in config.held_out:
         assert not find_leaks(selection.tasks, load_set(name).tasks)
     assert len(without_repeats(selection.tasks)) == len(selection.tasks)
     assert min(selection.held_out, selection.repeated, selection.too_large) > 100
@@ -76,14 +80,25 @@ def test_what_is_pretrained_holds_nothing_that_is_held_out():
 
 def test_a_selection_of_nothing_is_refused():
     with pytest.raises(InputError, match="rehearsal: no task"):
-        select_tasks(("rehearsal",), ("rehearsal",), max_side=30)
+        select_tasks(PretrainConfig(data=("rehearsal",)))
 
 
 def test_two_tasks_of_one_name_are_refused(make_task, tmp_path):
-    for i in range(2):
-        (tmp_path / f"{i}.json").write_text(json.dumps(to_challenges([make_task("same", seed=i)])))
+    files = tuple(str(tmp_path / f"{i}.json") for i in range(2))
+    for i, file in enumerate(files):
+        Path(file).write_text(json.dumps(to_challenges([make_task("same", seed=i)])))
     with pytest.raises(InputError, match="same"):
-        select_tasks([str(tmp_path / f"{i}.json") for i in range(2)], (), max_side=30)
+        select_tasks(PretrainConfig(data=files))
+
+
+def test_recoloured_copies_are_tasks_of_their_own_with_the_same_content():
+    plain = select_tasks(PretrainConfig(data=("arc1-train",), limit=3)).tasks
+    tasks = select_tasks(PretrainConfig(data=("arc1-train",), limit=3, recoloured=2)).tasks
+    assert [task.id for task in tasks[:3]] == [task.id for task in plain]
+    assert len({task.id for task in tasks}) == 9
+    leaks = find_leaks(tasks[3:], plain)
+    assert [leak.others for leak in leaks] == [(plain[i // 2].id,) for i in range(6)]
+    assert len({digest_of([replace(task, id="")]) for task in tasks}) == 9
 
 
 def test_the_rehearsals_set_is_a_set_by_name():

@@ -88,7 +88,7 @@ def _bundle(options: argparse.Namespace):
     if options.bundle is not None:
         return read_bundle(options.bundle)
     folder = options.out / "bundle"
-    artifact = None if options.artifact == "none" else Path(options.artifact)
+    artifact = None if options.artifact in ("bundled", "none") else Path(options.artifact)
     try:
         build(folder, _USER, _COMPETITION, artifact)
     except DownloadError as error:
@@ -147,7 +147,9 @@ def _execute(bundle, options: argparse.Namespace, offline, budget: float, name: 
 
 def _notebook_environment(options: argparse.Namespace) -> dict[str, str]:
     arguments = ["--seed", str(options.seed)]
-    for flag, value in (("--visits", options.visits), ("--preset", options.preset), ("--workers", options.workers)):
+    artifact = "none" if options.artifact == "none" else None  # else the notebook finds what there is
+    for flag, value in (("--visits", options.visits), ("--preset", options.preset), ("--workers", options.workers),
+                        ("--artifact", artifact)):
         if value is not None:
             arguments += [flag, str(value)]
     return os.environ | {
@@ -163,7 +165,8 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", default="arc1", metavar="arc1|arc2|FILE", help="tasks to rehearse on")
     parser.add_argument("--tasks", type=int, metavar="N", help="how many of them (default: 30 of arc1, else all)")
     parser.add_argument("--budget", default="10m", help="a backstop; the work itself is set in steps (%(default)s)")
-    parser.add_argument("--artifact", default="none", metavar="DIR|none", help="pretrained artifact")
+    parser.add_argument("--artifact", default="bundled", metavar="DIR|bundled|none",
+                        help="pretrained network: a folder, the package's own (default), none for random weights")
     parser.add_argument("--bundle", type=Path, metavar="DIR", help="rehearse what tools/build_kernel.py wrote there")
     parser.add_argument("--workers", type=int, metavar="N", help="processes that solve shares the tasks among")
     parser.add_argument("--kill-at", type=float, metavar="SECONDS",
@@ -174,8 +177,8 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=lambda text: Path(text).resolve(), default=environment.REPOSITORY / "dryrun",
                         metavar="DIR", help="where the tree and the results go (default: dryrun/)")
     options = parser.parse_args()
-    if options.bundle is not None and options.artifact != "none":
-        parser.error("--bundle has its own artifact or none, so --artifact cannot be given with it")
+    if options.bundle is not None and options.artifact not in ("bundled", "none"):
+        parser.error("--bundle has its own artifact or none, so --artifact cannot be a folder with it")
     return options
 
 

@@ -6,13 +6,17 @@ A pretraining set is made of sources less all that the held-out sets contain, by
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
+from hrm_offline.config import PretrainConfig
+from hrm_offline.data.augment import View, views_of
 from hrm_offline.data.leaks import find_leaks, without_repeats
 from hrm_offline.data.synthetic import synthetic_tasks
-from hrm_offline.data.tasks import MAX_SIDE, Task, TaskSet, load_tasks
+from hrm_offline.data.tasks import MAX_SIDE, Pair, Task, TaskSet, load_tasks
 from hrm_offline.errors import InputError
 
 REHEARSAL = "rehearsal"
@@ -68,20 +72,35 @@ class Selection:
                 f"repeats, {self.too_large} too large")
 
 
-def select_tasks(sources: Sequence[str], held_out: Sequence[str], max_side: int, limit: int = 0) -> Selection:
-    """The tasks of all sources in order, within `max_side`, at most `limit` (0: all), none of which shares a pair, in
-    any view, with a task of the held-out sets or an earlier one. Raises `InputError` if none is left."""
-    tasks = [task for source in sources for task in load_set(source, max_side).require_good()]
-    small = [task for task in tasks if _largest_side(task) <= max_side]
-    forbidden = [task for source in held_out for task in load_set(source).require_good()]
+def select_tasks(config: PretrainConfig) -> Selection:
+    """What `config` says to pretrain on. Raises `InputError` if that is nothing, or two tasks have one id."""
+    tasks = [task for source in config.data for task in load_set(source, config.max_side).require_good()]
+    small = [task for task in tasks if _largest_side(task) <= config.max_side]
+    forbidden = [task for source in config.held_out for task in load_set(source).require_good()]
     leaked = {leak.id for leak in find_leaks(small, forbidden)}
     clean = [task for task in small if task.id not in leaked]
     distinct = without_repeats(clean)
-    chosen = distinct[:limit] if limit else distinct
+    chosen = distinct[: config.limit] if config.limit else distinct
     if not chosen:
-        raise InputError(f"{', '.join(sources)}: no task with sides of {max_side} or less that is not held out")
+        raise InputError(f"{', '.join(config.data)}: no task with sides of {config.max_side} or less that is not "
+                         "held out")
     _require_distinct_ids(chosen)
-    return Selection(chosen, len(small) - len(clean), len(clean) - len(distinct), len(tasks) - len(small))
+    copies = tuple(copy for task in chosen for copy in _recoloured(task, config.recoloured, config.seed))
+    return Selection(chosen + copies, len(small) - len(clean), len(clean) - len(distinct), len(tasks) - len(small))
+
+
+def _recoloured(task: Task, copies: int, seed: int) -> list[Task]:
+    """The task in other colours, black left as it is; fewer copies where it has too few colours to differ."""
+    views = views_of(task, seed, use_dihedral=False, colour_permutations=copies)
+    return [_viewed(task, view, f"{task.id}-recoloured-{i}") for i, view in enumerate(views) if i]
+
+
+def _viewed(task: Task, view: View, name: str) -> Task:
+    def apply(grid: np.ndarray | None) -> np.ndarray | None:
+        return None if grid is None else view.apply(grid)
+
+    return replace(task, id=name, **{part: tuple(Pair(apply(p.input), apply(p.output)) for p in getattr(task, part))
+                                     for part in ("train", "test")})
 
 
 def _require_distinct_ids(tasks: tuple[Task, ...]) -> None:

@@ -60,7 +60,7 @@ class Engine:
         runtime, choice = self.runtime, self.choice
         return Hello(
             device=str(runtime), gpus=torch.cuda.device_count(), model=choice.model, recipe=choice.recipe,
-            artifact=str(self.setup.artifact) if choice.artifact else None, reason=choice.reason,
+            artifact=str(choice.artifact.folder) if choice.artifact else None, reason=choice.reason,
             seconds_a_token=self.seconds_a_token, threads=self.threads,
             operations=dispatch.summary(runtime.device, runtime.dtype), warning=choice.warning,
             versions={"torch": str(torch.__version__)},  # a plain string: reading it must not load torch

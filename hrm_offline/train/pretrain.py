@@ -9,7 +9,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shlex
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -49,7 +53,7 @@ def pretrain(config: PretrainConfig, out: str | Path, device: str | None = None,
     world = join_world("nccl" if runtime.device.type == "cuda" else "gloo")
     try:
         out = make_folder(out)
-        selection = select_tasks(config.data, config.held_out, config.max_side, config.limit)
+        selection = select_tasks(config)
         tasks = selection.tasks
         model_config = dataclasses.replace(
             preset(config.preset).model, puzzle_columns=config.puzzle_columns,
@@ -157,12 +161,22 @@ class _MetricsLog:
         return line
 
 
+def _commit() -> str | None:
+    """The commit of the checkout that this code is run from, None for an installed package."""
+    folder = Path(__file__).parent
+    git = shutil.which("git")
+    describe = [git, "describe", "--always", "--abbrev=40", "--dirty", "--exclude", "*"]
+    shown = git and subprocess.run(describe, cwd=folder, capture_output=True, text=True)
+    return shown.stdout.strip() if shown and shown.returncode == 0 else None
+
+
 def _finish(learner: Learner, model: ModelConfig, config: PretrainConfig, puzzles: PuzzleSet, identity: dict,
             out: Path) -> None:
     if learner.ema:
         learner.ema.swap()
     save_artifact(out, model, config.conditioning, learner.model.state_dict(), puzzles.row_names(),
-                  {"pretrained": identity, "steps": learner.step, "torch": torch.__version__})
+                  {"pretrained": identity, "steps": learner.step, "torch": torch.__version__, "commit": _commit(),
+                   "command": shlex.join(["python", "-m", "hrm_offline", *sys.argv[1:]])})
     if learner.ema:
         learner.ema.swap()
     print(f"artifact of {learner.step} steps in {out}")
