@@ -64,7 +64,8 @@ def _pretrain(options: argparse.Namespace, _) -> int:
     from hrm_offline.train.pretrain import pretrain
 
     config = _pretrain_config(options)
-    finished = pretrain(config, options.out, options.device, options.dtype, options.threads)
+    finished = pretrain(config, options.out, options.device, options.dtype, options.threads, options.minutes,
+                        options.relay, options.relay_moments)
     return 0 if finished else 1
 
 
@@ -158,6 +159,13 @@ def _parser() -> argparse.ArgumentParser:
     pretrain.add_argument("--out", required=True, metavar="DIR",
                           help="folder for state, metrics.jsonl and the artifact")
     pretrain.add_argument("--config", metavar="FILE.json", help="settings; flags override them")
+    pretrain.add_argument("--minutes", type=float, metavar="M",
+                          help="stop after M minutes of training, state saved, exit code 1")
+    pretrain.add_argument("--relay", metavar="DIR",
+                          help="folder for the run in files of at most 16 MB, written when it stops; continued where "
+                               "it is further on than --out")
+    pretrain.add_argument("--relay-moments", action=argparse.BooleanOptionalAction, default=True,
+                          help="whether Adam's moments travel too, a third of the relay (default: yes)")
     _add_machine_flags(pretrain)
     _add_config_flags(pretrain, PretrainConfig)
 

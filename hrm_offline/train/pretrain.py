@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import shlex
 import shutil
@@ -27,12 +28,14 @@ from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.data.sets import select_tasks
 from hrm_offline.data.tasks import Task, digest_of
 from hrm_offline.device import choose_runtime
+from hrm_offline.errors import InputError
 from hrm_offline.files import make_folder
 from hrm_offline.model.hrm import HRM
 from hrm_offline.ops import dispatch
 from hrm_offline.train.distributed import World, join_world, leave_world
 from hrm_offline.train.learner import Learner, sum_metrics
-from hrm_offline.train.state import load_state, save_state
+from hrm_offline.train.relay import is_ahead, load_relay, save_relay
+from hrm_offline.train.state import load_state, save_state, saved_step
 
 METRICS_FILE = "metrics.jsonl"
 # Settings that a continued run may change: they do not touch what is learned.
@@ -40,11 +43,16 @@ _FREE_SETTINGS = ("log_every", "save_every")
 
 
 def pretrain(config: PretrainConfig, out: str | Path, device: str | None = None, dtype: str | None = None,
-             threads: int | None = None) -> bool:
+             threads: int | None = None, minutes: float | None = None, relay: str | Path | None = None,
+             relay_moments: bool = True) -> bool:
     """Train to `config.steps` and write the artifact into `out`; continue a run that is there.
 
-    Returns False if SIGTERM or SIGINT ended it early, with its state saved. Raises `InputError`.
+    Returns False if SIGTERM or SIGINT, or `minutes` of training, ended it early, with its state saved. Into the
+    folder `relay` it is also written in files small enough to be carried elsewhere, by default with Adam's
+    moments; a relay that is there and further on than `out` is continued. Raises `InputError`.
     """
+    if minutes is not None and not minutes > 0:
+        raise InputError(f"minutes is {minutes}, expected more than 0")
     if threads:
         torch.set_num_threads(threads)
     runtime = choose_runtime(device, dtype, index=int(os.environ.get("LOCAL_RANK", "0")))
@@ -52,7 +60,7 @@ def pretrain(config: PretrainConfig, out: str | Path, device: str | None = None,
         torch.cuda.set_device(runtime.device)  # where NCCL's barriers run
     world = join_world("nccl" if runtime.device.type == "cuda" else "gloo")
     try:
-        out = make_folder(out)
+        out, relay = make_folder(out), None if relay is None else make_folder(relay)
         selection = select_tasks(config)
         tasks = selection.tasks
         model_config = dataclasses.replace(
@@ -63,12 +71,16 @@ def pretrain(config: PretrainConfig, out: str | Path, device: str | None = None,
         model = HRM(model_config, puzzles.num_rows, runtime.dtype).to(runtime.device)
         learner = Learner(model, config, config.steps, config.seed, world)
         identity = _identity(config, tasks)
-        resumed = load_state(out, learner, identity) is not None
+        resumed, warm_at = _resume(learner, identity, out, relay)
         if world.is_main:
             print(f"computing on {runtime}; {selection}; {puzzles.num_rows} embedding rows"
-                  + (f"; continuing at step {learner.step}" if resumed else ""))
+                  + (f"; continuing at step {learner.step}{resumed}" if resumed is not None else ""))
             print(f"operations: {dispatch.summary(runtime.device, runtime.dtype)}")
-        if not _run(learner, ExampleSource(puzzles, config.seed, config.include_tests), config, out, identity):
+        source = ExampleSource(puzzles, config.seed, config.include_tests)
+        finished = _run(learner, source, config, out, identity, _StopSignal(minutes), warm_at)
+        if relay:
+            save_relay(relay, learner, identity, relay_moments)
+        if not finished:
             return False
         if world.is_main:
             _finish(learner, model_config, config, puzzles, identity, out)
@@ -78,19 +90,31 @@ def pretrain(config: PretrainConfig, out: str | Path, device: str | None = None,
         leave_world()
 
 
+def _resume(learner: Learner, identity: dict, out: Path, relay: Path | None) -> tuple[str | None, int]:
+    """Continue the state in `out`, or the relay where that is further on. Returns a word on it, None if there is
+    neither, and the step until which only embeddings learn."""
+    if relay and is_ahead(relay, identity, saved_step(out, identity)):
+        warm_at = load_relay(relay, learner, identity)
+        return " of the relay" + ("" if warm_at == learner.step else f", embeddings alone until {warm_at}"), warm_at
+    extra = load_state(out, learner, identity)
+    return (None, 0) if extra is None else ("", extra.get("warm_at", 0))
+
+
 def _identity(config: PretrainConfig, tasks: tuple[Task, ...]) -> dict:
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _FREE_SETTINGS}
     # Through JSON, so that it equals what a saved state reads back (tuples become lists).
     return json.loads(json.dumps(settings | {"tasks": digest_of(tasks)}))
 
 
-def _run(learner: Learner, source: ExampleSource, config: PretrainConfig, out: Path, identity: dict) -> bool:
-    """Train to the end, or until a signal asks to stop; saves the state either way."""
-    stop = _StopSignal()
+def _run(learner: Learner, source: ExampleSource, config: PretrainConfig, out: Path, identity: dict,
+         stop: _StopSignal, warm_at: int) -> bool:
+    """Train to the end, or until asked to stop, only embeddings until step `warm_at`; saves the state either way."""
+    extra = {"warm_at": warm_at}
     log = _MetricsLog(out, learner.step, learner.world, config.log_every)
     bar = tqdm(total=config.steps, initial=learner.step, disable=not learner.world.is_main, unit="step")
     offer = training_batches(source, learner.model.device)
     while learner.step < config.steps and not stop.seen(learner.world, learner.model.device):
+        learner.embeddings_only = learner.step < warm_at
         batch = offer(learner.step)
         metrics = sum_metrics(learner.learn(batch))
         line = log.add(learner.step, metrics, batch.size)
@@ -98,17 +122,19 @@ def _run(learner: Learner, source: ExampleSource, config: PretrainConfig, out: P
             bar.set_postfix(loss=f"{line['lm_loss']:.3f}", accuracy=f"{line['accuracy']:.3f}")
         bar.update()
         if learner.step % config.save_every == 0:
-            save_state(out, learner, identity)
+            save_state(out, learner, identity, extra)
     bar.close()
-    save_state(out, learner, identity)
+    save_state(out, learner, identity, extra)
     return learner.step >= config.steps
 
 
 class _StopSignal:
-    """Whether SIGTERM or SIGINT arrived at any process; all processes agree on the step."""
+    """Whether SIGTERM or SIGINT arrived, or `minutes` (None: any number) are over, at any process; all processes
+    agree on the step."""
 
-    def __init__(self):
+    def __init__(self, minutes: float | None):
         self.received = False
+        self.until = math.inf if minutes is None else time.monotonic() + 60 * minutes
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._receive)
 
@@ -116,9 +142,10 @@ class _StopSignal:
         self.received = True
 
     def seen(self, world: World, device: torch.device) -> bool:
+        asked = self.received or time.monotonic() >= self.until
         if world.size == 1:
-            return self.received
-        flag = torch.tensor(float(self.received), device=device)
+            return asked
+        flag = torch.tensor(float(asked), device=device)
         return world.sum_metrics({"stop": flag})["stop"] > 0
 
 
