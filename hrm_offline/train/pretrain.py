@@ -77,13 +77,14 @@ def pretrain(config: PretrainConfig, out: str | Path, device: str | None = None,
                   + (f"; continuing at step {learner.step}{resumed}" if resumed is not None else ""))
             print(f"operations: {dispatch.summary(runtime.device, runtime.dtype)}")
         source = ExampleSource(puzzles, config.seed, config.include_tests)
+        origin = {"pretrained": identity, "torch": torch.__version__, **_provenance()}  # sources may change under it
         finished = _run(learner, source, config, out, identity, _StopSignal(minutes), warm_at)
         if relay:
             save_relay(relay, learner, identity, relay_moments)
         if not finished:
             return False
         if world.is_main:
-            _finish(learner, model_config, config, puzzles, identity, out)
+            _finish(learner, model_config, config.conditioning, puzzles, origin, out)
         world.barrier()
         return True
     finally:
@@ -188,22 +189,22 @@ class _MetricsLog:
         return line
 
 
-def _commit() -> str | None:
-    """The commit of the checkout that this code is run from, None for an installed package."""
+def _provenance() -> dict:
+    """The command that is running, and the commit of the checkout it is run from, None for an installed package."""
     folder = Path(__file__).parent
     git = shutil.which("git")
     describe = [git, "describe", "--always", "--abbrev=40", "--dirty", "--exclude", "*"]
     shown = git and subprocess.run(describe, cwd=folder, capture_output=True, text=True)
-    return shown.stdout.strip() if shown and shown.returncode == 0 else None
+    return {"command": shlex.join(["python", "-m", "hrm_offline", *sys.argv[1:]]),
+            "commit": shown.stdout.strip() if shown and shown.returncode == 0 else None}
 
 
-def _finish(learner: Learner, model: ModelConfig, config: PretrainConfig, puzzles: PuzzleSet, identity: dict,
+def _finish(learner: Learner, model: ModelConfig, conditioning: str, puzzles: PuzzleSet, origin: dict,
             out: Path) -> None:
     if learner.ema:
         learner.ema.swap()
-    save_artifact(out, model, config.conditioning, learner.model.state_dict(), puzzles.row_names(),
-                  {"pretrained": identity, "steps": learner.step, "torch": torch.__version__, "commit": _commit(),
-                   "command": shlex.join(["python", "-m", "hrm_offline", *sys.argv[1:]])})
+    save_artifact(out, model, conditioning, learner.model.state_dict(), puzzles.row_names(),
+                  origin | {"steps": learner.step})
     if learner.ema:
         learner.ema.swap()
     print(f"artifact of {learner.step} steps in {out}")
