@@ -304,6 +304,7 @@ _SMALL_RECIPE = dict(
     loss="softmax", tokens_per_step=750, lr=3e-3, puzzle_emb_lr=3e-2, warmup_steps=50, constant_fraction=0.5,
     final_lr_ratio=0.05, ema=0.99, conditioning="factored", colour_permutations=0, translate=0.0,
 )
+_SMALL_PREDICTION = dict(outer_steps=2, vote_views=8, predict_tokens=4096)
 _LATE_DECAY = dict(warmup_steps=200, constant_fraction=0.5, final_lr_ratio=0.05)
 
 PRESETS = {
@@ -322,8 +323,10 @@ PRESETS = {
         ModelConfig(hidden_size=64, num_heads=4, H_layers=1, L_layers=1, H_cycles=1, L_cycles=1,
                     positions="rope-2d", rope_theta=100.0, puzzle_columns=2, puzzle_emb_ndim=64,
                     halting="halt-only", halt_max_steps=4, halt_exploration_prob=0.5),
-        AdaptConfig(**_SMALL_RECIPE, visits=800, outer_steps=2, vote_views=8, predict_tokens=4096),
+        AdaptConfig(**_SMALL_RECIPE, **_SMALL_PREDICTION, visits=800),
         PretrainConfig(preset="hrm-132k", **_SMALL_RECIPE, steps=20_000),
+        # Chosen by measurement: see LOG.md, 2026-11-25.
+        AdaptConfig(**(_SMALL_RECIPE | {"lr": 1e-3}), **_SMALL_PREDICTION, visits=800, embeddings_only=0.05),
     ),
 }
 
