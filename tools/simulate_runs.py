@@ -34,6 +34,8 @@ import torch  # noqa: E402
 
 from hrm_offline.budget import Budget  # noqa: E402
 from hrm_offline.config import preset  # noqa: E402
+from hrm_offline.data.puzzles import ExampleSource, PuzzleSet  # noqa: E402
+from hrm_offline.data.tasks import load_tasks  # noqa: E402
 from hrm_offline.infer.plan import BASE_ROUNDS, PredictionPlan, tokens_of  # noqa: E402
 from hrm_offline.infer.submission import read_submission  # noqa: E402
 from hrm_offline.infer.vote import Votes  # noqa: E402
@@ -55,8 +57,8 @@ MODEL = dataclasses.replace(preset("hrm-132k").model, puzzle_columns=1)
 
 @dataclasses.dataclass(frozen=True)
 class Weather:
-    """What a run meets with. Seconds for a worker to start, an adaptation step, predicting a canvas token and writing
-    the answers; the spread of each (sigma of the logarithm); chances of a stall or a fault at a step; when the chips
+    """What a run meets with. Seconds for a worker to start, a full adaptation step, predicting a canvas token and
+    writing the answers; the spread of each (sigma of the logarithm); chances of a stall or a fault at a step; when the chips
     begin to throttle, as a share of the budget, and by how much."""
 
     tasks: int
@@ -234,6 +236,7 @@ class SimulatedEngine(Engine):
         worker.spend(weather.start)
         self.model = MODEL
         self.recipe = recipe_of(weather)
+        self.tasks = load_tasks(setup.challenges).tasks
         self.adaptation = None
         noise = np.exp(worker.pool.rng.normal(0, 0.2, _PROBES)).mean()
         self.seconds_a_token = weather.token * float(noise)
@@ -244,29 +247,31 @@ class SimulatedEngine(Engine):
 
     def adapt(self, job):
         pool = self.worker.pool
+        source = ExampleSource(self._puzzles(job.tasks), 0)
         learner = SimpleNamespace(step=0, total_steps=0, world=World(), model=SimpleNamespace(device=None), ema=None)
 
-        def learn(batch):
-            pool.adapting += self.worker.spend(pool.weather.step)
+        def learn(offered):
+            pool.adapting += self.worker.spend(pool.weather.step * offered.tokens / self.recipe.tokens_per_step)
             learner.step += 1
             return [SimpleNamespace(metrics={"lm_loss": 1.0})]
 
+        def offer(step: int):
+            batch = source.batch(step)
+            return SimpleNamespace(size=len(batch), tokens=tokens_of(batch))
+
         learner.learn = learn
-        planned = max(1, pool.weather.visits * len(job.tasks) // 10)
-        batch = SimpleNamespace(size=1)
-        self.adaptation = Adaptation(learner, lambda step: batch, planned, clock=self.clock, until=job.until)
+        planned = max(1, round(source.steps_a_visit * self.recipe.visits))
+        self.adaptation = Adaptation(learner, offer, planned, clock=self.clock, until=job.until)
         yield from self.adaptation.run()
         report = self.adaptation.finish()
         self.adaptation = None
         self.adapted = Adapted(job.group, dataclasses.asdict(report), True, 0)
 
-    def _predictor(self, job):
-        from hrm_offline.data.puzzles import PuzzleSet
-        from hrm_offline.data.tasks import load_tasks
+    def _puzzles(self, tasks) -> PuzzleSet:
+        return PuzzleSet(tuple(self.tasks[i] for i in tasks), self.recipe, self.model, 0)
 
-        tasks = load_tasks(self.setup.challenges).tasks
-        plan = PredictionPlan(PuzzleSet(tuple(tasks[i] for i in job.tasks), self.recipe, self.model, 0), self.recipe)
-        return SimpleNamespace(predict=self._predict), plan
+    def _predictor(self, job):
+        return SimpleNamespace(predict=self._predict), PredictionPlan(self._puzzles(job.tasks), self.recipe)
 
     def _predict(self, batch) -> Votes:
         self.worker.spend(self.worker.pool.weather.token * tokens_of(batch))
@@ -276,8 +281,8 @@ class SimulatedEngine(Engine):
 
 
 def recipe_of(weather: Weather):
-    return dataclasses.replace(preset("hrm-132k").adapt, visits=weather.visits, vote_views=24, predict_tokens=20_000,
-                               colour_permutations=24, conditioning="table")
+    return dataclasses.replace(preset("hrm-132k").adapt, visits=weather.visits, tokens_per_step=7_500, vote_views=24,
+                               predict_tokens=20_000, colour_permutations=24, conditioning="table")
 
 
 def simulate(seed: int, folder: Path | None = None) -> Outcome:
@@ -326,15 +331,13 @@ def _draw_tasks(count: int, seed: int) -> dict:
 def _used(weather: Weather, pool: SimulatedPool, challenges: Path, report: dict) -> float | None:
     """Worker-seconds of adaptation as a share of what was plannable knowing the true mean speeds: the recipe's steps,
     or what the workers' time leaves beside prediction."""
-    from hrm_offline.data.puzzles import PuzzleSet
-    from hrm_offline.data.tasks import load_tasks
-
     if not pool.ready or "adapted" not in report:
         return None
     if report["adapted"]["steps"] == report["adapted"]["planned_steps"]:
         return 1.0
     recipe = recipe_of(weather)
-    plan = PredictionPlan(PuzzleSet(load_tasks(challenges).tasks, recipe, MODEL, 0), recipe)
+    puzzles = PuzzleSet(load_tasks(challenges).tasks, recipe, MODEL, 0)
+    plan = PredictionPlan(puzzles, recipe)
     mean = math.exp(weather.spread**2 / 2)
     a_token = weather.token * mean / weather.workers
     base, extra = (a_token * sum(tokens_of(batch) for batches in rounds for batch in batches)
@@ -345,7 +348,8 @@ def _used(weather: Weather, pool: SimulatedPool, challenges: Path, report: dict)
         return None
     predict = min(base + min(extra, schedule._EXTRA_SHARE * span), schedule._PREDICT_SHARE * span)
     room = sum(max(0.0, end - ready - predict) for ready in pool.ready)
-    wanted = weather.step * mean * report["adapted"]["planned_steps"]
+    tokens_a_visit = sum(len(bucket.members) * bucket.area for bucket in puzzles.buckets(puzzles.demonstrations))
+    wanted = weather.step * mean * weather.visits * tokens_a_visit / recipe.tokens_per_step
     return pool.adapting / min(room, wanted) if min(room, wanted) > 0 else None
 
 
