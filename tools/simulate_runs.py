@@ -5,7 +5,8 @@
 Everything that plans is the real code: `solve`, its schedule and supervision, each worker's loop and the pacing of
 adaptation. Only what computes is simulated: steps and batches take random times, log-normal with heavy tails, with
 stalls, chips that throttle, and workers that die, hang, run out of memory or diverge. Each run has 1 to 240 tasks, 1
-to 4 workers and a budget of 0 seconds to 12 hours. Ends with exit code 1 if a run ended late or without valid answers.
+to 4 workers and a budget of 0 seconds to 12 hours. Ends with exit code 1 if a run ended late or without valid answers,
+or if adaptation used too little of what was plannable in a well-behaved one.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from hrm_offline.infer.submission import read_submission  # noqa: E402
 from hrm_offline.infer.vote import Votes  # noqa: E402
 from hrm_offline.pipeline import SolveOptions, solve  # noqa: E402
 from hrm_offline.run import ledger, schedule  # noqa: E402
-from hrm_offline.run.engine import _PROBES, Engine  # noqa: E402
+from hrm_offline.run.engine import Engine  # noqa: E402
 from hrm_offline.run.messages import Adapted, Hello, Lost, State  # noqa: E402
 from hrm_offline.run.supervisor import Crew  # noqa: E402
 from hrm_offline.run.worker import Worker  # noqa: E402
@@ -234,24 +235,23 @@ class SimulatedEngine(Engine):
         self.worker, self.setup, self.clock = worker, setup, clock
         weather = worker.pool.weather
         worker.spend(weather.start)
-        self.model = MODEL
-        self.recipe = recipe_of(weather)
+        self.choice = SimpleNamespace(model=MODEL, recipe=recipe_of(weather))
         self.tasks = load_tasks(setup.challenges).tasks
         self.adaptation = None
-        noise = np.exp(worker.pool.rng.normal(0, 0.2, _PROBES)).mean()
-        self.seconds_a_token = weather.token * float(noise)
+        self.seconds_a_token = self._probe()
 
     def hello(self) -> Hello:
         self.worker.pool.ready.append(self.worker.now)
-        return Hello("simulated", 0, self.model, self.recipe, None, "simulated", self.seconds_a_token, 1, "none", {})
+        return Hello("simulated", 0, self.choice.model, self.choice.recipe, None, "simulated", self.seconds_a_token, 1,
+                     "none", {})
 
     def adapt(self, job):
-        pool = self.worker.pool
+        pool, recipe = self.worker.pool, self.choice.recipe
         source = ExampleSource(self._puzzles(job.tasks), 0)
         learner = SimpleNamespace(step=0, total_steps=0, world=World(), model=SimpleNamespace(device=None), ema=None)
 
         def learn(offered):
-            pool.adapting += self.worker.spend(pool.weather.step * offered.tokens / self.recipe.tokens_per_step)
+            pool.adapting += self.worker.spend(pool.weather.step * offered.tokens / recipe.tokens_per_step)
             learner.step += 1
             return [SimpleNamespace(metrics={"lm_loss": 1.0})]
 
@@ -260,18 +260,19 @@ class SimulatedEngine(Engine):
             return SimpleNamespace(size=len(batch), tokens=tokens_of(batch))
 
         learner.learn = learn
-        planned = max(1, round(source.steps_a_visit * self.recipe.visits))
+        planned = max(1, round(source.steps_a_visit * recipe.visits))
         self.adaptation = Adaptation(learner, offer, planned, clock=self.clock, until=job.until)
         yield from self.adaptation.run()
         report = self.adaptation.finish()
         self.adaptation = None
         self.adapted = Adapted(job.group, dataclasses.asdict(report), True, 0)
 
-    def _puzzles(self, tasks) -> PuzzleSet:
-        return PuzzleSet(tuple(self.tasks[i] for i in tasks), self.recipe, self.model, 0)
+    def _new_predictor(self, puzzles):
+        return SimpleNamespace(predict=self._predict)
 
     def _predictor(self, job):
-        return SimpleNamespace(predict=self._predict), PredictionPlan(self._puzzles(job.tasks), self.recipe)
+        puzzles = self._puzzles(job.tasks)
+        return self._new_predictor(puzzles), PredictionPlan(puzzles, self.choice.recipe)
 
     def _predict(self, batch) -> Votes:
         self.worker.spend(self.worker.pool.weather.token * tokens_of(batch))
@@ -370,9 +371,10 @@ def main() -> int:
     used = sorted(outcome.used for outcome in outcomes if outcome.used is not None)
     print(f"{len(outcomes)} runs: {late} ended late, {invalid} without valid answers; nearest to its end by "
           f"{-max(outcome.late for outcome in outcomes):.3f} s")
+    wasteful = sum(share < _ENOUGH_USED for share in used)
     print(f"{len(used)} well-behaved runs: adaptation used {used[0]:.1%} to {used[-1]:.1%} of what was plannable, "
-          f"median {used[len(used) // 2]:.1%}; {sum(share < _ENOUGH_USED for share in used)} under {_ENOUGH_USED:.0%}")
-    return 1 if late or invalid else 0
+          f"median {used[len(used) // 2]:.1%}; {wasteful} under {_ENOUGH_USED:.0%}")
+    return 1 if late or invalid or wasteful else 0
 
 
 if __name__ == "__main__":
