@@ -59,8 +59,8 @@ MODEL = dataclasses.replace(preset("hrm-132k").model, puzzle_columns=1)
 @dataclasses.dataclass(frozen=True)
 class Weather:
     """What a run meets with. Seconds for a worker to start, a full adaptation step, predicting a canvas token and
-    writing the answers; the spread of each (sigma of the logarithm); chances of a stall or a fault at a step; when the chips
-    begin to throttle, as a share of the budget, and by how much."""
+    writing the answers; the spread of each (sigma of the logarithm); chances of a stall or a fault at a step; when the
+    chips begin to throttle, as a share of the budget, and by how much."""
 
     tasks: int
     workers: int
@@ -242,8 +242,8 @@ class SimulatedEngine(Engine):
 
     def hello(self) -> Hello:
         self.worker.pool.ready.append(self.worker.now)
-        return Hello("simulated", 0, self.choice.model, self.choice.recipe, None, "simulated", self.seconds_a_token, 1,
-                     "none", {})
+        return Hello("simulated", 0, self.choice.model, self.choice.recipe, None, None, "simulated",
+                     self.seconds_a_token, 1, "none", {})
 
     def adapt(self, job):
         pool, recipe = self.worker.pool, self.choice.recipe

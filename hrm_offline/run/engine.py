@@ -34,7 +34,7 @@ from hrm_offline.train.state import load_state, save_state
 
 # A larger canvas costs more a token than the last one did; twice is a safe guess.
 _GUESS = 2.0
-# How long adaptation may take hangs on this measurement until a group is predicted: where there is time, it is repeated.
+# How long adaptation may take hangs on this measurement until a group is predicted: repeated where there is time.
 _PROBE_SECONDS = 0.1
 _PROBES, _MORE_PROBES = 3, 7
 _PROBING_SHARE = 0.005  # of the budget may go into the further ones
@@ -62,7 +62,8 @@ class Engine:
         runtime, choice = self.runtime, self.choice
         return Hello(
             device=str(runtime), gpus=torch.cuda.device_count(), model=choice.model, recipe=choice.recipe,
-            artifact=str(self.setup.artifact) if choice.artifact else None, reason=choice.reason,
+            artifact=str(self.setup.artifact) if choice.artifact else None,
+            artifact_digest=choice.artifact.digest if choice.artifact else None, reason=choice.reason,
             seconds_a_token=self.seconds_a_token, threads=self.threads,
             operations=dispatch.summary(runtime.device, runtime.dtype), warning=choice.warning,
             versions={"torch": str(torch.__version__)},  # a plain string: reading it must not load torch
