@@ -126,6 +126,7 @@ class SimulatedPool:
         self.numbers = itertools.count()
         self.adapting = 0.0  # seconds that all steps took
         self.ready: list[float] = []  # when workers came up
+        self.puzzles: dict[tuple[int, ...], PuzzleSet] = {}  # by tasks
 
     def clock(self) -> float:
         return self.now
@@ -266,6 +267,13 @@ class SimulatedEngine(Engine):
         report = self.adaptation.finish()
         self.adaptation = None
         self.adapted = Adapted(job.group, dataclasses.asdict(report), True, 0)
+
+    def _puzzles(self, tasks: tuple[int, ...]) -> PuzzleSet:
+        """Made once for all workers and jobs of a run: half of the simulation's own time would go into it."""
+        known = self.worker.pool.puzzles
+        if tasks not in known:
+            known[tasks] = super()._puzzles(tasks)
+        return known[tasks]
 
     def _new_predictor(self, puzzles):
         return SimpleNamespace(predict=self._predict)
