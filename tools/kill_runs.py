@@ -34,7 +34,8 @@ from hrm_offline.data.tasks import to_challenges  # noqa: E402
 from hrm_offline.errors import InputError  # noqa: E402
 from hrm_offline.infer.submission import read_submission  # noqa: E402
 
-_END_SECONDS = 300
+# On however slow a machine: a run that is short of time learns less, and so has other answers.
+_BUDGET, _END_SECONDS = "2h", 3600
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class Trials:
 
     def _start(self, out: Path, workers: int) -> subprocess.Popen:
         command = [sys.executable, "-m", "hrm_offline", "solve", "--challenges", str(self.challenges),
-                   "--out", str(out), "--budget", "10m", "--visits", str(self.visits), "--workers", str(workers),
+                   "--out", str(out), "--budget", _BUDGET, "--visits", str(self.visits), "--workers", str(workers),
                    "--save-every", "0.3"]
         with open(_log_of(out), "a") as log:
             return subprocess.Popen(command, cwd=environment.REPOSITORY, stdout=log, stderr=log)
