@@ -33,6 +33,8 @@ from local_dryrun import choose_tasks  # noqa: E402
 from hrm_offline.data.tasks import to_challenges  # noqa: E402
 from hrm_offline.errors import InputError  # noqa: E402
 from hrm_offline.infer.submission import read_submission  # noqa: E402
+from hrm_offline.run.paths import FOLDER  # noqa: E402
+from hrm_offline.train.state import STATE_FILE  # noqa: E402
 
 # On however slow a machine: a run that is short of time learns less, and so has other answers.
 _BUDGET, _END_SECONDS = "2h", 3600
@@ -40,8 +42,8 @@ _BUDGET, _END_SECONDS = "2h", 3600
 
 @dataclass(frozen=True)
 class Kill:
-    """One trial: who is killed ("leader", "worker"), seconds after the start (`starting`) or after the first worker is
-    ready, and whether only once a file is being written that is not the first."""
+    """One trial: who is killed ("leader", "worker"), seconds after the start (`starting`) or after the first state of
+    an adaptation is saved, and whether only once a file is being written that is not the first."""
 
     number: int
     workers: int
@@ -67,7 +69,7 @@ class Outcome:
 
 class Trials:
     """Runs trials in `folder`; `references` are the answers of unbroken runs by number of workers, `starting` and
-    `computing` the seconds these took until the first worker was ready, and from there on."""
+    `going_on` the seconds these took until the first state of an adaptation was saved, and from there on."""
 
     def __init__(self, folder: Path, tasks: int, visits: int):
         self.folder, self.visits = folder, visits
@@ -75,14 +77,14 @@ class Trials:
         chosen = choose_tasks("arc1", tasks)
         self.challenges.write_text(json.dumps(to_challenges(chosen)))
         self.counts = {task.id: len(task.test) for task in chosen}
-        self.references, self.starting, self.computing = {}, {}, {}
+        self.references, self.starting, self.going_on = {}, {}, {}
         for workers in (1, 2):
             out, start = folder / f"unbroken-{workers}", time.monotonic()
             run = self._start(out, workers)
-            self._await_worker(run, out)
-            ready = time.monotonic()
+            self._await_state(run, out)
+            saved = time.monotonic()
             run.wait(_END_SECONDS)
-            self.starting[workers], self.computing[workers] = ready - start, time.monotonic() - ready
+            self.starting[workers], self.going_on[workers] = saved - start, time.monotonic() - saved
             self.references[workers] = self._answers(out)
 
     def run(self, kill: Kill) -> Outcome:
@@ -111,7 +113,7 @@ class Trials:
     def _hit(self, run: subprocess.Popen, kill: Kill, out: Path) -> bool:
         """Wait for the instant and kill; False if the run had ended before."""
         if not kill.starting:
-            self._await_worker(run, out)
+            self._await_state(run, out)
         time.sleep(kill.after)
         if kill.writing:
             while run.poll() is None and not ((out / "submission.json").exists() and any(out.rglob("*.tmp"))):
@@ -122,9 +124,9 @@ class Trials:
         os.kill(victim, signal.SIGKILL)
         return True
 
-    def _await_worker(self, run: subprocess.Popen, out: Path) -> None:
-        """Until the first worker is ready, or the run has ended."""
-        while run.poll() is None and "computing on" not in _log_of(out).read_text():
+    def _await_state(self, run: subprocess.Popen, out: Path) -> None:
+        """Until there is something to go on from, or the run has ended."""
+        while run.poll() is None and not any((out / FOLDER).glob(f"*/{STATE_FILE}")):
             time.sleep(0.02)
 
     def _is_valid(self, out: Path) -> bool:
@@ -159,15 +161,15 @@ def _command_line(process: str) -> bytes:
 
 
 def draw_kills(trials: Trials, runs: int, seed: int) -> list[Kill]:
-    """Leaders and workers alike, a quarter of the leaders while a file is being written, a quarter of the others while
-    the run is starting."""
+    """Leaders and workers alike, a quarter of the leaders while a file is being written, a quarter of the others
+    before there is anything to go on from."""
     rng = random.Random(seed)
     kills = []
     for number in range(runs):
         workers, victim = 1 + number % 2, "leader" if number % 4 < 2 else "worker"
         writing = victim == "leader" and number % 16 < 4
         starting = not writing and rng.random() < 0.25
-        after = rng.uniform(0.3, trials.starting[workers]) if starting else rng.uniform(0, trials.computing[workers])
+        after = rng.uniform(0.3, trials.starting[workers]) if starting else rng.uniform(0, trials.going_on[workers])
         kills.append(Kill(number, workers, victim, after, starting, writing))
     return kills
 
@@ -183,8 +185,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         trials = Trials(Path(scratch), options.tasks, options.visits)
         for workers in trials.references:
-            print(f"unbroken, {workers} workers: {trials.starting[workers]:.1f} s until the first was ready, "
-                  f"{trials.computing[workers]:.1f} s more", flush=True)
+            print(f"unbroken, {workers} workers: {trials.starting[workers]:.1f} s until a state was saved, "
+                  f"{trials.going_on[workers]:.1f} s more", flush=True)
         outcomes = []
         with ThreadPoolExecutor(options.at_once) as executor:
             for outcome in executor.map(trials.run, draw_kills(trials, options.runs, options.seed)):
