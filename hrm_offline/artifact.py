@@ -24,7 +24,14 @@ from safetensors.torch import load, load_file, save_file
 from hrm_offline.config import ModelConfig, from_dict
 from hrm_offline.data.puzzles import NEW_PUZZLE_ROW, SHARED_ROWS, shared_row_names
 from hrm_offline.errors import InputError, shown, shown_name
-from hrm_offline.files import make_folder, parse_tensor_header, read_json, read_tensor_header, write_json
+from hrm_offline.files import (
+    digest_of_files,
+    make_folder,
+    parse_tensor_header,
+    read_json,
+    read_tensor_header,
+    write_json,
+)
 from hrm_offline.model.hrm import HRM
 from hrm_offline.tokens import VOCABULARY
 
@@ -42,12 +49,14 @@ _PREFIXES = ("_orig_mod.", "module.", "model.", "inner.")
 
 @dataclass(frozen=True)
 class Artifact:
-    """A network's configuration, its conditioning ("table" or "factored"), its weights, and the folder it is from."""
+    """A network's configuration, its conditioning ("table" or "factored") and its weights; the folder that they are
+    from, and the SHA-256 digest of its files."""
 
     folder: Path
     config: ModelConfig
     conditioning: str
     weights: dict[str, torch.Tensor]
+    digest: str
 
     def build(self, num_rows: int, dtype: torch.dtype) -> HRM:
         """The network with an embedding table of `num_rows`; new puzzles start from the row kept
@@ -114,7 +123,7 @@ def load_artifact(folder: str | Path) -> Artifact:
             raise InputError(f"{path}: tensor '{name}' has dtype {info.dtype}, expected one of {', '.join(_FLOATS)}")
     weights = {name: value.float() for name, value in read_safetensors(path).items()}
     _require_finite(weights, path)
-    return Artifact(folder, config, conditioning, weights)
+    return Artifact(folder, config, conditioning, weights, digest_of_files(folder / CONFIG_FILE, path))
 
 
 def _read_config(path: Path) -> tuple[ModelConfig, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -161,6 +162,20 @@ def checksum(path: str | Path) -> int:
         while block := file.read(2**20):
             crc = zlib.crc32(block, crc)
     return crc
+
+
+def digest_of_files(*paths: str | Path) -> str:
+    """SHA-256 of some files' bytes, wherever the files are. Raises `InputError` if one cannot be read."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(_size_of(path).to_bytes(8, "little"))  # so that no byte can move from one file to the next
+        try:
+            with open(path, "rb") as file:
+                while block := file.read(2**20):
+                    digest.update(block)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error})") from None
+    return digest.hexdigest()
 
 
 def make_folder(path: str | Path) -> Path:

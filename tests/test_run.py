@@ -14,6 +14,7 @@ from pathlib import Path
 import faults
 import numpy as np
 import pytest
+import torch
 from test_solve import check
 
 from hrm_offline.artifact import save_artifact
@@ -358,6 +359,36 @@ def test_an_adaptation_goes_on_from_its_saved_state(challenges, tmp_path, monkey
     assert answers[0] == answers[1]
 
 
+def save_random_artifact(folder, config=SMALL.model, seed=0):
+    torch.manual_seed(seed)
+    save_artifact(folder, config, "factored", HRM(config, SHARED_ROWS).state_dict(), [], {})
+    return folder
+
+
+def test_a_run_goes_on_with_its_artifact_wherever_that_lies_and_with_no_other(challenges, tmp_path):
+    class CutOffLate(faults.Engine):
+        def adapt(self, job):
+            for step in super().adapt(job):
+                if step == 70:
+                    raise KeyboardInterrupt
+                yield step
+
+    def said_with(artifact):
+        said = []
+        options = options_of(challenges, tmp_path, artifact=artifact, visits=400, save_every=0.0)
+        with pytest.raises(KeyboardInterrupt):
+            solve(options, Budget(300), said.append, pool=inline(CutOffLate))
+        return "\n".join(said)
+
+    first = save_random_artifact(tmp_path / "first")
+    assert "goes on at" not in said_with(first)
+    moved = first.rename(tmp_path / "moved")
+    assert "goes on at step 50" in said_with(moved)
+    other = said_with(save_random_artifact(moved, seed=1))
+    assert "starting anew" in other
+    assert "goes on at" not in other
+
+
 def test_a_saved_state_goes_on_in_smaller_parts(challenges, tmp_path, monkeypatch):
     """After an out-of-memory error the parts, and so the slots, have another size than those that were saved."""
     monkeypatch.setenv(faults.MARK, str(tmp_path / "mark"))
@@ -471,9 +502,8 @@ def test_a_corrupt_artifact_costs_a_warning(challenges, tmp_path):
 
 def test_a_task_too_large_for_the_model_costs_the_others_nothing(make_task, write_json, tmp_path):
     value = to_challenges([make_task("large", [((12, 12), (12, 12))] * 2), make_task("small")])
-    artifact = tmp_path / "artifact"
     config = dataclasses.replace(SMALL.model, canvas_rows=11, canvas_cols=11)
-    save_artifact(artifact, config, "factored", HRM(config, SHARED_ROWS).state_dict(), [], {})
+    artifact = save_random_artifact(tmp_path / "artifact", config)
     options = options_of((write_json("c.json", value), value), tmp_path, workers=0, artifact=artifact)
     report = solve_quietly(options)
     check(options.out, value)

@@ -2,10 +2,10 @@
 
     python tools/kill_runs.py --runs 200
 
-Each run is `python -m hrm_offline solve` on a few real tasks, with one worker or two. At a random instant, or while a
-file is being written, SIGKILL hits the leading process or one of its workers. Then `submission.json` must be valid,
-and the run, started again where its leader was killed, must end with the answers of an unbroken run. Ends with
-exit code 1 if any did not. Linux only.
+Each run is `python -m hrm_offline solve` on a few real tasks, with one worker or two. At a random instant, mostly of
+the time in which there is something to lose, or while a file is being written, SIGKILL hits the leading process or one
+of its workers. Then `submission.json` must be valid, and the run, started again where its leader was killed, must end
+with the answers of an unbroken run. Ends with exit code 1 if any did not. Linux only.
 """
 
 from __future__ import annotations
@@ -33,19 +33,24 @@ from local_dryrun import choose_tasks  # noqa: E402
 from hrm_offline.data.tasks import to_challenges  # noqa: E402
 from hrm_offline.errors import InputError  # noqa: E402
 from hrm_offline.infer.submission import read_submission  # noqa: E402
+from hrm_offline.run.paths import FOLDER  # noqa: E402
+from hrm_offline.train.state import STATE_FILE  # noqa: E402
 
-_END_SECONDS = 300
+# On however slow a machine: a run that is short of time learns less, and so has other answers.
+_BUDGET, _END_SECONDS = "2h", 3600
 
 
 @dataclass(frozen=True)
 class Kill:
-    """One trial: who is killed ("leader", "worker"), seconds after the start, or None for while a file is written
-    that is not the first."""
+    """One trial: who is killed ("leader", "worker"), seconds after the start (`starting`) or after the first state of
+    an adaptation is saved, and whether only once a file is being written that is not the first."""
 
     number: int
     workers: int
     victim: str
-    after: float | None
+    after: float
+    starting: bool
+    writing: bool
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,8 @@ class Outcome:
 
 
 class Trials:
-    """Runs trials in `folder`; `references` are the unbroken runs by number of workers."""
+    """Runs trials in `folder`; `references` are the answers of unbroken runs by number of workers, `starting` and
+    `going_on` the seconds these took until the first state of an adaptation was saved, and from there on."""
 
     def __init__(self, folder: Path, tasks: int, visits: int):
         self.folder, self.visits = folder, visits
@@ -71,12 +77,15 @@ class Trials:
         chosen = choose_tasks("arc1", tasks)
         self.challenges.write_text(json.dumps(to_challenges(chosen)))
         self.counts = {task.id: len(task.test) for task in chosen}
-        self.references, self.seconds = {}, {}
+        self.references, self.starting, self.going_on = {}, {}, {}
         for workers in (1, 2):
-            start = time.monotonic()
-            self._start(folder / f"unbroken-{workers}", workers).wait(_END_SECONDS)
-            self.seconds[workers] = time.monotonic() - start
-            self.references[workers] = self._answers(folder / f"unbroken-{workers}")
+            out, start = folder / f"unbroken-{workers}", time.monotonic()
+            run = self._start(out, workers)
+            self._await_state(run, out)
+            saved = time.monotonic()
+            run.wait(_END_SECONDS)
+            self.starting[workers], self.going_on[workers] = saved - start, time.monotonic() - saved
+            self.references[workers] = self._answers(out)
 
     def run(self, kill: Kill) -> Outcome:
         out = self.folder / f"run-{kill.number}"
@@ -91,21 +100,22 @@ class Trials:
         code = run.wait(_END_SECONDS)
         valid = valid and self._is_valid(out)
         same = valid and self._answers(out) == self.references[kill.workers]
-        log = (out.parent / f"{out.name}.log").read_text()
+        log = _log_of(out).read_text()
         return Outcome(kill, too_early, not hit, valid, code, same, "going on from" in log or "goes on at" in log)
 
     def _start(self, out: Path, workers: int) -> subprocess.Popen:
         command = [sys.executable, "-m", "hrm_offline", "solve", "--challenges", str(self.challenges),
-                   "--out", str(out), "--budget", "10m", "--visits", str(self.visits), "--workers", str(workers),
+                   "--out", str(out), "--budget", _BUDGET, "--visits", str(self.visits), "--workers", str(workers),
                    "--save-every", "0.3"]
-        with open(out.parent / f"{out.name}.log", "a") as log:
+        with open(_log_of(out), "a") as log:
             return subprocess.Popen(command, cwd=environment.REPOSITORY, stdout=log, stderr=log)
 
     def _hit(self, run: subprocess.Popen, kill: Kill, out: Path) -> bool:
         """Wait for the instant and kill; False if the run had ended before."""
-        if kill.after is not None:
-            time.sleep(kill.after)
-        else:
+        if not kill.starting:
+            self._await_state(run, out)
+        time.sleep(kill.after)
+        if kill.writing:
             while run.poll() is None and not ((out / "submission.json").exists() and any(out.rglob("*.tmp"))):
                 time.sleep(0.0002)
         victim = run.pid if kill.victim == "leader" else _worker_of(run.pid)
@@ -113,6 +123,11 @@ class Trials:
             return False
         os.kill(victim, signal.SIGKILL)
         return True
+
+    def _await_state(self, run: subprocess.Popen, out: Path) -> None:
+        """Until there is something to go on from, or the run has ended."""
+        while run.poll() is None and not any((out / FOLDER).glob(f"*/{STATE_FILE}")):
+            time.sleep(0.02)
 
     def _is_valid(self, out: Path) -> bool:
         try:
@@ -124,6 +139,10 @@ class Trials:
 
     def _answers(self, out: Path):
         return json.loads((out / "submission.json").read_text())
+
+
+def _log_of(out: Path) -> Path:
+    return out.parent / f"{out.name}.log"
 
 
 def _worker_of(leader: int) -> int | None:
@@ -142,13 +161,16 @@ def _command_line(process: str) -> bytes:
 
 
 def draw_kills(trials: Trials, runs: int, seed: int) -> list[Kill]:
-    """Leaders and workers alike, one in eight of the leaders while a file is being written."""
+    """Leaders and workers alike, a quarter of the leaders while a file is being written, a quarter of the others
+    before there is anything to go on from."""
     rng = random.Random(seed)
     kills = []
     for number in range(runs):
         workers, victim = 1 + number % 2, "leader" if number % 4 < 2 else "worker"
-        at_writing = victim == "leader" and number % 8 < 2
-        kills.append(Kill(number, workers, victim, None if at_writing else rng.uniform(0.3, trials.seconds[workers])))
+        writing = victim == "leader" and number % 16 < 4
+        starting = not writing and rng.random() < 0.25
+        after = rng.uniform(0.3, trials.starting[workers]) if starting else rng.uniform(0, trials.going_on[workers])
+        kills.append(Kill(number, workers, victim, after, starting, writing))
     return kills
 
 
@@ -162,15 +184,16 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         trials = Trials(Path(scratch), options.tasks, options.visits)
-        print(f"unbroken runs took {trials.seconds[1]:.1f} s with one worker, {trials.seconds[2]:.1f} s with two",
-              flush=True)
+        for workers in trials.references:
+            print(f"unbroken, {workers} workers: {trials.starting[workers]:.1f} s until a state was saved, "
+                  f"{trials.going_on[workers]:.1f} s more", flush=True)
         outcomes = []
         with ThreadPoolExecutor(options.at_once) as executor:
             for outcome in executor.map(trials.run, draw_kills(trials, options.runs, options.seed)):
                 outcomes.append(outcome)
                 if not outcome.valid or outcome.code or not outcome.same:
                     print(outcome, flush=True)
-                    print((Path(scratch) / f"run-{outcome.kill.number}.log").read_text(), flush=True)
+                    print(_log_of(Path(scratch) / f"run-{outcome.kill.number}").read_text(), flush=True)
     return report(outcomes)
 
 
@@ -179,7 +202,7 @@ def report(outcomes: list[Outcome]) -> int:
     groups: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         kill = outcome.kill
-        name = f"{kill.victim}{' while writing' if kill.after is None else ''}, {kill.workers} workers"
+        name = f"{kill.victim}{' while writing' if kill.writing else ''}, {kill.workers} workers"
         name = "after the end" if outcome.too_late else "before the first file" if outcome.too_early else name
         groups.setdefault(name, []).append(outcome)
     for name, found in sorted(groups.items()):

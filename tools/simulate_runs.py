@@ -5,7 +5,8 @@
 Everything that plans is the real code: `solve`, its schedule and supervision, each worker's loop and the pacing of
 adaptation. Only what computes is simulated: steps and batches take random times, log-normal with heavy tails, with
 stalls, chips that throttle, and workers that die, hang, run out of memory or diverge. Each run has 1 to 240 tasks, 1
-to 4 workers and a budget of 0 seconds to 12 hours. Ends with exit code 1 if a run ended late or without valid answers.
+to 4 workers and a budget of 0 seconds to 12 hours. Ends with exit code 1 if a run ended late or without valid answers,
+or if adaptation used too little of what was plannable in a well-behaved one.
 """
 
 from __future__ import annotations
@@ -34,12 +35,14 @@ import torch  # noqa: E402
 
 from hrm_offline.budget import Budget  # noqa: E402
 from hrm_offline.config import preset  # noqa: E402
+from hrm_offline.data.puzzles import ExampleSource, PuzzleSet  # noqa: E402
+from hrm_offline.data.tasks import load_tasks  # noqa: E402
 from hrm_offline.infer.plan import BASE_ROUNDS, PredictionPlan, tokens_of  # noqa: E402
 from hrm_offline.infer.submission import read_submission  # noqa: E402
 from hrm_offline.infer.vote import Votes  # noqa: E402
 from hrm_offline.pipeline import SolveOptions, solve  # noqa: E402
 from hrm_offline.run import ledger, schedule  # noqa: E402
-from hrm_offline.run.engine import _PROBES, Engine  # noqa: E402
+from hrm_offline.run.engine import Engine  # noqa: E402
 from hrm_offline.run.messages import Adapted, Hello, Lost, State  # noqa: E402
 from hrm_offline.run.supervisor import Crew  # noqa: E402
 from hrm_offline.run.worker import Worker  # noqa: E402
@@ -55,9 +58,9 @@ MODEL = dataclasses.replace(preset("hrm-132k").model, puzzle_columns=1)
 
 @dataclasses.dataclass(frozen=True)
 class Weather:
-    """What a run meets with. Seconds for a worker to start, an adaptation step, predicting a canvas token and writing
-    the answers; the spread of each (sigma of the logarithm); chances of a stall or a fault at a step; when the chips
-    begin to throttle, as a share of the budget, and by how much."""
+    """What a run meets with. Seconds for a worker to start, a full adaptation step, predicting a canvas token and
+    writing the answers; the spread of each (sigma of the logarithm); chances of a stall or a fault at a step; when the
+    chips begin to throttle, as a share of the budget, and by how much."""
 
     tasks: int
     workers: int
@@ -123,6 +126,7 @@ class SimulatedPool:
         self.numbers = itertools.count()
         self.adapting = 0.0  # seconds that all steps took
         self.ready: list[float] = []  # when workers came up
+        self.puzzles: dict[tuple[int, ...], PuzzleSet] = {}  # by tasks
 
     def clock(self) -> float:
         return self.now
@@ -232,41 +236,51 @@ class SimulatedEngine(Engine):
         self.worker, self.setup, self.clock = worker, setup, clock
         weather = worker.pool.weather
         worker.spend(weather.start)
-        self.model = MODEL
-        self.recipe = recipe_of(weather)
+        self.choice = SimpleNamespace(model=MODEL, recipe=recipe_of(weather))
+        self.tasks = load_tasks(setup.challenges).tasks
         self.adaptation = None
-        noise = np.exp(worker.pool.rng.normal(0, 0.2, _PROBES)).mean()
-        self.seconds_a_token = weather.token * float(noise)
+        self.seconds_a_token = self._probe()
 
     def hello(self) -> Hello:
         self.worker.pool.ready.append(self.worker.now)
-        return Hello("simulated", 0, self.model, self.recipe, None, "simulated", self.seconds_a_token, 1, "none", {})
+        return Hello("simulated", 0, self.choice.model, self.choice.recipe, None, None, "simulated",
+                     self.seconds_a_token, 1, "none", {})
 
     def adapt(self, job):
-        pool = self.worker.pool
+        pool, recipe = self.worker.pool, self.choice.recipe
+        source = ExampleSource(self._puzzles(job.tasks), 0)
         learner = SimpleNamespace(step=0, total_steps=0, world=World(), model=SimpleNamespace(device=None), ema=None)
 
-        def learn(batch):
-            pool.adapting += self.worker.spend(pool.weather.step)
+        def learn(offered):
+            pool.adapting += self.worker.spend(pool.weather.step * offered.tokens / recipe.tokens_per_step)
             learner.step += 1
             return [SimpleNamespace(metrics={"lm_loss": 1.0})]
 
+        def offer(step: int):
+            batch = source.batch(step)
+            return SimpleNamespace(size=len(batch), tokens=tokens_of(batch))
+
         learner.learn = learn
-        planned = max(1, pool.weather.visits * len(job.tasks) // 10)
-        batch = SimpleNamespace(size=1)
-        self.adaptation = Adaptation(learner, lambda step: batch, planned, clock=self.clock, until=job.until)
+        planned = max(1, round(source.steps_a_visit * recipe.visits))
+        self.adaptation = Adaptation(learner, offer, planned, clock=self.clock, until=job.until)
         yield from self.adaptation.run()
         report = self.adaptation.finish()
         self.adaptation = None
         self.adapted = Adapted(job.group, dataclasses.asdict(report), True, 0)
 
-    def _predictor(self, job):
-        from hrm_offline.data.puzzles import PuzzleSet
-        from hrm_offline.data.tasks import load_tasks
+    def _puzzles(self, tasks: tuple[int, ...]) -> PuzzleSet:
+        """Made once for all workers and jobs of a run: half of the simulation's own time would go into it."""
+        known = self.worker.pool.puzzles
+        if tasks not in known:
+            known[tasks] = super()._puzzles(tasks)
+        return known[tasks]
 
-        tasks = load_tasks(self.setup.challenges).tasks
-        plan = PredictionPlan(PuzzleSet(tuple(tasks[i] for i in job.tasks), self.recipe, self.model, 0), self.recipe)
-        return SimpleNamespace(predict=self._predict), plan
+    def _new_predictor(self, puzzles):
+        return SimpleNamespace(predict=self._predict)
+
+    def _predictor(self, job):
+        puzzles = self._puzzles(job.tasks)
+        return self._new_predictor(puzzles), PredictionPlan(puzzles, self.choice.recipe)
 
     def _predict(self, batch) -> Votes:
         self.worker.spend(self.worker.pool.weather.token * tokens_of(batch))
@@ -276,8 +290,8 @@ class SimulatedEngine(Engine):
 
 
 def recipe_of(weather: Weather):
-    return dataclasses.replace(preset("hrm-132k").adapt, visits=weather.visits, vote_views=24, predict_tokens=20_000,
-                               colour_permutations=24, conditioning="table")
+    return dataclasses.replace(preset("hrm-132k").adapt, visits=weather.visits, tokens_per_step=7_500, vote_views=24,
+                               predict_tokens=20_000, colour_permutations=24, conditioning="table")
 
 
 def simulate(seed: int, folder: Path | None = None) -> Outcome:
@@ -326,15 +340,13 @@ def _draw_tasks(count: int, seed: int) -> dict:
 def _used(weather: Weather, pool: SimulatedPool, challenges: Path, report: dict) -> float | None:
     """Worker-seconds of adaptation as a share of what was plannable knowing the true mean speeds: the recipe's steps,
     or what the workers' time leaves beside prediction."""
-    from hrm_offline.data.puzzles import PuzzleSet
-    from hrm_offline.data.tasks import load_tasks
-
     if not pool.ready or "adapted" not in report:
         return None
     if report["adapted"]["steps"] == report["adapted"]["planned_steps"]:
         return 1.0
     recipe = recipe_of(weather)
-    plan = PredictionPlan(PuzzleSet(load_tasks(challenges).tasks, recipe, MODEL, 0), recipe)
+    puzzles = PuzzleSet(load_tasks(challenges).tasks, recipe, MODEL, 0)
+    plan = PredictionPlan(puzzles, recipe)
     mean = math.exp(weather.spread**2 / 2)
     a_token = weather.token * mean / weather.workers
     base, extra = (a_token * sum(tokens_of(batch) for batches in rounds for batch in batches)
@@ -345,7 +357,8 @@ def _used(weather: Weather, pool: SimulatedPool, challenges: Path, report: dict)
         return None
     predict = min(base + min(extra, schedule._EXTRA_SHARE * span), schedule._PREDICT_SHARE * span)
     room = sum(max(0.0, end - ready - predict) for ready in pool.ready)
-    wanted = weather.step * mean * report["adapted"]["planned_steps"]
+    tokens_a_visit = sum(len(bucket.members) * bucket.area for bucket in puzzles.buckets(puzzles.demonstrations))
+    wanted = weather.step * mean * weather.visits * tokens_a_visit / recipe.tokens_per_step
     return pool.adapting / min(room, wanted) if min(room, wanted) > 0 else None
 
 
@@ -366,9 +379,10 @@ def main() -> int:
     used = sorted(outcome.used for outcome in outcomes if outcome.used is not None)
     print(f"{len(outcomes)} runs: {late} ended late, {invalid} without valid answers; nearest to its end by "
           f"{-max(outcome.late for outcome in outcomes):.3f} s")
+    wasteful = sum(share < _ENOUGH_USED for share in used)
     print(f"{len(used)} well-behaved runs: adaptation used {used[0]:.1%} to {used[-1]:.1%} of what was plannable, "
-          f"median {used[len(used) // 2]:.1%}; {sum(share < _ENOUGH_USED for share in used)} under {_ENOUGH_USED:.0%}")
-    return 1 if late or invalid else 0
+          f"median {used[len(used) // 2]:.1%}; {wasteful} under {_ENOUGH_USED:.0%}")
+    return 1 if late or invalid or wasteful else 0
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from hrm_offline.artifact import read_safetensors
-from hrm_offline.data.puzzles import PuzzleSet
+from hrm_offline.data.puzzles import Batch, PuzzleSet
 from hrm_offline.data.tasks import load_tasks
 from hrm_offline.device import Runtime, choose_runtime
 from hrm_offline.errors import InputError
@@ -34,8 +34,10 @@ from hrm_offline.train.state import load_state, save_state
 
 # A larger canvas costs more a token than the last one did; twice is a safe guess.
 _GUESS = 2.0
+# How long adaptation may take hangs on this measurement until a group is predicted: repeated where there is time.
 _PROBE_SECONDS = 0.1
-_PROBES = 3  # how long adaptation may take hangs on this measurement until a group is predicted
+_PROBES, _MORE_PROBES = 3, 7
+_PROBING_SHARE = 0.005  # of the budget may go into the further ones
 _MOST_CARRY_BYTES = 2**28
 _SAVING_SHARE = 0.01  # of the time may go into saving states
 
@@ -60,7 +62,8 @@ class Engine:
         runtime, choice = self.runtime, self.choice
         return Hello(
             device=str(runtime), gpus=torch.cuda.device_count(), model=choice.model, recipe=choice.recipe,
-            artifact=str(choice.artifact.folder) if choice.artifact else None, reason=choice.reason,
+            artifact=str(choice.artifact.folder) if choice.artifact else None,
+            artifact_digest=choice.artifact.digest if choice.artifact else None, reason=choice.reason,
             seconds_a_token=self.seconds_a_token, threads=self.threads,
             operations=dispatch.summary(runtime.device, runtime.dtype), warning=choice.warning,
             versions={"torch": str(torch.__version__)},  # a plain string: reading it must not load torch
@@ -122,26 +125,38 @@ class Engine:
             HRM(choice.model, puzzles.num_rows, dtype)
         return model.to(self.runtime.device)
 
+    def _new_predictor(self, puzzles: PuzzleSet) -> Predictor:
+        return Predictor(self._new_network(puzzles), puzzles, self.choice.recipe)
+
     def _probe(self) -> float:
         """Seconds that predicting a canvas token takes, measured on the largest task that suits the model;
         0 if none does, which the supervising process will see."""
         puzzles = self._largest_puzzle()
         if puzzles is None:
             return 0.0
-        predictor = Predictor(self._new_network(puzzles), puzzles, self.choice.recipe)
-        plan = PredictionPlan(puzzles, self.choice.recipe)
+        predictor, plan = self._new_predictor(puzzles), PredictionPlan(puzzles, self.choice.recipe)
         batch = plan.rounds[0][-1]
         full, rows = plan.buckets[batch.bucket].batch_size(self.choice.recipe.predict_tokens), 1
         predictor.predict(batch)  # compiles kernels, touches memory
         while True:
             trial = dataclasses.replace(batch, plan=np.resize(batch.plan, (rows, batch.plan.shape[1])))
-            before = self.clock()
-            for _ in range(_PROBES):
-                predictor.predict(trial)
-            seconds = (self.clock() - before) / _PROBES
-            if seconds >= _PROBE_SECONDS or rows >= full:
-                return seconds / tokens_of(trial)
+            seconds = self._seconds_of(_PROBES, predictor, trial)
+            if seconds >= _PROBES * _PROBE_SECONDS or rows >= full:
+                more = self._affordable_probes(seconds / _PROBES)
+                seconds += self._seconds_of(more, predictor, trial)
+                return seconds / (_PROBES + more) / tokens_of(trial)
             rows = min(full, 4 * rows)
+
+    def _seconds_of(self, times: int, predictor: Predictor, batch: Batch) -> float:
+        before = self.clock()
+        for _ in range(times):
+            predictor.predict(batch)
+        return self.clock() - before
+
+    def _affordable_probes(self, seconds: float) -> int:
+        """How many further probes of `seconds` each the budget has time for."""
+        budget = self.setup.seconds_a_task * len(self.tasks)
+        return min(_MORE_PROBES, int(_PROBING_SHARE * budget / max(seconds, 1e-6)))
 
     def _largest_puzzle(self) -> PuzzleSet | None:
         sizes = [max(pair.input.size for pair in task.test) for task in self.tasks]

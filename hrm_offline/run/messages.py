@@ -87,7 +87,8 @@ class Quit:
 class Hello:
     """A worker is ready: what it computes on and with, and how long a canvas token takes to predict.
 
-    `warning` says what of the request could not be had.
+    `artifact` is where the network comes from and `artifact_digest` what was found there, both None for random
+    weights. `warning` says what of the request could not be had.
     """
 
     device: str
@@ -95,6 +96,7 @@ class Hello:
     model: ModelConfig
     recipe: AdaptConfig
     artifact: str | None
+    artifact_digest: str | None
     reason: str
     seconds_a_token: float
     threads: int

@@ -17,7 +17,8 @@ GROUPS_A_WORKER = 2  # so that a worker that falls behind can leave one to anoth
 _BATCHES_A_JOB = 16
 _MOST_FAILURES = 3
 
-# Base rounds are given this much more time than the measured speed asks for. Others may be cut short.
+# Base rounds are given at least this much more time than the measured speed asks for. Time for others, which may be cut
+# short, counts towards it.
 _SAFETY = 1.15
 _FADING = 0.95
 # Shares of the time for recoloured rounds, and for all rounds, at the most: more votes are worth less than learning.
@@ -200,7 +201,8 @@ class Schedule:
         speeds = [speed.seconds_a_token * speed.slowdown for speed in self.speeds.values()]
         seconds = sum(speeds) / max(1, len(speeds)) / max(1, self.workers)
         base, extra = self.begun_with
-        share = min(_SAFETY * seconds * base + min(seconds * extra, _EXTRA_SHARE * span), _PREDICT_SHARE * span)
+        both = seconds * base + min(seconds * extra, _EXTRA_SHARE * span)
+        share = min(max(_SAFETY * seconds * base, both), _PREDICT_SHARE * span)
         return self.end - max(0.0, share - seconds * (base + extra - sum(self._tokens())))
 
     def _adaptation(self, worker: int, now: float) -> Adapt | None:

@@ -224,10 +224,10 @@ class Supervisor:
         return suited
 
     def _identity(self, hello: Hello) -> dict:
-        """What must be the same for a run to go on from a journal."""
+        """What must be the same for a run to go on from a journal: an artifact's bytes, wherever it is."""
         return {"version": __version__, "challenges": digest_of(self.tasks), "seed": self.setup.seed,
                 "model": dataclasses.asdict(hello.model), "recipe": dataclasses.asdict(hello.recipe),
-                "artifact": hello.artifact}
+                "artifact": hello.artifact_digest}
 
     def _replay(self) -> None:
         """Take over what the journal has of this run."""
