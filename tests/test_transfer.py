@@ -26,7 +26,7 @@ def test_wilsons_interval_ends_where_the_sample_is_1_96_standard_errors_off(succ
     share, ends = successes / trials, wilson(successes, trials)
     for p in ends:
         assert (share - p) ** 2 == pytest.approx(1.959964**2 * p * (1 - p) / trials, abs=1e-6)
-    assert ends[0] <= share <= ends[1]
+    assert ends[0] - 1e-12 <= share <= ends[1] + 1e-12
     assert ends[0] < ends[1]
 
 
@@ -75,8 +75,9 @@ def test_an_artifact_of_unknown_origin_is_refused(artifact, tmp_path):
 
 @pytest.mark.slow
 def test_a_report_is_written_and_goes_on_where_it_was(artifact, tmp_path):
-    command = [sys.executable, str(REPOSITORY / "tools" / "transfer_report.py"), "--tasks", "3", "--budget", "30s",
-               "--workers", "1", "--seeds", "5", "--artifact", str(artifact), "--out", str(tmp_path / "out")]
+    program = [sys.executable, str(REPOSITORY / "tools" / "transfer_report.py")]
+    command = [*program, "--tasks", "3", "--budget", "2m", "--visits", "9", "--workers", "1", "--seeds", "5",
+               "--artifact", str(artifact), "--out", str(tmp_path / "out")]
     first = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert first.returncode == 0, first.stderr
     written = {path.name for path in (tmp_path / "out").iterdir()}
@@ -87,3 +88,24 @@ def test_a_report_is_written_and_goes_on_where_it_was(artifact, tmp_path):
     again = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert "seed 5\n" in first.stdout
     assert again.stdout == first.stdout.partition("seed 5\n")[2].partition("seed 5\n")[2]
+
+
+def test_arms_may_begin_with_a_pretrained_network(artifact, tmp_path):
+    def compare(tasks, *settings):
+        program = [sys.executable, str(REPOSITORY / "tools" / "compare_learning.py")]
+        return subprocess.run([*program, "--set", tasks, "--visits", "1", "--seeds", "0",
+                               "--out", str(tmp_path / "runs.jsonl"), *settings], capture_output=True, text=True,
+                              timeout=300)
+
+    pretrained = f"artifact={artifact}"
+    result = compare("arc1-eval:1:4", "--arm", "mean", pretrained, "--arm", "zeros", pretrained, "start=zeros",
+                     "--arm", "nearest", pretrained, "start=nearest")
+    assert result.returncode == 0, result.stderr
+    losses = {run["arm"]: run["loss"] for run in map(json.loads, (tmp_path / "runs.jsonl").read_text().splitlines())}
+    assert len(set(losses.values())) == 3
+    for tasks, setting, word in (("arc1-eval", pretrained, "arc1-eval"), ("arc1-eval:9:9", pretrained, "arc1-eval:9:9"),
+                                 ("small", "artifact=nowhere", "nowhere"), ("small", "start=best", "best")):
+        wrong = compare(tasks, "--arm", "a", setting)
+        assert wrong.returncode == 2
+        assert word in wrong.stderr
+        assert "Traceback" not in wrong.stderr

@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import re
 import statistics
 import sys
 import time
@@ -41,7 +42,7 @@ from hrm_offline.budget import Budget  # noqa: E402
 from hrm_offline.config import AdaptConfig, ModelConfig, from_dict, preset  # noqa: E402
 from hrm_offline.data.puzzles import SHARED_ROWS, Batch, PuzzleSet  # noqa: E402
 from hrm_offline.data.sets import load_set, rehearsal_tasks, size_of, smallest  # noqa: E402
-from hrm_offline.data.tasks import TaskSet, load_tasks  # noqa: E402
+from hrm_offline.data.tasks import TaskSet  # noqa: E402
 from hrm_offline.errors import InputError  # noqa: E402
 from hrm_offline.infer.plan import PredictionPlan  # noqa: E402
 from hrm_offline.infer.predict import Predictor  # noqa: E402
@@ -75,14 +76,18 @@ class Run:
 
 
 def tasks_of(name: str):
-    """The rehearsal's set, or the one of larger grids; both by sizes alone."""
+    """The rehearsal's set, the one of larger grids, or some of a set by rank; all by sizes alone.
+    Raises `InputError`."""
     if name == "small":
         return rehearsal_tasks()
-    if ":" in name:
-        source, first, last = name.rsplit(":", 2)
-        return smallest(load_set(source).require_good(), int(last))[int(first) :]
-    tasks = load_tasks("arc1-train").require_good()
-    return smallest((task for task in tasks if size_of(task)[0] >= _LARGER_SIDE), _LARGER_COUNT)
+    if name == "larger":
+        tasks = load_set("arc1-train").require_good()
+        return smallest((task for task in tasks if size_of(task)[0] >= _LARGER_SIDE), _LARGER_COUNT)
+    ranks = re.fullmatch(r"(.+):(\d+):(\d+)", name)
+    tasks = smallest(load_set(ranks[1]).require_good(), int(ranks[3]))[int(ranks[2]) :] if ranks else []
+    if not tasks:
+        raise InputError(f"set '{name}' is none, expected small, larger or SET:FIRST:LAST with a task between the two")
+    return tasks
 
 
 def configs_of(run: Run) -> tuple[ModelConfig, AdaptConfig, Artifact | None]:
@@ -217,6 +222,7 @@ def main() -> int:
     try:
         runs = [Run(*_parse_arm(arm), seed, options.preset, options.set, options.visits)
                 for seed in options.seeds for arm in options.arm]
+        tasks_of(options.set)
         for run in runs:
             configs_of(run)
     except InputError as error:

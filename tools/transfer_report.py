@@ -106,6 +106,7 @@ def _run(arm: str, seed: int, artifact: Path, options: argparse.Namespace) -> Ru
                    "--out", str(folder), "--budget", options.budget, "--workers", str(options.workers),
                    "--seed", str(seed), "--preset", options.preset,
                    "--artifact", str(artifact) if arm == "artifact" else "none"]
+        command += ["--visits", str(options.visits)] if options.visits else []
         make_folder(folder)
         with open(folder / "solve.log", "w") as log:
             if subprocess.run(command, cwd=environment.REPOSITORY, stdout=log, stderr=log).returncode:
@@ -240,6 +241,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--budget", default="3m", help="of each run (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, metavar="N")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--visits", type=int, metavar="N", help="end earlier, as in solve")
     parser.add_argument("--preset", default="hrm-132k")
     parser.add_argument("--artifact", type=Path, metavar="DIR", help="default: the package's own for the preset")
     parser.add_argument("--out", type=lambda text: Path(text).resolve(), metavar="DIR",
