@@ -12,18 +12,26 @@ and against each other before anything is built, and weights are loaded as tenso
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 
 from hrm_offline.config import ModelConfig, from_dict
 from hrm_offline.data.puzzles import NEW_PUZZLE_ROW, SHARED_ROWS, shared_row_names
 from hrm_offline.errors import InputError, shown, shown_name
-from hrm_offline.files import digest_of_files, make_folder, read_json, read_tensor_header, write_json
+from hrm_offline.files import (
+    digest_of_files,
+    make_folder,
+    parse_tensor_header,
+    read_json,
+    read_tensor_header,
+    write_json,
+)
 from hrm_offline.model.hrm import HRM
 from hrm_offline.tokens import VOCABULARY
 
@@ -41,9 +49,10 @@ _PREFIXES = ("_orig_mod.", "module.", "model.", "inner.")
 
 @dataclass(frozen=True)
 class Artifact:
-    """A network's configuration, its conditioning ("table" or "factored"), its weights, and the SHA-256 digest
-    of the files that they came from."""
+    """A network's configuration, its conditioning ("table" or "factored"), its weights, the folder it is from, and the
+    SHA-256 digest of what was there."""
 
+    folder: Path
     config: ModelConfig
     conditioning: str
     weights: dict[str, torch.Tensor]
@@ -55,11 +64,15 @@ class Artifact:
         model = HRM(self.config, num_rows, dtype)
         weights = dict(self.weights)
         if _TABLE in weights:
-            shared = weights[_TABLE]
-            fresh = shared[NEW_PUZZLE_ROW].expand(num_rows - SHARED_ROWS, -1)
-            weights[_TABLE] = torch.cat([shared, fresh])
+            weights[_TABLE] = table_of_new(weights[_TABLE], num_rows)
         model.load_state_dict(weights)
         return model
+
+
+def bundled_artifact(preset: str) -> Path | None:
+    """The folder of the artifact that comes with the package for a preset, None if there is none."""
+    folder = Path(__file__).with_name("artifacts") / preset
+    return folder if (folder / WEIGHTS_FILE).is_file() else None
 
 
 def save_artifact(folder: str | Path, config: ModelConfig, conditioning: str, weights: dict[str, torch.Tensor],
@@ -71,8 +84,7 @@ def save_artifact(folder: str | Path, config: ModelConfig, conditioning: str, we
     weights = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     if _TABLE in weights:
         table = weights[_TABLE].clone()
-        if len(table) > SHARED_ROWS:
-            table[NEW_PUZZLE_ROW] = table[SHARED_ROWS:].mean(0)
+        table[:SHARED_ROWS] = shared_rows(table)
         save_file({_TABLE: table}, folder / PUZZLES_FILE)
         write_json(folder / PUZZLE_NAMES_FILE, row_names)
         weights[_TABLE] = table[:SHARED_ROWS].clone()
@@ -80,6 +92,19 @@ def save_artifact(folder: str | Path, config: ModelConfig, conditioning: str, we
     write_json(folder / CONFIG_FILE, {
         "format": FORMAT, "model": dataclasses.asdict(config), "conditioning": conditioning, "origin": origin,
     }, indent=2)
+
+
+def shared_rows(table: torch.Tensor) -> torch.Tensor:
+    """The first `SHARED_ROWS` rows of an embedding table, the row for new puzzles set to the mean of all puzzles'."""
+    shared = table[:SHARED_ROWS].clone()
+    if len(table) > SHARED_ROWS:
+        shared[NEW_PUZZLE_ROW] = table[SHARED_ROWS:].mean(0)
+    return shared
+
+
+def table_of_new(shared: torch.Tensor, num_rows: int) -> torch.Tensor:
+    """An embedding table of `num_rows` from its shared rows: every puzzle starts from the row for new ones."""
+    return torch.cat([shared, shared[NEW_PUZZLE_ROW].expand(num_rows - SHARED_ROWS, -1)])
 
 
 def load_artifact(folder: str | Path) -> Artifact:
@@ -98,7 +123,7 @@ def load_artifact(folder: str | Path) -> Artifact:
             raise InputError(f"{path}: tensor '{name}' has dtype {info.dtype}, expected one of {', '.join(_FLOATS)}")
     weights = {name: value.float() for name, value in read_safetensors(path).items()}
     _require_finite(weights, path)
-    return Artifact(config, conditioning, weights, digest_of_files(folder / CONFIG_FILE, path))
+    return Artifact(folder, config, conditioning, weights, digest_of_files(folder / CONFIG_FILE, path))
 
 
 def _read_config(path: Path) -> tuple[ModelConfig, str]:
@@ -128,6 +153,15 @@ def read_safetensors(path: str | Path) -> dict[str, torch.Tensor]:
         return load_file(path)
     except Exception as error:  # safetensors raises several kinds, none of them public
         raise InputError(f"{path}: cannot be read as safetensors ({error})") from None
+
+
+def parse_safetensors(content: bytes, where: str | Path) -> dict[str, torch.Tensor]:
+    """Tensors of a safetensors file's bytes, which an error says came from `where`. Raises `InputError`."""
+    try:
+        parse_tensor_header(io.BytesIO(content), len(content))
+        return load(content)
+    except Exception as error:
+        raise InputError(f"{where}: cannot be read as safetensors ({error})") from None
 
 
 def import_checkpoint(checkpoint: str | Path, out: str | Path, *, num_heads: int, H_cycles: int, L_cycles: int,

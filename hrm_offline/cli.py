@@ -1,4 +1,4 @@
-"""The command line: solve, score, pretrain, import-checkpoint, parity.
+"""The command line: solve, score, pretrain, leaks, import-checkpoint, parity.
 
 Bad input ends with one line on stderr and exit code 2, never with a traceback.
 """
@@ -41,7 +41,8 @@ def _solve(options: argparse.Namespace, started: float | None) -> int:
     budget = Budget(parse_duration(options.budget), started)
     solve(SolveOptions(
         challenges=Path(options.challenges), out=Path(options.out),
-        artifact=None if options.artifact == "none" else Path(options.artifact),
+        artifact=None if options.artifact in ("bundled", "none") else Path(options.artifact),
+        bundled=options.artifact == "bundled",
         preset=options.preset, seed=options.seed, visits=options.visits, device=options.device,
         dtype=options.dtype, price_per_hour=options.price_per_hour, threads=options.threads,
         save_every=options.save_every, crew=Crew(options.workers, options.adapt == "joint", options.hang_after),
@@ -63,7 +64,8 @@ def _pretrain(options: argparse.Namespace, _) -> int:
     from hrm_offline.train.pretrain import pretrain
 
     config = _pretrain_config(options)
-    finished = pretrain(config, options.out, options.device, options.dtype, options.threads)
+    finished = pretrain(config, options.out, options.device, options.dtype, options.threads, options.minutes,
+                        options.relay, options.relay_moments)
     return 0 if finished else 1
 
 
@@ -92,6 +94,20 @@ def _import_checkpoint(options: argparse.Namespace, _) -> int:
     return 0
 
 
+def _leaks(options: argparse.Namespace, _) -> int:
+    from hrm_offline.data.leaks import find_leaks
+    from hrm_offline.data.sets import load_set
+
+    tasks, others = (load_set(name).require_good() for name in (options.tasks, options.others))
+    leaks = find_leaks(tasks, others)
+    for leak in leaks:
+        print(f"{leak.id}: {leak.pairs} pairs are in {', '.join(leak.others)}")
+    shared = {other for leak in leaks for other in leak.others}
+    print(f"{len(leaks)} of the {len(tasks)} tasks of {options.tasks} share a pair, in any view, with "
+          f"{len(shared)} of the {len(others)} of {options.others}")
+    return 1 if leaks else 0
+
+
 def _parity(options: argparse.Namespace, _) -> int:
     from hrm_offline.parity import run_case
 
@@ -113,7 +129,9 @@ def _parser() -> argparse.ArgumentParser:
     solve.add_argument("--challenges", required=True, metavar="FILE",
                        help="Kaggle challenges file (or folder, or set name)")
     solve.add_argument("--out", required=True, metavar="DIR", help="folder for submission.json and report.json")
-    solve.add_argument("--artifact", default="none", metavar="DIR|none", help="pretrained artifact (default: none)")
+    solve.add_argument("--artifact", default="bundled", metavar="DIR|bundled|none",
+                       help="pretrained network to adapt: a folder, the package's own where it has one for the preset "
+                            "(default), or none for random weights")
     solve.add_argument("--budget", default="11h30m", help="wall-clock budget, e.g. 11h30m or 3m (default: %(default)s)")
     solve.add_argument("--preset", choices=list(PRESETS), help="network and recipe (default: what suits the device)")
     solve.add_argument("--seed", type=int, default=0)
@@ -141,8 +159,21 @@ def _parser() -> argparse.ArgumentParser:
     pretrain.add_argument("--out", required=True, metavar="DIR",
                           help="folder for state, metrics.jsonl and the artifact")
     pretrain.add_argument("--config", metavar="FILE.json", help="settings; flags override them")
+    pretrain.add_argument("--minutes", type=float, metavar="M",
+                          help="stop after M minutes of training, state saved, exit code 1")
+    pretrain.add_argument("--relay", metavar="DIR",
+                          help="folder for the run in files of at most 16 MB, written when it stops; continued where "
+                               "it is further on than --out")
+    pretrain.add_argument("--relay-moments", action=argparse.BooleanOptionalAction, default=True,
+                          help="whether Adam's moments travel too, a third of the relay (default: yes)")
     _add_machine_flags(pretrain)
     _add_config_flags(pretrain, PretrainConfig)
+
+    leaks = commands.add_parser("leaks", help="which tasks of one set are in another, whatever their names and views; "
+                                              "exit code 1 if any are")
+    leaks.set_defaults(run=_leaks)
+    leaks.add_argument("tasks", metavar="SET")
+    leaks.add_argument("others", metavar="SET", help="a bundled set, rehearsal, synthetic-N, a file or a folder")
 
     importer = commands.add_parser("import-checkpoint", help="turn a published checkpoint into an artifact")
     importer.set_defaults(run=_import_checkpoint)
@@ -174,6 +205,6 @@ def _add_config_flags(parser: argparse.ArgumentParser, config: type) -> None:
         if kind is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction)
         elif typing.get_origin(kind) is tuple:
-            parser.add_argument(flag, nargs="+", metavar="SET")
+            parser.add_argument(flag, nargs="*", metavar="SET")
         else:
             parser.add_argument(flag, type=kind, metavar=kind.__name__.upper())

@@ -212,16 +212,19 @@ class AdaptConfig(Recipe):
 class PretrainConfig(Recipe):
     """Offline pretraining.
 
-    `data` names task sets (see `hrm_offline.data.tasks.load_tasks`); tasks with a grid side over
-    `max_side` are left out and the first `limit` of the rest are taken (0: all). Test pairs with
-    known outputs are learned too where `include_tests` is set. State is saved every `save_every`
-    steps and metrics are averaged over `log_every`.
+    `data` names task sets (see `hrm_offline.data.sets.load_set`). Tasks with a grid side over `max_side` are
+    left out, and so are those that share a pair, in any view, with a task of the `held_out` sets or an
+    earlier one; the first `limit` of the rest are taken (0: all), each also in `recoloured` copies, puzzles
+    of their own. Test pairs with known outputs are learned too where `include_tests` is set. State is saved
+    every `save_every` steps and metrics are averaged over `log_every`.
     """
 
     preset: str = "hrm-27m"
     data: tuple[str, ...] = ("arc1-train",)
+    held_out: tuple[str, ...] = ("arc1-eval", "arc2-eval", "rehearsal")
     max_side: int = 30
     limit: int = 0
+    recoloured: int = 0
     include_tests: bool = True
     steps: int = 10_000
     log_every: int = 10
@@ -237,11 +240,17 @@ class PretrainConfig(Recipe):
 
 @dataclass(frozen=True)
 class Preset:
-    """A network, the recipe that adapts it at test time and the one that pretrains it."""
+    """A network, the recipe that adapts it at test time and the one that pretrains it; where `adapt_pretrained` is
+    set, pretrained weights are adapted by that."""
 
     model: ModelConfig
     adapt: AdaptConfig
     pretrain: PretrainConfig
+    adapt_pretrained: AdaptConfig | None = None
+
+    def recipe(self, pretrained: bool) -> AdaptConfig:
+        """What adapts pretrained weights, or random ones."""
+        return self.adapt_pretrained if pretrained and self.adapt_pretrained else self.adapt
 
 
 T = typing.TypeVar("T")
@@ -295,6 +304,7 @@ _SMALL_RECIPE = dict(
     loss="softmax", tokens_per_step=750, lr=3e-3, puzzle_emb_lr=3e-2, warmup_steps=50, constant_fraction=0.5,
     final_lr_ratio=0.05, ema=0.99, conditioning="factored", colour_permutations=0, translate=0.0,
 )
+_SMALL_PREDICTION = dict(outer_steps=2, vote_views=8, predict_tokens=4096)
 _LATE_DECAY = dict(warmup_steps=200, constant_fraction=0.5, final_lr_ratio=0.05)
 
 PRESETS = {
@@ -313,8 +323,10 @@ PRESETS = {
         ModelConfig(hidden_size=64, num_heads=4, H_layers=1, L_layers=1, H_cycles=1, L_cycles=1,
                     positions="rope-2d", rope_theta=100.0, puzzle_columns=2, puzzle_emb_ndim=64,
                     halting="halt-only", halt_max_steps=4, halt_exploration_prob=0.5),
-        AdaptConfig(**_SMALL_RECIPE, visits=800, outer_steps=2, vote_views=8, predict_tokens=4096),
+        AdaptConfig(**_SMALL_RECIPE, **_SMALL_PREDICTION, visits=800),
         PretrainConfig(preset="hrm-132k", **_SMALL_RECIPE, steps=20_000),
+        # Chosen by measurement: see LOG.md, 2026-11-25.
+        AdaptConfig(**(_SMALL_RECIPE | {"lr": 1e-3}), **_SMALL_PREDICTION, visits=800, embeddings_only=0.05),
     ),
 }
 

@@ -11,6 +11,7 @@ import threading
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from hrm_offline.errors import InputError, shown, shown_name
 
@@ -62,16 +63,21 @@ def read_tensor_header(path: str | Path) -> dict[str, TensorInfo]:
     size = _size_of(path)
     try:
         with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if length > min(size - 8, _MOST_HEADER_BYTES):
-                raise ValueError(f"its header would have {length} of its {size} bytes, "
-                                 f"expected at most {_MOST_HEADER_BYTES}")
-            text = file.read(length).decode("utf-8")
-        return _checked_tensors(json.loads(text, object_pairs_hook=_without_duplicates), size - 8 - length)
+            return parse_tensor_header(file, size)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error})") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a safetensors file ({error})") from None
+
+
+def parse_tensor_header(file: BinaryIO, size: int) -> dict[str, TensorInfo]:
+    """`read_tensor_header` of a file of `size` bytes that is open at its start. Raises `ValueError` or
+    `RecursionError` unless it is well-formed."""
+    length = int.from_bytes(file.read(8), "little")
+    if length > min(size - 8, _MOST_HEADER_BYTES):
+        raise ValueError(f"its header would have {length} of its {size} bytes, expected at most {_MOST_HEADER_BYTES}")
+    text = file.read(length).decode("utf-8")
+    return _checked_tensors(json.loads(text, object_pairs_hook=_without_duplicates), size - 8 - length)
 
 
 def _size_of(path: str | Path) -> int:
@@ -129,13 +135,18 @@ def _are_counts(value) -> bool:
 
 
 def write_json(path: str | Path, value, indent: int | None = None) -> None:
-    """Replace `path` by `value` as JSON, atomically: a reader sees the old file or the new one. Raises
+    """`write_bytes` of `value` as JSON."""
+    write_bytes(path, json.dumps(value, indent=indent).encode())
+
+
+def write_bytes(path: str | Path, content: bytes | memoryview) -> None:
+    """Replace `path` by `content`, atomically: a reader sees the old file or the new one. Raises
     `OSError` where it cannot be written, with the old file in place."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(value, file, indent=indent)
+        with open(temporary, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

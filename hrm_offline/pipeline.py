@@ -37,13 +37,15 @@ SUBMISSION_FILE, REPORT_FILE = "submission.json", "report.json"
 
 @dataclass(frozen=True)
 class SolveOptions:
-    """What `solve` was asked for. `artifact` is a folder or None for random weights; `preset`,
+    """What `solve` was asked for. `artifact` is a folder; without one, the artifact that comes with the package is used
+    where `bundled` is set and it has one for the preset, else random weights are adapted. `preset`,
     `visits` and `threads` are chosen when None; `price_per_hour` is of the whole machine. Adaptation
     states are saved every `save_every` seconds. With `crew.workers` 0 everything runs in this process."""
 
     challenges: Path
     out: Path
     artifact: Path | None = None
+    bundled: bool = False
     preset: str | None = None
     seed: int = 0
     visits: int | None = None
@@ -89,7 +91,8 @@ def solve(options: SolveOptions, budget: Budget, say: Callable[[str], None] = pr
         pool = _inline_pool(budget) if options.crew.workers == 0 else ProcessPool()
     setup = Setup(
         options.challenges, out / FOLDER, options.seed, options.device, options.dtype, options.threads,
-        options.artifact, options.preset, options.visits, budget.total / len(task_set.tasks), options.save_every,
+        options.artifact, options.bundled, options.preset, options.visits, budget.total / len(task_set.tasks),
+        options.save_every,
     )
     crew = options.crew if options.crew.workers != 0 else dataclasses.replace(options.crew, workers=1)
     supervisor = Supervisor(pool, budget, ledger, history, setup, crew, task_set.tasks, say)

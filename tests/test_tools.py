@@ -15,9 +15,10 @@ sys.path.insert(0, str(REPOSITORY / "tools"))
 
 import build_kernel  # noqa: E402
 from build_wheel import build_wheel  # noqa: E402
-from local_dryrun import choose_tasks, size_of  # noqa: E402
+from local_dryrun import choose_tasks  # noqa: E402
 from offline import OfflineRunner  # noqa: E402
 
+from hrm_offline.data.sets import size_of  # noqa: E402
 from hrm_offline.data.tasks import TaskSet, to_challenges, to_solutions  # noqa: E402
 from hrm_offline.files import write_json as write  # noqa: E402
 from hrm_offline.infer.score import score_files  # noqa: E402

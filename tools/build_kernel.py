@@ -165,7 +165,8 @@ def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--user", required=True, metavar="NAME", help="your Kaggle user name, as in its web address")
     parser.add_argument("--competition", required=True, metavar="SLUG", help="the competition's, as in its web address")
-    parser.add_argument("--artifact", type=Path, metavar="DIR", help="pretrained artifact (default: none)")
+    parser.add_argument("--artifact", type=Path, metavar="DIR",
+                        help="pretrained artifact (default: none, then the package's own serves where it fits)")
     parser.add_argument("--out", type=Path, default=environment.REPOSITORY / "bundle", metavar="DIR",
                         help="where to write (default: bundle/)")
     parser.add_argument("--single-file", action="store_true", help="our wheel inside the notebook instead of a dataset")

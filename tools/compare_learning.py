@@ -3,8 +3,16 @@
     python tools/compare_learning.py --set small --arm tight --arm full canvas=full tokens_per_step=18000
 
 Every arm offers each demonstration equally often (`--visits`), then predicts, votes and is scored against the held-back
-labels. `small` is the rehearsal's 30 tasks, `larger` 20 ARC-AGI-1 training tasks with sides from 10 on. One thread a
-run, `--workers` runs at a time; a line a run goes into `--out`, and runs already there are not repeated.
+labels. `small` is the rehearsal's 30 tasks, `larger` 20 ARC-AGI-1 training tasks with sides from 10 on, and
+`arc1-eval:100:140` the 101st to 140th smallest of a set. One thread a run, `--workers` runs at a time; a line a run
+goes into `--out`, and runs already there are not repeated.
+
+An arm may begin with a pretrained network, whose recipe it then changes:
+
+    python tools/compare_learning.py --set arc1-eval:100:140 --arm soon artifact=DIR embeddings_only=0 start=zeros
+
+`start` is where new puzzles' embeddings begin: as the artifact says (mean), at zero (zeros), or each at that one of
+some pretrained ones, in `puzzles.safetensors`, whose loss on its demonstrations is the least (nearest).
 """
 
 from __future__ import annotations
@@ -24,13 +32,16 @@ import environment
 environment.ensure()
 sys.path.insert(0, str(environment.REPOSITORY))
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from local_dryrun import choose_tasks, size_of  # noqa: E402
 
+from hrm_offline.artifact import PUZZLES_FILE, Artifact, load_artifact, read_safetensors  # noqa: E402
+from hrm_offline.batching import BatchMaker  # noqa: E402
 from hrm_offline.budget import Budget  # noqa: E402
 from hrm_offline.config import AdaptConfig, ModelConfig, from_dict, preset  # noqa: E402
-from hrm_offline.data.puzzles import PuzzleSet  # noqa: E402
-from hrm_offline.data.tasks import TaskSet, load_tasks, to_solutions  # noqa: E402
+from hrm_offline.data.puzzles import SHARED_ROWS, Batch, PuzzleSet  # noqa: E402
+from hrm_offline.data.sets import load_set, rehearsal_tasks, size_of, smallest  # noqa: E402
+from hrm_offline.data.tasks import TaskSet, load_tasks  # noqa: E402
 from hrm_offline.errors import InputError  # noqa: E402
 from hrm_offline.infer.plan import PredictionPlan  # noqa: E402
 from hrm_offline.infer.predict import Predictor  # noqa: E402
@@ -39,13 +50,17 @@ from hrm_offline.infer.submission import ATTEMPTS, build_submission, fallback_su
 from hrm_offline.infer.vote import Pool  # noqa: E402
 from hrm_offline.model.hrm import HRM  # noqa: E402
 from hrm_offline.train.adapt import adapt  # noqa: E402
+from hrm_offline.train.losses import softmax_cross_entropy  # noqa: E402
 
 _LARGER_SIDE, _LARGER_COUNT = 10, 20
+_STARTS = ("mean", "zeros", "nearest")
+_CANDIDATES = 32  # pretrained embeddings that a probe tries
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One arm and seed. `changes` are settings of the recipe or the network, as JSON values by name."""
+    """One arm and seed. `changes` are settings of the recipe or the network, as JSON values by name, and `artifact` and
+    `start` where it begins with pretrained weights."""
 
     arm: str
     changes: dict
@@ -62,20 +77,29 @@ class Run:
 def tasks_of(name: str):
     """The rehearsal's set, or the one of larger grids; both by sizes alone."""
     if name == "small":
-        return choose_tasks("arc1", None)
-    tasks = [task for task in load_tasks("arc1-train").tasks if len(task.train) >= 3]
-    return sorted((task for task in tasks if size_of(task)[0] >= _LARGER_SIDE), key=size_of)[:_LARGER_COUNT]
+        return rehearsal_tasks()
+    if ":" in name:
+        source, first, last = name.rsplit(":", 2)
+        return smallest(load_set(source).require_good(), int(last))[int(first) :]
+    tasks = load_tasks("arc1-train").require_good()
+    return smallest((task for task in tasks if size_of(task)[0] >= _LARGER_SIDE), _LARGER_COUNT)
 
 
-def configs_of(run: Run) -> tuple[ModelConfig, AdaptConfig]:
-    """The preset's network and recipe with the arm's changes. Raises `InputError` for one that is neither's."""
-    chosen = preset(run.preset)
-    model, recipe = dataclasses.asdict(chosen.model), dataclasses.asdict(chosen.adapt) | {"visits": run.visits}
-    for name, value in run.changes.items():
+def configs_of(run: Run) -> tuple[ModelConfig, AdaptConfig, Artifact | None]:
+    """The preset's network and recipe, or the artifact's and the preset's recipe for it, with the arm's changes.
+    Raises `InputError` for one that is neither's."""
+    changes, where = dict(run.changes), f"arm {run.arm}"
+    folder, start = changes.pop("artifact", None), changes.pop("start", "mean")
+    if start not in _STARTS:
+        raise InputError(f"{where}: start is '{start}', expected one of {', '.join(_STARTS)}")
+    chosen, artifact = preset(run.preset), None if folder is None else load_artifact(folder)
+    model = dataclasses.asdict(artifact.config if artifact else chosen.model)
+    recipe = dataclasses.asdict(chosen.recipe(artifact is not None)) | {"visits": run.visits}
+    for name, value in changes.items():
         (model if name in model else recipe)[name] = value
-    where = f"arm {run.arm}"
     adapt_config = from_dict(AdaptConfig, recipe, where)
-    return from_dict(ModelConfig, model | {"puzzle_columns": adapt_config.puzzle_columns}, where), adapt_config
+    model_config = from_dict(ModelConfig, model | {"puzzle_columns": adapt_config.puzzle_columns}, where)
+    return model_config, adapt_config, artifact
 
 
 def learn(run: Run) -> dict:
@@ -83,17 +107,55 @@ def learn(run: Run) -> dict:
     torch.set_num_threads(1)
     torch.manual_seed(run.seed)
     tasks = tuple(tasks_of(run.tasks))
-    model_config, recipe = configs_of(run)
+    model_config, recipe, artifact = configs_of(run)
     puzzles = PuzzleSet(tuple(task.without_labels() for task in tasks), recipe, model_config, run.seed)
-    model = HRM(model_config, puzzles.num_rows)
     started = time.monotonic()
-    report = adapt(model, puzzles, recipe, Budget(1e9), run.seed, pretrained=False)
+    model = artifact.build(puzzles.num_rows, torch.float32) if artifact else HRM(model_config, puzzles.num_rows)
+    _start_embeddings(model, puzzles, artifact, run.changes.get("start", "mean"))
+    report = adapt(model, puzzles, recipe, Budget(1e9), run.seed, pretrained=artifact is not None)
     seconds = time.monotonic() - started
     score = predict_and_score(model, puzzles, recipe, tasks)
     return run.key | {
         "steps": report.steps, "examples": report.examples, "seconds": round(seconds, 1), "loss": round(report.loss, 4),
+        "half": round(_loss_at(report.losses, 0.5), 4),
+        "cells": round(statistics.mean(task.cells for task in score.tasks), 4),
         "points": round(score.task_points(2), 2), "solved": len(score.solved),
     }
+
+
+def _loss_at(losses: tuple[float, ...], share: float) -> float:
+    """Mean over the tenth of the run before that share of it."""
+    last = max(1, round(share * len(losses)))
+    return statistics.mean(losses[max(0, last - max(1, len(losses) // 10)) : last])
+
+
+@torch.inference_mode()
+def _start_embeddings(model: HRM, puzzles: PuzzleSet, artifact: Artifact | None, start: str) -> None:
+    """Set the rows of new puzzles, which are at the artifact's mean, elsewhere (factored conditioning)."""
+    if start == "zeros":
+        model.puzzle_emb.weights[SHARED_ROWS:] = 0
+    elif start == "nearest":
+        pretrained = read_safetensors(artifact.folder / PUZZLES_FILE)["puzzle_emb.weights"][SHARED_ROWS:]
+        candidates = pretrained[:: -(-len(pretrained) // _CANDIDATES)]
+        losses = torch.stack([_demonstration_losses(model, puzzles, candidate) for candidate in candidates])
+        model.puzzle_emb.weights[SHARED_ROWS:] = candidates[losses.argmin(0)]
+
+
+def _demonstration_losses(model: HRM, puzzles: PuzzleSet, row: torch.Tensor) -> torch.Tensor:
+    """Token loss of each puzzle's demonstrations, summed, if all had this embedding: one outer step of plain views."""
+    model.puzzle_emb.weights[SHARED_ROWS:] = row
+    maker, examples = BatchMaker(puzzles, puzzles.demonstrations, model.device), puzzles.demonstrations
+    losses = torch.zeros(len(puzzles.tasks))
+    for bucket in puzzles.buckets(examples):
+        owners = examples.puzzles[bucket.members]
+        corners = np.zeros((len(owners), 2), dtype=np.int64)
+        plan = np.column_stack([bucket.members, puzzles.first_view[owners], corners]).astype(np.int32)
+        sequences = maker.make(Batch(0, bucket.canvas, plan))
+        states = model.initial_states(len(plan), bucket.canvas)
+        output = model(*states, sequences.inputs, model.puzzle_vectors(sequences.puzzle_identifiers), bucket.canvas,
+                       sequences.cells)[2]
+        losses.index_add_(0, torch.from_numpy(owners), softmax_cross_entropy(output.logits, sequences.labels).mean(1))
+    return losses
 
 
 def predict_and_score(model: HRM, puzzles: PuzzleSet, recipe: AdaptConfig, tasks) -> Score:
@@ -104,14 +166,15 @@ def predict_and_score(model: HRM, puzzles: PuzzleSet, recipe: AdaptConfig, tasks
             predictor.predict(batch).add_to(pools)
     votes = {plan.keys[test]: pool for test, pool in pools.items()}
     submission = build_submission(fallback_submission(TaskSet("compared", tasks)), votes)
-    attempts = {task_id: [[entry[name] for name in ATTEMPTS] for entry in entries]
+    attempts = {task_id: [[np.array(entry[name]) for name in ATTEMPTS] for entry in entries]
                 for task_id, entries in submission.items()}
-    return score_attempts(attempts, to_solutions(tasks))
+    return score_attempts(attempts, {task.id: [pair.output for pair in task.test] for task in tasks})
 
 
 def print_table(lines: list[dict]) -> None:
-    """A row a run and each arm's means."""
-    print(f"{'arm':<16}{'seed':>5}{'steps':>8}{'examples':>10}{'seconds':>9}{'loss':>8}{'points':>8}{'solved':>8}")
+    """A row a run and each arm's means; `half` is the loss at half of the steps."""
+    print(f"{'arm':<16}{'seed':>5}{'steps':>8}{'examples':>10}{'seconds':>9}{'half':>8}{'loss':>8}{'cells':>8}"
+          f"{'points':>8}{'solved':>8}")
     arms: dict[str, list[dict]] = {}
     for line in lines:
         arms.setdefault(line["arm"], []).append(line)
@@ -119,13 +182,13 @@ def print_table(lines: list[dict]) -> None:
         for run in sorted(runs, key=lambda run: run["seed"]):
             _print_row(arm, run["seed"], run)
         if len(runs) > 1:
-            names = ("steps", "examples", "seconds", "loss", "points", "solved")
+            names = ("steps", "examples", "seconds", "half", "loss", "cells", "points", "solved")
             _print_row(arm, "mean", {name: statistics.mean(run[name] for run in runs) for name in names})
 
 
 def _print_row(arm: str, seed: int | str, run: dict) -> None:
-    print(f"{arm:<16}{seed:>5}{run['steps']:>8.0f}{run['examples']:>10.0f}{run['seconds']:>9.1f}{run['loss']:>8.4f}"
-          f"{run['points']:>8.2f}{run['solved']:>8.1f}")
+    print(f"{arm:<16}{seed:>5}{run['steps']:>8.0f}{run['examples']:>10.0f}{run['seconds']:>9.1f}{run['half']:>8.4f}"
+          f"{run['loss']:>8.4f}{run['cells']:>8.4f}{run['points']:>8.2f}{run['solved']:>8.1f}")
 
 
 def _parse_arm(words: list[str]) -> tuple[str, dict]:
@@ -144,7 +207,7 @@ def _parse_arm(words: list[str]) -> tuple[str, dict]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--arm", nargs="+", action="append", required=True, metavar="NAME [SETTING=VALUE ...]")
-    parser.add_argument("--set", choices=("small", "larger"), default="small")
+    parser.add_argument("--set", default="small", metavar="small|larger|SET:FIRST:LAST")
     parser.add_argument("--preset", default="hrm-132k")
     parser.add_argument("--visits", type=int, default=300)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

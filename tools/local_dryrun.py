@@ -31,8 +31,6 @@ sys.path.insert(0, str(environment.REPOSITORY))
 _USER, _COMPETITION = "rehearsal", "arc-prize"
 # What a cell, and then the whole notebook, may take longer than solve's budget before it is stopped.
 _CELL_GRACE, _NOTEBOOK_GRACE = 120, 180
-# How much of each split the default set takes, smallest tasks first.
-_DEFAULT_SET = (("arc1-train", 20), ("arc1-eval", 10))
 
 
 def main() -> int:
@@ -76,29 +74,10 @@ def rehearse(options: argparse.Namespace) -> int:
 
 
 def choose_tasks(data: str, count: int | None):
-    """The rehearsal's tasks. `arc1`: at least three demonstrations, by (largest side over
-    demonstrations and test inputs, largest area, id), the first 20 of the training split and 10
-    of the evaluation split, or `count` in the same proportion. Other sets: the first `count` in
-    that order. The rule sees sizes only, never a test output."""
-    from hrm_offline.data.tasks import load_tasks
+    """The rehearsal's tasks: those of `rehearsal_tasks` for `arc1`, of other sets the `count` smallest."""
+    from hrm_offline.data.sets import load_set, rehearsal_tasks, smallest
 
-    def take(source: str, number: int | None):
-        tasks = load_tasks(source).require_good()
-        return sorted((task for task in tasks if len(task.train) >= 3), key=size_of)[:number]
-
-    if data != "arc1":
-        return take(data, count)
-    split = _DEFAULT_SET
-    if count is not None:
-        evaluation = count // 3
-        split = (("arc1-train", count - evaluation), ("arc1-eval", evaluation))
-    return [task for source, number in split for task in take(source, number)]
-
-
-def size_of(task) -> tuple[int, int, str]:
-    """What the set is ordered by: largest side and largest area over demonstrations and test inputs, id."""
-    grids = [grid for pair in task.train for grid in (pair.input, pair.output)] + [pair.input for pair in task.test]
-    return max(max(grid.shape) for grid in grids), max(grid.size for grid in grids), task.id
+    return list(rehearsal_tasks(count)) if data == "arc1" else smallest(load_set(data).require_good(), count)
 
 
 def _bundle(options: argparse.Namespace):
@@ -109,7 +88,7 @@ def _bundle(options: argparse.Namespace):
     if options.bundle is not None:
         return read_bundle(options.bundle)
     folder = options.out / "bundle"
-    artifact = None if options.artifact == "none" else Path(options.artifact)
+    artifact = None if options.artifact in ("bundled", "none") else Path(options.artifact)
     try:
         build(folder, _USER, _COMPETITION, artifact)
     except DownloadError as error:
@@ -168,7 +147,9 @@ def _execute(bundle, options: argparse.Namespace, offline, budget: float, name: 
 
 def _notebook_environment(options: argparse.Namespace) -> dict[str, str]:
     arguments = ["--seed", str(options.seed)]
-    for flag, value in (("--visits", options.visits), ("--preset", options.preset), ("--workers", options.workers)):
+    artifact = "none" if options.artifact == "none" else None  # else the notebook finds what there is
+    for flag, value in (("--visits", options.visits), ("--preset", options.preset), ("--workers", options.workers),
+                        ("--artifact", artifact)):
         if value is not None:
             arguments += [flag, str(value)]
     return os.environ | {
@@ -184,7 +165,8 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", default="arc1", metavar="arc1|arc2|FILE", help="tasks to rehearse on")
     parser.add_argument("--tasks", type=int, metavar="N", help="how many of them (default: 30 of arc1, else all)")
     parser.add_argument("--budget", default="10m", help="a backstop; the work itself is set in steps (%(default)s)")
-    parser.add_argument("--artifact", default="none", metavar="DIR|none", help="pretrained artifact")
+    parser.add_argument("--artifact", default="bundled", metavar="DIR|bundled|none",
+                        help="pretrained network: a folder, the package's own (default), none for random weights")
     parser.add_argument("--bundle", type=Path, metavar="DIR", help="rehearse what tools/build_kernel.py wrote there")
     parser.add_argument("--workers", type=int, metavar="N", help="processes that solve shares the tasks among")
     parser.add_argument("--kill-at", type=float, metavar="SECONDS",
@@ -195,8 +177,8 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=lambda text: Path(text).resolve(), default=environment.REPOSITORY / "dryrun",
                         metavar="DIR", help="where the tree and the results go (default: dryrun/)")
     options = parser.parse_args()
-    if options.bundle is not None and options.artifact != "none":
-        parser.error("--bundle has its own artifact or none, so --artifact cannot be given with it")
+    if options.bundle is not None and options.artifact not in ("bundled", "none"):
+        parser.error("--bundle has its own artifact or none, so --artifact cannot be a folder with it")
     return options
 
 

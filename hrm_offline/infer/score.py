@@ -15,12 +15,14 @@ Attempts = dict[str, list[list[np.ndarray]]]
 
 @dataclass(frozen=True)
 class TaskScore:
-    """Test outputs of a task that are right at the first attempt, and at either of the two."""
+    """Test outputs of a task that are right at the first attempt, and at either of the two; `cells` is the share of
+    cells that the better attempt has right (see `cells_right`), a mean over the outputs."""
 
     id: str
     outputs: int
     right_first: int
     right_either: int
+    cells: float
 
     @property
     def solved(self) -> bool:
@@ -80,8 +82,17 @@ def score_attempts(attempts: Attempts, solutions: dict[str, list[np.ndarray]]) -
     tasks = []
     for task_id, truths in solutions.items():
         hits = [[np.array_equal(grid, truth) for grid in pair] for pair, truth in zip(attempts[task_id], truths)]
-        tasks.append(TaskScore(task_id, len(truths), sum(h[0] for h in hits), sum(any(h) for h in hits)))
+        cells = [max(cells_right(grid, truth) for grid in pair) for pair, truth in zip(attempts[task_id], truths)]
+        tasks.append(TaskScore(task_id, len(truths), sum(h[0] for h in hits), sum(any(h) for h in hits),
+                               sum(cells) / len(cells)))
     return Score(tuple(tasks))
+
+
+def cells_right(grid: np.ndarray, truth: np.ndarray) -> float:
+    """Cells that two grids, laid corner on corner, have in common, as a share of the rectangle that holds both."""
+    rows, cols = np.minimum(grid.shape, truth.shape)
+    area = np.maximum(grid.shape, truth.shape).prod()
+    return float((grid[:rows, :cols] == truth[:rows, :cols]).sum() / area)
 
 
 def score_files(submission: str | Path, solutions: str | Path) -> Score:

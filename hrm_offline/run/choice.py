@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 
-from hrm_offline.artifact import Artifact, load_artifact
+from hrm_offline.artifact import Artifact, bundled_artifact, load_artifact
 from hrm_offline.config import PRESETS, AdaptConfig, ModelConfig, preset
 from hrm_offline.device import Runtime
 from hrm_offline.errors import InputError
@@ -32,27 +33,34 @@ class Choice:
 def choose(setup: Setup, runtime: Runtime) -> Choice:
     """The asked-for network, or what suits the device. An artifact that cannot be used is a warning, not the
     end: random weights solve some tasks, a run that ends solves none."""
-    artifact, warning = None, None
-    if setup.artifact is not None:
-        try:
-            artifact = load_artifact(setup.artifact)
-        except InputError as error:
-            warning = f"the artifact cannot be used, random weights are adapted instead: {error}"
+    artifact, warning = _load(setup.artifact)
     name, reason = setup.preset, "asked for"
     if name is None and artifact is not None:
         name, reason = nearest_preset(artifact.config), "nearest in size"
     elif name is None:
         name, reason = pick_preset(runtime, setup.seconds_a_task)
-    model, recipe = preset(name).model, preset(name).adapt
+    if setup.bundled and setup.artifact is None:
+        artifact, warning = _load(bundled_artifact(name))
+    model, recipe = preset(name).model, preset(name).recipe(artifact is not None)
     words = f"preset {name} ({reason}), from random weights"
     if artifact is not None:
         model, recipe = artifact.config, _conditioned(recipe, artifact)
-        words = f"network of {setup.artifact}, adapted by the recipe of {name} ({reason})"
+        words = f"network of {artifact.folder}, adapted by the recipe of {name} ({reason})"
     if setup.visits is not None:
         recipe = dataclasses.replace(recipe, visits=setup.visits)
     if setup.model is not None:  # chosen by the run's first worker
         model, recipe = setup.model, setup.recipe
     return Choice(model, recipe, artifact, words, warning)
+
+
+def _load(folder: Path | None) -> tuple[Artifact | None, str | None]:
+    """The artifact, or None and, where one was asked for, what is wrong with it."""
+    if folder is None:
+        return None, None
+    try:
+        return load_artifact(folder), None
+    except InputError as error:
+        return None, f"the artifact cannot be used, random weights are adapted instead: {error}"
 
 
 def pick_preset(runtime: Runtime, seconds_a_task: float) -> tuple[str, str]:

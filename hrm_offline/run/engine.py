@@ -62,7 +62,7 @@ class Engine:
         runtime, choice = self.runtime, self.choice
         return Hello(
             device=str(runtime), gpus=torch.cuda.device_count(), model=choice.model, recipe=choice.recipe,
-            artifact=str(self.setup.artifact) if choice.artifact else None,
+            artifact=str(choice.artifact.folder) if choice.artifact else None,
             artifact_digest=choice.artifact.digest if choice.artifact else None, reason=choice.reason,
             seconds_a_token=self.seconds_a_token, threads=self.threads,
             operations=dispatch.summary(runtime.device, runtime.dtype), warning=choice.warning,

@@ -23,7 +23,8 @@ class State(Enum):
 @dataclass(frozen=True)
 class Setup:
     """What a worker needs to know before any job. The first worker of a run finds `model` and `recipe`
-    None and chooses them. `folder` is where adapted networks and states are kept."""
+    None and chooses them, and with `bundled` the package's own artifact if no other is given. `folder` is where
+    adapted networks and states are kept."""
 
     challenges: Path
     folder: Path
@@ -32,6 +33,7 @@ class Setup:
     dtype: str | None = None
     threads: int | None = None
     artifact: Path | None = None
+    bundled: bool = False
     preset: str | None = None
     visits: int | None = None
     seconds_a_task: float = 0.0

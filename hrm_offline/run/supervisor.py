@@ -6,6 +6,7 @@ import dataclasses
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from hrm_offline import __version__
 from hrm_offline.budget import Budget
@@ -112,7 +113,10 @@ class Supervisor:
         failures = self.slots[index].failures if index in self.slots else 0
         self.slots[index] = Slot(device, self.budget.elapsed(), failures=failures)
         self.pool.start(index)
-        chosen = {} if self.hello is None else {"model": self.hello.model, "recipe": self.hello.recipe}
+        chosen = {}
+        if self.hello is not None:  # the first worker's choice holds for all
+            artifact = Path(self.hello.artifact) if self.hello.artifact else None
+            chosen = {"model": self.hello.model, "recipe": self.hello.recipe, "artifact": artifact, "bundled": False}
         self.pool.send(index, dataclasses.replace(self.setup, device=device, **chosen))
 
     def _assign(self) -> None:

@@ -16,7 +16,7 @@ from hrm_offline.model.hrm import HRM
 from hrm_offline.train.distributed import World
 from hrm_offline.train.learner import Learner, sum_metrics
 
-_LOG_EVERY = 50  # steps between two looks at the loss, each of which waits for the device
+LOOK_EVERY = 50  # steps between two looks at the loss, each of which waits for the device
 _AGREE_EVERY = 20  # steps between two agreements of several processes on where to end
 
 
@@ -27,12 +27,13 @@ class Diverged(Exception):
 @dataclass(frozen=True)
 class AdaptReport:
     """Steps planned by the recipe, steps that were taken, examples offered, and the token loss an
-    example had, averaged over the last tenth of the steps."""
+    example had: averaged over the last tenth of the steps, and over each `LOOK_EVERY` of them."""
 
     planned_steps: int
     steps: int
     examples: int
     loss: float
+    losses: tuple[float, ...] = ()
 
 
 def adapt(model: HRM, puzzles: PuzzleSet, config: AdaptConfig, budget: Budget, seed: int,
@@ -91,7 +92,7 @@ class Adaptation:
             self.pace.tick(self.clock())
             if learner.world.size == 1 or learner.step % _AGREE_EVERY == 0:
                 self._agree()
-            if learner.step % _LOG_EVERY == 0 or learner.step == learner.total_steps:
+            if learner.step % LOOK_EVERY == 0 or learner.step == learner.total_steps:
                 self._look()
             yield learner.step
 
@@ -101,7 +102,8 @@ class Adaptation:
             self.learner.ema.swap()
         last = self.losses[-max(1, round(0.1 * len(self.losses))) :]
         loss = sum(last) / len(last) if last else float("nan")
-        return AdaptReport(self.planned, self.learner.step, self.examples, loss)
+        return AdaptReport(self.planned, self.learner.step, self.examples, loss,
+                           tuple(round(mean, 4) for mean in self.losses))
 
     @property
     def is_sound(self) -> bool:

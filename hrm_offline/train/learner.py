@@ -132,8 +132,8 @@ class Learner:
                 group["lr"] = self.recipe.lr * factor
             self.scaler.step(self.optimizer)
             self.scaler.update()
-        if self.ema:
-            self.ema.update(self.step)
+            if self.ema:
+                self.ema.update(self.step)
 
     def _update_embeddings(self, ids: torch.Tensor, grads: torch.Tensor, lr: float) -> None:
         # Signs ignore the loss scale. An overflowed row (float16 only) counts as no gradient.

@@ -8,8 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
+import shlex
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -20,7 +25,8 @@ from hrm_offline.artifact import save_artifact
 from hrm_offline.batching import training_batches
 from hrm_offline.config import ModelConfig, PretrainConfig, preset
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
-from hrm_offline.data.tasks import Task, digest_of, load_tasks
+from hrm_offline.data.sets import select_tasks
+from hrm_offline.data.tasks import Task, digest_of
 from hrm_offline.device import choose_runtime
 from hrm_offline.errors import InputError
 from hrm_offline.files import make_folder
@@ -28,7 +34,8 @@ from hrm_offline.model.hrm import HRM
 from hrm_offline.ops import dispatch
 from hrm_offline.train.distributed import World, join_world, leave_world
 from hrm_offline.train.learner import Learner, sum_metrics
-from hrm_offline.train.state import load_state, save_state
+from hrm_offline.train.relay import is_ahead, load_relay, save_relay
+from hrm_offline.train.state import load_state, save_state, saved_step
 
 METRICS_FILE = "metrics.jsonl"
 # Settings that a continued run may change: they do not touch what is learned.
@@ -36,11 +43,16 @@ _FREE_SETTINGS = ("log_every", "save_every")
 
 
 def pretrain(config: PretrainConfig, out: str | Path, device: str | None = None, dtype: str | None = None,
-             threads: int | None = None) -> bool:
+             threads: int | None = None, minutes: float | None = None, relay: str | Path | None = None,
+             relay_moments: bool = True) -> bool:
     """Train to `config.steps` and write the artifact into `out`; continue a run that is there.
 
-    Returns False if SIGTERM or SIGINT ended it early, with its state saved. Raises `InputError`.
+    Returns False if SIGTERM or SIGINT, or `minutes` of training, ended it early, with its state saved. Into the
+    folder `relay` it is also written in files small enough to be carried elsewhere, by default with Adam's
+    moments; a relay that is there and further on than `out` is continued. Raises `InputError`.
     """
+    if minutes is not None and not minutes > 0:
+        raise InputError(f"minutes is {minutes}, expected more than 0")
     if threads:
         torch.set_num_threads(threads)
     runtime = choose_runtime(device, dtype, index=int(os.environ.get("LOCAL_RANK", "0")))
@@ -48,8 +60,9 @@ def pretrain(config: PretrainConfig, out: str | Path, device: str | None = None,
         torch.cuda.set_device(runtime.device)  # where NCCL's barriers run
     world = join_world("nccl" if runtime.device.type == "cuda" else "gloo")
     try:
-        out = make_folder(out)
-        tasks = select_tasks(config)
+        out, relay = make_folder(out), None if relay is None else make_folder(relay)
+        selection = select_tasks(config)
+        tasks = selection.tasks
         model_config = dataclasses.replace(
             preset(config.preset).model, puzzle_columns=config.puzzle_columns,
         )
@@ -58,40 +71,34 @@ def pretrain(config: PretrainConfig, out: str | Path, device: str | None = None,
         model = HRM(model_config, puzzles.num_rows, runtime.dtype).to(runtime.device)
         learner = Learner(model, config, config.steps, config.seed, world)
         identity = _identity(config, tasks)
-        resumed = load_state(out, learner, identity) is not None
+        resumed, warm_at = _resume(learner, identity, out, relay)
         if world.is_main:
-            print(f"computing on {runtime}; {len(tasks)} tasks, {puzzles.num_rows} embedding rows"
-                  + (f"; continuing at step {learner.step}" if resumed else ""))
+            print(f"computing on {runtime}; {selection}; {puzzles.num_rows} embedding rows"
+                  + (f"; continuing at step {learner.step}{resumed}" if resumed is not None else ""))
             print(f"operations: {dispatch.summary(runtime.device, runtime.dtype)}")
-        if not _run(learner, ExampleSource(puzzles, config.seed, config.include_tests), config, out, identity):
+        source = ExampleSource(puzzles, config.seed, config.include_tests)
+        origin = {"pretrained": identity, "torch": torch.__version__, **_provenance()}  # sources may change under it
+        finished = _run(learner, source, config, out, identity, _StopSignal(minutes), warm_at)
+        if relay:
+            save_relay(relay, learner, identity, relay_moments)
+        if not finished:
             return False
         if world.is_main:
-            _finish(learner, model_config, config, puzzles, identity, out)
+            _finish(learner, model_config, config.conditioning, puzzles, origin, out)
         world.barrier()
         return True
     finally:
         leave_world()
 
 
-def select_tasks(config: PretrainConfig) -> tuple[Task, ...]:
-    """The tasks of all sets in order, within `max_side`, at most `limit`; ids must be distinct."""
-    tasks: dict[str, Task] = {}
-    for source in config.data:
-        for task in load_tasks(source).require_good():
-            if task.id in tasks:
-                raise InputError(f"{source}: task {task.id}: is in another set too, expected distinct ids")
-            tasks[task.id] = task
-    chosen = [task for task in tasks.values() if _largest_side(task) <= config.max_side]
-    if config.limit:
-        chosen = chosen[: config.limit]
-    if not chosen:
-        raise InputError(f"{', '.join(config.data)}: no task with sides of {config.max_side} or less")
-    return tuple(chosen)
-
-
-def _largest_side(task: Task) -> int:
-    return max(max(grid.shape) for pair in (*task.train, *task.test) for grid in (pair.input, pair.output)
-               if grid is not None)
+def _resume(learner: Learner, identity: dict, out: Path, relay: Path | None) -> tuple[str | None, int]:
+    """Continue the state in `out`, or the relay where that is further on. Returns a word on it, None if there is
+    neither, and the step until which only embeddings learn."""
+    if relay and is_ahead(relay, identity, saved_step(out, identity)):
+        warm_at = load_relay(relay, learner, identity)
+        return " of the relay" + ("" if warm_at == learner.step else f", embeddings alone until {warm_at}"), warm_at
+    extra = load_state(out, learner, identity)
+    return (None, 0) if extra is None else ("", extra.get("warm_at", 0))
 
 
 def _identity(config: PretrainConfig, tasks: tuple[Task, ...]) -> dict:
@@ -100,13 +107,15 @@ def _identity(config: PretrainConfig, tasks: tuple[Task, ...]) -> dict:
     return json.loads(json.dumps(settings | {"tasks": digest_of(tasks)}))
 
 
-def _run(learner: Learner, source: ExampleSource, config: PretrainConfig, out: Path, identity: dict) -> bool:
-    """Train to the end, or until a signal asks to stop; saves the state either way."""
-    stop = _StopSignal()
+def _run(learner: Learner, source: ExampleSource, config: PretrainConfig, out: Path, identity: dict,
+         stop: _StopSignal, warm_at: int) -> bool:
+    """Train to the end, or until asked to stop, only embeddings until step `warm_at`; saves the state either way."""
+    extra = {"warm_at": warm_at}
     log = _MetricsLog(out, learner.step, learner.world, config.log_every)
     bar = tqdm(total=config.steps, initial=learner.step, disable=not learner.world.is_main, unit="step")
     offer = training_batches(source, learner.model.device)
     while learner.step < config.steps and not stop.seen(learner.world, learner.model.device):
+        learner.embeddings_only = learner.step < warm_at
         batch = offer(learner.step)
         metrics = sum_metrics(learner.learn(batch))
         line = log.add(learner.step, metrics, batch.size)
@@ -114,17 +123,19 @@ def _run(learner: Learner, source: ExampleSource, config: PretrainConfig, out: P
             bar.set_postfix(loss=f"{line['lm_loss']:.3f}", accuracy=f"{line['accuracy']:.3f}")
         bar.update()
         if learner.step % config.save_every == 0:
-            save_state(out, learner, identity)
+            save_state(out, learner, identity, extra)
     bar.close()
-    save_state(out, learner, identity)
+    save_state(out, learner, identity, extra)
     return learner.step >= config.steps
 
 
 class _StopSignal:
-    """Whether SIGTERM or SIGINT arrived at any process; all processes agree on the step."""
+    """Whether SIGTERM or SIGINT arrived, or `minutes` (None: any number) are over, at any process; all processes
+    agree on the step."""
 
-    def __init__(self):
+    def __init__(self, minutes: float | None):
         self.received = False
+        self.until = math.inf if minutes is None else time.monotonic() + 60 * minutes
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._receive)
 
@@ -132,9 +143,10 @@ class _StopSignal:
         self.received = True
 
     def seen(self, world: World, device: torch.device) -> bool:
+        asked = self.received or time.monotonic() >= self.until
         if world.size == 1:
-            return self.received
-        flag = torch.tensor(float(self.received), device=device)
+            return asked
+        flag = torch.tensor(float(asked), device=device)
         return world.sum_metrics({"stop": flag})["stop"] > 0
 
 
@@ -177,12 +189,22 @@ class _MetricsLog:
         return line
 
 
-def _finish(learner: Learner, model: ModelConfig, config: PretrainConfig, puzzles: PuzzleSet, identity: dict,
+def _provenance() -> dict:
+    """The command that is running, and the commit of the checkout it is run from, None for an installed package."""
+    folder = Path(__file__).parent
+    git = shutil.which("git")
+    describe = [git, "describe", "--always", "--abbrev=40", "--dirty", "--exclude", "*"]
+    shown = git and subprocess.run(describe, cwd=folder, capture_output=True, text=True)
+    return {"command": shlex.join(["python", "-m", "hrm_offline", *sys.argv[1:]]),
+            "commit": shown.stdout.strip() if shown and shown.returncode == 0 else None}
+
+
+def _finish(learner: Learner, model: ModelConfig, conditioning: str, puzzles: PuzzleSet, origin: dict,
             out: Path) -> None:
     if learner.ema:
         learner.ema.swap()
-    save_artifact(out, model, config.conditioning, learner.model.state_dict(), puzzles.row_names(),
-                  {"pretrained": identity, "steps": learner.step, "torch": torch.__version__})
+    save_artifact(out, model, conditioning, learner.model.state_dict(), puzzles.row_names(),
+                  origin | {"steps": learner.step})
     if learner.ema:
         learner.ema.swap()
     print(f"artifact of {learner.step} steps in {out}")

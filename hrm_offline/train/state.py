@@ -34,7 +34,7 @@ def save_state(folder: Path, learner: Learner, identity: dict, extra: dict | Non
     if carries:
         save_file(_carry_tensors(learner), target / f"rank-{world.rank}.safetensors")
     if world.is_main:
-        save_file(_learner_tensors(learner), target / LEARNER_FILE)
+        save_file(learner_tensors(learner), target / LEARNER_FILE)
     world.barrier()
     if world.is_main:
         write_json(folder / STATE_FILE, {
@@ -51,13 +51,9 @@ def save_state(folder: Path, learner: Learner, identity: dict, extra: dict | Non
 def load_state(folder: Path, learner: Learner, identity: dict) -> dict | None:
     """Continue a saved run and return its `extra`; None if there is none. Raises `InputError` if it is
     another run's, cannot be read, or was saved with carries by another number of processes."""
-    if not (folder / STATE_FILE).exists():
+    saved = _read_pointer(folder, identity)
+    if saved is None:
         return None
-    saved = read_json(folder / STATE_FILE)
-    for key in sorted(identity):
-        if saved["identity"].get(key) != identity[key]:
-            raise InputError(f"{folder / STATE_FILE}: was saved with {key} = {saved['identity'].get(key)!r}, this "
-                             f"run has {identity[key]!r}; continue with the same settings or use another folder")
     if saved["carries"] and saved["processes"] != learner.world.size:
         raise InputError(f"{folder / STATE_FILE}: was saved by {saved['processes']} processes, "
                          f"these are {learner.world.size}")
@@ -66,32 +62,59 @@ def load_state(folder: Path, learner: Learner, identity: dict) -> dict | None:
         raise InputError(f"{source / LEARNER_FILE}: is missing or damaged: its checksum is not the one that was saved")
     learner.step = saved["step"]
     learner.scaler.load_state_dict(saved["loss scaler"])
-    _restore_learner(learner, read_safetensors(source / LEARNER_FILE))
+    restore_learner(learner, read_safetensors(source / LEARNER_FILE))
     if saved["carries"]:
         _restore_carries(learner, read_safetensors(source / f"rank-{learner.world.rank}.safetensors"))
     return saved["extra"]
 
 
-def _learner_tensors(learner: Learner) -> dict[str, torch.Tensor]:
+def saved_step(folder: Path, identity: dict) -> int:
+    """The step that `load_state` would continue at, -1 if there is no state. Raises `InputError` if it is another
+    run's."""
+    saved = _read_pointer(folder, identity)
+    return -1 if saved is None else saved["step"]
+
+
+def _read_pointer(folder: Path, identity: dict) -> dict | None:
+    if not (folder / STATE_FILE).exists():
+        return None
+    saved = read_json(folder / STATE_FILE)
+    require_same_run(saved["identity"], identity, folder / STATE_FILE)
+    return saved
+
+
+def require_same_run(saved: dict, identity: dict, path: Path) -> None:
+    """Raise `InputError` naming the first setting in which what `path` saved is another run than `identity`."""
+    for key in sorted(identity):
+        if saved.get(key) != identity[key]:
+            raise InputError(f"{path}: was saved with {key} = {saved.get(key)!r}, this run has {identity[key]!r}; "
+                             "continue with the same settings or use another folder")
+
+
+def learner_tensors(learner: Learner) -> dict[str, torch.Tensor]:
+    """What the learner has learned, on the CPU: `model/<name>`, and by number of the parameter its average
+    `ema/<i>` and, once it was updated, its moments `adam/<i>/m`, `adam/<i>/v` and updates `adam/<i>/step`."""
     tensors = {f"model/{name}": value for name, value in learner.model.state_dict().items()}
     for i, param in enumerate(learner.params):
         if learner.ema:
             tensors[f"ema/{i}"] = learner.ema.average[i]
-        for name in ("m", "v"):
-            if param in learner.optimizer.state:
-                tensors[f"adam/{i}/{name}"] = learner.optimizer.state[param][name]
+        for name, value in learner.optimizer.state.get(param, {}).items():
+            tensors[f"adam/{i}/{name}"] = torch.as_tensor(value)  # the step is a number
     return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
 
 
-def _restore_learner(learner: Learner, tensors: dict[str, torch.Tensor]) -> None:
+def restore_learner(learner: Learner, tensors: dict[str, torch.Tensor]) -> None:
+    """Put the tensors of `learner_tensors` back, moments of any dtype."""
     learner.model.load_state_dict({name.removeprefix("model/"): value for name, value in tensors.items()
                                    if name.startswith("model/")})
     for i, param in enumerate(learner.params):
         if learner.ema:
             learner.ema.average[i].copy_(tensors[f"ema/{i}"])
         if f"adam/{i}/m" in tensors:
-            moments = {name: tensors[f"adam/{i}/{name}"].to(param.device) for name in ("m", "v")}
-            learner.optimizer.state[param] = {"step": learner.step, **moments}
+            moments = {name: tensors[f"adam/{i}/{name}"].to(param) for name in ("m", "v")}
+            # Fewer than the learner's where only embeddings learned for a while. Old states do not say.
+            step = int(tensors.get(f"adam/{i}/step", learner.step))
+            learner.optimizer.state[param] = {"step": step, **moments}
 
 
 def _carry_tensors(learner: Learner) -> dict[str, torch.Tensor]:

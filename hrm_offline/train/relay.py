@@ -1,0 +1,173 @@
+"""A training run in files small enough to be carried by hand, so that it goes on on another machine.
+
+A relay is a folder. Its parts `relay-<step>-000.part`, `-001.part` and so on, of at most `PART_BYTES` each, are
+together one safetensors file, with the tensors of a state (see `hrm_offline.train.state`); `relay.json` says the
+step, which run it is of, and each part's bytes and SHA-256. It is replaced last, so a kill at any
+instant leaves the relay before or the relay after.
+
+Network and averaged weights travel as float32, Adam's two moments, where wanted, as bfloat16. Of `hrm-27m`, 27.3M
+parameters: 109 + 109 + 2 x 55 = 327 MB in 21 parts, or 218 MB in 14 without the moments, and a table of embeddings
+of at most 8 MB. Of a larger table, which has a row for each (task, view), only the shared rows travel. Sequences
+start anew, and so does float16's loss scale; step, learning rate, batches and the decay of the averages go on.
+
+Parts are anybody's files: everything is checked against `relay.json` and the model, and nothing is a pickle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+
+from hrm_offline.artifact import parse_safetensors, shared_rows, table_of_new
+from hrm_offline.data.puzzles import SHARED_ROWS
+from hrm_offline.errors import InputError, shown, shown_name
+from hrm_offline.files import read_json, write_bytes, write_json
+from hrm_offline.train.learner import Learner
+from hrm_offline.train.state import learner_tensors, require_same_run, restore_learner
+
+FORMAT = "hrm_offline relay 1"
+INDEX_FILE = "relay.json"
+PART_BYTES = 16 * 10**6
+_MOST_TABLE_BYTES = 8 * 10**6
+_MOST_INDEX_BYTES = 2**20
+# How long only embeddings learn where their table did not travel, so that its fresh rows do not disturb the network.
+_REWARM_STEPS = 200
+_TABLE = "model/puzzle_emb.weights"
+
+
+def save_relay(folder: Path, learner: Learner, identity: dict, moments: bool = True) -> None:
+    """Write the relay of a run into `folder`, in the place of an earlier one; every process of the run calls
+    this. `identity` says what is being trained, as in `save_state`."""
+    if learner.world.is_main:
+        _write(folder, learner, identity, moments)
+    learner.world.barrier()  # a process that ended now would have the others ended too
+
+
+def is_ahead(folder: Path, identity: dict, step: int) -> bool:
+    """Whether `folder` has a relay of a later step than `step`, which is -1 where nothing else was saved. Raises
+    `InputError` if it is another run's, or if all there is to go on from are parts without `relay.json`."""
+    if (folder / INDEX_FILE).exists():
+        return _read_index(folder / INDEX_FILE, identity)["step"] > step
+    if step < 0 and any(folder.glob("relay-*.part")):
+        raise InputError(f"{folder / INDEX_FILE}: is missing, but there are parts of a relay")
+    return False
+
+
+def load_relay(folder: Path, learner: Learner, identity: dict) -> int:
+    """Continue from the relay in `folder`, with a learner that has not learned yet. Returns the step until which
+    only embeddings ought to learn: its own where their table travelled. Raises `InputError` naming the
+    part or the tensor if a part is missing or damaged, or they do not hold this run's tensors."""
+    index = _read_index(folder / INDEX_FILE, identity)
+    step = index["step"]
+    if step > learner.total_steps:
+        raise InputError(f"{folder / INDEX_FILE}: is of step {shown(step)}, this run has {learner.total_steps}")
+    content = b"".join(_read_part(folder / _part_name(step, i), part) for i, part in enumerate(index["parts"]))
+    tensors = parse_safetensors(content, folder)
+    is_cut = _cut_table(tensors, learner)
+    _require_fit(tensors, learner, step, folder)
+    learner.step = step
+    restore_learner(learner, tensors)
+    return step + _REWARM_STEPS if is_cut else step
+
+
+def _write(folder: Path, learner: Learner, identity: dict, moments: bool) -> None:
+    tensors = _travelling(learner_tensors(learner), moments)
+    content = memoryview(save(tensors))
+    pieces = [content[start : start + PART_BYTES] for start in range(0, len(content), PART_BYTES)]
+    names = [_part_name(learner.step, i) for i in range(len(pieces))]
+    for name, piece in zip(names, pieces):
+        write_bytes(folder / name, piece)
+    write_json(folder / INDEX_FILE, {
+        "format": FORMAT, "step": learner.step, "identity": identity,
+        "inside": sorted({name.split("/")[0] for name in tensors}),
+        "table_rows": len(tensors[_TABLE]) if _TABLE in tensors else 0,
+        "parts": [{"bytes": len(piece), "sha256": hashlib.sha256(piece).hexdigest()} for piece in pieces],
+    }, indent=2)
+    for old in folder.glob("relay-*.part"):
+        if old.name not in names:
+            old.unlink()
+
+
+def _part_name(step: int, number: int) -> str:
+    return f"relay-{step:08d}-{number:03d}.part"
+
+
+def _travelling(tensors: dict[str, torch.Tensor], moments: bool) -> dict[str, torch.Tensor]:
+    """Of a learner's tensors those that are carried, as they are carried."""
+    tensors = {name: value.bfloat16() if name.endswith(("/m", "/v")) else value for name, value in tensors.items()
+               if moments or not name.startswith("adam/")}
+    if _TABLE in tensors and tensors[_TABLE].nbytes > _MOST_TABLE_BYTES:
+        tensors[_TABLE] = shared_rows(tensors[_TABLE])
+    return tensors
+
+
+def _read_index(path: Path, identity: dict) -> dict:
+    """`relay.json`, whose step, identity and parts can be relied on to be well-formed and this run's. Raises
+    `InputError`."""
+    index = read_json(path, _MOST_INDEX_BYTES)
+    if not isinstance(index, dict) or index.get("format") != FORMAT:
+        raise InputError(f"{path}: expected the index of a '{FORMAT}'")
+    checks = {"step": lambda step: type(step) is int and step >= 0,
+              "identity": lambda settings: isinstance(settings, dict) and all(map(_is_setting, settings.values())),
+              "parts": lambda parts: isinstance(parts, list) and all(map(_is_part, parts))}
+    for key, makes_sense in checks.items():
+        if not makes_sense(index.get(key)):
+            raise InputError(f"{path}: '{key}' is {shown(index.get(key))}, which makes no sense")
+    require_same_run(index["identity"], identity, path)
+    return index
+
+
+def _is_setting(value) -> bool:
+    names = value if isinstance(value, list) else []
+    return not isinstance(value, dict) and all(isinstance(name, str) for name in names)
+
+
+def _is_part(value) -> bool:
+    return isinstance(value, dict) and type(value.get("bytes")) is int and isinstance(value.get("sha256"), str)
+
+
+def _read_part(path: Path, part: dict) -> bytes:
+    """The content of a part. Raises `InputError` unless it is what `relay.json` says of it."""
+    try:
+        is_whole = path.is_file() and path.stat().st_size == part["bytes"]
+        content = path.read_bytes() if is_whole else None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error})") from None
+    if content is None or hashlib.sha256(content).hexdigest() != part["sha256"]:
+        raise InputError(f"{path}: is missing or damaged: its size or checksum is not the one that was saved")
+    return content
+
+
+def _cut_table(tensors: dict[str, torch.Tensor], learner: Learner) -> bool:
+    """Whether only the shared rows of the table travelled; the others then start from the row for new puzzles."""
+    if _TABLE not in tensors or not learner.model.config.puzzle_columns:
+        return False
+    rows, columns = learner.model.puzzle_emb.weights.shape
+    if tensors[_TABLE].shape != (SHARED_ROWS, columns) or rows == SHARED_ROWS:
+        return False
+    tensors[_TABLE] = table_of_new(tensors[_TABLE], rows)
+    return True
+
+
+def _require_fit(tensors: dict[str, torch.Tensor], learner: Learner, step: int, where: Path) -> None:
+    """Raise `InputError` unless these are the tensors of this learner at `step`, moments or not."""
+    expected = {name: (value.dtype, value.shape) for name, value in learner_tensors(learner).items()}
+    for i, param in enumerate(learner.params):
+        moments = {f"adam/{i}/{name}": (torch.bfloat16, param.shape) for name in ("m", "v")}
+        moments[f"adam/{i}/step"] = (torch.int64, torch.Size([]))
+        if moments.keys() & tensors.keys():  # one without the others is an error
+            expected |= moments
+    for name in sorted(expected.keys() | tensors.keys()):
+        if name not in tensors:
+            raise InputError(f"{where}: tensor '{name}' is missing from the relay")
+        if name not in expected:
+            raise InputError(f"{where}: tensor '{shown_name(name)}' has no place in this run")
+        found, (dtype, shape) = tensors[name], expected[name]
+        if (found.dtype, found.shape) != (dtype, shape):
+            raise InputError(f"{where}: tensor '{name}' is {found.dtype} {list(found.shape)}, "
+                             f"this run has {dtype} {list(shape)}")
+        if name.endswith("/step") and not 1 <= int(found) <= step:
+            raise InputError(f"{where}: tensor '{name}' is {int(found)}, expected 1 to {step}")
