@@ -42,13 +42,14 @@ _BUDGET, _END_SECONDS = "2h", 3600
 
 @dataclass(frozen=True)
 class Kill:
-    """One trial: who is killed ("leader", "worker"), seconds after the start (`starting`) or after the first state of
-    an adaptation is saved, and whether only once a file is being written that is not the first."""
+    """One trial: who is killed ("leader", "worker"), at which share of the time until the first state of an adaptation
+    is saved (`starting`) or of the time from there on, and whether only once a file is being written that is not the
+    first."""
 
     number: int
     workers: int
     victim: str
-    after: float
+    share: float
     starting: bool
     writing: bool
 
@@ -112,9 +113,13 @@ class Trials:
 
     def _hit(self, run: subprocess.Popen, kill: Kill, out: Path) -> bool:
         """Wait for the instant and kill; False if the run had ended before."""
-        if not kill.starting:
+        starting, going_on = self.starting[kill.workers], self.going_on[kill.workers]
+        if kill.starting:
+            time.sleep(kill.share * starting)
+        else:  # a machine that is busier now than in the unbroken run was slower in starting, too
+            start = time.monotonic()
             self._await_state(run, out)
-        time.sleep(kill.after)
+            time.sleep(kill.share * going_on * (time.monotonic() - start) / starting)
         if kill.writing:
             while run.poll() is None and not ((out / "submission.json").exists() and any(out.rglob("*.tmp"))):
                 time.sleep(0.0002)
@@ -160,7 +165,7 @@ def _command_line(process: str) -> bytes:
         return b""
 
 
-def draw_kills(trials: Trials, runs: int, seed: int) -> list[Kill]:
+def draw_kills(runs: int, seed: int) -> list[Kill]:
     """Leaders and workers alike, a quarter of the leaders while a file is being written, a quarter of the others
     before there is anything to go on from."""
     rng = random.Random(seed)
@@ -169,8 +174,7 @@ def draw_kills(trials: Trials, runs: int, seed: int) -> list[Kill]:
         workers, victim = 1 + number % 2, "leader" if number % 4 < 2 else "worker"
         writing = victim == "leader" and number % 16 < 4
         starting = not writing and rng.random() < 0.25
-        after = rng.uniform(0.3, trials.starting[workers]) if starting else rng.uniform(0, trials.going_on[workers])
-        kills.append(Kill(number, workers, victim, after, starting, writing))
+        kills.append(Kill(number, workers, victim, rng.random(), starting, writing))
     return kills
 
 
@@ -189,7 +193,7 @@ def main() -> int:
                   f"{trials.going_on[workers]:.1f} s more", flush=True)
         outcomes = []
         with ThreadPoolExecutor(options.at_once) as executor:
-            for outcome in executor.map(trials.run, draw_kills(trials, options.runs, options.seed)):
+            for outcome in executor.map(trials.run, draw_kills(options.runs, options.seed)):
                 outcomes.append(outcome)
                 if not outcome.valid or outcome.code or not outcome.same:
                     print(outcome, flush=True)
