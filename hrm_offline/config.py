@@ -326,7 +326,7 @@ PRESETS = {
         AdaptConfig(**_SMALL_RECIPE, **_SMALL_PREDICTION, visits=800),
         PretrainConfig(preset="hrm-132k", **_SMALL_RECIPE, steps=20_000),
         # Chosen by measurement: see LOG.md, 2026-11-25.
-        AdaptConfig(**(_SMALL_RECIPE | {"lr": 1e-3}), **_SMALL_PREDICTION, visits=800, embeddings_only=0.05),
+        AdaptConfig(**(_SMALL_RECIPE | {"lr": 1e-3}), **_SMALL_PREDICTION, visits=300, embeddings_only=0.05),
     ),
 }
 
