@@ -440,7 +440,7 @@ def test_sigterm_ends_a_run_at_once_with_exit_0(challenges, tmp_path):
     command = [sys.executable, "-m", "hrm_offline", "solve", "--challenges", str(challenges[0]), "--out", str(out),
                "--visits", "100000", "--budget", "10m"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as run:
-        while "from random weights" not in run.stdout.readline():
+        while "computing on" not in run.stdout.readline():
             assert run.poll() is None
         run.send_signal(signal.SIGTERM)
         text = run.stdout.read()

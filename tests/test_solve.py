@@ -120,7 +120,8 @@ def test_out_that_cannot_be_written_is_refused(write_json, make_task, tmp_path, 
 
 def test_the_same_seed_gives_the_same_answer(run, make_task):
     challenges = to_challenges([make_task("a"), make_task("b", seed=1)])
-    answers = [check(run(challenges, "--seed", seed)[1], challenges)[0] for seed in "331"]
+    # A pretrained network answers alike after two visits, whatever the seed.
+    answers = [check(run(challenges, "--artifact", "none", "--seed", seed)[1], challenges)[0] for seed in "331"]
     assert answers[0] == answers[1]
     assert answers[0] != answers[2]
 

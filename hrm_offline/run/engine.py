@@ -63,7 +63,7 @@ class Engine:
         return Hello(
             device=str(runtime), gpus=torch.cuda.device_count(), model=choice.model, recipe=choice.recipe,
             artifact=str(choice.artifact.folder) if choice.artifact else None,
-            artifact_digest=choice.artifact.digest if choice.artifact else None, reason=choice.reason,
+            artifact_digest=self._artifact_digest(), reason=choice.reason,
             seconds_a_token=self.seconds_a_token, threads=self.threads,
             operations=dispatch.summary(runtime.device, runtime.dtype), warning=choice.warning,
             versions={"torch": str(torch.__version__)},  # a plain string: reading it must not load torch
@@ -108,6 +108,9 @@ class Engine:
             seconds = self.clock() - before
             self.seconds_a_token = seconds / tokens_of(batch)
             yield Voted((job.group, job.round, number), votes, tokens_of(batch), seconds)
+
+    def _artifact_digest(self) -> str | None:
+        return self.choice.artifact.digest if self.choice.artifact else None
 
     def _set_threads(self) -> int:
         """A small network gains nothing from a second CPU thread, and one makes runs repeatable."""
@@ -169,7 +172,7 @@ class Engine:
         """Take the steps, and save the state now and then."""
         adaptation, world = self.adaptation, self.adaptation.learner.world
         folder = state_folder(self.setup.folder, job.group)
-        identity = {"tasks": list(job.tasks), "seed": self.setup.seed}
+        identity = {"tasks": list(job.tasks), "seed": self.setup.seed, "artifact": self._artifact_digest()}
         try:
             progress = load_state(folder, adaptation.learner, identity)
         except InputError as error:
