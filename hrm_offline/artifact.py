@@ -122,7 +122,7 @@ def load_artifact(folder: str | Path) -> Artifact:
         if info.dtype not in _FLOATS:
             raise InputError(f"{path}: tensor '{name}' has dtype {info.dtype}, expected one of {', '.join(_FLOATS)}")
     weights = {name: value.float() for name, value in read_safetensors(path).items()}
-    _require_finite(weights, path)
+    require_finite(weights, path)
     return Artifact(folder, config, conditioning, weights, digest_of_files(folder / CONFIG_FILE, path))
 
 
@@ -186,7 +186,7 @@ def import_checkpoint(checkpoint: str | Path, out: str | Path, *, num_heads: int
         names = [*shared_row_names(), *given[1:]]
     rows = len(state[_TABLE]) if _TABLE in state else 0
     _require_fit({name: tuple(value.shape) for name, value in state.items()}, config, rows, checkpoint)
-    _require_finite(state, checkpoint)
+    require_finite(state, checkpoint)
     save_artifact(out, config, "table", state, names, {"imported from": Path(checkpoint).name})
     return config
 
@@ -273,7 +273,7 @@ def _require_fit(shapes: dict[str, tuple[int, ...]], config: ModelConfig, rows: 
                              f"the config asks for {list(expected[name])}")
 
 
-def _require_finite(weights: dict[str, torch.Tensor], where: str | Path) -> None:
+def require_finite(weights: dict[str, torch.Tensor], where: str | Path) -> None:
     """Raise `InputError` naming the first tensor that holds NaN or an infinity."""
     for name, value in weights.items():
         # The extremes of a tensor with a NaN are NaN; nothing of the tensor's size is allocated.

@@ -226,6 +226,7 @@ def table(value):
     (joined(lambda tensors: tensors.update({"ema/99": torch.zeros(1)})), "tensor 'ema/99' has no place"),
     (joined(lambda tensors: tensors.update({"ema/3": torch.zeros(1)})), "tensor 'ema/3' is torch.float32 [1]"),
     (joined(lambda tensors: tensors.update({"adam/3/step": torch.tensor(-1)})), "'adam/3/step' is -1"),
+    (joined(lambda tensors: tensors["ema/3"].fill_(float("nan"))), "tensor 'ema/3' holds numbers that are not finite"),
     (table(torch.zeros(relay.SHARED_ROWS)), "tensor 'model/puzzle_emb.weights' is torch.float32 [110]"),
     (table(torch.zeros(relay.SHARED_ROWS, 64, dtype=torch.int32)), "tensor 'model/puzzle_emb.weights' is torch.int32"),
 ])

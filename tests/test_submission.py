@@ -5,7 +5,7 @@ import pytest
 
 from hrm_offline.cli import main
 from hrm_offline.data.tasks import BadTask, Pair, Task, TaskSet
-from hrm_offline.infer.score import score_files
+from hrm_offline.infer.score import cells_right, score_attempts, score_files
 from hrm_offline.infer.submission import build_submission, fallback_submission
 from hrm_offline.infer.vote import Vote, Votes, choose_attempts, rank
 
@@ -127,3 +127,22 @@ def test_an_invalid_submission_is_refused_by_task_and_reason(files, capsys, chan
 def test_a_missing_task_is_refused(files, capsys):
     assert main(["score", *files({"a": GOOD["a"]})]) == 2
     assert "task b: is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("grid", "truth", "share"), [
+    ([[1, 2], [3, 4]], [[1, 2], [3, 4]], 1.0),
+    ([[1, 2], [3, 5]], [[1, 2], [3, 4]], 0.75),
+    ([[1, 2]], [[1, 2], [3, 4]], 0.5),  # rows are missing
+    ([[1, 2], [3, 4]], [[1, 2]], 0.5),  # rows too many count as wrong
+    ([[1, 2]], [[1], [2]], 0.25),  # they overlap in one cell of the 2 x 2 that holds both
+    ([[7]], [[1, 2], [3, 4]], 0.0),
+])
+def test_the_share_of_cells_that_are_right(grid, truth, share):
+    assert cells_right(np.array(grid), np.array(truth)) == share
+
+
+def test_the_better_attempt_counts_for_cells_and_outputs_are_averaged():
+    truths = [np.array([[1, 2]]), np.array([[3, 4]])]
+    attempts = [[np.array([[1, 0]]), np.array([[1, 2]])], [np.array([[3, 0]]), np.array([[0, 0]])]]
+    [task] = score_attempts({"t": attempts}, {"t": truths}).tasks
+    assert task.cells == (1.0 + 0.5) / 2

@@ -33,7 +33,7 @@ class AdaptReport:
     steps: int
     examples: int
     loss: float
-    losses: tuple[float, ...] = ()
+    losses: tuple[float, ...]
 
 
 def adapt(model: HRM, puzzles: PuzzleSet, config: AdaptConfig, budget: Budget, seed: int,

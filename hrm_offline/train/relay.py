@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from hrm_offline.artifact import parse_safetensors, shared_rows, table_of_new
+from hrm_offline.artifact import parse_safetensors, require_finite, shared_rows, table_of_new
 from hrm_offline.data.puzzles import SHARED_ROWS
 from hrm_offline.errors import InputError, shown, shown_name
 from hrm_offline.files import read_json, write_bytes, write_json
@@ -59,7 +59,7 @@ def is_ahead(folder: Path, identity: dict, step: int) -> bool:
 def load_relay(folder: Path, learner: Learner, identity: dict) -> int:
     """Continue from the relay in `folder`, with a learner that has not learned yet. Returns the step until which
     only embeddings ought to learn: its own where their table travelled. Raises `InputError` naming the
-    part or the tensor if a part is missing or damaged, or they do not hold this run's tensors."""
+    part or the tensor if a part is missing or damaged, or they do not hold this run's tensors, all finite."""
     index = _read_index(folder / INDEX_FILE, identity)
     step = index["step"]
     if step > learner.total_steps:
@@ -68,6 +68,7 @@ def load_relay(folder: Path, learner: Learner, identity: dict) -> int:
     tensors = parse_safetensors(content, folder)
     is_cut = _cut_table(tensors, learner)
     _require_fit(tensors, learner, step, folder)
+    require_finite(tensors, folder)
     learner.step = step
     restore_learner(learner, tensors)
     return step + _REWARM_STEPS if is_cut else step
