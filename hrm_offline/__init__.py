@@ -15,6 +15,6 @@ def build_model(preset: str, num_puzzles: int = 1):
     """
     from hrm_offline.config import preset as find_preset
     from hrm_offline.data.puzzles import SHARED_ROWS
-    from hrm_offline.model.hrm import HRM
+    from hrm_offline.model.recursive import RecursiveModel
 
-    return HRM(find_preset(preset).model, SHARED_ROWS + num_puzzles)
+    return RecursiveModel(find_preset(preset).model, SHARED_ROWS + num_puzzles)

@@ -32,7 +32,7 @@ from hrm_offline.files import (
     read_tensor_header,
     write_json,
 )
-from hrm_offline.model.hrm import HRM
+from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.tokens import VOCABULARY
 
 FORMAT = "hrm_offline artifact 2"
@@ -58,10 +58,10 @@ class Artifact:
     weights: dict[str, torch.Tensor]
     digest: str
 
-    def build(self, num_rows: int, dtype: torch.dtype) -> HRM:
+    def build(self, num_rows: int, dtype: torch.dtype) -> RecursiveModel:
         """The network with an embedding table of `num_rows`; new puzzles start from the row kept
         for them."""
-        model = HRM(self.config, num_rows, dtype)
+        model = RecursiveModel(self.config, num_rows, dtype)
         weights = dict(self.weights)
         if _TABLE in weights:
             weights[_TABLE] = table_of_new(weights[_TABLE], num_rows)
@@ -262,7 +262,7 @@ def _require_fit(shapes: dict[str, tuple[int, ...]], config: ModelConfig, rows: 
     """Raise `InputError` unless these are exactly the tensors that a model of that configuration and
     `rows` puzzle embeddings has."""
     with torch.device("meta"):
-        expected = {name: tuple(value.shape) for name, value in HRM(config, rows).state_dict().items()}
+        expected = {name: tuple(value.shape) for name, value in RecursiveModel(config, rows).state_dict().items()}
     for name in sorted(expected.keys() | shapes.keys()):
         if name not in shapes:
             raise InputError(f"{where}: tensor '{name}' is missing, which the config asks for")

@@ -22,7 +22,7 @@ from hrm_offline.errors import InputError
 from hrm_offline.files import read_json
 from hrm_offline.infer.vote import Vote, choose_attempts, rank
 from hrm_offline.model.halting import Carry, Sequences
-from hrm_offline.model.hrm import HRM
+from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.ops.adam_atan2 import adam_atan2_
 from hrm_offline.ops.attention import attention
 from hrm_offline.ops.rms_norm import rms_norm
@@ -126,7 +126,7 @@ def _compare_hrm(case: dict, tensors: dict[str, torch.Tensor]) -> Comparison:
     compare = Comparison(case["float32_vs_float64"])
     weights = {key.removeprefix("weights/" + KEY_PREFIX): value
                for key, value in tensors.items() if key.startswith("weights/")}
-    model = HRM(model_config(case["config"]), case["config"]["num_puzzle_identifiers"])
+    model = RecursiveModel(model_config(case["config"]), case["config"]["num_puzzle_identifiers"])
     model.load_state_dict(weights)
     _compare_evaluation(compare, model, case, tensors)
     model.load_state_dict(weights)
@@ -134,7 +134,7 @@ def _compare_hrm(case: dict, tensors: dict[str, torch.Tensor]) -> Comparison:
     return compare
 
 
-def _case_batch(tensors: dict[str, torch.Tensor], prefix: str, model: HRM) -> OfferedBatch:
+def _case_batch(tensors: dict[str, torch.Tensor], prefix: str, model: RecursiveModel) -> OfferedBatch:
     ids = tensors[f"{prefix}/puzzle_identifiers"].long()
     sequences = Sequences(tensors[f"{prefix}/inputs"].int(), tensors[f"{prefix}/labels"].long(),
                           ids[:, None][:, : model.config.puzzle_columns])
@@ -142,7 +142,8 @@ def _case_batch(tensors: dict[str, torch.Tensor], prefix: str, model: HRM) -> Of
 
 
 @torch.no_grad()
-def _compare_evaluation(compare: Comparison, model: HRM, case: dict, tensors: dict[str, torch.Tensor]) -> None:
+def _compare_evaluation(compare: Comparison, model: RecursiveModel, case: dict,
+                        tensors: dict[str, torch.Tensor]) -> None:
     batch = _case_batch(tensors, "batch", model)
     sequences = batch.sequences(slice(None))
     vectors = model.puzzle_vectors(sequences.puzzle_identifiers)
@@ -155,7 +156,7 @@ def _compare_evaluation(compare: Comparison, model: HRM, case: dict, tensors: di
             compare.add(f"eval/{name}", value, tensors[f"eval/step{step}/{name}"])
 
 
-def _compare_training(compare: Comparison, model: HRM, case: dict, tensors: dict[str, torch.Tensor]) -> None:
+def _compare_training(compare: Comparison, model: RecursiveModel, case: dict, tensors: dict[str, torch.Tensor]) -> None:
     optim = case["optim"]
     recipe = Recipe(
         lr=optim["lr"], beta1=optim["betas"][0], beta2=optim["betas"][1], weight_decay=optim["weight_decay"],
@@ -196,7 +197,7 @@ def _step_tensors(result: Part, carry: Carry) -> dict[str, torch.Tensor]:
     return {name: value.detach() for name, value in tensors.items()}
 
 
-def _gradient(model: HRM, result: Part, name: str) -> torch.Tensor:
+def _gradient(model: RecursiveModel, result: Part, name: str) -> torch.Tensor:
     if name == "puzzle_emb.local_weights":  # the reference's rows of the batch
         return result.puzzle_vectors.grad.flatten(1)
     return model.get_parameter(name).grad

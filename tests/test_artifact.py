@@ -11,7 +11,7 @@ from hrm_offline.cli import main
 from hrm_offline.config import ModelConfig
 from hrm_offline.data.puzzles import NEW_PUZZLE_ROW, SHARED_ROWS
 from hrm_offline.errors import InputError
-from hrm_offline.model.hrm import HRM
+from hrm_offline.model.recursive import RecursiveModel
 
 TINY = ModelConfig(hidden_size=32, num_heads=2, H_layers=1, L_layers=2, puzzle_emb_ndim=32, halt_max_steps=3)
 SIZES = {"num_heads": 2, "H_cycles": 2, "L_cycles": 2, "halt_max_steps": 3}
@@ -21,7 +21,7 @@ SIZES = {"num_heads": 2, "H_cycles": 2, "L_cycles": 2, "halt_max_steps": 3}
 def saved(tmp_path):
     """An artifact folder and the model it was saved from."""
     torch.manual_seed(0)
-    model = HRM(TINY, SHARED_ROWS + 4)
+    model = RecursiveModel(TINY, SHARED_ROWS + 4)
     model.puzzle_emb.weights.normal_()
     folder = tmp_path / "artifact"
     save_artifact(folder, TINY, "table", model.state_dict(), ["name"] * (SHARED_ROWS + 4), {"by": "test"})
@@ -52,7 +52,7 @@ def test_round_trip_and_new_puzzles_start_from_the_mean(saved):
 @pytest.mark.parametrize("prefix", ["_orig_mod.model.inner.", "model.inner.", "inner.", "", "module._orig_mod.inner."])
 def test_import_of_a_published_checkpoint(tmp_path, prefix):
     torch.manual_seed(1)
-    model = HRM(TINY, 6)
+    model = RecursiveModel(TINY, 6)
     model.puzzle_emb.weights.normal_()
     torch.save({prefix + name: value for name, value in model.state_dict().items()}, tmp_path / "step_1")
     names = tmp_path / "identifiers.json"
@@ -71,7 +71,7 @@ def test_import_of_a_published_checkpoint(tmp_path, prefix):
 def test_import_without_puzzle_embeddings_and_with_learned_positions(tmp_path):
     config = dataclasses.replace(TINY, puzzle_columns=0, puzzle_emb_ndim=0, positions="learned", canvas_rows=5,
                                  canvas_cols=5)
-    torch.save(HRM(config, 1).state_dict(), tmp_path / "c")
+    torch.save(RecursiveModel(config, 1).state_dict(), tmp_path / "c")
     assert import_checkpoint(tmp_path / "c", tmp_path / "out", **SIZES).positions == "learned"
     rebuilt = load_artifact(tmp_path / "out").build(SHARED_ROWS, torch.float32)
     assert rebuilt.embed_pos.embedding_weight.shape == (25, 32)
@@ -86,7 +86,7 @@ class Payload:
 def test_checkpoints_that_cannot_be_used_are_refused(tmp_path, content, capsys):
     path = tmp_path / "step_1"
     if content == "truncated":
-        torch.save(HRM(TINY, 2).state_dict(), path)
+        torch.save(RecursiveModel(TINY, 2).state_dict(), path)
         path.write_bytes(path.read_bytes()[:5000])
     elif content == "not weights":
         torch.save({"lm_head.weight": torch.zeros(12, 32)}, path)

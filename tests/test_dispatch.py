@@ -11,8 +11,8 @@ import torch
 from hrm_offline.config import PRESETS, ModelConfig, Recipe
 from hrm_offline.errors import InputError
 from hrm_offline.model.halting import Sequences, initial_carry, refill_, training_step
-from hrm_offline.model.hrm import HRM
 from hrm_offline.model.layers import Block
+from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.ops import dispatch, launch
 from hrm_offline.ops.adam_atan2 import adam_atan2_
 from hrm_offline.ops.attention import attention
@@ -181,7 +181,7 @@ def test_gradients_of_the_whole_recurrent_step_against_float64(loss, canvas):
     results = {}
     for mode, dtype in (("triton", torch.float32), ("reference", torch.float64)):
         torch.manual_seed(0)
-        model = HRM(SMALL, 4).to(DEVICE)
+        model = RecursiveModel(SMALL, 4).to(DEVICE)
         with torch.no_grad():
             model.puzzle_emb.weights.normal_()
             model.q_head.weight.normal_(std=0.1)
@@ -211,7 +211,7 @@ def test_gradients_of_the_whole_recurrent_step_against_float64(loss, canvas):
 def test_prediction_in_inference_mode_equals_the_training_pass():
     """Tables and lengths first made in inference mode serve training afterwards."""
     torch.manual_seed(0)
-    model = HRM(SMALL, 4).to(DEVICE)
+    model = RecursiveModel(SMALL, 4).to(DEVICE)
     tokens = torch.randint(0, 12, (2, 9), dtype=torch.int32, device=DEVICE)
 
     def logits():
@@ -301,7 +301,7 @@ def test_a_training_step_of_every_preset_on_the_gpu(name):
     losses, gradients = {}, {}
     for mode in ("auto", "reference"):
         torch.manual_seed(0)
-        model = HRM(config, 4, dtype).to(DEVICE)
+        model = RecursiveModel(config, 4, dtype).to(DEVICE)
         batch = Sequences(tokens.int().to(DEVICE), tokens.roll(1, 0).to(DEVICE),
                          torch.zeros(4, config.puzzle_ids, dtype=torch.long, device=DEVICE))
         with dispatch.override(mode):

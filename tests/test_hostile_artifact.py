@@ -18,7 +18,7 @@ from hrm_offline.config import PRESETS, ModelConfig
 from hrm_offline.data.puzzles import SHARED_ROWS
 from hrm_offline.errors import InputError, shown
 from hrm_offline.files import read_tensor_header
-from hrm_offline.model.hrm import HRM
+from hrm_offline.model.recursive import RecursiveModel
 
 TINY = ModelConfig(hidden_size=32, num_heads=2, H_layers=1, L_layers=1, puzzle_emb_ndim=32)
 
@@ -27,7 +27,8 @@ TINY = ModelConfig(hidden_size=32, num_heads=2, H_layers=1, L_layers=1, puzzle_e
 def good(tmp_path_factory):
     """A valid artifact, not to be changed."""
     folder = tmp_path_factory.mktemp("good") / "artifact"
-    save_artifact(folder, TINY, "table", HRM(TINY, SHARED_ROWS).state_dict(), ["name"] * SHARED_ROWS, {"by": "test"})
+    weights = RecursiveModel(TINY, SHARED_ROWS).state_dict()
+    save_artifact(folder, TINY, "table", weights, ["name"] * SHARED_ROWS, {"by": "test"})
     return folder
 
 
@@ -341,7 +342,7 @@ def test_refusing_takes_little_memory(good, tmp_path):
     ({"embed_pos.embedding_weight": torch.zeros(())}, "no weights of a Hierarchical"),
 ])
 def test_checkpoints_that_cannot_be_are_refused(tmp_path, change, reason):
-    torch.save(HRM(TINY, 4).state_dict() | change, tmp_path / "step_1")
+    torch.save(RecursiveModel(TINY, 4).state_dict() | change, tmp_path / "step_1")
     with pytest.raises(InputError, match=reason) as error:
         import_checkpoint(tmp_path / "step_1", tmp_path / "out", num_heads=2, H_cycles=1, L_cycles=1, halt_max_steps=3)
     assert "step_1" in str(error.value)

@@ -7,8 +7,8 @@ import hrm_offline
 from hrm_offline.config import PRESETS, ModelConfig
 from hrm_offline.errors import InputError
 from hrm_offline.model.halting import Sequences, advance_, initial_carry, refill_, training_step
-from hrm_offline.model.hrm import HRM
 from hrm_offline.model.layers import truncated_normal
+from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.ops.rope import rope, rope_table
 
 TINY = ModelConfig(hidden_size=32, num_heads=2, H_layers=1, L_layers=1, puzzle_emb_ndim=32, halt_max_steps=3)
@@ -20,7 +20,7 @@ def sequences(size: int, cells: int, seed: int = 0) -> Sequences:
     return Sequences(tokens.int(), tokens.long(), torch.zeros(size, 1, dtype=torch.long))
 
 
-def run(model: HRM, tokens: torch.Tensor, canvas, steps: int = 2):
+def run(model: RecursiveModel, tokens: torch.Tensor, canvas, steps: int = 2):
     vectors = model.puzzle_vectors(torch.zeros(len(tokens), model.config.puzzle_columns, dtype=torch.long))
     z_H, z_L = model.initial_states(len(tokens), canvas)
     for _ in range(steps):
@@ -38,7 +38,7 @@ def test_presets_build_and_their_adapters_fit(name):
 
 def test_the_published_size_is_27_million():
     with torch.device("meta"):
-        model = HRM(PRESETS["hrm-27m"].model, 1)
+        model = RecursiveModel(PRESETS["hrm-27m"].model, 1)
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(27.3e6, rel=0.01)
 
 
@@ -52,7 +52,7 @@ def test_build_model_by_name():
 @pytest.mark.parametrize("positions", ["rope-1d", "rope-2d", "learned"])
 def test_a_cell_keeps_its_position_on_every_canvas(positions):
     """Positions of a 4x5 canvas are those of the same cells on the full one."""
-    model = HRM(dataclasses.replace(TINY, positions=positions), 1)
+    model = RecursiveModel(dataclasses.replace(TINY, positions=positions), 1)
     rows, cols = torch.arange(4).repeat_interleave(5), torch.arange(5).repeat(4)
     if positions == "learned":
         tight, full = model._learned_positions((4, 5)), model._learned_positions((30, 30))
@@ -82,7 +82,7 @@ def test_two_dimensional_rope_sees_row_and_column_distances_only():
 
 def test_examples_of_a_batch_do_not_mix():
     torch.manual_seed(0)
-    model = HRM(TINY, 1)
+    model = RecursiveModel(TINY, 1)
     tokens = sequences(3, 12).inputs
     alone = run(model, tokens[1:2], (3, 4)).logits
     assert torch.allclose(run(model, tokens, (3, 4)).logits[1:2], alone, atol=1e-5)
@@ -90,7 +90,7 @@ def test_examples_of_a_batch_do_not_mix():
 
 def test_only_the_last_cycle_carries_gradient_and_states_go_on_detached():
     torch.manual_seed(0)
-    model = HRM(TINY, 1)
+    model = RecursiveModel(TINY, 1)
     batch = sequences(2, 9)
     z_H, z_L = model.initial_states(2, (3, 3))
     vectors = model.puzzle_vectors(batch.puzzle_identifiers)
@@ -101,7 +101,7 @@ def test_only_the_last_cycle_carries_gradient_and_states_go_on_detached():
     one_step = model.L_level.layers[0].mlp.down_proj.weight.grad.clone()
     # The same from the states that enter the last cycle, with nothing before it.
     model.zero_grad()
-    single = HRM(dataclasses.replace(TINY, H_cycles=1, L_cycles=1), 1)
+    single = RecursiveModel(dataclasses.replace(TINY, H_cycles=1, L_cycles=1), 1)
     single.load_state_dict(model.state_dict())
     embedded, table = model._embed(batch.inputs, vectors, (3, 3)), model._rope_table((3, 3))
     with torch.no_grad():
@@ -121,7 +121,7 @@ def filled_carry(model, offered):
 
 def test_halted_slots_take_the_offered_sequence_and_the_others_go_on():
     torch.manual_seed(0)
-    model = HRM(TINY, 1)
+    model = RecursiveModel(TINY, 1)
     first, second = sequences(3, 9, seed=1), sequences(3, 9, seed=2)
     carry = filled_carry(model, first)
     assert torch.equal(carry.sequences.inputs, first.inputs)
@@ -142,7 +142,7 @@ def test_halted_slots_take_the_offered_sequence_and_the_others_go_on():
 
 @pytest.mark.parametrize("halting", ["q-learning", "halt-only"])
 def test_halting_obeys_the_head_the_minimum_and_the_last_step(halting):
-    model = HRM(dataclasses.replace(TINY, halting=halting), 1)
+    model = RecursiveModel(dataclasses.replace(TINY, halting=halting), 1)
     batch = sequences(3, 9)
     carry = filled_carry(model, batch)
     vectors = model.puzzle_vectors(batch.puzzle_identifiers)
@@ -167,7 +167,7 @@ def test_halting_obeys_the_head_the_minimum_and_the_last_step(halting):
 def test_the_next_steps_own_pass_gives_the_target_that_looking_ahead_gives():
     """With the weights held still, what one step saw by a second pass is what the next one computes anyway."""
     torch.manual_seed(0)
-    model = HRM(dataclasses.replace(TINY, halt_max_steps=8), 1)
+    model = RecursiveModel(dataclasses.replace(TINY, halt_max_steps=8), 1)
     with torch.no_grad():
         model.q_head.weight.normal_(std=0.3)
     batch = sequences(4, 9)
@@ -190,7 +190,7 @@ def test_the_next_steps_own_pass_gives_the_target_that_looking_ahead_gives():
 
 def test_a_last_step_counts_with_the_value_of_halting():
     torch.manual_seed(0)
-    model = HRM(dataclasses.replace(TINY, halt_max_steps=2), 1)
+    model = RecursiveModel(dataclasses.replace(TINY, halt_max_steps=2), 1)
     with torch.no_grad():
         model.q_head.bias.copy_(torch.tensor([-1.0, 3.0]))
     batch = sequences(2, 9)
@@ -204,7 +204,7 @@ def test_a_last_step_counts_with_the_value_of_halting():
 def test_cells_that_do_not_exist_are_not_seen():
     """A canvas with missing rows computes what the shorter canvas computes."""
     torch.manual_seed(0)
-    model = HRM(TINY, 1)
+    model = RecursiveModel(TINY, 1)
     tokens = sequences(2, 9).inputs
     tokens[1, 6:] = 0
     vectors = model.puzzle_vectors(torch.zeros(2, 1, dtype=torch.long))
@@ -218,14 +218,15 @@ def test_cells_that_do_not_exist_are_not_seen():
 
 def test_the_third_column_is_the_mean_of_what_becomes_of_each_colour():
     torch.manual_seed(0)
-    three = HRM(dataclasses.replace(TINY, puzzle_columns=3), 20)
+    three = RecursiveModel(dataclasses.replace(TINY, puzzle_columns=3), 20)
     three.puzzle_emb.weights.normal_()
     ids = torch.tensor([[1, 2, *range(5, 15)]])
     averaged = torch.cat([three.puzzle_emb.weights[[1, 2]], three.puzzle_emb.weights[5:15].mean(0, keepdim=True)])[None]
     tokens = sequences(1, 9).inputs
     vectors = three.puzzle_vectors(ids).requires_grad_()
     out = three(*three.initial_states(1, (3, 3)), tokens, vectors, (3, 3))[2].logits
-    plain = HRM(dataclasses.replace(TINY, puzzle_columns=2, puzzle_emb_ndim=48), 20)  # as many tokens, no mean
+    as_many_tokens = dataclasses.replace(TINY, puzzle_columns=2, puzzle_emb_ndim=48)  # and no mean
+    plain = RecursiveModel(as_many_tokens, 20)
     plain.load_state_dict(three.state_dict() | {"puzzle_emb.weights": plain.puzzle_emb.weights})
     same = plain(*plain.initial_states(1, (3, 3)), tokens, averaged.view(1, 2, 48), (3, 3))[2].logits
     assert torch.allclose(out, same, atol=1e-6)
@@ -244,7 +245,7 @@ def test_truncated_normal_has_the_stated_deviation():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_lower_precision_stays_near_float32(dtype):
     torch.manual_seed(0)
-    model = HRM(TINY, 1)
+    model = RecursiveModel(TINY, 1)
     tokens = sequences(2, 9).inputs
     expected = run(model, tokens, (3, 3)).logits
     model.dtype = dtype

@@ -24,7 +24,7 @@ from hrm_offline.data.puzzles import SHARED_ROWS, PuzzleSet
 from hrm_offline.data.tasks import to_challenges
 from hrm_offline.errors import InputError
 from hrm_offline.infer.submission import read_submission
-from hrm_offline.model.hrm import HRM
+from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.pipeline import SolveOptions, solve
 from hrm_offline.run.journal import Journal
 from hrm_offline.run.messages import Adapt
@@ -361,7 +361,7 @@ def test_an_adaptation_goes_on_from_its_saved_state(challenges, tmp_path, monkey
 
 def save_random_artifact(folder, config=SMALL.model, seed=0):
     torch.manual_seed(seed)
-    save_artifact(folder, config, "factored", HRM(config, SHARED_ROWS).state_dict(), [], {})
+    save_artifact(folder, config, "factored", RecursiveModel(config, SHARED_ROWS).state_dict(), [], {})
     return folder
 
 

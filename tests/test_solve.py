@@ -11,7 +11,7 @@ from hrm_offline.data.puzzles import SHARED_ROWS
 from hrm_offline.data.tasks import Pair, Task, load_tasks, to_challenges
 from hrm_offline.device import Runtime
 from hrm_offline.infer.submission import read_submission
-from hrm_offline.model.hrm import HRM
+from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.pipeline import SolveOptions, solve
 from hrm_offline.run.choice import nearest_preset, pick_preset
 from hrm_offline.run.supervisor import Crew
@@ -199,4 +199,4 @@ def test_null_truth_of_the_default_rehearsal():
 
 
 def test_model_of_a_fresh_start_has_zero_embeddings():
-    assert not HRM(PRESETS["hrm-132k"].model, SHARED_ROWS + 2).puzzle_emb.weights.any()
+    assert not RecursiveModel(PRESETS["hrm-132k"].model, SHARED_ROWS + 2).puzzle_emb.weights.any()

@@ -10,7 +10,7 @@ from hrm_offline.config import PRESETS, Recipe
 from hrm_offline.data.puzzles import SHARED_ROWS, ExampleSource, PuzzleSet
 from hrm_offline.infer.plan import PredictionPlan
 from hrm_offline.infer.predict import Predictor
-from hrm_offline.model.hrm import HRM
+from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.ops.sign_sgd import sparse_sign_sgd_
 from hrm_offline.ops.stablemax import stablemax_cross_entropy
 from hrm_offline.tokens import IGNORE
@@ -25,7 +25,7 @@ def make_learner(tasks, steps=100, **changes):
     recipe = dataclasses.replace(SMALL.adapt, tokens_per_step=160, **changes)
     puzzles = PuzzleSet(tasks, recipe, SMALL.model, seed=0)
     torch.manual_seed(0)
-    model = HRM(SMALL.model, puzzles.num_rows)
+    model = RecursiveModel(SMALL.model, puzzles.num_rows)
     return Learner(model, recipe, steps, seed=0), training_batches(ExampleSource(puzzles, seed=0), model.device)
 
 
@@ -94,7 +94,7 @@ def test_memorises_demonstrations_and_predicts_them(make_task):
     recipe = dataclasses.replace(SMALL.adapt, visits=1500, tokens_per_step=240)
     puzzles = PuzzleSet(tuple(t.without_labels() for t in tasks), recipe, SMALL.model, seed=0)
     torch.manual_seed(0)
-    model = HRM(SMALL.model, puzzles.num_rows)
+    model = RecursiveModel(SMALL.model, puzzles.num_rows)
     report = adapt(model, puzzles, recipe, Budget(1e9), seed=0, pretrained=False)
     assert report.steps == report.planned_steps
     recipe = dataclasses.replace(recipe, predict_tokens=200)
@@ -115,7 +115,7 @@ def make_plan(tasks, **changes):
 
 def make_predictor(plan, **changes):
     torch.manual_seed(0)
-    model = HRM(dataclasses.replace(SMALL.model, puzzle_columns=1), plan.puzzles.num_rows)
+    model = RecursiveModel(dataclasses.replace(SMALL.model, puzzle_columns=1), plan.puzzles.num_rows)
     return Predictor(model, plan.puzzles, dataclasses.replace(plan.puzzles.recipe, **changes))
 
 
@@ -207,7 +207,7 @@ def test_adaptation_is_repeatable_and_shortens_to_its_time(make_task):
 
     def run(budget):
         torch.manual_seed(0)
-        model = HRM(SMALL.model, puzzles.num_rows)
+        model = RecursiveModel(SMALL.model, puzzles.num_rows)
         return adapt(model, puzzles, recipe, budget, 0, pretrained=False), model
 
     (first, a), (second, b) = run(Budget(1e9)), run(Budget(1e9))
@@ -252,7 +252,7 @@ def test_recorded_steps_learn_as_launched_ones_do(make_task, micro_batches):
                                      micro_batches=micro_batches)
         puzzles = PuzzleSet(tasks, recipe, SMALL.model, seed=0)
         torch.manual_seed(0)
-        model = HRM(SMALL.model, puzzles.num_rows).cuda()
+        model = RecursiveModel(SMALL.model, puzzles.num_rows).cuda()
         learner = Learner(model, recipe, 100, seed=0)
         offer = training_batches(ExampleSource(puzzles, seed=0), model.device)
         for step in range(30):

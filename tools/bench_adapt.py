@@ -42,7 +42,7 @@ from hrm_offline.data.puzzles import ExampleSource, PuzzleSet  # noqa: E402
 from hrm_offline.data.tasks import Task, load_tasks, to_challenges, to_solutions  # noqa: E402
 from hrm_offline.device import Runtime, choose_runtime  # noqa: E402
 from hrm_offline.errors import InputError  # noqa: E402
-from hrm_offline.model.hrm import HRM  # noqa: E402
+from hrm_offline.model.recursive import RecursiveModel  # noqa: E402
 from hrm_offline.ops import dispatch  # noqa: E402
 from hrm_offline.train.adapt import adapt  # noqa: E402
 from hrm_offline.train.learner import Learner  # noqa: E402
@@ -116,7 +116,7 @@ class StepBench:
 
     def _ours(self, way: Way, recipe: AdaptConfig, puzzles: PuzzleSet):
         torch.manual_seed(0)
-        model = HRM(self.model_config, puzzles.num_rows, self.runtime.dtype).to(self.runtime.device)
+        model = RecursiveModel(self.model_config, puzzles.num_rows, self.runtime.dtype).to(self.runtime.device)
         learner = Learner(model, recipe, total_steps=10_000, seed=0)
         mode = "reference" if way.name == "look-ahead" else "auto"
 
@@ -259,7 +259,7 @@ def bench_linear(options: argparse.Namespace, runtime: Runtime) -> list[dict]:
         tasks = _spread(load_tasks("arc1-eval").tasks, count)
         recipe = dataclasses.replace(PRESETS[options.preset].adapt, visits=_LINEAR_VISITS)
         puzzles = PuzzleSet(tasks, recipe, PRESETS[options.preset].model, seed=0)
-        model = HRM(PRESETS[options.preset].model, puzzles.num_rows, runtime.dtype).to(runtime.device)
+        model = RecursiveModel(PRESETS[options.preset].model, puzzles.num_rows, runtime.dtype).to(runtime.device)
         start = time.perf_counter()
         report = adapt(model, puzzles, recipe, Budget(1e9), seed=0, pretrained=False)
         seconds = time.perf_counter() - start
@@ -299,7 +299,7 @@ def _worker(queue, barrier, part: int, preset: str, device: str) -> None:
     chosen = PRESETS[preset]
     tasks = load_tasks("arc1-eval").tasks[part : 200 + part : 2]
     source = ExampleSource(PuzzleSet(tasks, chosen.adapt, chosen.model, seed=0), seed=0)
-    model = HRM(chosen.model, source.puzzles.num_rows, choose_runtime(device).dtype).to(device)
+    model = RecursiveModel(chosen.model, source.puzzles.num_rows, choose_runtime(device).dtype).to(device)
     learner = Learner(model, chosen.adapt, total_steps=10_000, seed=0)
     maker = BatchMaker(source.puzzles, source.examples, model.device)
 

@@ -38,8 +38,8 @@ from hrm_offline.config import PRESETS, ModelConfig  # noqa: E402
 from hrm_offline.device import choose_runtime  # noqa: E402
 from hrm_offline.errors import InputError  # noqa: E402
 from hrm_offline.model.halting import Sequences  # noqa: E402
-from hrm_offline.model.hrm import HRM  # noqa: E402
 from hrm_offline.model.layers import Block  # noqa: E402
+from hrm_offline.model.recursive import RecursiveModel  # noqa: E402
 from hrm_offline.ops import dispatch  # noqa: E402
 from hrm_offline.ops.attention import attention  # noqa: E402
 from hrm_offline.ops.linear_rms_norm import linear_rms_norm  # noqa: E402
@@ -216,7 +216,7 @@ def bench_steps(config: ModelConfig, batch: int, tokens: int, machine: Machine, 
 
     def learner_step() -> Callable[[], object]:
         torch.manual_seed(0)
-        model = HRM(config, batch, machine.dtype).to(machine.device)
+        model = RecursiveModel(config, batch, machine.dtype).to(machine.device)
         learner = Learner(model, recipe, total_steps=1000, seed=0)
         return lambda: learner.learn(fixed_batch(ours, (side, side)))
 

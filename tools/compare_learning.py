@@ -49,7 +49,7 @@ from hrm_offline.infer.predict import Predictor  # noqa: E402
 from hrm_offline.infer.score import Score, score_attempts  # noqa: E402
 from hrm_offline.infer.submission import ATTEMPTS, build_submission, fallback_submission  # noqa: E402
 from hrm_offline.infer.vote import Pool  # noqa: E402
-from hrm_offline.model.hrm import HRM  # noqa: E402
+from hrm_offline.model.recursive import RecursiveModel  # noqa: E402
 from hrm_offline.train.adapt import adapt  # noqa: E402
 from hrm_offline.train.losses import softmax_cross_entropy  # noqa: E402
 
@@ -115,7 +115,8 @@ def learn(run: Run) -> dict:
     model_config, recipe, artifact = configs_of(run)
     puzzles = PuzzleSet(tuple(task.without_labels() for task in tasks), recipe, model_config, run.seed)
     started = time.monotonic()
-    model = artifact.build(puzzles.num_rows, torch.float32) if artifact else HRM(model_config, puzzles.num_rows)
+    model = artifact.build(puzzles.num_rows, torch.float32) if artifact else \
+        RecursiveModel(model_config, puzzles.num_rows)
     _start_embeddings(model, puzzles, artifact, run.changes.get("start", "mean"))
     report = adapt(model, puzzles, recipe, Budget(1e9), run.seed, pretrained=artifact is not None)
     seconds = time.monotonic() - started
@@ -135,7 +136,7 @@ def _loss_at(losses: tuple[float, ...], share: float) -> float:
 
 
 @torch.inference_mode()
-def _start_embeddings(model: HRM, puzzles: PuzzleSet, artifact: Artifact | None, start: str) -> None:
+def _start_embeddings(model: RecursiveModel, puzzles: PuzzleSet, artifact: Artifact | None, start: str) -> None:
     """Set the rows of new puzzles, which are at the artifact's mean, elsewhere (factored conditioning)."""
     if start == "zeros":
         model.puzzle_emb.weights[SHARED_ROWS:] = 0
@@ -146,7 +147,7 @@ def _start_embeddings(model: HRM, puzzles: PuzzleSet, artifact: Artifact | None,
         model.puzzle_emb.weights[SHARED_ROWS:] = candidates[losses.argmin(0)]
 
 
-def _demonstration_losses(model: HRM, puzzles: PuzzleSet, row: torch.Tensor) -> torch.Tensor:
+def _demonstration_losses(model: RecursiveModel, puzzles: PuzzleSet, row: torch.Tensor) -> torch.Tensor:
     """Token loss of each puzzle's demonstrations, summed, if all had this embedding: one outer step of plain views."""
     model.puzzle_emb.weights[SHARED_ROWS:] = row
     maker, examples = BatchMaker(puzzles, puzzles.demonstrations, model.device), puzzles.demonstrations
@@ -163,7 +164,7 @@ def _demonstration_losses(model: HRM, puzzles: PuzzleSet, row: torch.Tensor) -> 
     return losses
 
 
-def predict_and_score(model: HRM, puzzles: PuzzleSet, recipe: AdaptConfig, tasks) -> Score:
+def predict_and_score(model: RecursiveModel, puzzles: PuzzleSet, recipe: AdaptConfig, tasks) -> Score:
     predictor, plan = Predictor(model, puzzles, recipe), PredictionPlan(puzzles, recipe)
     pools: dict[int, Pool] = {}
     for batches in plan.rounds:

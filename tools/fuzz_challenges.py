@@ -276,7 +276,7 @@ def check_learning(path: Path) -> bool:
     from hrm_offline.infer.plan import PredictionPlan
     from hrm_offline.infer.predict import Predictor
     from hrm_offline.infer.submission import build_submission, fallback_submission
-    from hrm_offline.model.hrm import HRM
+    from hrm_offline.model.recursive import RecursiveModel
     from hrm_offline.train.learner import Learner
 
     task_set = load_tasks(path)
@@ -284,7 +284,7 @@ def check_learning(path: Path) -> bool:
         return False
     chosen, hidden = preset("hrm-132k"), tuple(map(Task.without_labels, task_set.tasks))
     puzzles = PuzzleSet(hidden, chosen.adapt, chosen.model, seed=0)
-    model = HRM(chosen.model, puzzles.num_rows)
+    model = RecursiveModel(chosen.model, puzzles.num_rows)
     learner = Learner(model, chosen.adapt, _LEARNING_STEPS, seed=0)
     offer = training_batches(ExampleSource(puzzles, seed=0), torch.device("cpu"))
     for step in range(_LEARNING_STEPS):

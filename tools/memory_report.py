@@ -29,7 +29,7 @@ from torch.utils._pytree import tree_leaves  # noqa: E402
 from hrm_offline.config import PRESETS, Preset  # noqa: E402
 from hrm_offline.data.canvas import SIDES  # noqa: E402
 from hrm_offline.model.halting import Sequences, initial_carry, refill_, training_step  # noqa: E402
-from hrm_offline.model.hrm import HRM  # noqa: E402
+from hrm_offline.model.recursive import RecursiveModel  # noqa: E402
 from hrm_offline.ops import dispatch  # noqa: E402
 from hrm_offline.train.losses import outer_step_loss  # noqa: E402
 
@@ -63,7 +63,7 @@ def peak_bytes(preset: Preset, batch: int, mode: str) -> int:
     """Of a training step in 16 bits on the full canvas, with moments and averaged weights."""
     config = preset.model
     canvas = (config.canvas_rows, config.canvas_cols)
-    model = HRM(config, 1, torch.bfloat16)
+    model = RecursiveModel(config, 1, torch.bfloat16)
     with dispatch.override(mode), _FAKE, LiveTensors() as tensors:
         _empty(model)
         cells = torch.zeros(batch, canvas[0] * canvas[1], dtype=torch.int32)

@@ -9,14 +9,14 @@ from hrm_offline.config import AdaptConfig
 from hrm_offline.data.puzzles import Batch, PuzzleSet
 from hrm_offline.infer.vote import Votes
 from hrm_offline.model.halting import Sequences, wants_to_halt
-from hrm_offline.model.hrm import HRM
+from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.tokens import Canvas
 
 
 class Predictor:
     """Predicts batches of a puzzle set's test inputs (see `PredictionPlan`), `outer_steps` from fresh states."""
 
-    def __init__(self, model: HRM, puzzles: PuzzleSet, config: AdaptConfig):
+    def __init__(self, model: RecursiveModel, puzzles: PuzzleSet, config: AdaptConfig):
         self.model = model
         self.config = config
         self.maker = BatchMaker(puzzles, puzzles.tests, model.device)

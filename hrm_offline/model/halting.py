@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from hrm_offline.model.hrm import HRM, Output
+from hrm_offline.model.recursive import Output, RecursiveModel
 from hrm_offline.tokens import Canvas
 
 
@@ -67,7 +67,7 @@ class Step:
     continuation: Continuation | None
 
 
-def initial_carry(model: HRM, offered: Sequences, canvas: Canvas) -> Carry:
+def initial_carry(model: RecursiveModel, offered: Sequences, canvas: Canvas) -> Carry:
     """All slots halted: the first step fills them. The tensors are the carry's own."""
     size = len(offered.inputs)
     own = [None if tensor is None else tensor.clone() for tensor in vars(offered).values()]
@@ -81,7 +81,7 @@ def initial_carry(model: HRM, offered: Sequences, canvas: Canvas) -> Carry:
 
 
 @torch.no_grad()
-def refill_(model: HRM, carry: Carry, offered: Sequences) -> None:
+def refill_(model: RecursiveModel, carry: Carry, offered: Sequences) -> None:
     """In place: halted slots take the offered sequence and start from the initial states."""
     def replace_(old: torch.Tensor, new: torch.Tensor) -> None:
         torch.where(carry.halted.view(-1, *[1] * (old.ndim - 1)), new, old, out=old)
@@ -102,7 +102,7 @@ def advance_(carry: Carry, step: Step) -> None:
         getattr(carry, name).copy_(getattr(step, name))
 
 
-def training_step(model: HRM, carry: Carry, puzzle_vectors: torch.Tensor | None, min_steps: torch.Tensor,
+def training_step(model: RecursiveModel, carry: Carry, puzzle_vectors: torch.Tensor | None, min_steps: torch.Tensor,
                   look_ahead: bool) -> Step:
     """One outer step of a refilled carry, with learned halting; the carry stays as it is.
 
@@ -131,7 +131,7 @@ def training_step(model: HRM, carry: Carry, puzzle_vectors: torch.Tensor | None,
     return Step(z_H, z_L, output, steps, halted, continuation)
 
 
-def wants_to_halt(model: HRM, output: Output) -> torch.Tensor:
+def wants_to_halt(model: RecursiveModel, output: Output) -> torch.Tensor:
     """Whether each sequence would rather halt than go on, bool [B]."""
     return output.q_halt > (output.q_continue if model.config.halting == "q-learning" else 0)
 
@@ -141,7 +141,7 @@ def _best_value(output: Output, last: torch.Tensor) -> torch.Tensor:
     return torch.where(last, output.q_halt, torch.maximum(output.q_halt, output.q_continue))
 
 
-def _look_ahead(model: HRM, carry: Carry, z_H, z_L, puzzle_vectors, output: Output, last) -> Continuation:
+def _look_ahead(model: RecursiveModel, carry: Carry, z_H, z_L, puzzle_vectors, output: Output, last) -> Continuation:
     with torch.no_grad():
         ahead = model(z_H, z_L, carry.sequences.inputs, puzzle_vectors, carry.canvas, carry.sequences.cells)[2]
         target = torch.sigmoid(_best_value(ahead, last))

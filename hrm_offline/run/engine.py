@@ -23,7 +23,7 @@ from hrm_offline.errors import InputError
 from hrm_offline.files import checksum
 from hrm_offline.infer.plan import PredictionPlan, tokens_of
 from hrm_offline.infer.predict import Predictor
-from hrm_offline.model.hrm import HRM
+from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.ops import dispatch
 from hrm_offline.run.choice import Choice, choose
 from hrm_offline.run.messages import Adapt, Adapted, Hello, Predict, Setup, Voted
@@ -122,10 +122,10 @@ class Engine:
     def _puzzles(self, tasks: tuple[int, ...]) -> PuzzleSet:
         return PuzzleSet(tuple(self.tasks[i] for i in tasks), self.choice.recipe, self.choice.model, self.setup.seed)
 
-    def _new_network(self, puzzles: PuzzleSet) -> HRM:
+    def _new_network(self, puzzles: PuzzleSet) -> RecursiveModel:
         choice, dtype = self.choice, self.runtime.dtype
         model = choice.artifact.build(puzzles.num_rows, dtype) if choice.artifact else \
-            HRM(choice.model, puzzles.num_rows, dtype)
+            RecursiveModel(choice.model, puzzles.num_rows, dtype)
         return model.to(self.runtime.device)
 
     def _new_predictor(self, puzzles: PuzzleSet) -> Predictor:
@@ -204,7 +204,7 @@ class Engine:
             return False
         return True
 
-    def _save_network(self, group: int, model: HRM) -> bool:
+    def _save_network(self, group: int, model: RecursiveModel) -> bool:
         """Save the adapted network for other workers and for a run that goes on from here."""
         path = network_path(self.setup.folder, group)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
@@ -223,7 +223,7 @@ class Engine:
         if self.loaded is None or self.loaded[0] != job.group:
             self.loaded = None  # its memory first
             puzzles = self._puzzles(job.tasks)
-            model = HRM(self.choice.model, puzzles.num_rows, self.runtime.dtype)
+            model = RecursiveModel(self.choice.model, puzzles.num_rows, self.runtime.dtype)
             model.load_state_dict(read_safetensors(network_path(self.setup.folder, job.group)))
             model = model.to(self.runtime.device)
             self.loaded = (job.group, Predictor(model, puzzles, self.choice.recipe),

@@ -12,7 +12,7 @@ from hrm_offline.batching import OfferedBatch, training_batches
 from hrm_offline.budget import Budget, Pace
 from hrm_offline.config import AdaptConfig
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
-from hrm_offline.model.hrm import HRM
+from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.train.distributed import World
 from hrm_offline.train.learner import Learner, sum_metrics
 
@@ -36,7 +36,7 @@ class AdaptReport:
     losses: tuple[float, ...]
 
 
-def adapt(model: HRM, puzzles: PuzzleSet, config: AdaptConfig, budget: Budget, seed: int,
+def adapt(model: RecursiveModel, puzzles: PuzzleSet, config: AdaptConfig, budget: Budget, seed: int,
           pretrained: bool) -> AdaptReport:
     """Train the model in place within a budget and leave the averaged weights in it (see `Adaptation`)."""
     adaptation = Adaptation.of_model(model, puzzles, config, seed, pretrained)
@@ -69,7 +69,7 @@ class Adaptation:
     _since: int = 0
 
     @classmethod
-    def of_model(cls, model: HRM, puzzles: PuzzleSet, config: AdaptConfig, seed: int, pretrained: bool,
+    def of_model(cls, model: RecursiveModel, puzzles: PuzzleSet, config: AdaptConfig, seed: int, pretrained: bool,
                  world: World | None = None) -> Adaptation:
         """The recipe's adaptation to a puzzle set: `config.visits` of every demonstration pair. Random weights have
         nothing to protect, so with them the network learns from the first step."""

@@ -10,7 +10,7 @@ import torch
 from hrm_offline.batching import OfferedBatch, to_device
 from hrm_offline.config import Recipe
 from hrm_offline.model.halting import Carry, Sequences, Step, advance_, initial_carry, refill_, training_step
-from hrm_offline.model.hrm import HRM
+from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.ops.sign_sgd import sparse_sign_sgd_
 from hrm_offline.train.distributed import World
 from hrm_offline.train.graphs import Graphs
@@ -40,7 +40,7 @@ class Learner:
     Nothing here waits for the device, but the loss scaler of float16, which asks it once a step.
     """
 
-    def __init__(self, model: HRM, recipe: Recipe, total_steps: int, seed: int, world: World | None = None):
+    def __init__(self, model: RecursiveModel, recipe: Recipe, total_steps: int, seed: int, world: World | None = None):
         self.model = model
         self.recipe = recipe
         self.total_steps = total_steps

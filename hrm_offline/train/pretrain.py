@@ -30,7 +30,7 @@ from hrm_offline.data.tasks import Task, digest_of
 from hrm_offline.device import choose_runtime
 from hrm_offline.errors import InputError
 from hrm_offline.files import make_folder
-from hrm_offline.model.hrm import HRM
+from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.ops import dispatch
 from hrm_offline.train.distributed import World, join_world, leave_world
 from hrm_offline.train.learner import Learner, sum_metrics
@@ -68,7 +68,7 @@ def pretrain(config: PretrainConfig, out: str | Path, device: str | None = None,
         )
         puzzles = PuzzleSet(tasks, config, model_config, config.seed)
         torch.manual_seed(config.seed)  # every process draws the same weights
-        model = HRM(model_config, puzzles.num_rows, runtime.dtype).to(runtime.device)
+        model = RecursiveModel(model_config, puzzles.num_rows, runtime.dtype).to(runtime.device)
         learner = Learner(model, config, config.steps, config.seed, world)
         identity = _identity(config, tasks)
         resumed, warm_at = _resume(learner, identity, out, relay)

@@ -36,7 +36,7 @@ class Output:
     q_continue: torch.Tensor
 
 
-class HRM(nn.Module):
+class RecursiveModel(nn.Module):
     """`puzzle_rows`: rows of the puzzle embedding table. `dtype`: of activations and states."""
 
     def __init__(self, config: ModelConfig, puzzle_rows: int, dtype: torch.dtype = torch.float32):
