@@ -42,14 +42,14 @@ _TABLE = "puzzle_emb.weights"
 _MOST_CONFIG_BYTES = 2**20
 _KEYS = ("format", "model", "conditioning", "origin")
 # Columns of puzzle embeddings that each conditioning can fill.
-_COLUMNS = {"table": (0, 1), "factored": (0, 2, 3)}
+_COLUMNS = {"table": (0, 1), "factored": (0, 2, 3), "few-shot": (0,)}
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _PREFIXES = ("_orig_mod.", "module.", "model.", "inner.")
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A network's configuration, its conditioning ("table" or "factored") and its weights; the folder that they are
+    """A network's configuration, its conditioning (as in `Recipe`) and its weights; the folder that they are
     from, and the SHA-256 digest of its files."""
 
     folder: Path
@@ -141,6 +141,8 @@ def _read_config(path: Path) -> tuple[ModelConfig, str]:
     if config.puzzle_columns not in _COLUMNS[conditioning]:
         raise InputError(f"{path}: conditioning '{conditioning}' does not fill "
                          f"puzzle_columns {config.puzzle_columns}")
+    if (conditioning == "few-shot") != bool(config.context_pairs):
+        raise InputError(f"{path}: conditioning '{conditioning}' does not go with context_pairs {config.context_pairs}")
     if config.vocab_size < VOCABULARY:
         raise InputError(f"{path}: vocab_size is {config.vocab_size}, expected {VOCABULARY} or more")
     return config, conditioning

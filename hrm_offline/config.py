@@ -15,18 +15,20 @@ from dataclasses import dataclass
 from hrm_offline.errors import InputError, shown, shown_name
 from hrm_offline.tokens import COLOURS
 
+ARCHITECTURES = ("hrm", "transformer", "shared")
 POSITIONS = ("rope-1d", "rope-2d", "learned")
 HALTING = ("q-learning", "halt-only")
 LOSSES = ("stablemax", "softmax")
-CONDITIONING = ("table", "factored")
+CONDITIONING = ("table", "factored", "few-shot")
 HALTING_TARGETS = ("next-step", "look-ahead")
 CANVAS = ("tight", "full")
+VOTES = ("rotations", "flips", "colours", "translation")
 
 # Far beyond any use. A config beyond them is a mistake, or there to exhaust the machine that builds it.
 _MOST = {
     "hidden_size": 2**14, "num_heads": 2**10, "H_layers": 256, "L_layers": 256, "H_cycles": 256, "L_cycles": 256,
     "expansion": 64, "rms_norm_eps": 1, "vocab_size": 2**16, "rope_theta": 1e12, "puzzle_columns": 3,
-    "puzzle_emb_ndim": 2**14, "halt_max_steps": 2**12, "halt_exploration_prob": 1,
+    "puzzle_emb_ndim": 2**14, "context_pairs": 16, "halt_max_steps": 2**12, "halt_exploration_prob": 1,
 }
 _MOST_CELLS = 512 * 512
 _MOST_PUZZLE_TOKENS = 256
@@ -37,6 +39,10 @@ _MOST_LAYERS_A_STEP = 2**14
 class ModelConfig:
     """The network. Defaults are the Hierarchical Reasoning Model's as published (27M parameters).
 
+    `architecture`: "hrm" has two modules, H and L, of which only the last pass each carries gradient. "transformer"
+    is one stack, H, passed once a cycle (no L), the same-size baseline of ARC Prize's analysis. "shared" is
+    one stack, L, in both roles, with gradient through the whole last cycle (Tiny Recursive Model,
+    arXiv 2510.04871). What an architecture lacks has 0 layers and cycles.
     `positions`: "rope-1d" rotates by the index in the flattened canvas, as published; "rope-2d"
     rotates half of each head by the row and half by the column; "learned" adds a table.
     `canvas_rows` x `canvas_cols` is the largest canvas. Flattened positions count along its
@@ -44,10 +50,12 @@ class ModelConfig:
     `puzzle_columns` embeddings of `puzzle_emb_ndim` numbers each condition a sequence: 1 its puzzle's and
     view's; 2 its puzzle's and its dihedral transform's; 3 also the mean of ten that say what becomes of
     each colour; 0 none. Together they fill ceil(columns * ndim / hidden_size) tokens in front of it.
+    With `context_pairs` that many demonstrations stand in front of it instead, each on two canvases.
     `halting`: "q-learning" as published, "halt-only" learns just whether the answer is right and
     halts when it thinks so.
     """
 
+    architecture: str = "hrm"
     hidden_size: int = 512
     num_heads: int = 8
     H_layers: int = 4
@@ -63,18 +71,20 @@ class ModelConfig:
     canvas_cols: int = 30
     puzzle_columns: int = 1
     puzzle_emb_ndim: int = 512
+    context_pairs: int = 0
     halting: str = "q-learning"
     halt_max_steps: int = 16
     halt_exploration_prob: float = 0.1
 
     def __post_init__(self):
         _require_positive(
-            self, "hidden_size", "num_heads", "H_layers", "L_layers", "H_cycles", "L_cycles",
-            "expansion", "vocab_size", "canvas_rows", "canvas_cols", "halt_max_steps", "rope_theta", "rms_norm_eps",
+            self, "hidden_size", "num_heads", "H_cycles", "expansion", "vocab_size", "canvas_rows", "canvas_cols",
+            "halt_max_steps", "rope_theta", "rms_norm_eps",
         )
-        for name in ("puzzle_columns", "puzzle_emb_ndim", "halt_exploration_prob"):
+        for name in ("puzzle_columns", "puzzle_emb_ndim", "context_pairs", "halt_exploration_prob"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"{name} is {shown(getattr(self, name))}, expected 0 or more")
+        self._require_modules()
         for name, most in _MOST.items():
             if getattr(self, name) > most:
                 raise InputError(f"{name} is {shown(getattr(self, name))}, expected at most {most}")
@@ -89,16 +99,29 @@ class ModelConfig:
                              f"not {self.head_dim}")
         if self.puzzle_columns and not self.puzzle_emb_ndim:
             raise InputError(f"puzzle_columns is {self.puzzle_columns} and puzzle_emb_ndim 0, expected more than 0")
+        if self.puzzle_columns and self.context_pairs:
+            raise InputError(f"puzzle_columns is {self.puzzle_columns} and context_pairs {self.context_pairs}, "
+                             "expected one of them")
+
+    def _require_modules(self) -> None:
+        """The modules that the architecture has, and no other."""
+        _require_choice(self, "architecture", ARCHITECTURES)
+        absent = {"hrm": (), "transformer": ("L_layers", "L_cycles"), "shared": ("H_layers",)}[self.architecture]
+        for name in ("H_layers", "L_layers", "L_cycles"):
+            if name not in absent:
+                _require_positive(self, name)
+            elif getattr(self, name):
+                raise InputError(f"{name} is {shown(getattr(self, name))}, expected 0 for architecture "
+                                 f"'{self.architecture}'")
 
     def _require_affordable(self) -> None:
         """Settings within their own limits can still be too much, or too little, together."""
         if not self.intermediate_size:
             raise InputError(f"expansion is {self.expansion}, too little for hidden_size {self.hidden_size}")
-        layers = self.H_cycles * (self.L_cycles * self.L_layers + self.H_layers)
         for what, value, most in (
             ("canvas_rows x canvas_cols", self.canvas_rows * self.canvas_cols, _MOST_CELLS),
             ("puzzle_columns x puzzle_emb_ndim in tokens of hidden_size", self.puzzle_tokens, _MOST_PUZZLE_TOKENS),
-            ("layers that an outer step passes, cycles x layers,", layers, _MOST_LAYERS_A_STEP),
+            ("layers that an outer step passes, cycles x layers,", self.layer_passes, _MOST_LAYERS_A_STEP),
         ):
             if value > most:
                 raise InputError(f"{what} is {shown(value)}, expected at most {most}")
@@ -106,6 +129,17 @@ class ModelConfig:
     @property
     def head_dim(self) -> int:
         return self.hidden_size // self.num_heads
+
+    @property
+    def layer_passes(self) -> int:
+        """Blocks that a sequence passes in an outer step."""
+        return self.H_cycles * (self.L_cycles * self.L_layers + (self.H_layers or self.L_layers))
+
+    @property
+    def gradient_passes(self) -> int:
+        """Those of them, the last, that carry gradient."""
+        cycles = self.L_cycles + 1 if self.architecture == "shared" else 1
+        return self.H_layers + cycles * self.L_layers
 
     @property
     def intermediate_size(self) -> int:
@@ -122,6 +156,17 @@ class ModelConfig:
         """Tokens that the puzzle embedding fills in front of the canvas."""
         return -(-self.puzzle_columns * self.puzzle_emb_ndim // self.hidden_size)
 
+    @property
+    def canvases(self) -> int:
+        """Canvases in a sequence: two a demonstration of its context, and the input's."""
+        return 2 * self.context_pairs + 1
+
+    def conditioned(self, recipe: Recipe) -> ModelConfig:
+        """The network with what the recipe's conditioning needs."""
+        few_shot = recipe.conditioning == "few-shot"
+        return dataclasses.replace(self, puzzle_columns=recipe.puzzle_columns,
+                                   context_pairs=recipe.context_pairs if few_shot else 0)
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -131,12 +176,16 @@ class Recipe:
     Each process computes its share in `micro_batches` parts, one after another, to save memory.
     `cuda_graphs` records each bucket's step once on a GPU and replays it.
     `canvas`: "tight" is sized for each example (see `hrm_offline.data.canvas`), "full" the model's largest.
+    With `learned_halting` a sequence in training ends when the network thinks its answer right, otherwise after
+    the model's `halt_max_steps`; the halting head learns either way.
     The learning rate warms up for `warmup_steps`, stays for `constant_fraction` of the run and
     falls linearly to `final_lr_ratio` of itself. `ema` is the decay of the averaged weights that
-    predict (0: none). `colour_permutations` is the number of augmented views a puzzle gets beside
-    its plain dihedral ones; `translate` the share of examples placed off the canvas' corner.
+    predict (0: none). A puzzle's plain views are its `rotations` and `flips`: all eight of the dihedral group with
+    both, four with one of them. `colour_permutations` is the number of recoloured views beside them;
+    `translate` the share of examples placed off the canvas' corner.
     `conditioning`: "table" gives each (puzzle, view) its own embedding, as published; "factored" one for
-    the puzzle, one for the dihedral transform and, where colours are permuted, one for their mapping.
+    the puzzle, one for the dihedral transform and, where colours are permuted, one for their mapping; "few-shot" none,
+    but `context_pairs` other demonstrations in the sequence, so that a task never trained can be answered.
     `halting_target`: what q_continue learns is read off the next step's own pass ("next-step"), or off
     a second pass that is made for nothing else ("look-ahead", as published).
     """
@@ -157,13 +206,16 @@ class Recipe:
     ema: float = 0.999
     canvas: str = "tight"
     conditioning: str = "table"
+    context_pairs: int = 3
+    learned_halting: bool = True
     halting_target: str = "next-step"
-    dihedral: bool = True
+    rotations: bool = True
+    flips: bool = True
     colour_permutations: int = 100
     translate: float = 0.75
 
     def __post_init__(self):
-        _require_positive(self, "tokens_per_step", "micro_batches", "lr", "puzzle_emb_lr")
+        _require_positive(self, "tokens_per_step", "micro_batches", "lr", "puzzle_emb_lr", "context_pairs")
         _require_choice(self, "loss", LOSSES)
         _require_choice(self, "canvas", CANVAS)
         _require_choice(self, "conditioning", CONDITIONING)
@@ -178,6 +230,8 @@ class Recipe:
     @property
     def puzzle_columns(self) -> int:
         """Embeddings that condition a sequence under this recipe."""
+        if self.conditioning == "few-shot":
+            return 0
         if self.conditioning == "table":
             return 1
         return 3 if self.colour_permutations else 2
@@ -187,11 +241,12 @@ class Recipe:
 class AdaptConfig(Recipe):
     """Test-time adaptation and prediction.
 
-    Every demonstration pair is offered `visits` times if the budget allows. With a pretrained
-    artifact only the new puzzle embeddings learn for the first `embeddings_only` of the steps;
-    random weights have nothing to protect and learn from the first step. Prediction runs
-    `outer_steps` over at most `vote_views` views of each test input; with `early_halting` a
-    sequence that the halting head thinks right stops before.
+    Every demonstration pair is offered `visits` times if the budget allows (0: the network stays as it is).
+    With a pretrained artifact only the new puzzle embeddings learn for the first `embeddings_only` of the
+    steps; random weights have nothing to protect and learn from the first step. Prediction runs
+    `outer_steps` over at most `vote_views` views of each test input, those of the learned ones that
+    `vote_augmentations` can make ("translation": each a second time elsewhere on its canvas, where there is
+    room); with `early_halting` a sequence that the halting head thinks right stops before.
     """
 
     visits: int = 1000
@@ -199,11 +254,17 @@ class AdaptConfig(Recipe):
     outer_steps: int = 16
     early_halting: bool = False
     vote_views: int = 256
+    vote_augmentations: tuple[str, ...] = ("rotations", "flips", "colours")
     predict_tokens: int = 128 * 900
 
     def __post_init__(self):
         super().__post_init__()
-        _require_positive(self, "visits", "outer_steps", "vote_views", "predict_tokens")
+        _require_positive(self, "outer_steps", "vote_views", "predict_tokens")
+        if self.visits < 0:
+            raise InputError(f"visits is {self.visits}, expected 0 or more")
+        for name in self.vote_augmentations:
+            if name not in VOTES:
+                raise InputError(f"vote_augmentations has '{shown_name(name)}', expected some of {', '.join(VOTES)}")
         if not 0 <= self.embeddings_only <= 1:
             raise InputError(f"embeddings_only is {self.embeddings_only}, expected 0 to 1")
 
@@ -312,6 +373,16 @@ PRESETS = {
         ModelConfig(),
         AdaptConfig(tokens_per_step=96 * 900, **_LATE_DECAY),
         PretrainConfig(preset="hrm-27m", canvas="full", colour_permutations=1000, steps=400_000),
+    ),
+    "transformer-27m": Preset(
+        ModelConfig(architecture="transformer", H_layers=8, L_layers=0, H_cycles=1, L_cycles=0),
+        AdaptConfig(tokens_per_step=96 * 900, **_LATE_DECAY),
+        PretrainConfig(preset="transformer-27m", canvas="full", colour_permutations=1000, steps=400_000),
+    ),
+    "shared-7m": Preset(
+        ModelConfig(architecture="shared", H_layers=0, L_layers=2, H_cycles=3, L_cycles=4, halting="halt-only"),
+        AdaptConfig(tokens_per_step=96 * 900, **_LATE_DECAY),
+        PretrainConfig(preset="shared-7m", canvas="full", colour_permutations=1000, steps=400_000),
     ),
     "hrm-3m": Preset(
         ModelConfig(hidden_size=256, num_heads=8, H_layers=2, L_layers=2, positions="rope-2d", rope_theta=100.0,

@@ -52,22 +52,26 @@ def test_encoding_by_gather_equals_encoding_the_transformed_grid(mode, grid, out
 @settings(max_examples=200, deadline=None)
 def test_reading_by_gather_equals_crop_and_invert(board, view):
     maker = maker_of([Pair(board % 10, board % 10)], [View(5), view])
-    read(maker, board.ravel(), view, board.shape)
+    read(maker, board.ravel(), view, (0, 0), board.shape)
 
 
-@given(GRIDS, VIEWS)
+@given(GRIDS, VIEWS, st.data())
 @settings(max_examples=100, deadline=None)
-def test_a_grid_comes_back_from_its_view(grid, view):
+def test_a_grid_comes_back_from_its_view_and_place(grid, view, data):
     maker = maker_of([Pair(grid, grid)], [View(5), view])
-    assert np.array_equal(read(maker, encode(view.apply(grid), (30, 30)), view, (30, 30)), grid)
+    shown = view.apply(grid)
+    corner = tuple(data.draw(st.integers(0, 30 - side)) for side in shown.shape)
+    assert np.array_equal(read(maker, encode(shown, (30, 30), corner), view, corner, (30, 30)), grid)
 
 
-def read(maker, tokens, view, canvas):
-    """The grid that tokens show under view number 1, after comparing it with the plain way."""
+def read(maker, tokens, view, corner, canvas):
+    """The grid that tokens show under view number 1 from a corner on, after comparing it with the plain way."""
     sides, cells = maker.read(torch.from_numpy(tokens.astype(np.int32))[None].to(DEVICE),
-                              torch.tensor([1], device=DEVICE), canvas)
+                              torch.tensor([1], device=DEVICE), torch.tensor([corner], device=DEVICE), canvas)
     (rows, cols), cells = sides[0].tolist(), cells[0].cpu().numpy()
-    expected = view.invert(crop(tokens, canvas))
+    board = np.zeros(canvas, dtype=np.uint8)
+    board[: canvas[0] - corner[0], : canvas[1] - corner[1]] = tokens.reshape(canvas)[corner[0] :, corner[1] :]
+    expected = view.invert(crop(board.ravel(), canvas))
     assert (rows, cols) == expected.shape
     assert np.array_equal(cells[:rows, :cols], expected)
     assert cells.sum() == expected.sum()  # zero outside

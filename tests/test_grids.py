@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from hrm_offline.data.augment import View, views_of
-from hrm_offline.data.grids import crop, dihedral, encode
+from hrm_offline.data.grids import crop, dihedral, encode, symmetries
 from hrm_offline.data.tasks import Pair, Task
 from hrm_offline.tokens import EOS, PAD
 
@@ -58,7 +58,7 @@ def test_views_are_distinct_reproducible_and_keep_black(make_task):
     contents = {b"".join(v.apply(g).tobytes() for p in task.train for g in (p.input, p.output)) for v in views}
     assert len(contents) == len(views)
     assert any(v.colours[0] != 0 for v in views_of(task, 3, colour_permutations=20, keep_black=False))
-    assert all(v.element == 0 for v in views_of(task, 3, use_dihedral=False, colour_permutations=5))
+    assert all(v.element == 0 for v in views_of(task, 3, rotations=False, flips=False, colour_permutations=5))
 
 
 def test_views_of_equal_content_are_left_out():
@@ -76,3 +76,16 @@ def test_view_applies_colours_and_dihedral(element):
     view = View(element, (0, 2, 1, *range(3, 10)))
     grid = np.array([[1, 2, 3], [4, 5, 6]], dtype=np.uint8)
     assert np.array_equal(view.apply(grid), BY_NUMPY[element](np.array([[2, 1, 3], [4, 5, 6]])))
+
+
+@pytest.mark.parametrize(("rotations", "flips", "count"), [(True, True, 8), (True, False, 4), (False, True, 4),
+                                                          (False, False, 1)])
+def test_symmetries_are_the_group_that_their_kinds_generate(rotations, flips, count):
+    grid = np.arange(6).reshape(2, 3)
+    made = {dihedral(grid, e).tobytes() + bytes(dihedral(grid, e).shape) for e in symmetries(rotations, flips)}
+    assert len(made) == count
+    closed = {dihedral(dihedral(grid, a), b).tobytes() + bytes(dihedral(dihedral(grid, a), b).shape)
+              for a in symmetries(rotations, flips) for b in symmetries(rotations, flips)}
+    assert closed == made
+    assert (np.fliplr(grid).tobytes() + bytes(grid.shape) in made) == flips
+    assert (np.rot90(grid).tobytes() + bytes((3, 2)) in made) == rotations

@@ -217,8 +217,10 @@ def test_settings_that_are_too_much_together_are_refused(settings, reason):
 
 def test_limits_leave_room_for_research():
     for preset in PRESETS.values():
-        dataclasses.replace(preset.model, H_layers=32, L_layers=32, H_cycles=8, L_cycles=8, canvas_rows=128,
-                            canvas_cols=128, hidden_size=8192, num_heads=64, puzzle_emb_ndim=8192, halt_max_steps=256)
+        deep = {name: size for name, size in (("H_layers", 32), ("L_layers", 32), ("H_cycles", 8), ("L_cycles", 8))
+                if getattr(preset.model, name)}
+        dataclasses.replace(preset.model, **deep, canvas_rows=128, canvas_cols=128, hidden_size=8192, num_heads=64,
+                            puzzle_emb_ndim=8192, halt_max_steps=256)
 
 
 @pytest.mark.parametrize("change", [

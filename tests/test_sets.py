@@ -138,3 +138,15 @@ def test_made_up_tasks_depend_on_their_number_alone():
 def test_a_set_that_does_not_exist_is_refused(name):
     with pytest.raises(InputError, match=name):
         load_set(name)
+
+
+def test_made_up_families_can_be_chosen_or_left_out():
+    def families(name: str) -> set[str]:
+        return {task.id.split("-")[1] for task in load_set(name, max_side=6).tasks}
+
+    assert families("synthetic-6-only-tile,shift") == {"tile", "shift"}
+    assert families("synthetic-48-without-tile,shift") == families("synthetic-48") - {"tile", "shift"}
+    with pytest.raises(InputError, match="tiles"):
+        load_set("synthetic-6-only-tiles")
+    with pytest.raises(InputError):
+        load_set("synthetic-6-tile")

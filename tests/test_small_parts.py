@@ -59,14 +59,15 @@ def test_settings_from_json():
     assert from_dict(PretrainConfig, {"data": ["a", "b"], "lr": 1}, "x").data == ("a", "b")
     assert from_dict(Recipe, {"lr": 1}, "x").lr == 1.0
     for values, word in (({"learning": 1}, "learning"), ({"lr": "1"}, "lr"), ({"lr": True}, "lr"), ({"lr": -1}, "lr"),
-                         ({"dihedral": 1}, "dihedral"), ({"warmup_steps": 1.5}, "warmup_steps"), (3, "object"),
+                         ({"rotations": 1}, "rotations"), ({"warmup_steps": 1.5}, "warmup_steps"), (3, "object"),
                          ({"canvas": "round"}, "canvas"), ({"ema": 2}, "ema"), ({"loss": "l2"}, "loss")):
         with pytest.raises(InputError, match=word):
             from_dict(Recipe, values, "file.json")
 
 
-@pytest.mark.parametrize("make", [lambda: AdaptConfig(visits=0), lambda: AdaptConfig(embeddings_only=2),
+@pytest.mark.parametrize("make", [lambda: AdaptConfig(visits=-1), lambda: AdaptConfig(embeddings_only=2),
                                   lambda: PretrainConfig(data=()), lambda: PretrainConfig(steps=0),
+                                  lambda: AdaptConfig(vote_augmentations=("mirrors",)),
                                   lambda: ModelConfig(puzzle_columns=-1)])
 def test_settings_out_of_range_are_refused(make):
     with pytest.raises(InputError):

@@ -263,3 +263,48 @@ def test_recorded_steps_learn_as_launched_ones_do(make_task, micro_batches):
         weights.append(torch.cat([tensor.flatten() for tensor in (*learner.params, model.puzzle_emb.weights)]))
     assert torch.isfinite(weights[0]).all()
     assert torch.equal(*weights)
+
+
+@pytest.mark.parametrize(("kinds", "elements", "recoloured"), [
+    ((), {0}, False), (("rotations",), {0, 1, 2, 3}, False), (("flips",), {0, 2, 4, 5}, False),
+    (("colours",), {0}, True), (("rotations", "flips"), set(range(8)), False),
+])
+def test_only_views_of_the_chosen_augmentations_vote(make_task, kinds, elements, recoloured):
+    recipe = {"colour_permutations": 40, "conditioning": "table", "vote_views": 1000, "vote_augmentations": kinds}
+    puzzles = PuzzleSet((make_task("a"), make_task("b", seed=1)), dataclasses.replace(SMALL.adapt, **recipe),
+                        dataclasses.replace(SMALL.model, puzzle_columns=1), 0)
+    rows = np.concatenate([b.plan for batches in PredictionPlan(puzzles, puzzles.recipe).rounds for b in batches])
+    chosen = puzzles.all_views.colours[rows[:, 1]]
+    assert set(puzzles.all_views.elements[rows[:, 1]].tolist()) == elements
+    assert bool((chosen != np.arange(10)).any()) == recoloured
+    assert len(np.unique(rows[:, :2], axis=0)) == len(rows)
+
+
+def test_translated_votes_stand_elsewhere_where_their_answer_has_room(make_task):
+    tasks = (make_task("a"), make_task("b", train=[((9, 4), (9, 4))] * 2, test=[((9, 4), (9, 4))], seed=1))
+    recipe = {"conditioning": "table", "canvas": "full", "vote_views": 1000,
+              "vote_augmentations": ("rotations", "flips", "translation")}
+    puzzles = PuzzleSet(tasks, dataclasses.replace(SMALL.adapt, **recipe),
+                        dataclasses.replace(SMALL.model, puzzle_columns=1), 0)
+    rows = np.concatenate([b.plan for batches in PredictionPlan(puzzles, puzzles.recipe).rounds for b in batches])
+    moved = rows[rows[:, 2:4].any(1)]
+    assert len(rows) == 2 * len(puzzles.all_views)
+    assert sorted(map(tuple, rows[~rows[:, 2:4].any(1), :2])) == sorted(map(tuple, moved[:, :2]))
+    for test, view, top, left in moved:
+        rows_needed, cols_needed = puzzles.tests.rooms[test]
+        if puzzles.all_views.elements[view] in (1, 3, 6, 7):
+            rows_needed, cols_needed = cols_needed, rows_needed
+        assert top + rows_needed <= 30
+        assert left + cols_needed <= 30
+
+
+def test_without_learned_halting_every_sequence_takes_all_outer_steps(make_task):
+    learner, offer = make_learner((make_task("a"), make_task("b", seed=1)), learned_halting=False)
+    with torch.no_grad():
+        learner.model.q_head.bias.fill_(5)  # it would halt at once
+    seen = set()
+    for step in range(6):
+        part, = learner.learn(offer(step))
+        assert torch.equal(part.step.halted, part.step.steps == SMALL.model.halt_max_steps)
+        seen |= set(part.step.steps.tolist())
+    assert seen == {1, 2, 3, 4}

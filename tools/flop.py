@@ -16,20 +16,19 @@ L4_TFLOPS = 121.0
 
 def block_flop(config: ModelConfig, cells: int) -> float:
     """Of one sequence's pass through a block: its matrix products."""
-    tokens, width = cells + config.puzzle_tokens, config.hidden_size
+    tokens, width = config.canvases * cells + config.puzzle_tokens, config.hidden_size
     return 2 * tokens * (4 * width * width + 3 * width * config.intermediate_size) + 4 * tokens**2 * width
 
 
 def outer_step_flop(config: ModelConfig, cells: int) -> float:
     """Of one sequence's forward pass through an outer step."""
-    passes = config.H_cycles * (config.L_cycles * config.L_layers + config.H_layers)
-    return passes * block_flop(config, cells)
+    return config.layer_passes * block_flop(config, cells)
 
 
 def training_flop(config: ModelConfig, cells: int, look_ahead: bool = False) -> float:
-    """Of one sequence's training step: the forward pass, the backward pass of the last L and H cycle (twice
-    their forward), and a second forward pass where halting looks ahead."""
-    backward = 2 * (config.L_layers + config.H_layers) * block_flop(config, cells)
+    """Of one sequence's training step: the forward pass, the backward pass of what carries gradient (twice its
+    forward), and a second forward pass where halting looks ahead."""
+    backward = 2 * config.gradient_passes * block_flop(config, cells)
     return (2 if look_ahead else 1) * outer_step_flop(config, cells) + backward
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hrm_offline.data.grids import DIHEDRAL_INVERSE, dihedral
+from hrm_offline.data.grids import DIHEDRAL_INVERSE, dihedral, symmetries
 from hrm_offline.data.tasks import Task
 from hrm_offline.tokens import COLOURS
 
@@ -52,18 +52,17 @@ class Views:
         return (self[index] for index in range(len(self)))
 
 
-def views_of(task: Task, seed: int, use_dihedral: bool = True, colour_permutations: int = 0,
+def views_of(task: Task, seed: int, rotations: bool = True, flips: bool = True, colour_permutations: int = 0,
              keep_black: bool = True) -> Views:
-    """Distinct views of a task, the identity first, then the other dihedral ones, then recoloured.
+    """Distinct views of a task, the identity first, then the others that rotations and flips make, then recoloured.
 
     A view whose content equals an earlier one's (over demonstrations and test inputs) is left
     out. At most `colour_permutations` recoloured views are added; a task with few colours may
     have fewer. The draw depends on `seed` and the task's id alone. `keep_black` leaves colour 0.
     """
     content = _Content(task)
-    count = 8 if use_dihedral else 1
-    elements = np.arange(count, dtype=np.uint8)
-    colours = np.tile(np.arange(COLOURS, dtype=np.uint8), (count, 1))
+    elements = group = np.array(symmetries(rotations, flips), dtype=np.uint8)
+    colours = np.tile(np.arange(COLOURS, dtype=np.uint8), (len(group), 1))
     distinct = content.first_of_each(elements, colours)
     elements, colours = elements[distinct], colours[distinct]
     plain = len(elements)
@@ -78,7 +77,7 @@ def views_of(task: Task, seed: int, use_dihedral: bool = True, colour_permutatio
         drawn = np.tile(np.arange(COLOURS, dtype=np.uint8), (missing, 1))
         first = 1 if keep_black else 0
         drawn[:, first:] = rng.permuted(drawn[:, first:], axis=1)
-        elements = np.concatenate([elements, rng.integers(count, size=missing, dtype=np.uint8)])
+        elements = np.concatenate([elements, group[rng.integers(len(group), size=missing, dtype=np.uint8)]])
         colours = np.concatenate([colours, drawn])
         distinct = content.first_of_each(elements, colours)
         elements, colours = elements[distinct], colours[distinct]

@@ -21,6 +21,15 @@ FLIPS_COL = np.array([0, 1, 1, 0, 1, 0, 0, 1], dtype=bool)
 DIHEDRAL_INVERSE = (0, 3, 2, 1, 4, 5, 6, 7)
 
 
+def symmetries(rotations: bool, flips: bool) -> tuple[int, ...]:
+    """Elements of the dihedral group that quarter turns, flips along the two axes, or both generate."""
+    if rotations and flips:
+        return tuple(range(8))
+    if rotations:
+        return 0, 1, 2, 3
+    return (0, 2, 4, 5) if flips else (0,)
+
+
 def dihedral(grid: np.ndarray, element: int) -> np.ndarray:
     """Transform a grid [rows, cols] by one of the eight elements of the dihedral group."""
     if FLIPS_ROW[element]:

@@ -15,6 +15,7 @@ import numpy as np
 from hrm_offline.config import ModelConfig, Recipe
 from hrm_offline.data.augment import Views, views_of
 from hrm_offline.data.canvas import Bucket, make_buckets, needed_room
+from hrm_offline.data.context import NO_PAIR, ContextSource
 from hrm_offline.data.grids import TRANSPOSES
 from hrm_offline.data.tasks import Pair, Task
 from hrm_offline.errors import InputError
@@ -45,7 +46,8 @@ class Batch:
     """Which examples of a bucket, how augmented and where on its canvas; the tokens are made of
     this on the device (`hrm_offline.batching`).
 
-    plan int32 [B, 4]: example, view (counted over all puzzles), row and column of the corner.
+    plan int32 [B, 4 + context pairs]: example, view (counted over all puzzles), row and column of the corner,
+    and the demonstrations of the context (`NO_PAIR`: none).
     """
 
     bucket: int
@@ -75,11 +77,15 @@ class PuzzleSet:
         if model.puzzle_columns not in (0, recipe.puzzle_columns):
             raise InputError(f"conditioning '{recipe.conditioning}' has {recipe.puzzle_columns} embeddings "
                              f"a sequence, the model takes {model.puzzle_columns}")
+        if (recipe.conditioning == "few-shot") != bool(model.context_pairs):
+            raise InputError(f"conditioning '{recipe.conditioning}' does not suit a model with context_pairs "
+                             f"{model.context_pairs}")
         self.tasks = tasks
         self.recipe = recipe
-        self.columns = model.puzzle_columns
+        self.seed = seed
+        self.columns, self.context_pairs, self.canvases = model.puzzle_columns, model.context_pairs, model.canvases
         self.largest_canvas = (model.canvas_rows, model.canvas_cols)
-        self.views = [views_of(t, seed, recipe.dihedral, recipe.colour_permutations) for t in tasks]
+        self.views = [views_of(t, seed, recipe.rotations, recipe.flips, recipe.colour_permutations) for t in tasks]
         self.all_views = Views(np.concatenate([v.elements for v in self.views]),
                                np.concatenate([v.colours for v in self.views]), 0)
         self.first_view = np.concatenate([[0], np.cumsum([len(v) for v in self.views])])
@@ -89,8 +95,8 @@ class PuzzleSet:
     @property
     def num_rows(self) -> int:
         """Rows of the embedding table, the shared ones included."""
-        own = len(self.tasks) if self.recipe.conditioning == "factored" else len(self.all_views)
-        return SHARED_ROWS + own
+        own = {"table": len(self.all_views), "factored": len(self.tasks), "few-shot": 0}
+        return SHARED_ROWS + own[self.recipe.conditioning]
 
     def identifiers(self) -> np.ndarray:
         """Rows of the embedding table that condition each view, int32 [views, ids]: none, its own,
@@ -113,7 +119,7 @@ class PuzzleSet:
         for task, views in zip(self.tasks, self.views):
             if self.recipe.conditioning == "factored":
                 names.append(task.id)
-            else:
+            elif self.recipe.conditioning == "table":
                 names += [f"{task.id}_t{v.element}_{''.join(map(str, v.colours))}" for v in views]
         return names
 
@@ -129,9 +135,23 @@ class PuzzleSet:
             if side > limit:
                 raise InputError(f"task {self.tasks[puzzle].id}: needs a canvas of side {side}, "
                                  f"the model's has {limit}")
-        rooms = [needed_room(self.tasks[puzzle], pair, with_output) for puzzle, pair, with_output in found]
-        return Examples(np.array([puzzle for puzzle, _, _ in found]), tuple(pair for _, pair, _ in found),
-                        np.minimum(np.array(rooms, dtype=np.int32), limit))
+        rooms = np.array([needed_room(self.tasks[puzzle], pair, with_output) for puzzle, pair, with_output in found])
+        owners = np.array([puzzle for puzzle, _, _ in found])
+        if self.context_pairs:
+            rooms = np.maximum(rooms, self._demonstrated_rooms()[owners])
+        return Examples(owners, tuple(pair for _, pair, _ in found), np.minimum(rooms, limit).astype(np.int32))
+
+    def _demonstrated_rooms(self) -> np.ndarray:
+        """Rows and columns [puzzles, 2] that hold every demonstration, which a context has to show."""
+        return np.array([[max(needed_room(task, pair, True)[axis] for pair in task.train) for axis in (0, 1)]
+                         for task in self.tasks])
+
+    def contexts(self, examples: Examples) -> ContextSource:
+        """Where the contexts of examples are drawn from."""
+        place = {id(pair): index for index, pair in enumerate(self.demonstrations.pairs)}
+        own = np.array([place.get(id(pair), NO_PAIR) for pair in examples.pairs])
+        first = np.concatenate([[0], np.cumsum([len(task.train) for task in self.tasks])])
+        return ContextSource(examples.puzzles, own, first, self.context_pairs)
 
     def buckets(self, examples: Examples) -> list[Bucket]:
         """The examples grouped by canvas, as the recipe says."""
@@ -156,7 +176,8 @@ class ExampleSource:
         self._sides = np.array([np.maximum(p.input.shape, p.output.shape) for p in self.examples.pairs])
         self._first_view = puzzles.first_view[self.examples.puzzles]
         self._num_views = puzzles.first_view[self.examples.puzzles + 1] - self._first_view
-        tokens = puzzles.recipe.tokens_per_step
+        self._contexts = puzzles.contexts(self.examples)
+        tokens = puzzles.recipe.tokens_per_step // puzzles.canvases
         self.batch_sizes = [min(b.batch_size(tokens), int(self._num_views[b.members].sum())) for b in self.buckets]
         steps_to_cover = np.array([len(b.members) / size for b, size in zip(self.buckets, self.batch_sizes)])
         self.steps_a_visit = float(steps_to_cover.sum())
@@ -176,7 +197,8 @@ class ExampleSource:
         example = np.concatenate(rounds)[:size]
         view = self._first_view[example] + rng.integers(self._num_views[example])
         corner = self._corners(rng, example, view, bucket.canvas)
-        return Batch(index, bucket.canvas, np.column_stack([example, view, corner]).astype(np.int32))
+        context = self._contexts.draw(rng, example)
+        return Batch(index, bucket.canvas, np.column_stack([example, view, corner, context]).astype(np.int32))
 
     def _bucket(self, step: int) -> int:
         """Which bucket step `step` learns from; each as often as covers its pairs evenly."""

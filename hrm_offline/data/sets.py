@@ -15,7 +15,7 @@ import numpy as np
 from hrm_offline.config import PretrainConfig
 from hrm_offline.data.augment import View, views_of
 from hrm_offline.data.leaks import find_leaks, without_repeats
-from hrm_offline.data.synthetic import synthetic_tasks
+from hrm_offline.data.synthetic import FAMILIES, synthetic_tasks
 from hrm_offline.data.tasks import MAX_SIDE, Pair, Task, TaskSet, load_tasks
 from hrm_offline.errors import InputError
 
@@ -23,18 +23,27 @@ REHEARSAL = "rehearsal"
 # How much of each split the rehearsal takes, smallest tasks first.
 _REHEARSAL_SPLIT = (("arc1-train", 20), ("arc1-eval", 10))
 _LEAST_DEMONSTRATIONS = 3
-_SYNTHETIC = re.compile(r"synthetic-([1-9]\d{0,5})")
+_SYNTHETIC = re.compile(r"synthetic-([1-9]\d{0,5})(?:-(only|without)-([a-z_,]+))?")
 
 
 def load_set(source: str | Path, max_side: int = MAX_SIDE) -> TaskSet:
     """Tasks by name. Beside what `load_tasks` takes: "rehearsal", the rehearsal's 30 tasks, and "synthetic-N", N
-    made-up tasks of sides up to `max_side`. Raises `InputError`."""
+    made-up tasks of sides up to `max_side`, of all families, of some ("synthetic-N-only-tile,shift") or of all but some
+    ("synthetic-N-without-tile,shift"). Raises `InputError`."""
     name = str(source)
     if name == REHEARSAL:
         return TaskSet(name, rehearsal_tasks())
     if match := _SYNTHETIC.fullmatch(name):
-        return TaskSet(name, synthetic_tasks(int(match[1]), max_side))
+        return TaskSet(name, synthetic_tasks(int(match[1]), max_side, families=_families(name, match[2], match[3])))
     return load_tasks(source)
+
+
+def _families(source: str, how: str | None, names: str | None) -> tuple[str, ...]:
+    named = tuple((names or "").split(","))
+    for name in named if how else ():
+        if name not in FAMILIES:
+            raise InputError(f"set '{source}': there is no family '{name}', expected some of {', '.join(FAMILIES)}")
+    return named if how == "only" else tuple(name for name in FAMILIES if name not in named)
 
 
 def rehearsal_tasks(count: int | None = None) -> tuple[Task, ...]:
@@ -91,7 +100,7 @@ def select_tasks(config: PretrainConfig) -> Selection:
 
 def _recoloured(task: Task, copies: int, seed: int) -> list[Task]:
     """The task in other colours, black left as it is; fewer copies where it has too few colours to differ."""
-    views = views_of(task, seed, use_dihedral=False, colour_permutations=copies)
+    views = views_of(task, seed, rotations=False, flips=False, colour_permutations=copies)
     return [_viewed(task, view, f"{task.id}-recoloured-{i}") for i, view in enumerate(views) if i]
 
 

@@ -23,11 +23,12 @@ _DEMONSTRATIONS = (3, 5)
 _MOST_TRIES = 50  # of a pair before a task is drawn anew
 
 
-def synthetic_tasks(count: int, max_side: int, seed: int = 0) -> tuple[Task, ...]:
-    """`count` tasks whose grids have sides of at most `max_side`, the families in turn; the first of a larger
-    set are those of a smaller one."""
-    families = list(FAMILIES.items())
-    return tuple(_task(*families[i % len(families)], i, max_side, seed) for i in range(count))
+def synthetic_tasks(count: int, max_side: int, seed: int = 0, families: tuple[str, ...] = ()) -> tuple[Task, ...]:
+    """`count` tasks whose grids have sides of at most `max_side`, the named families (by default all) in turn; the
+    first of a larger set are those of a smaller one."""
+    names = families or tuple(FAMILIES)
+    drawn = (names[i % len(names)] for i in range(count))
+    return tuple(_task(name, FAMILIES[name], i, max_side, seed) for i, name in enumerate(drawn))
 
 
 def _task(name: str, family: Callable[[Rng, int], Draw], number: int, max_side: int, seed: int) -> Task:

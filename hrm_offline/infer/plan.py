@@ -8,7 +8,9 @@ from itertools import pairwise
 import numpy as np
 
 from hrm_offline.config import AdaptConfig
+from hrm_offline.data.grids import TRANSPOSES, symmetries
 from hrm_offline.data.puzzles import Batch, PuzzleSet
+from hrm_offline.tokens import COLOURS
 
 _DIHEDRAL_VIEWS = 8  # at most these keep a task's colours
 _VIEWS_A_ROUND = 16  # recoloured ones
@@ -23,31 +25,58 @@ class PredictionPlan:
     `rounds` holds a list of batches each: the identity view of every test input, the other dihedral
     ones, then recoloured ones by the dozen, so that votes grow evenly and stopping between two
     rounds leaves each test input its fair share. `keys` name the test inputs that votes
-    count: (task id, index of its test input).
+    count: (task id, index of its test input). With translation the views come once more, each placed
+    somewhere on its canvas that leaves the room an answer needs.
     """
 
     def __init__(self, puzzles: PuzzleSet, config: AdaptConfig):
         self.puzzles = puzzles
         self.keys = [(task.id, index) for task in puzzles.tasks for index in range(len(task.test))]
         self.buckets = puzzles.buckets(puzzles.tests)
-        self.predict_tokens = config.predict_tokens
-        most = min(config.vote_views, max(len(views) for views in puzzles.views))
+        self.predict_tokens = config.predict_tokens // puzzles.canvases
+        self._contexts = puzzles.contexts(puzzles.tests)
+        self._translates = "translation" in config.vote_augmentations
+        self._find_voters(config)
+        most = min(config.vote_views, int(np.diff(self._first_voter).max()) * (1 + self._translates))
         stops = [0, 1, _DIHEDRAL_VIEWS, *range(_DIHEDRAL_VIEWS + _VIEWS_A_ROUND, most, _VIEWS_A_ROUND), most]
         stops = sorted({min(stop, most) for stop in stops})
         self.rounds = [[batch for index in range(len(self.buckets)) for batch in self._batches(index, range(*span))]
                        for span in pairwise(stops)]
 
-    def _batches(self, index: int, views: range) -> Iterator[Batch]:
-        bucket, tests = self.buckets[index], self.puzzles.tests
-        puzzles = tests.puzzles[bucket.members]
-        first = self.puzzles.first_view[puzzles]
-        available = self.puzzles.first_view[puzzles + 1] - first
-        plans = [np.column_stack([bucket.members, first + view])[view < available] for view in views]
-        plan = np.concatenate(plans)
-        plan = np.concatenate([plan, np.zeros_like(plan)], axis=1).astype(np.int32)  # all at the canvas' corner
+    def _find_voters(self, config: AdaptConfig) -> None:
+        """The views that vote, counted over all puzzles; those of puzzle p from `_first_voter[p]` on."""
+        views, kinds = self.puzzles.all_views, config.vote_augmentations
+        votes = np.isin(views.elements, symmetries("rotations" in kinds, "flips" in kinds))
+        if "colours" not in kinds:
+            votes &= (views.colours == np.arange(COLOURS)).all(1)
+        self._voters = np.flatnonzero(votes)
+        self._first_voter = np.concatenate([[0], np.cumsum(votes)])[self.puzzles.first_view]
+
+    def _batches(self, index: int, ranks: range) -> Iterator[Batch]:
+        bucket = self.buckets[index]
+        puzzles = self.puzzles.tests.puzzles[bucket.members]
+        first = self._first_voter[puzzles]
+        available = self._first_voter[puzzles + 1] - first
+        rng = np.random.default_rng([self.puzzles.seed, index, ranks.start])
+        plans = []
+        for rank in ranks:
+            times, place = np.divmod(rank, available)  # the second time elsewhere
+            there = times <= int(self._translates)
+            example, view = bucket.members[there], self._voters[(first + place)[there]]
+            corner = np.where(times[there, None], self._corners(rng, example, view, bucket.canvas), 0)
+            is_new = (times[there] == 0) | corner.any(1)
+            plans.append(np.column_stack([example, view, corner, self._contexts.draw(rng, example)])[is_new])
+        plan = np.concatenate(plans).astype(np.int32)
         size = bucket.batch_size(self.predict_tokens)
         for start in range(0, len(plan), size):
             yield Batch(index, bucket.canvas, plan[start : start + size])
+
+    def _corners(self, rng, example: np.ndarray, view: np.ndarray, canvas) -> np.ndarray:
+        """A corner [B, 2] for each example that leaves the rows and columns it needs, turned as its view is."""
+        rooms = self.puzzles.tests.rooms[example]
+        turned = TRANSPOSES[self.puzzles.all_views.elements[view]]
+        room = np.maximum(canvas - np.where(turned[:, None], rooms[:, ::-1], rooms), 0)
+        return rng.integers(0, room + 1)
 
 
 def tokens_of(batch: Batch) -> int:

@@ -38,8 +38,8 @@ class Predictor:
     def _predict(self, batch: Batch) -> Votes:
         sequences = self.maker.make(batch)
         tokens, confidence = self._outer_steps(sequences, batch.canvas)
-        view = torch.from_numpy(batch.plan[:, 1]).to(self.model.device).long()
-        sides, cells = self.maker.read(tokens, view, batch.canvas)
+        plan = torch.from_numpy(batch.plan).to(self.model.device).long()
+        sides, cells = self.maker.read(tokens, plan[:, 1], plan[:, 2:4], batch.canvas)
         return Votes(batch.plan[:, 0], sides.cpu().numpy(), cells.cpu().numpy(), confidence.cpu().numpy())
 
     def _outer_steps(self, sequences: Sequences, canvas: Canvas) -> tuple[torch.Tensor, torch.Tensor]:
@@ -49,7 +49,7 @@ class Predictor:
         vectors = model.puzzle_vectors(sequences.puzzle_identifiers)
         z_H, z_L = model.initial_states(len(sequences.inputs), canvas)
         inputs, cells = sequences.inputs, sequences.cells
-        tokens = torch.zeros_like(inputs)
+        tokens = inputs.new_zeros(len(inputs), canvas[0] * canvas[1])
         confidence = torch.zeros(len(inputs), device=inputs.device)
         active = torch.arange(len(inputs), device=inputs.device)
         for step in range(1, config.outer_steps + 1):

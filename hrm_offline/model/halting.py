@@ -17,9 +17,9 @@ from hrm_offline.tokens import Canvas
 
 @dataclass
 class Sequences:
-    """A batch on the model's device: inputs int32 and labels int64 [B, S], puzzle identifiers int64 [B, ids],
-    and how many of the canvas' cells exist for each, int32 [B]. Labels are None where no answer is
-    known, `cells` where all exist."""
+    """A batch on the model's device: inputs int32 [B, canvases x S] and labels int64 [B, S], puzzle identifiers
+    int64 [B, ids], and how many of the input canvas' cells exist for each, int32 [B]. Labels are None where no
+    answer is known, `cells` where all exist."""
 
     inputs: torch.Tensor
     labels: torch.Tensor | None
@@ -33,8 +33,8 @@ class Sequences:
 
 @dataclass
 class Carry:
-    """Slots of one batch between outer steps: states [B, T, D], outer steps taken int32 [B],
-    halted bool [B], and the sequences the slots hold."""
+    """Slots of one batch between outer steps: states [B, T, D] (z_L without a token where there is no L), outer
+    steps taken int32 [B], halted bool [B], and the sequences the slots hold."""
 
     canvas: Canvas
     z_H: torch.Tensor

@@ -75,8 +75,13 @@ def pick_preset(runtime: Runtime, seconds_a_task: float) -> tuple[str, str]:
 
 
 def nearest_preset(config: ModelConfig) -> str:
-    """The preset whose network is nearest in width: its recipe suits."""
-    return min(PRESETS, key=lambda name: abs(PRESETS[name].model.hidden_size - config.hidden_size))
+    """The preset whose network is nearest in width, of those of the same architecture if there are any: its recipe
+    suits."""
+    def distance(name: str) -> tuple[bool, int]:
+        model = PRESETS[name].model
+        return model.architecture != config.architecture, abs(model.hidden_size - config.hidden_size)
+
+    return min(PRESETS, key=distance)
 
 
 def _conditioned(recipe: AdaptConfig, artifact: Artifact) -> AdaptConfig:
@@ -85,4 +90,6 @@ def _conditioned(recipe: AdaptConfig, artifact: Artifact) -> AdaptConfig:
         named = artifact.config.puzzle_columns == 3
         permutations = max(1, recipe.colour_permutations) if named else 0
         recipe = dataclasses.replace(recipe, colour_permutations=permutations)
+    elif artifact.conditioning == "few-shot":
+        recipe = dataclasses.replace(recipe, context_pairs=artifact.config.context_pairs)
     return dataclasses.replace(recipe, conditioning=artifact.conditioning)

@@ -213,7 +213,7 @@ class Supervisor:
         suited = []
         for index, task in enumerate(self.tasks):
             try:
-                PuzzleSet((task,), dataclasses.replace(hello.recipe, colour_permutations=0, conditioning="table"),
+                PuzzleSet((task,), dataclasses.replace(hello.recipe, colour_permutations=0),
                           dataclasses.replace(hello.model, puzzle_columns=0), self.setup.seed)
                 suited.append(index)
             except InputError as error:

@@ -142,8 +142,11 @@ class Learner:
                          weight_decay=self.recipe.puzzle_emb_weight_decay)
 
     def _min_halt_steps(self, size: int) -> torch.Tensor:
-        """Exploration: a share of the sequences must take 2 to halt_max_steps outer steps."""
+        """Exploration: a share of the sequences must take 2 to halt_max_steps outer steps; all of them without
+        learned halting."""
         config = self.model.config
+        if not self.recipe.learned_halting:
+            return torch.full((size,), config.halt_max_steps, dtype=torch.int32)
         if config.halt_max_steps == 1 or config.halt_exploration_prob == 0:
             return torch.zeros(size, dtype=torch.int32)
         rng = np.random.default_rng([self.seed, self.step + 1, _EXPLORATION])

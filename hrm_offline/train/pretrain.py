@@ -63,9 +63,7 @@ def pretrain(config: PretrainConfig, out: str | Path, device: str | None = None,
         out, relay = make_folder(out), None if relay is None else make_folder(relay)
         selection = select_tasks(config)
         tasks = selection.tasks
-        model_config = dataclasses.replace(
-            preset(config.preset).model, puzzle_columns=config.puzzle_columns,
-        )
+        model_config = preset(config.preset).model.conditioned(config)
         puzzles = PuzzleSet(tasks, config, model_config, config.seed)
         torch.manual_seed(config.seed)  # every process draws the same weights
         model = RecursiveModel(model_config, puzzles.num_rows, runtime.dtype).to(runtime.device)
