@@ -225,7 +225,7 @@ def test_the_context_is_what_a_few_shot_network_answers_from():
 
 def test_a_few_shot_network_memorises_too_and_answers_tasks_it_never_trained():
     recipe = dataclasses.replace(SMALL.adapt, conditioning="few-shot", context_pairs=2)
-    assert learned_and_decoded(SMALL.model, recipe, visits=150) == 1.0
+    assert learned_and_decoded(SMALL.model, recipe, visits=300) == 1.0
     puzzles = few_shot(rehearsal_tasks(30)[4:6])
     model = RecursiveModel(SMALL.model.conditioned(recipe), puzzles.num_rows)
     report = adapt(model, puzzles, dataclasses.replace(puzzles.recipe, visits=0), Budget(1e9), 0, pretrained=True)
