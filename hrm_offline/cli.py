@@ -15,7 +15,7 @@ from pathlib import Path
 
 from hrm_offline import __version__
 from hrm_offline.budget import Budget, parse_duration
-from hrm_offline.config import PRESETS, PretrainConfig, from_dict, preset
+from hrm_offline.config import PRESETS, SHARING, PretrainConfig, from_dict, preset
 from hrm_offline.errors import InputError
 from hrm_offline.files import read_json, write_json
 
@@ -41,13 +41,17 @@ def _solve(options: argparse.Namespace, started: float | None) -> int:
     budget = Budget(parse_duration(options.budget), started)
     solve(SolveOptions(
         challenges=Path(options.challenges), out=Path(options.out),
-        artifact=None if options.artifact in ("bundled", "none") else Path(options.artifact),
-        bundled=options.artifact == "bundled",
-        preset=options.preset, seed=options.seed, visits=options.visits, device=options.device,
+        **_start_of(options), preset=options.preset, seed=options.seed, visits=options.visits, device=options.device,
         dtype=options.dtype, price_per_hour=options.price_per_hour, threads=options.threads,
-        save_every=options.save_every, crew=Crew(options.workers, options.adapt == "joint", options.hang_after),
+        save_every=options.save_every, crew=Crew(options.workers, options.adapt, options.hang_after),
     ), budget, say=lambda text: print(text, flush=True), end_process=None if started is None else os._exit)
     return 0
+
+
+def _start_of(options: argparse.Namespace) -> dict:
+    """What `solve` adapts. Where tasks share nothing, nothing pretrained is taken unless it is asked for."""
+    name = options.artifact or ("none" if options.adapt == "per-task" else "bundled")
+    return {"artifact": None if name in ("bundled", "none") else Path(name), "bundled": name == "bundled"}
 
 
 def _score(options: argparse.Namespace, _) -> int:
@@ -129,9 +133,9 @@ def _parser() -> argparse.ArgumentParser:
     solve.add_argument("--challenges", required=True, metavar="FILE",
                        help="Kaggle challenges file (or folder, or set name)")
     solve.add_argument("--out", required=True, metavar="DIR", help="folder for submission.json and report.json")
-    solve.add_argument("--artifact", default="bundled", metavar="DIR|bundled|none",
-                       help="pretrained network to adapt: a folder, the package's own where it has one for the preset "
-                            "(default), or none for random weights")
+    solve.add_argument("--artifact", metavar="DIR|bundled|none",
+                       help="pretrained network to adapt: a folder, the package's own where it has one for the preset, "
+                            "or none for random weights (default: bundled, with --adapt per-task none)")
     solve.add_argument("--budget", default="11h30m", help="wall-clock budget, e.g. 11h30m or 3m (default: %(default)s)")
     solve.add_argument("--preset", choices=list(PRESETS), help="network and recipe (default: what suits the device)")
     solve.add_argument("--seed", type=int, default=0)
@@ -139,9 +143,9 @@ def _parser() -> argparse.ArgumentParser:
     solve.add_argument("--price-per-hour", type=float, metavar="PRICE", help="of the machine; reports the cost a task")
     solve.add_argument("--workers", type=int, metavar="N",
                        help="worker processes (default: one a GPU, or one; 0: all in this process)")
-    solve.add_argument("--adapt", choices=("sharded", "joint"), default="sharded",
-                       help="groups of tasks learned by a worker each, or all tasks by all workers together "
-                            "(default: %(default)s)")
+    solve.add_argument("--adapt", choices=SHARING, default="sharded",
+                       help="groups of tasks learned by a worker each, all tasks by all workers together, or each task "
+                            "alone by a network of its own (default: %(default)s)")
     solve.add_argument("--hang-after", type=float, default=300.0, metavar="SECONDS",
                        help="silence after which a worker is replaced (default: %(default)s)")
     solve.add_argument("--save-every", type=float, default=60.0, metavar="SECONDS",

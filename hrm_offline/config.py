@@ -23,6 +23,7 @@ CONDITIONING = ("table", "factored", "few-shot")
 HALTING_TARGETS = ("next-step", "look-ahead")
 CANVAS = ("tight", "full")
 VOTES = ("rotations", "flips", "colours", "translation")
+SHARING = ("sharded", "joint", "per-task")  # which tasks learn one network together
 
 # Far beyond any use. A config beyond them is a mistake, or there to exhaust the machine that builds it.
 _MOST = {

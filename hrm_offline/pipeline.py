@@ -20,7 +20,8 @@ import numpy as np
 
 from hrm_offline import __version__
 from hrm_offline.budget import Budget
-from hrm_offline.data.tasks import TaskSet, digest_of, load_tasks
+from hrm_offline.data.sets import load_set
+from hrm_offline.data.tasks import TaskSet, digest_of
 from hrm_offline.errors import InputError, shown_name
 from hrm_offline.files import make_folder, write_json
 from hrm_offline.infer.submission import fallback_submission
@@ -70,7 +71,7 @@ def solve(options: SolveOptions, budget: Budget, say: Callable[[str], None] = pr
     written (nothing is left), or not one usable task, or a device, preset or artifact folder that is not
     there (the fallback is written).
     """
-    task_set = load_tasks(options.challenges)
+    task_set = load_set(options.challenges)
     out = make_folder(options.out)
     ledger = Ledger(fallback_submission(task_set), out / SUBMISSION_FILE, say, budget.now)
     has_past = (out / FOLDER).is_dir()
@@ -183,6 +184,7 @@ def _report(supervisor: Supervisor, options: SolveOptions, task_set: TaskSet, en
         "budget seconds": budget.total,
         **_of_network(supervisor),
         "seed": options.seed,
+        "sharing": options.crew.sharing,
         "versions": {"hrm_offline": __version__, "python": platform.python_version(), "numpy": np.__version__,
                      "platform": sys.platform} | (supervisor.hello.versions if supervisor.hello else {}),
     }

@@ -19,10 +19,12 @@ from test_solve import check
 
 from hrm_offline.artifact import save_artifact
 from hrm_offline.budget import Budget
+from hrm_offline.cli import main
 from hrm_offline.config import PRESETS
 from hrm_offline.data.puzzles import SHARED_ROWS, PuzzleSet
 from hrm_offline.data.tasks import to_challenges
 from hrm_offline.errors import InputError
+from hrm_offline.infer.plan import tokens_of
 from hrm_offline.infer.submission import read_submission
 from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.pipeline import SolveOptions, solve
@@ -114,10 +116,10 @@ def limit_file_size():
 
 # ----- schedule
 
-def make_schedule(make_task, workers, groups, end=1000.0):
+def make_schedule(make_task, workers, groups, end=1000.0, sharing="sharded"):
     tasks = tuple(make_task(f"t{i}", [((3 + i % 5, 3), (3, 3))] * (1 + i % 3), seed=i) for i in range(12))
     puzzles = PuzzleSet(tasks, SMALL.adapt, SMALL.model, 0)
-    schedule = Schedule.of_tasks(tasks, SMALL.model, SMALL.adapt, 0, split_tasks(tasks, puzzles, groups), end, False)
+    schedule = Schedule.of_tasks(tasks, SMALL.model, SMALL.adapt, 0, split_tasks(tasks, puzzles, groups), end, sharing)
     schedule.workers = workers
     schedule.speeds = {worker: Speed(1e-3) for worker in range(workers)}
     return schedule
@@ -140,12 +142,12 @@ def test_every_group_has_its_share_of_the_time(make_task):
     assert first.until == pytest.approx(end / 2, rel=0.25)
     assert second.until == pytest.approx(end / 2, rel=0.25)
     schedule.adapted(0, 0, {"steps": 10}, saved=True)
-    schedule.finished(0)
+    schedule.finished(0, 0.0)
     vote = schedule.next_job(0, first.until)
     assert (vote.group, vote.round) == (0, 0)  # a first vote, before another group is adapted
     for batch in vote.batches:
         schedule.voted((0, 0, batch))
-    schedule.finished(0)
+    schedule.finished(0, 0.0)
     assert schedule.next_job(0, first.until).group == 2
 
 
@@ -163,11 +165,48 @@ def test_a_group_that_only_one_worker_has_is_learned_again_when_that_worker_is_g
     schedule = make_schedule(make_task, 2, 1)
     schedule.next_job(0, 0.0)
     schedule.adapted(0, 0, {"steps": 10}, saved=False)
-    schedule.finished(0)
+    schedule.finished(0, 0.0)
     assert schedule.next_job(1, 0.0) is None
     schedule.gone(0)
     assert schedule.groups[0].waits
     assert schedule.next_job(1, 0.0).group == 0
+
+
+def test_a_network_that_was_not_saved_ends_with_the_next_that_its_worker_adapts(make_task):
+    """Its base rounds come first; what is left then cannot be predicted, and is not tried."""
+    schedule = make_schedule(make_task, 1, 2)
+    schedule.next_job(0, 0.0)
+    schedule.adapted(0, 0, {"steps": 10}, saved=False)
+    schedule.finished(0, 0.0)
+    assert [schedule._first_rounds(group) for group in schedule.groups] == [2, 1]
+    schedule.next_job(0, 0.0)
+    schedule.flying.clear()
+    schedule.adapted(1, 0, {"steps": 10}, saved=False)
+    assert "could not be saved" in schedule.groups[0].lost
+    assert schedule.next_job(0, 0.0).group == 1
+
+
+@pytest.mark.parametrize("overrun", (0.0, 2.0))
+def test_alone_every_task_has_its_votes_and_its_share_of_a_budget_too_short_for_all_steps(make_task, overrun):
+    """Twelve adaptations, each ending later than it was told to, and what they predict."""
+    schedule = make_schedule(make_task, 1, 12, end=240.0, sharing="per-task")
+    assert [len(group.tasks) for group in schedule.groups] == [1] * 12
+    now, seconds = 0.0, {}
+    while (job := schedule.next_job(0, now)) is not None:
+        group = schedule.groups[job.group]
+        if isinstance(job, Adapt):
+            seconds[job.group] = (job.until - now) / group.cost
+            now = job.until + overrun
+            schedule.adapted(job.group, 0, {"steps": 1}, saved=True)
+        else:
+            for batch in job.batches:
+                now += 1e-3 * tokens_of(group.plan.rounds[job.round][batch])
+                schedule.voted((job.group, job.round, batch))
+        schedule.finished(0, now)
+    assert now <= 240
+    assert not any(any(group.outstanding) for group in schedule.groups)
+    assert len(seconds) == 12
+    assert max(seconds.values()) < 1.3 * min(seconds.values())
 
 
 @pytest.mark.parametrize("first", (0, 10))
@@ -189,8 +228,8 @@ def challenges(make_task, write_json):
     return write_json("challenges.json", value), value
 
 
-def options_of(challenges, tmp_path, name="out", workers=1, joint=False, **changes):
-    crew = Crew(workers, joint, changes.pop("hang_after", 300.0))
+def options_of(challenges, tmp_path, name="out", workers=1, sharing="sharded", **changes):
+    crew = Crew(workers, sharing, changes.pop("hang_after", 300.0))
     return SolveOptions(challenges[0], tmp_path / name, visits=changes.pop("visits", 20), crew=crew, **changes)
 
 
@@ -283,7 +322,7 @@ class Watched(ProcessPool):
 
 def test_two_workers_can_learn_one_network_together(challenges, reference, tmp_path):
     pool = Watched()
-    report = solve_quietly(options_of(challenges, tmp_path, workers=2, joint=True), pool=pool)
+    report = solve_quietly(options_of(challenges, tmp_path, workers=2, sharing="joint"), pool=pool)
     submission, _ = check(tmp_path / "out", challenges[1])
     assert [(job.rank, job.size) for job in pool.sent if isinstance(job, Adapt)] == [(0, 2), (1, 2)]
     assert report["failures"] == []
@@ -296,10 +335,50 @@ def test_two_workers_can_learn_one_network_together(challenges, reference, tmp_p
 def test_where_one_of_two_that_learn_together_dies_one_goes_on_alone(challenges, reference, tmp_path, monkeypatch):
     monkeypatch.setenv(faults.MARK, str(tmp_path / "mark"))
     pool = Watched(faults.killed)
-    report = solve_quietly(options_of(challenges, tmp_path, workers=2, joint=True), pool=pool)
+    report = solve_quietly(options_of(challenges, tmp_path, workers=2, sharing="joint"), pool=pool)
     assert [job.size for job in pool.sent if isinstance(job, Adapt)] == [2, 2, 1]
     assert report["failures"]
     assert check(tmp_path / "out", challenges[1])[0] == reference
+
+
+# ----- each task alone
+
+def test_alone_a_task_is_answered_as_if_it_were_the_only_one(challenges, write_json, tmp_path):
+    report = solve_quietly(options_of(challenges, tmp_path, workers=0, sharing="per-task"))
+    together, _ = check(tmp_path / "out", challenges[1])
+    assert report["sharing"] == "per-task"
+    assert len(report["adapted"]["groups"]) == len(challenges[1])
+    for task_id in ("t0", "t3"):
+        only = {task_id: challenges[1][task_id]}
+        options = options_of((write_json(f"{task_id}.json", only), only), tmp_path, task_id, 0, "per-task")
+        solve_quietly(options)
+        assert check(options.out, only)[0][task_id] == together[task_id]
+
+
+def test_alone_a_task_starts_from_random_weights_unless_told_otherwise(challenges, tmp_path):
+    command = ["solve", "--challenges", str(challenges[0]), "--budget", "2m", "--visits", "1", "--workers", "0"]
+    found = {}
+    for extra in ((), ("--adapt", "per-task"), ("--adapt", "per-task", "--artifact", "bundled")):
+        assert main([*command, "--out", str(tmp_path / "".join(extra) / "out"), *extra]) == 0
+        found[extra] = check(tmp_path / "".join(extra) / "out", challenges[1])[1]["artifact"]
+    assert [artifact is None for artifact in found.values()] == [False, True, False]
+
+
+def test_alone_a_run_that_was_cut_off_goes_on_and_no_other_mode_goes_on_from_it(challenges, tmp_path):
+    solve_quietly(options_of(challenges, tmp_path, "whole", sharing="per-task"), pool=inline(faults.Engine))
+    said = []
+    options = options_of(challenges, tmp_path, sharing="per-task", save_every=0.0)
+    for messages in (6, 12, 10**6):
+        try:
+            solve(options, Budget(300), said.append, pool=CutOff(Worker, messages))
+        except KeyboardInterrupt:
+            read_submission(options.out / "submission.json", dict.fromkeys(challenges[1], 1))
+    assert check(options.out, challenges[1])[0] == check(tmp_path / "whole", challenges[1])[0]
+    assert sum("going on from" in line for line in said) >= 1
+    assert sum(line.startswith("adapt:") for line in said) < 3 * len(challenges[1])
+    said.clear()
+    solve(options_of(challenges, tmp_path, workers=0), Budget(300), said.append)
+    assert any("starting anew" in line for line in said)
 
 
 # ----- going on
@@ -512,7 +591,7 @@ def test_a_task_too_large_for_the_model_costs_the_others_nothing(make_task, writ
     assert "small" not in report["tasks on their fallback"]
 
 
-@pytest.mark.parametrize("numbers", [{"workers": -1}, {"hang_after": 0.0}])
+@pytest.mark.parametrize("numbers", [{"workers": -1}, {"hang_after": 0.0}, {"sharing": "shared"}])
 def test_an_impossible_crew_is_refused(numbers):
     with pytest.raises(InputError):
         Crew(**numbers)

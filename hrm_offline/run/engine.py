@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from hrm_offline.artifact import read_safetensors
 from hrm_offline.data.puzzles import Batch, PuzzleSet
-from hrm_offline.data.tasks import load_tasks
+from hrm_offline.data.sets import load_set
 from hrm_offline.device import Runtime, choose_runtime
 from hrm_offline.errors import InputError
 from hrm_offline.files import checksum
@@ -52,7 +52,7 @@ class Engine:
         if self.runtime.device.type == "cuda":
             torch.cuda.set_device(self.runtime.device)
         self.choice: Choice = choose(setup, self.runtime)
-        self.tasks = [task.without_labels() for task in load_tasks(setup.challenges).tasks]
+        self.tasks = [task.without_labels() for task in load_set(setup.challenges).tasks]
         self.threads = self._set_threads()
         self.adaptation: Adaptation | None = None
         self.loaded: tuple[int, Predictor, PredictionPlan] | None = None  # the group whose network is in memory

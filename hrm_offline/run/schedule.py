@@ -24,9 +24,9 @@ _FADING = 0.95
 # Shares of the time for recoloured rounds, and for all rounds, at the most: more votes are worth less than learning.
 _EXTRA_SHARE, _PREDICT_SHARE = 0.3, 0.5
 
-
 # Right after its adaptation a group's test inputs get one vote each; the rest comes when all groups are adapted.
 _FIRST_ROUND = 1
+_UNKEPT = "its network could not be saved, and another took its place in memory"
 
 
 @dataclass
@@ -95,12 +95,13 @@ class Schedule:
     """The jobs of a run. `flying` are those given out, by worker; `speeds` the workers that are alive.
 
     Times are on the workers' clock. The caller renews `end`, when all computing must have ended, and `workers`, how
-    many there are or will be soon. In a `joint` run all workers learn one group together.
+    many there are or will be soon. With `sharing` "joint" all workers learn one group together; with
+    "per-task" the groups are many and small (see `Crew`).
     """
 
     groups: list[Group]
     end: float
-    joint: bool = False
+    sharing: str = "sharded"
     workers: int = 1
     flying: dict[int, Adapt | Predict] = field(default_factory=dict)
     speeds: dict[int, Speed] = field(default_factory=dict)
@@ -108,17 +109,18 @@ class Schedule:
     spent: set[int] = field(default_factory=set)  # workers for whom no batch ends in time any more
     began: float | None = None
     begun_with: tuple[int, int] = (0, 0)  # canvas tokens to predict then: of base rounds, of others
+    overruns: list[float] = field(default_factory=list)  # seconds by which adaptations missed their ends
 
     @classmethod
     def of_tasks(cls, tasks: tuple[Task, ...], model: ModelConfig, recipe: AdaptConfig, seed: int,
-                 groups: list[tuple[int, ...]], end: float, joint: bool) -> Schedule:
+                 groups: list[tuple[int, ...]], end: float, sharing: str) -> Schedule:
         made = []
         for index, members in enumerate(groups):
             puzzles = PuzzleSet(tuple(tasks[i] for i in members), recipe, model, seed)
             plan = PredictionPlan(puzzles, recipe)
             cost = float(sum(len(bucket.members) * bucket.area for bucket in puzzles.buckets(puzzles.demonstrations)))
             made.append(Group(index, members, plan, cost, [set(range(len(batches))) for batches in plan.rounds]))
-        return cls(made, end, joint)
+        return cls(made, end, sharing)
 
     @property
     def has_work(self) -> bool:
@@ -128,7 +130,7 @@ class Schedule:
 
     def next_job(self, worker: int, now: float) -> Adapt | Predict | None:
         """What a free worker should do: a first vote for adapted groups, then adapt another, then more votes."""
-        job = self._prediction(worker, _FIRST_ROUND) or self._adaptation(worker, now) or self._prediction(worker, None)
+        job = self._prediction(worker, True) or self._adaptation(worker, now) or self._prediction(worker, False)
         if job is not None:
             self.flying[worker] = job
         return job
@@ -158,6 +160,9 @@ class Schedule:
 
     def adapted(self, group: int, worker: int, report: dict, saved: bool) -> None:
         """A group's adaptation is over."""
+        for other in self.groups:
+            if other.home == worker:
+                other.home, other.lost = None, _UNKEPT
         group = self.groups[group]
         group.report, group.home = report, None if saved else worker
         self.loaded[worker] = group.index
@@ -166,9 +171,11 @@ class Schedule:
         group, number, batch = key
         self.groups[group].outstanding[number].discard(batch)
 
-    def finished(self, worker: int) -> None:
+    def finished(self, worker: int, now: float) -> None:
         """A worker's job has ended by itself. One that leaves batches over has no time for another."""
         job = self.flying.pop(worker, None)
+        if isinstance(job, Adapt):
+            self.overruns.append(max(0.0, now - job.until))
         if isinstance(job, Predict):
             self.loaded[worker] = job.group
             if not self.groups[job.group].outstanding[job.round].isdisjoint(job.batches):
@@ -197,16 +204,19 @@ class Schedule:
 
     def adaptation_end(self) -> float:
         """When the last adaptation should end so that prediction gets its share, less what it has had."""
-        span = self.end - self.began
-        speeds = [speed.seconds_a_token * speed.slowdown for speed in self.speeds.values()]
-        seconds = sum(speeds) / max(1, len(speeds)) / max(1, self.workers)
+        span, seconds = self.end - self.began, self._seconds_a_token()
         base, extra = self.begun_with
         both = seconds * base + min(seconds * extra, _EXTRA_SHARE * span)
         share = min(max(_SAFETY * seconds * base, both), _PREDICT_SHARE * span)
         return self.end - max(0.0, share - seconds * (base + extra - sum(self._tokens())))
 
+    def _seconds_a_token(self) -> float:
+        """Seconds in which all workers together predict a canvas token."""
+        speeds = [speed.seconds_a_token * speed.slowdown for speed in self.speeds.values()]
+        return sum(speeds) / max(1, len(speeds)) / max(1, self.workers)
+
     def _adaptation(self, worker: int, now: float) -> Adapt | None:
-        if self.joint and self.workers > 1:
+        if self.sharing == "joint" and self.workers > 1:
             return None
         waiting = [group for group in self.groups if group.waits and not self._is_flying(group)]
         if not waiting:
@@ -216,14 +226,17 @@ class Schedule:
 
     def _slice(self, group: Group, now: float) -> float:
         """When a group's adaptation should end: its share, by cost, of the time that all workers have left for
-        the groups that wait; where that time has run out, a share of half of what is left at all."""
+        the groups that wait, less what saving and last steps cost beyond the ends that were set; where that time has
+        run out, a share of half of what is left at all."""
         if self.began is None:
             self.began, self.begun_with = now, self._tokens()
         end = self.adaptation_end()
-        share = group.cost / sum(other.cost for other in self.groups if other.waits and not self._is_flying(other))
+        waiting = [other for other in self.groups if other.waits and not self._is_flying(other)]
+        share = group.cost / sum(other.cost for other in waiting)
         busy = [job.until for job in self.flying.values() if isinstance(job, Adapt)]
         free = max(1, self.workers - len(busy))
         room = free * max(0.0, end - now) + sum(max(0.0, end - max(now, until)) for until in busy)
+        room -= len(waiting) * sum(self.overruns) / max(1, len(self.overruns))
         least = (1 - _PREDICT_SHARE) * (self.end - now) * share
         return max(min(end, now + room * share), now + least)
 
@@ -232,16 +245,23 @@ class Schedule:
         groups = [group for group in self.groups if group.lost is None]
         return sum(group.tokens(True) for group in groups), sum(group.tokens(False) for group in groups)
 
-    def _prediction(self, worker: int, rounds: int | None) -> Predict | None:
+    def _first_rounds(self, group: Group) -> int:
+        """How many rounds come right after a group's adaptation: all base rounds of a network that is one of many, or
+        that only its worker has, if there is time for those of all groups."""
+        hurried = self._seconds_a_token() * self.begun_with[0] > _PREDICT_SHARE * (self.end - (self.began or 0.0))
+        alone = self.sharing == "per-task" or group.home is not None
+        return BASE_ROUNDS if alone and not hurried else _FIRST_ROUND
+
+    def _prediction(self, worker: int, first: bool) -> Predict | None:
         """The first unclaimed batches of the earliest round, of the group at hand where rounds are alike; only
-        the first `rounds` are looked at."""
+        rounds that come right after an adaptation if `first` is set."""
         if worker in self.spent:
             return None
         best = None
         for group in self.groups:
             if group.report is None or self._is_unlearned(group) or group.lost or group.home not in (None, worker):
                 continue
-            for number in range(len(group.outstanding))[:rounds]:
+            for number in range(len(group.outstanding))[: self._first_rounds(group) if first else None]:
                 free = sorted(group.outstanding[number] - self._claimed(group, number))
                 if free:
                     urgency = (_class_of(number), group.index != self.loaded.get(worker), number, group.index)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hrm_offline import __version__
 from hrm_offline.budget import Budget
+from hrm_offline.config import SHARING
 from hrm_offline.data.puzzles import PuzzleSet
 from hrm_offline.data.tasks import Task, digest_of
 from hrm_offline.errors import InputError
@@ -39,16 +40,19 @@ _PROGRESS_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Crew:
-    """How many workers, by default one a GPU or one at all; whether they learn one network together; the
-    seconds of silence after which a worker is taken to hang. Raises `InputError` for impossible numbers."""
+    """How many workers, by default one a GPU or one at all; the seconds of silence after which a worker is taken to
+    hang. `sharing` says which tasks learn one network: "sharded" a group of them each worker, "joint" all of them
+    with all workers together, "per-task" each alone. Raises `InputError` for what is impossible."""
 
     workers: int | None = None
-    joint: bool = False
+    sharing: str = "sharded"
     hang_after: float = 300.0
 
     def __post_init__(self):
         if self.workers is not None and self.workers < 0:
             raise InputError(f"workers is {self.workers}, expected 0 or more")
+        if self.sharing not in SHARING:
+            raise InputError(f"sharing is '{self.sharing}', expected one of {', '.join(SHARING)}")
         if not self.hang_after >= 5:
             raise InputError(f"hang_after is {self.hang_after}, expected 5 seconds or more: signs of life come "
                              "every second")
@@ -124,7 +128,7 @@ class Supervisor:
         if self.schedule is None:
             return
         now = self._renew_end()
-        if self.schedule.joint and all(slot.ready for slot in self.slots.values()):
+        if self.schedule.sharing == "joint" and all(slot.ready for slot in self.slots.values()):
             for index, job in self.schedule.joint_jobs(now, self._meeting()).items():
                 self.pool.send(index, job)
         for index, slot in self.slots.items():
@@ -160,7 +164,7 @@ class Supervisor:
             case Done():
                 slot.failures = 0
                 self._count_seconds(index, slot.heard - since)
-                self.schedule.finished(index)
+                self.schedule.finished(index, self.budget.now())
             case Failed():
                 if message.kind == "input" and self.hello is None:
                     raise InputError(message.reason)
@@ -197,16 +201,21 @@ class Supervisor:
         count = self.crew.workers or (hello.gpus if self.setup.device in (None, "cuda") and hello.gpus else 1)
         suited = self._suited(hello)
         whole = PuzzleSet(tuple(self.tasks[i] for i in suited), hello.recipe, hello.model, self.setup.seed)
-        number = 1 if count == 1 or self.crew.joint else GROUPS_A_WORKER * count
-        groups = [tuple(suited[i] for i in group) for group in split_tasks(whole.tasks, whole, number)]
+        groups = [tuple(suited[i] for i in group)
+                  for group in split_tasks(whole.tasks, whole, self._group_count(count, len(suited)))]
         if self.history is not None:
             groups = self.history.begin(self._identity(hello), groups)
         self.ledger.reset([test_keys(self.tasks, group) for group in groups])
         self.schedule = Schedule.of_tasks(self.tasks, hello.model, hello.recipe, self.setup.seed, groups,
-                                          self.budget.now() + self.budget.plannable(), self.crew.joint and count > 1)
+                                          self.budget.now() + self.budget.plannable(), self.crew.sharing)
         self._replay()
         for index in range(1, count):
             self._start(index, self._device_of(index, hello))
+
+    def _group_count(self, workers: int, tasks: int) -> int:
+        if self.crew.sharing == "per-task":
+            return tasks
+        return 1 if workers == 1 or self.crew.sharing == "joint" else GROUPS_A_WORKER * workers
 
     def _suited(self, hello: Hello) -> list[int]:
         """Tasks that fit the model; the others are left out, with the reason."""
@@ -227,7 +236,7 @@ class Supervisor:
         """What must be the same for a run to go on from a journal: an artifact's bytes, wherever it is."""
         return {"version": __version__, "challenges": digest_of(self.tasks), "seed": self.setup.seed,
                 "model": dataclasses.asdict(hello.model), "recipe": dataclasses.asdict(hello.recipe),
-                "artifact": hello.artifact_digest}
+                "artifact": hello.artifact_digest, "sharing": self.crew.sharing}
 
     def _replay(self) -> None:
         """Take over what the journal has of this run."""
@@ -310,7 +319,7 @@ class Supervisor:
 
     def _break_up(self, job: Adapt) -> None:
         """A worker is missing from a joint adaptation: the others wait for it in vain. One goes on alone."""
-        self.schedule.joint = False
+        self.schedule.sharing = "sharded"
         for index in [i for i, other in self.schedule.flying.items() if isinstance(other, Adapt)]:
             self.pool.stop(index)
             self.schedule.gone(index)
