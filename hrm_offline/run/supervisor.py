@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -234,9 +235,10 @@ class Supervisor:
 
     def _identity(self, hello: Hello) -> dict:
         """What must be the same for a run to go on from a journal: an artifact's bytes, wherever it is."""
-        return {"version": __version__, "challenges": digest_of(self.tasks), "seed": self.setup.seed,
-                "model": dataclasses.asdict(hello.model), "recipe": dataclasses.asdict(hello.recipe),
-                "artifact": hello.artifact_digest, "sharing": self.crew.sharing}
+        identity = {"version": __version__, "challenges": digest_of(self.tasks), "seed": self.setup.seed,
+                    "model": dataclasses.asdict(hello.model), "recipe": dataclasses.asdict(hello.recipe),
+                    "artifact": hello.artifact_digest, "sharing": self.crew.sharing}
+        return json.loads(json.dumps(identity))  # as the journal will give it back: tuples become lists
 
     def _replay(self) -> None:
         """Take over what the journal has of this run."""
