@@ -1,4 +1,4 @@
-"""The command line: solve, score, pretrain, leaks, import-checkpoint, parity.
+"""The command line: solve, score, show, pretrain, leaks, import-checkpoint, parity.
 
 Bad input ends with one line on stderr and exit code 2, never with a traceback.
 """
@@ -43,7 +43,8 @@ def _solve(options: argparse.Namespace, started: float | None) -> int:
         challenges=Path(options.challenges), out=Path(options.out),
         **_start_of(options), preset=options.preset, seed=options.seed, visits=options.visits, device=options.device,
         dtype=options.dtype, price_per_hour=options.price_per_hour, threads=options.threads,
-        save_every=options.save_every, crew=Crew(options.workers, options.adapt, options.hang_after),
+        save_every=options.save_every, keep_networks=options.keep_networks,
+        crew=Crew(options.workers, options.adapt, options.hang_after),
     ), budget, say=lambda text: print(text, flush=True), end_process=None if started is None else os._exit)
     return 0
 
@@ -61,6 +62,16 @@ def _score(options: argparse.Namespace, _) -> int:
     print(score.table())
     if options.json:
         write_json(options.json, score.as_dict(), indent=2)
+    return 0
+
+
+def _show(options: argparse.Namespace, _) -> int:
+    from hrm_offline.album import draw_folder
+
+    run = Path(options.run_dir)
+    out = Path(options.out) if options.out else (run if run.is_dir() else run.parent) / "pictures"
+    for path in draw_folder(run, out, options.tasks, options.solutions, options.challenges, print):
+        print(path)
     return 0
 
 
@@ -150,6 +161,8 @@ def _parser() -> argparse.ArgumentParser:
                        help="silence after which a worker is replaced (default: %(default)s)")
     solve.add_argument("--save-every", type=float, default=60.0, metavar="SECONDS",
                        help="between two saved states of an adaptation (default: %(default)s)")
+    solve.add_argument("--keep-networks", action="store_true",
+                       help="leave the adapted networks in the folder, for show")
     _add_machine_flags(solve)
 
     score = commands.add_parser("score", help="score a submission against solutions")
@@ -157,6 +170,14 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("submission")
     score.add_argument("solutions")
     score.add_argument("--json", metavar="FILE", help="also write the totals here")
+
+    show = commands.add_parser("show", help="pictures of what solve or pretrain left in its folder")
+    show.set_defaults(run=_show)
+    show.add_argument("run_dir", metavar="RUN", help="the --out of solve or pretrain, or a metrics.jsonl")
+    show.add_argument("--solutions", metavar="FILE", help="test outputs, where the tasks do not come with them")
+    show.add_argument("--out", metavar="DIR", help="folder for the PNG files (default: RUN/pictures)")
+    show.add_argument("--tasks", nargs="+", metavar="ID", help="tasks to be drawn (default: the first test inputs)")
+    show.add_argument("--challenges", metavar="FILE", help="where the tasks are now, if not where solve found them")
 
     pretrain = commands.add_parser("pretrain", help="train offline on public tasks; resumable; also under torchrun")
     pretrain.set_defaults(run=_pretrain)

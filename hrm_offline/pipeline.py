@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import platform
 import sys
 import traceback
@@ -41,7 +42,8 @@ class SolveOptions:
     """What `solve` was asked for. `artifact` is a folder; without one, the artifact that comes with the package is used
     where `bundled` is set and it has one for the preset, else random weights are adapted. `preset`,
     `visits` and `threads` are chosen when None; `price_per_hour` is of the whole machine. Adaptation
-    states are saved every `save_every` seconds. With `crew.workers` 0 everything runs in this process."""
+    states are saved every `save_every` seconds; adapted networks stay where `keep_networks` is
+    set, for `show`. With `crew.workers` 0 everything runs in this process."""
 
     challenges: Path
     out: Path
@@ -55,6 +57,7 @@ class SolveOptions:
     price_per_hour: float | None = None
     threads: int | None = None
     save_every: float = 60.0
+    keep_networks: bool = False
     crew: Crew = field(default_factory=Crew)
 
 
@@ -110,7 +113,7 @@ def solve(options: SolveOptions, budget: Budget, say: Callable[[str], None] = pr
         _lead(supervisor)
         report = _finish(supervisor, options, task_set, out)
         if history is not None:
-            history.close()
+            history.close(options.keep_networks)
     say(f"done in {budget.elapsed():.0f} s of {budget.total:.0f} s")
     return report
 
@@ -185,6 +188,7 @@ def _report(supervisor: Supervisor, options: SolveOptions, task_set: TaskSet, en
         **_of_network(supervisor),
         "seed": options.seed,
         "sharing": options.crew.sharing,
+        "challenges": _whereabouts(options.challenges),
         "versions": {"hrm_offline": __version__, "python": platform.python_version(), "numpy": np.__version__,
                      "platform": sys.platform} | (supervisor.hello.versions if supervisor.hello else {}),
     }
@@ -199,7 +203,8 @@ def _of_network(supervisor: Supervisor) -> dict:
     hello, schedule = supervisor.hello, supervisor.schedule
     if hello is None or schedule is None:
         return {}
-    reports = [group.report for group in schedule.groups if group.report is not None]
+    reports = [{"tasks": [supervisor.tasks[i].id for i in group.tasks], **group.report}
+               for group in schedule.groups if group.report is not None]
     totals = {name: sum(report[name] for report in reports) for name in ("planned_steps", "steps", "examples")}
     losses = [report["loss"] for report in reports if report["steps"]]
     return {
@@ -208,6 +213,11 @@ def _of_network(supervisor: Supervisor) -> dict:
         "adapt": dataclasses.asdict(hello.recipe),
         "adapted": totals | {"loss": float(np.mean(losses)) if losses else None, "groups": reports},
     }
+
+
+def _whereabouts(challenges: Path) -> str:
+    """Where the tasks are found again from any folder: a path, or the name of a set."""
+    return os.path.abspath(challenges) if os.path.exists(challenges) else str(challenges)
 
 
 def _on_fallback(supervisor: Supervisor, tests: list[tuple[str, int]]) -> dict[str, str]:

@@ -24,6 +24,7 @@ ALLOWED = {
     "infer": LEAVES | {"device", "data", "ops", "model", "batching"},
     "run": LEAVES | {"device", "data", "ops", "model", "batching", "artifact", "train", "infer"},
     "show": LEAVES | {"data", "infer"},
+    "album": LEAVES | {"data", "infer", "run", "train", "show", "pipeline"},
 }
 
 

@@ -119,6 +119,23 @@ def make_predictor(plan, **changes):
     return Predictor(model, plan.puzzles, dataclasses.replace(plan.puzzles.recipe, **changes))
 
 
+def test_a_trace_ends_with_what_is_predicted_and_early_halting_saves_steps_that_are_counted(make_task):
+    plan = make_plan((make_task("a"), make_task("b", seed=1)))
+    batch = plan.rounds[1][0]
+    fixed = make_predictor(plan, outer_steps=4)
+    votes, trace = fixed.predict(batch), fixed.trace(batch)
+    assert fixed.sequence_steps == 2 * 4 * len(batch)
+    assert len(trace) == 4
+    assert all(np.array_equal(vars(votes)[name], vars(trace[-1])[name]) for name in vars(votes))
+    halting = make_predictor(plan, outer_steps=4, early_halting=True)
+    with torch.no_grad():
+        halting.model.q_head.bias.copy_(torch.tensor([1e6, 0.0]))  # every sequence ends at once
+    first = halting.predict(batch)
+    assert halting.sequence_steps == len(batch)
+    assert np.array_equal(first.cells, trace[0].cells)
+    assert [len(votes) for votes in halting.trace(batch)] == [len(batch)] * 4  # which it does not in a trace
+
+
 def test_rounds_cover_every_view_of_every_test_input_once(make_task):
     tasks = (make_task("a", test=[((3, 3), (3, 3))] * 3), make_task("b", [((9, 9), (9, 9))] * 2, seed=1))
     plan = make_plan(tasks, predict_tokens=32, vote_views=100)

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from hrm_offline.artifact import read_safetensors
+from hrm_offline.config import ModelConfig
 from hrm_offline.data.puzzles import Batch, PuzzleSet
 from hrm_offline.data.sets import load_set
 from hrm_offline.device import Runtime, choose_runtime
@@ -223,9 +224,17 @@ class Engine:
         if self.loaded is None or self.loaded[0] != job.group:
             self.loaded = None  # its memory first
             puzzles = self._puzzles(job.tasks)
-            model = RecursiveModel(self.choice.model, puzzles.num_rows, self.runtime.dtype)
-            model.load_state_dict(read_safetensors(network_path(self.setup.folder, job.group)))
+            model = load_network(self.setup.folder, job.group, self.choice.model, puzzles, self.runtime.dtype)
             model = model.to(self.runtime.device)
             self.loaded = (job.group, Predictor(model, puzzles, self.choice.recipe),
                            PredictionPlan(puzzles, self.choice.recipe))
         return self.loaded[1:]
+
+
+def load_network(folder: Path, group: int, config: ModelConfig, puzzles: PuzzleSet,
+                 dtype: torch.dtype) -> RecursiveModel:
+    """The adapted network of a group, whose tasks are `puzzles`, on the CPU. Raises `InputError` if it cannot be
+    read."""
+    model = RecursiveModel(config, puzzles.num_rows, dtype)
+    model.load_state_dict(read_safetensors(network_path(folder, group)))
+    return model

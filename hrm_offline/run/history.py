@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hrm_offline.files import checksum, make_folder
 from hrm_offline.infer.vote import BatchKey, Votes
-from hrm_offline.run.journal import Journal
+from hrm_offline.run.journal import Journal, Record
 from hrm_offline.run.messages import Adapted, Voted
 from hrm_offline.run.paths import JOURNAL_FILE, network_path
 
@@ -35,10 +35,7 @@ class History:
 
     def past(self) -> Past | None:
         """The run that the journal is of, None if it is new or its first record is damaged."""
-        first = self.journal.records[0].about if self.journal.records else {}
-        if "identity" not in first:
-            return None
-        return Past(first["identity"], [tuple(group) for group in first["groups"]])
+        return past_of(self.journal.records)
 
     def begin(self, identity: dict, groups: Groups) -> Groups:
         """Go on with the journal's run if it is this one, whose groups are returned; else start it anew."""
@@ -59,9 +56,7 @@ class History:
         self.journal.append({"adapted": message.group, "report": message.report, "crc": message.crc})
 
     def votes(self) -> Iterator[tuple[BatchKey, Votes]]:
-        for record in self.journal.records:
-            if "voted" in record.about:
-                yield tuple(record.about["voted"]), Votes(**record.arrays)
+        return votes_of(self.journal.records)
 
     def reports(self) -> Iterator[tuple[int, dict, bool]]:
         """Groups that were adapted, with their reports, and whether their networks are still there, intact."""
@@ -73,10 +68,12 @@ class History:
                     self.say(f"WARNING: {path}: is damaged, the group is adapted again")
                 yield record.about["adapted"], record.about["report"], intact
 
-    def close(self) -> None:
-        """End the journal of a run that has ended. Its networks are large, and of use only to one that goes on."""
+    def close(self, keep_networks: bool) -> None:
+        """End the journal of a run that has ended. Its networks are large, and of use only to one that goes on, and to
+        `show`."""
         self.journal.close()
-        self._drop_networks()
+        if not keep_networks:
+            self._drop_networks()
 
     def _drop_networks(self) -> None:
         """Remove adapted networks, and states of adaptations, from the folder."""
@@ -85,3 +82,18 @@ class History:
                 shutil.rmtree(path, ignore_errors=True)
             elif path != self.journal.path:
                 path.unlink(missing_ok=True)
+
+
+def past_of(records: list[Record]) -> Past | None:
+    """The run that a journal's records are of, None if there are none or the first is damaged."""
+    first = records[0].about if records else {}
+    if "identity" not in first:
+        return None
+    return Past(first["identity"], [tuple(group) for group in first["groups"]])
+
+
+def votes_of(records: list[Record]) -> Iterator[tuple[BatchKey, Votes]]:
+    """The votes among a journal's records, by batch."""
+    for record in records:
+        if "voted" in record.about:
+            yield tuple(record.about["voted"]), Votes(**record.arrays)

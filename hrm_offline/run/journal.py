@@ -19,6 +19,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load, save
 
+from hrm_offline.errors import InputError
+
 _MAGIC = b"HRMJ"
 _FRAME = struct.Struct("<4sII")  # magic, bytes and CRC-32 of the payload
 _ABOUT = "about"
@@ -91,6 +93,14 @@ class Journal:
             os.truncate(self.path, end)
         except OSError as second:
             self.say(f"WARNING: {self.path}: its last record is torn ({second})")
+
+
+def read_records(path: Path) -> list[Record]:
+    """The intact records of a journal, which is left as it is: a run may be writing it. Raises `InputError`."""
+    try:
+        return _scan(path.read_bytes())[0]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error})") from None
 
 
 def _encode(about: dict, arrays: dict[str, np.ndarray]) -> bytes:
