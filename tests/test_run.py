@@ -209,12 +209,12 @@ def test_alone_every_task_has_its_votes_and_its_share_of_a_budget_too_short_for_
     assert max(seconds.values()) < 1.3 * min(seconds.values())
 
 
-@pytest.mark.parametrize("first", (0, 10))
-def test_simulated_runs_end_in_time_and_use_it(first):
+@pytest.mark.parametrize(("first", "sharing"), [(0, "sharded"), (10, "sharded"), (0, "per-task")])
+def test_simulated_runs_end_in_time_and_use_it(first, sharing):
     from simulate_runs import simulate
 
     for seed in range(first, first + 10):
-        outcome = simulate(seed)
+        outcome = simulate(seed, sharing)
         assert outcome.late <= 0, outcome
         assert outcome.valid, outcome
         assert outcome.used is None or outcome.used >= 0.9, outcome

@@ -21,6 +21,7 @@ import sys
 import tempfile
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
@@ -294,7 +295,7 @@ def recipe_of(weather: Weather):
                                predict_tokens=20_000, colour_permutations=24, conditioning="table")
 
 
-def simulate(seed: int, folder: Path | None = None) -> Outcome:
+def simulate(seed: int, sharing: str = "sharded", folder: Path | None = None) -> Outcome:
     """One run, and what came of it."""
     weather = draw_weather(seed)
     pool = SimulatedPool(weather, seed)
@@ -310,7 +311,7 @@ def simulate(seed: int, folder: Path | None = None) -> Outcome:
 
         ledger.write_json = slow_write
         try:
-            crew = Crew(weather.workers, hang_after=max(5.0, 3 * weather.start, 30 * weather.step))
+            crew = Crew(weather.workers, sharing, hang_after=max(5.0, 3 * weather.start, 30 * weather.step))
             options = SolveOptions(challenges, Path(scratch) / "out", crew=crew)
             report = solve(options, budget, lambda _: None, pool=pool)
         finally:
@@ -367,10 +368,11 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--first", type=int, default=0, metavar="SEED")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--adapt", choices=("sharded", "per-task"), default="sharded")
     options = parser.parse_args()
-    outcomes = []
+    outcomes, seeds = [], range(options.first, options.first + options.runs)
     with ProcessPoolExecutor(options.processes, get_context("spawn")) as executor:
-        for outcome in executor.map(simulate, range(options.first, options.first + options.runs), chunksize=5):
+        for outcome in executor.map(partial(simulate, sharing=options.adapt), seeds, chunksize=5):
             outcomes.append(outcome)
             if outcome.late > 0 or not outcome.valid or (outcome.used is not None and outcome.used < _ENOUGH_USED):
                 print(outcome, flush=True)
