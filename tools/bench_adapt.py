@@ -17,7 +17,6 @@ import math
 import platform
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -347,10 +346,9 @@ def run(options: argparse.Namespace) -> int:
     on_cpu = runtime.device.type == "cpu"
     options.preset = options.preset or ("hrm-132k" if on_cpu else "hrm-27m")
     options.no_compile |= on_cpu
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=environment.REPOSITORY, text=True,
-                            capture_output=True).stdout.strip() or "unknown"
-    about = {"commit": commit, "device": str(runtime), "threads": options.threads, "preset": options.preset,
-             "torch": torch.__version__, "machine": f"{platform.machine()}, {platform.python_version()}"}
+    about = {"commit": environment.commit_of_checkout(), "device": str(runtime), "threads": options.threads,
+             "preset": options.preset, "torch": torch.__version__,
+             "machine": f"{platform.machine()}, {platform.python_version()}"}
     print(", ".join(f"{name} {value}" for name, value in about.items()), flush=True)
     parts = {"ready": bench_ready, "steps": bench_steps, "linear": bench_linear, "workers": bench_workers}
     results = {name: parts[name](options, runtime) for name in options.only}

@@ -275,12 +275,11 @@ def print_ratios(rows: list[Row]) -> None:
 
 def write_csv(path: Path, rows: list[Row], machine: Machine) -> None:
     """Every row with what it was measured on."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=environment.REPOSITORY, capture_output=True,
-                            text=True).stdout.strip() or "unknown"
     name = torch.cuda.get_device_name(machine.device) if machine.device.type == "cuda" else "none: a smoke run"
     import triton
-    about = {"commit": commit, "device": name, "torch": torch.__version__, "triton": triton.__version__,
-             "dtype": str(machine.dtype).removeprefix("torch."), "peak_gemm_tflops": machine.gemm_tflops,
+    about = {"commit": environment.commit_of_checkout(), "device": name, "torch": torch.__version__,
+             "triton": triton.__version__, "dtype": str(machine.dtype).removeprefix("torch."),
+             "peak_gemm_tflops": machine.gemm_tflops,
              "peak_copy_gbs": machine.copy_gbs}
     with open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, [*(f.name for f in fields(Row)), *about])

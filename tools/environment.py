@@ -37,6 +37,16 @@ def ensure(only: tuple[str, ...] = ()) -> None:
     os.execv(python, [str(python), *sys.argv])
 
 
+def commit_of_checkout() -> str:
+    """The commit that the tools run from, with "-dirty" where files were changed since; "unknown" without git."""
+    try:
+        found = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=REPOSITORY, text=True,
+                               capture_output=True)
+    except OSError:
+        return "unknown"
+    return found.stdout.strip() or "unknown"
+
+
 def _missing() -> list[str]:
     missing = []
     for line in REQUIREMENTS.read_text().splitlines():

@@ -1,0 +1,164 @@
+"""The declared studies: ARC Prize's analysis of the Hierarchical Reasoning Model (arcprize.org/blog/hrm-analysis), the
+questions that it left open and two that came after it, each as a grid of arms.
+
+An arm is what is learned and how its votes are made. Arms of any study that learn the same are learned once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Arm:
+    """`learn`: what `Trial.changes` takes. `votes`: settings of prediction."""
+
+    name: str
+    learn: dict = field(default_factory=dict)
+    votes: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was published of two arms (`baseline` None: the null baseline): that `arm` scores more, or with a
+    `margin` that it scores within so many points of `baseline`. `published` False: nothing was, the question is
+    open."""
+
+    text: str
+    arm: str
+    baseline: str | None
+    margin: float | None = None
+    published: bool = True
+
+
+@dataclass(frozen=True)
+class Study:
+    """`axis` names what the arms differ in."""
+
+    name: str
+    question: str
+    axis: str
+    arms: tuple[Arm, ...]
+    findings: tuple[Finding, ...]
+
+
+_DEPTHS = (1, 2, 4, 8, 16)
+_POOLS = (1, 8, 30, 100, 300)
+_RECOLOURED = {"colour_permutations": 22}
+_NO_SYMMETRY = {"rotations": False, "flips": False}
+
+
+def _of_depth(depth: int) -> Arm:
+    return Arm(f"{depth}", {"halt_max_steps": depth}, {"outer_steps": depth})
+
+
+def _run_deeper(trained: int, depth: int) -> Arm:
+    return Arm(f"trained {trained}, run {depth}", {"halt_max_steps": trained}, {"outer_steps": depth})
+
+
+def _augmented(count: int) -> dict:
+    """The eight dihedral views and recoloured ones to so many in all; 0 and 1: the task as it is."""
+    return {"colour_permutations": count - 8} if count >= 8 else _NO_SYMMETRY
+
+
+def _kind(name: str, learn: dict) -> Arm:
+    """An augmentation in training and in voting."""
+    votes = [kind for kind in ("rotations", "flips") if learn.get(kind, True)]
+    votes += ["colours"] if "colour_permutations" in learn else []
+    votes += ["translation"] if "translate" in learn else []
+    return Arm(name, learn, {"vote_augmentations": votes, "vote_views": 30})
+
+
+STUDIES = (
+    Study(
+        "architecture", "Does the hierarchy matter, or does a Transformer of the same size do as well?", "network",
+        (Arm("HRM"),
+         Arm("HRM, 2 x 2 cycles", {"H_cycles": 2, "L_cycles": 2}),
+         Arm("Transformer", {"architecture": "transformer", "H_layers": 2, "L_layers": 0, "L_cycles": 0}),
+         Arm("shared, same size", {"architecture": "shared", "H_layers": 0, "L_layers": 2}),
+         Arm("shared, same compute", {"architecture": "shared", "H_layers": 0, "L_layers": 1})),
+        (Finding("a Transformer of the same size comes within about 5 points of HRM", "Transformer", "HRM", 5),
+         Finding("one small network in both roles beats HRM (TRM, arXiv 2510.04871: 44.6% against 41%)",
+                 "shared, same size", "HRM")),
+    ),
+    Study(
+        "outer-loop", "What do outer steps add, in training and prediction together?", "outer steps",
+        tuple(_of_depth(depth) for depth in _DEPTHS[:4]),
+        (Finding("1 to 2 outer steps: +13 points", "2", "1"),
+         Finding("1 to 8 outer steps: the score doubles", "8", "1")),
+    ),
+    Study(
+        "inference-loop", "Does refinement matter when a network is trained, or when it answers?", "outer steps",
+        (_run_deeper(1, 1), _run_deeper(1, 4), *(_run_deeper(4, depth) for depth in _DEPTHS)),
+        (Finding("run with 1 outer step, a network trained with many is 15 points above one trained with 1",
+                 "trained 4, run 1", "trained 1, run 1"),
+         Finding("a network trained with many loses little when it is run with 1", "trained 4, run 1",
+                 "trained 4, run 4", 5)),
+    ),
+    Study(
+        "transfer", "What do other tasks add to the ones that are asked?", "learned from",
+        (Arm("the tasks alone"),
+         Arm("with 60 others", {"others": 60}),
+         Arm("the tasks alone, 3 x the visits", {"visits_times": 3}),
+         Arm("the package's artifact", {"artifact": "bundled"})),
+        (Finding("other tasks add 10 points (31% to 41%)", "with 60 others", "the tasks alone"),
+         Finding("that is little: at most 10 points", "with 60 others", "the tasks alone", 10)),
+    ),
+    Study(
+        "augmentation", "How many augmentations does training need?", "augmentations",
+        tuple(Arm(f"{count}", _augmented(count), {"vote_views": 30}) for count in (0, 8, 30, 300, 1000)),
+        (Finding("300 augmentations do nearly what 1,000 do", "300", "1000", 4),
+         Finding("30 lose less than 4 points against 1,000", "30", "1000", 4)),
+    ),
+    Study(
+        "vote-pool", "How many views does the vote need, of a network trained with 300 augmentations?", "views",
+        tuple(Arm(f"{pool}", _augmented(300), {"vote_views": pool}) for pool in _POOLS),
+        (Finding("a smaller pool does nearly what the full one does (256 to 512 views against 1,000, arXiv 2512.11847)",
+                 "100", "300", 4),
+         Finding("would 8 views do?", "8", "300", 4, published=False)),
+    ),
+    Study(
+        "halting", "Is learned halting worth its place, in training and in prediction?", "trained / run",
+        tuple(Arm(f"{form}, {'learned' if learned else 'fixed'} / {'learned' if early else 'fixed'}",
+                  {"halting": form} | ({} if learned else {"learned_halting": False}),
+                  {"outer_steps": 4, "early_halting": early})
+              for form in ("halt-only", "q-learning") for learned in (True, False) for early in (True, False)),
+        (Finding("learned halting is within a few points of a fixed number of steps", "q-learning, learned / learned",
+                 "q-learning, fixed / fixed", 5),
+         Finding("the halt-only form does as well as Q-learning (TRM)", "halt-only, learned / learned",
+                 "q-learning, learned / learned", 5)),
+    ),
+    Study(
+        "per-task", "Can each task be learned alone, by a network of its own?", "learned",
+        (Arm("together"), Arm("each alone", {"alone": True}),
+         Arm("each alone, 4 x the visits", {"alone": True, "visits_times": 4})),
+        (Finding("tasks can be solved from nothing but their own demonstrations (CompressARC, 20%)",
+                 "each alone, 4 x the visits", None),
+         Finding("does a network of its own do as well as a shared one?", "each alone, 4 x the visits", "together",
+                 5, published=False)),
+    ),
+    Study(
+        "conditioning", "How should the network know which task it is at?", "conditioning",
+        (Arm("factored"), Arm("table", {"conditioning": "table"}),
+         Arm("few-shot", {"conditioning": "few-shot", "context_pairs": 2})),
+        (Finding("what if demonstrations stood in the context instead of a puzzle id?", "few-shot", "factored",
+                 published=False),
+         Finding("an explicit code for the augmentation is worse than an embedding each (Trelis, full size)", "table",
+                 "factored")),
+    ),
+    Study(
+        "augmentation-kinds", "Which augmentations matter?", "augmentations",
+        (_kind("none", _NO_SYMMETRY), _kind("rotations", {"flips": False}), _kind("flips", {"rotations": False}),
+         _kind("both", {}), _kind("colours", _NO_SYMMETRY | _RECOLOURED),
+         _kind("translation", _NO_SYMMETRY | {"translate": 0.75}),
+         _kind("all", _RECOLOURED | {"translate": 0.75})),
+        tuple(Finding(text, arm, "none", published=False) for text, arm in (
+            ("do rotations and flips help?", "both"), ("do recoloured copies help?", "colours"),
+            ("do shifted copies help?", "translation"))),
+    ),
+)
+
+
+def study_named(name: str) -> Study:
+    """Raises KeyError where there is none."""
+    return {study.name: study for study in STUDIES}[name]
