@@ -137,12 +137,12 @@ def do(job: Job) -> list[dict]:
 
 
 def _vote(learned: Learned, votes: dict, tasks: tuple[Task, ...]) -> dict:
-    """Seconds of voting, outer steps computed for it, and of each task [share of outputs right, cells right]."""
-    started = time.monotonic()
+    """Core-seconds of voting, outer steps computed for it, and of each task [share of outputs right, cells right]."""
+    started = time.process_time()
     pools, steps = predict(learned, votes)
     score = score_votes(pools, tasks)
     outcomes = {task.id: [round(task.right_either / task.outputs, 4), round(task.cells, 4)] for task in score.tasks}
-    return {"vote seconds": round(time.monotonic() - started, 1), "vote steps": steps, "outcomes": outcomes}
+    return {"vote seconds": round(time.process_time() - started, 1), "vote steps": steps, "outcomes": outcomes}
 
 
 def describe_machine() -> str:

@@ -161,7 +161,7 @@ def _study_report(study: Study, results: dict[str, Result], null: Result, differ
     lines = [f"# {study.name}", "", study.question, "", _scale_line(tasks, scale), "",
              f"![{study.name}]({study.name}.png)", "",
              f"| {study.axis} | pass@2 | each seed | cells right | parameters | example-steps | steps of voting | "
-             "seconds of learning, voting |", "| --- | --- | --- | --- | --- | --- | --- | --- |",
+             "core-seconds of learning, voting |", "| --- | --- | --- | --- | --- | --- | --- | --- |",
              f"| {_NULL} | {100 * null.measured(0).mean():.1f}% | | {100 * null.measured(1).mean():.1f}% | | | | |"]
     lines += [_row(result) for result in results.values()]
     lines += [""]
@@ -210,7 +210,7 @@ def _write_csv(results: dict[str, Result], path: Path) -> None:
 
 
 def _draw(study: Study, results: dict[str, Result], null: Result, path: Path) -> None:
-    """Left pass@2 of each arm with its interval over tasks and a dot a seed; beside it example-steps and seconds."""
+    """Left pass@2 of each arm with its interval over tasks and a dot a seed; beside it what it cost."""
     from matplotlib.figure import Figure
 
     shown = [result for result in results.values() if result.runs]
@@ -227,7 +227,7 @@ def _draw(study: Study, results: dict[str, Result], null: Result, path: Path) ->
     left.set(xlabel="pass@2 in %, 95% over tasks; dots: seeds; dashed: null baseline", title=study.question)
     left.set_yticks(places, [result.name for result in shown])
     left.invert_yaxis()
-    for axes, name, label in ((middle, "examples", "example-steps"), (right, "seconds", "seconds of learning")):
+    for axes, name, label in ((middle, "examples", "example-steps"), (right, "seconds", "core-seconds of learning")):
         axes.barh(places, [result.mean(name) for result in shown], color="tab:blue")
         axes.set(xlabel=label)
         axes.tick_params(labelsize=8)

@@ -59,15 +59,15 @@ class Trial:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Learned:
-    """Networks, each with the tasks that it has learned and how that went, and the seconds it took in all."""
+    """Networks, each with the tasks that it has learned and how that went, and the core-seconds it took in all."""
 
     networks: list[tuple[RecursiveModel, PuzzleSet, AdaptReport]]
     recipe: AdaptConfig
     seconds: float
 
     def about(self) -> dict:
-        """The numbers of a trial's line: steps, examples (a sequence for one outer step), seconds, token loss at the
-        end and before half of the steps, and a network's parameters."""
+        """The numbers of a trial's line: steps, examples (a sequence for one outer step), core-seconds, token loss at
+        the end and before half of the steps, and a network's parameters."""
         reports = [report for _, _, report in self.networks]
         losses = [report for report in reports if report.steps]
         return {
@@ -143,9 +143,9 @@ def learn(trial: Trial, tasks: tuple[Task, ...]) -> Learned:
     unlabelled = tuple(task.without_labels() for task in tasks)
     unlabelled += other_tasks(tasks, trial.changes.get("others", 0))
     groups = [(task,) for task in unlabelled] if trial.changes.get("alone") else [unlabelled]
-    started = time.monotonic()
+    started = time.process_time()
     networks = [_learn_together(trial, group, *configs) for group in groups]
-    return Learned(networks, configs[1], time.monotonic() - started)
+    return Learned(networks, configs[1], time.process_time() - started)
 
 
 def _learn_together(trial: Trial, tasks: tuple[Task, ...], model_config: ModelConfig, recipe: AdaptConfig,
