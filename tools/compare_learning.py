@@ -34,6 +34,7 @@ sys.path.insert(0, str(environment.REPOSITORY))
 from trial import Trial, configs_of, learn, predict, score_votes, tasks_of  # noqa: E402
 
 from hrm_offline.errors import InputError  # noqa: E402
+from hrm_offline.run.worker import end_with_parent  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def main() -> int:
         return 2
     lines = [json.loads(text) for text in options.out.read_text().splitlines()] if options.out.exists() else []
     wanted = [run for run in runs if not any(run.key.items() <= line.items() for line in lines)]
-    with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(options.workers, get_context("spawn"), end_with_parent) as pool:
         for future in as_completed([pool.submit(compare, run) for run in wanted]):
             lines.append(future.result())
             with open(options.out, "a", encoding="utf-8") as file:

@@ -46,7 +46,7 @@ from hrm_offline.run import ledger, schedule  # noqa: E402
 from hrm_offline.run.engine import Engine  # noqa: E402
 from hrm_offline.run.messages import Adapted, Hello, Lost, State  # noqa: E402
 from hrm_offline.run.supervisor import Crew  # noqa: E402
-from hrm_offline.run.worker import Worker  # noqa: E402
+from hrm_offline.run.worker import Worker, end_with_parent  # noqa: E402
 from hrm_offline.train.adapt import Adaptation, Diverged  # noqa: E402
 from hrm_offline.train.distributed import World  # noqa: E402
 
@@ -371,7 +371,7 @@ def main() -> int:
     parser.add_argument("--adapt", choices=("sharded", "per-task"), default="sharded")
     options = parser.parse_args()
     outcomes, seeds = [], range(options.first, options.first + options.runs)
-    with ProcessPoolExecutor(options.processes, get_context("spawn")) as executor:
+    with ProcessPoolExecutor(options.processes, get_context("spawn"), end_with_parent) as executor:
         for outcome in executor.map(partial(simulate, sharing=options.adapt), seeds, chunksize=5):
             outcomes.append(outcome)
             if outcome.late > 0 or not outcome.valid or (outcome.used is not None and outcome.used < _ENOUGH_USED):

@@ -44,6 +44,7 @@ from hrm_offline.config import PRESETS  # noqa: E402
 from hrm_offline.data.tasks import Task, digest_of  # noqa: E402
 from hrm_offline.errors import InputError  # noqa: E402
 from hrm_offline.files import make_folder  # noqa: E402
+from hrm_offline.run.worker import end_with_parent  # noqa: E402
 
 RUNS_FILE = "runs.jsonl"
 
@@ -157,7 +158,7 @@ def describe_machine() -> str:
 def work_off(jobs: list[Job], runs: Runs, workers: int, until: float) -> bool:
     """Do the jobs, `workers` at a time, as far as they end before `until` (on `time.monotonic`) by what the longest
     has taken; whether all were done."""
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), end_with_parent) as pool:
         return all([*_rounds(pool, jobs, runs, workers, until)])  # all of them: one that fails ends nothing
 
 

@@ -101,7 +101,7 @@ def _kind(error: Exception) -> str:
 
 def main(connection, make_engine: Callable = Engine) -> None:
     """A worker process: serves the other end of `connection`, and ends with it."""
-    _end_with_parent()
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervising process decides
 
     def receive():
@@ -115,7 +115,7 @@ def main(connection, make_engine: Callable = Engine) -> None:
         pass  # the supervising process is gone
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Have the system kill this process when its parent dies, even in the middle of a long computation."""
     parent = multiprocessing.parent_process()
     if sys.platform == "linux" and parent is not None:
