@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None, started: float | None = None) -> int:
 
 
 def _solve(options: argparse.Namespace, started: float | None) -> int:
+    from hrm_offline.infer.candidates import VotesFile
     from hrm_offline.pipeline import SolveOptions, solve
     from hrm_offline.run.supervisor import Crew
 
@@ -44,6 +45,7 @@ def _solve(options: argparse.Namespace, started: float | None) -> int:
         **_start_of(options), preset=options.preset, seed=options.seed, visits=options.visits, device=options.device,
         dtype=options.dtype, price_per_hour=options.price_per_hour, threads=options.threads,
         save_every=options.save_every, keep_networks=options.keep_networks,
+        candidates=options.candidates, votes=tuple(VotesFile.parse(text) for text in options.votes),
         crew=Crew(options.workers, options.adapt, options.hang_after),
     ), budget, say=lambda text: print(text, flush=True), end_process=None if started is None else os._exit)
     return 0
@@ -163,6 +165,11 @@ def _parser() -> argparse.ArgumentParser:
                        help="between two saved states of an adaptation (default: %(default)s)")
     solve.add_argument("--keep-networks", action="store_true",
                        help="leave the adapted networks in the folder, for show")
+    solve.add_argument("--candidates", type=int, metavar="N",
+                       help="write each test input's N best grids, with votes and confidence, to candidates.json")
+    solve.add_argument("--votes", action="append", default=[], metavar="FILE[=WEIGHT]",
+                       help="let a candidates file vote too, as much as WEIGHT times the network itself (default: 1); "
+                            "repeatable")
     _add_machine_flags(solve)
 
     score = commands.add_parser("score", help="score a submission against solutions")

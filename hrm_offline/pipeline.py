@@ -25,6 +25,7 @@ from hrm_offline.data.sets import load_set
 from hrm_offline.data.tasks import TaskSet, digest_of
 from hrm_offline.errors import InputError, shown_name
 from hrm_offline.files import make_folder, write_json
+from hrm_offline.infer.candidates import VotesFile, read_outside, top_candidates, write_candidates
 from hrm_offline.infer.submission import fallback_submission
 from hrm_offline.run.history import History
 from hrm_offline.run.ledger import Ledger, test_keys
@@ -34,7 +35,7 @@ from hrm_offline.run.pool import InlinePool, ProcessPool
 from hrm_offline.run.supervisor import Crew, Supervisor
 from hrm_offline.run.watchdog import Watchdog
 
-SUBMISSION_FILE, REPORT_FILE = "submission.json", "report.json"
+SUBMISSION_FILE, REPORT_FILE, CANDIDATES_FILE = "submission.json", "report.json", "candidates.json"
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,9 @@ class SolveOptions:
     where `bundled` is set and it has one for the preset, else random weights are adapted. `preset`,
     `visits` and `threads` are chosen when None; `price_per_hour` is of the whole machine. Adaptation
     states are saved every `save_every` seconds; adapted networks stay where `keep_networks` is
-    set, for `show`. With `crew.workers` 0 everything runs in this process."""
+    set, for `show`. With `crew.workers` 0 everything runs in this process. `votes` from elsewhere count in the answers;
+    the network's own best `candidates` of each test input are written where that is a number. Raises `InputError`
+    unless it is above 0."""
 
     challenges: Path
     out: Path
@@ -58,7 +61,13 @@ class SolveOptions:
     threads: int | None = None
     save_every: float = 60.0
     keep_networks: bool = False
+    candidates: int | None = None
+    votes: tuple[VotesFile, ...] = ()
     crew: Crew = field(default_factory=Crew)
+
+    def __post_init__(self):
+        if self.candidates is not None and self.candidates < 1:
+            raise InputError(f"candidates is {self.candidates}, expected 1 or more")
 
 
 def solve(options: SolveOptions, budget: Budget, say: Callable[[str], None] = print,
@@ -76,16 +85,20 @@ def solve(options: SolveOptions, budget: Budget, say: Callable[[str], None] = pr
     """
     task_set = load_set(options.challenges)
     out = make_folder(options.out)
-    ledger = Ledger(fallback_submission(task_set), out / SUBMISSION_FILE, say, budget.now)
+    outside = read_outside(options.votes, task_set)
+    ledger = Ledger(fallback_submission(task_set), out / SUBMISSION_FILE, say, budget.now, outside)
     has_past = (out / FOLDER).is_dir()
     if not has_past:
         _write_first(ledger, out)
     history = _open_history(out, task_set, ledger, say)
     if has_past:
         _write_first(ledger, out)
-    say(f"{len(ledger.fallback)} tasks; a valid {'answer' if ledger.tally.votes else 'fallback'} is in {ledger.path}")
+    state = "answer" if ledger.tally.votes or outside.sources else "fallback"
+    say(f"{len(ledger.fallback)} tasks; a valid {state} is in {ledger.path}")
     for bad in task_set.bad:
         say(f"left out, keeps its fallback: task {shown_name(bad.id)}: {bad.reason}")
+    for file in outside.counted:
+        say(f"votes from {file['file']} on {file['test inputs']} test inputs, weight {file['weight']:g}")
     if not task_set.tasks:
         task_set.require_good()
     if options.artifact is not None and not options.artifact.is_dir():
@@ -100,6 +113,8 @@ def solve(options: SolveOptions, budget: Budget, say: Callable[[str], None] = pr
     )
     crew = options.crew if options.crew.workers != 0 else dataclasses.replace(options.crew, workers=1)
     supervisor = Supervisor(pool, budget, ledger, history, setup, crew, task_set.tasks, say)
+    for warning in outside.warnings:
+        supervisor.warn(warning)
 
     def end_early(reason: str) -> None:
         try:
@@ -159,27 +174,36 @@ def _inline_pool(budget: Budget) -> InlinePool:
 
 def _finish(supervisor: Supervisor, options: SolveOptions, task_set: TaskSet, out: Path,
             ended_early: str | None = None) -> dict:
-    """Write the submission and the report."""
+    """Write the submission, the candidates where they are wanted, and the report."""
     supervisor.ledger.write()
+    if options.candidates is not None:
+        candidates = top_candidates(supervisor.ledger.votes(), task_set.test_counts(), options.candidates)
+        _write_or_warn(supervisor, out / CANDIDATES_FILE, lambda path: write_candidates(path, candidates))
     report = _report(supervisor, options, task_set, ended_early)
-    try:
-        write_json(out / REPORT_FILE, report, indent=2)
-    except OSError as error:
-        supervisor.say(f"WARNING: {out / REPORT_FILE}: cannot be written ({error})")
+    _write_or_warn(supervisor, out / REPORT_FILE, lambda path: write_json(path, report, indent=2))
     return report
 
 
+def _write_or_warn(supervisor: Supervisor, path: Path, write: Callable[[Path], None]) -> None:
+    try:
+        write(path)
+    except OSError as error:
+        supervisor.warn(f"{path}: cannot be written ({error})")
+
+
 def _report(supervisor: Supervisor, options: SolveOptions, task_set: TaskSet, ended_early: str | None) -> dict:
-    budget, votes = supervisor.budget, supervisor.ledger.votes()
+    budget, votes, outside = supervisor.budget, supervisor.ledger.votes(), supervisor.ledger.outside
     tests = [(task.id, i) for task in task_set.tasks for i in range(len(task.test))]
     counts = [votes[test].count if test in votes else 0 for test in tests]
+    unanswered = [test for test, count in zip(tests, counts) if not count and test not in outside.sources]
     report = {
         "tasks": len(task_set.test_counts()),
         "left out": {bad.id: bad.reason for bad in task_set.bad} | supervisor.unsuited,
         "test inputs": len(tests),
-        "test inputs without a vote": sum(count == 0 for count in counts),
-        "tasks on their fallback": _on_fallback(supervisor, [test for test, count in zip(tests, counts) if not count]),
+        "test inputs without a vote": len(unanswered),
+        "tasks on their fallback": _on_fallback(supervisor, unanswered),
         "votes a test input": {"least": min(counts), "mean": float(np.mean(counts)), "most": max(counts)},
+        "votes from elsewhere": outside.counted,
         "failures": supervisor.failures,
         "ended early": ended_early,
         "seconds": {name: round(value, 2) for name, value in supervisor.phases().items()},
@@ -221,7 +245,7 @@ def _whereabouts(challenges: Path) -> str:
 
 
 def _on_fallback(supervisor: Supervisor, tests: list[tuple[str, int]]) -> dict[str, str]:
-    """Tasks with a test input that has no vote, and why."""
+    """The tasks of test inputs that have no vote, and why the network gave none."""
     reasons = {}
     for group in supervisor.schedule.groups if supervisor.schedule else []:
         for i in group.tasks:

@@ -55,6 +55,11 @@ def test_data_never_imports_torch():
         assert not any(name.split(".")[0] == "torch" for name in imports_of(file)), file
 
 
+def test_candidates_files_are_read_without_torch():
+    code = "import sys, hrm_offline.infer.candidates; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 def test_importing_the_package_loads_neither_torch_nor_triton():
     code = "import sys, hrm_offline, hrm_offline.cli; sys.exit('torch' in sys.modules or 'triton' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

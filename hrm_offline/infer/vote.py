@@ -18,10 +18,10 @@ class Vote:
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A distinct grid with its number of votes and their mean confidence."""
+    """A distinct grid with its number of votes, weighted where they come from elsewhere, and their mean confidence."""
 
     grid: np.ndarray
-    count: int
+    count: float
     confidence: float
 
 
@@ -30,9 +30,9 @@ class Pool:
     """The votes of one test input: the sum of them by distinct grid, in first-seen order."""
 
     sums: dict[tuple, list] = field(default_factory=dict)  # grid, count, summed confidence
-    count: int = 0
+    count: float = 0
 
-    def add(self, grid: np.ndarray, count: int, confidence: float) -> None:
+    def add(self, grid: np.ndarray, count: float, confidence: float) -> None:
         """`count` votes for a grid, with their summed confidence."""
         entry = self.sums.setdefault((grid.shape, grid.tobytes()), [grid, 0, 0.0])
         entry[1] += count
@@ -110,6 +110,11 @@ def rank(votes: Iterable[Vote]) -> list[Candidate]:
     return pool.ranking()
 
 
+def best(ranking: list[Candidate], count: int) -> list[Candidate]:
+    """The first `count` of a ranking that can be an answer, or as many as there are. An empty grid never can."""
+    return [c for c in ranking if c.grid.size][:count]
+
+
 def choose_attempts(ranking: list[Candidate]) -> list[np.ndarray]:
-    """The two best grids, or as many as there are. An empty grid is never an attempt."""
-    return [c.grid for c in ranking if c.grid.size][:2]
+    """The two best grids, or as many as there are."""
+    return [c.grid for c in best(ranking, 2)]

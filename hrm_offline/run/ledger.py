@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hrm_offline.data.tasks import Task
 from hrm_offline.files import write_json
+from hrm_offline.infer.candidates import Outside, merged
 from hrm_offline.infer.submission import Submission, build_submission
 from hrm_offline.infer.vote import BatchKey, Pool, Tally, Votes
 
@@ -26,15 +27,16 @@ def test_keys(tasks: tuple[Task, ...], members: tuple[int, ...]) -> list[TestKey
 
 
 class Ledger:
-    """Votes by group, and the submission that they make. `path` is written atomically, and a failure to write
-    (a full disk) leaves the file that is there and is told to `say`.
+    """Votes by group, and the submission that they and the votes from `outside` make. `path` is written atomically, and
+    a failure to write (a full disk) leaves the file that is there and is told to `say`.
 
     May be used by several threads; one that finds it taken for seconds goes on without waiting longer.
     """
 
     def __init__(self, fallback: Submission, path: Path, say: Callable[[str], None],
-                 clock: Callable[[], float] = time.monotonic):
+                 clock: Callable[[], float] = time.monotonic, outside: Outside | None = None):
         self.fallback, self.path, self.say, self.clock = fallback, path, say, clock
+        self.outside = outside or Outside()
         self.keys: list[list[TestKey]] = []  # the test inputs of each group
         self.tally = Tally()
         self.pooled: dict[int, dict[int, Pool]] = {}
@@ -54,13 +56,14 @@ class Ledger:
             self.dirty = True
 
     def votes(self) -> dict[TestKey, Pool]:
-        """The pool of every test input that has votes."""
+        """The pool of every test input that has votes of the network's own."""
         with self._locked():
             return self._votes()
 
     def submission(self) -> Submission:
         """Every test input's best answers."""
-        return build_submission(self.fallback, self.votes())
+        with self._locked():
+            return self._submission()
 
     def write(self) -> None:
         """Renew the submission."""
@@ -68,7 +71,7 @@ class Ledger:
         with self._locked():
             self.dirty = False
             try:
-                write_json(self.path, build_submission(self.fallback, self._votes()))
+                write_json(self.path, self._submission())
             except OSError as error:
                 self.say(f"WARNING: {self.path}: keeps its last state, it cannot be written ({error})")
         self.due = self.clock() + max(_WRITE_SECONDS, (self.clock() - before) / _WRITING_SHARE)
@@ -76,6 +79,11 @@ class Ledger:
     def write_if_due(self) -> None:
         if self.dirty and self.clock() >= self.due:
             self.write()
+
+    def _submission(self) -> Submission:
+        own = self._votes()
+        others = {key: merged(own.get(key, Pool()), sources) for key, sources in self.outside.sources.items()}
+        return build_submission(self.fallback, own | others)
 
     def _votes(self) -> dict[TestKey, Pool]:
         votes = {}
