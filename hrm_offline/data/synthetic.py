@@ -6,12 +6,12 @@ one pair. Task `i` of a seed is always the same, so a set is named by its size a
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 
 import numpy as np
 
 from hrm_offline.data.grids import dihedral
+from hrm_offline.data.shapes import bounding_box, components, sizes
 from hrm_offline.data.tasks import Pair, Task
 from hrm_offline.tokens import COLOURS
 
@@ -91,37 +91,8 @@ def _blob(rng: Rng, sides) -> np.ndarray:
     """A connected shape that fills a rectangle's rows and columns more or less, as 0 and 1."""
     cells = rng.random(sides) < 0.7
     cells[rng.integers(sides[0]), rng.integers(sides[1])] = True
-    label = _components(cells)
+    label = components(cells)
     return (label == np.bincount(label[label > 0]).argmax()).astype(np.int64)
-
-
-def _components(mask: np.ndarray) -> np.ndarray:
-    """Label of each cell's 4-connected component, from 1 on in reading order; 0 outside the mask."""
-    label = np.zeros(mask.shape, dtype=np.int64)
-    for start in zip(*np.nonzero(mask)):
-        if label[start]:
-            continue
-        label[start], queue = label.max() + 1, deque([start])
-        while queue:
-            row, col = queue.popleft()
-            for near in ((row - 1, col), (row + 1, col), (row, col - 1), (row, col + 1)):
-                inside = 0 <= near[0] < mask.shape[0] and 0 <= near[1] < mask.shape[1]
-                if inside and mask[near] and not label[near]:
-                    label[near] = label[start]
-                    queue.append(near)
-    return label
-
-
-def _bounding_box(mask: np.ndarray) -> tuple[slice, slice]:
-    rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1)
-
-
-def _sizes(label: np.ndarray) -> np.ndarray:
-    """Cells of each component, 0 for the outside."""
-    sizes = np.bincount(label.ravel())
-    sizes[0] = 0
-    return sizes
 
 
 # ----- families: whole grids
@@ -360,7 +331,7 @@ def crop(rng: Rng, max_side: int) -> Draw:
         if wanted:
             other = _place_shapes(rng, grid.shape, colours[1:], 3, 2)
             grid = np.where(grid == _BLACK, other, grid)
-        return grid, grid[_bounding_box(grid == colours[0] if (grid == colours[0]).any() else grid > 0)]
+        return grid, grid[bounding_box(grid == colours[0] if (grid == colours[0]).any() else grid > 0)]
     return draw
 
 
@@ -375,7 +346,7 @@ def fill_holes(rng: Rng, max_side: int) -> Draw:
             height, width = (rng.integers(3, min(6, side - at) + 1) for side, at in zip(grid.shape, (top, left)))
             grid[top : top + height, left : left + width] = wall
             grid[top + 1 : top + height - 1, left + 1 : left + width - 1] = _BLACK
-        outside = _components(np.pad(grid == _BLACK, 1, constant_values=True))[1:-1, 1:-1]
+        outside = components(np.pad(grid == _BLACK, 1, constant_values=True))[1:-1, 1:-1]
         return grid, np.where((grid == _BLACK) & (outside != 1), filling, grid)
     return draw
 
@@ -405,11 +376,11 @@ def by_size(rng: Rng, max_side: int) -> Draw:
     def draw():
         while True:
             grid = _place_shapes(rng, _shape(rng, max_side, 5), [colour], 5)
-            label = _components(grid > 0)
-            sizes = _sizes(label)[1:]
-            if len(sizes) > 1 and np.sum(sizes == (sizes.max() if largest else sizes.min())) == 1:
+            label = components(grid > 0)
+            cells = sizes(label)[1:]
+            if len(cells) > 1 and np.sum(cells == (cells.max() if largest else cells.min())) == 1:
                 break
-        found = label == 1 + (sizes.argmax() if largest else sizes.argmin())
+        found = label == 1 + (cells.argmax() if largest else cells.argmin())
         return grid, np.where(found, colour if keeps else mark, _BLACK if keeps else grid)
     return draw
 
@@ -420,8 +391,8 @@ def colour_by_count(rng: Rng, max_side: int) -> Draw:
 
     def draw():
         grid = _place_shapes(rng, _shape(rng, max_side, 4), [given], 6, 2)
-        label = _components(grid > 0)
-        return grid, np.array([_BLACK, *names])[_sizes(label)][label]
+        label = components(grid > 0)
+        return grid, np.array([_BLACK, *names])[sizes(label)][label]
     return draw
 
 
@@ -431,8 +402,8 @@ def denoise(rng: Rng, max_side: int) -> Draw:
 
     def draw():
         grid = _place_shapes(rng, _shape(rng, max_side, 5), colours, 6)
-        label = _components(grid > 0)
-        single = _sizes(label)[label] == 1
+        label = components(grid > 0)
+        single = sizes(label)[label] == 1
         return grid, np.where(single == keeps_single, grid, _BLACK)
     return draw
 
