@@ -6,24 +6,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from hrm_offline.data.operations import Grid, Operation, operations
+from hrm_offline.data.operations import FEATURES, Grid, Operation, Repertoire
 from hrm_offline.data.tasks import MAX_SIDE, Task
 from hrm_offline.infer.vote import Candidate, Pool
 from hrm_offline.tokens import COLOURS
 
-EFFORT = 40_000
+EFFORT = 40_000  # operations applied to a grid
 LONGEST = 3
+# A program that is one operation longer is one of a hundred times as many, so it fits by chance much more easily.
 _ODDS = 8.0
 
-State = tuple["Grid | None", ...]  # what a program makes of the demonstrations' inputs and then of the test inputs
+State = tuple["Grid | None", ...]  # what a program makes of the demonstrations' inputs, then of the test inputs
 
 
 def induce(task: Task, effort: int = EFFORT) -> list[list[Candidate]]:
-    """For each test input, what the programs that reproduce every demonstration make of it, best first."""
+    """For each test input, best first, what programs of at most `LONGEST` operations that reproduce every demonstration
+    make of it. A program with n operations has 8^(1 - n) votes, of programs that do the same only the shortest counts.
+    Confidence is 1: no demonstration speaks against any of them. The search ends after `effort` operations, each
+    applied to one grid; it looks at no clock, and at no test output.
+    """
     pools = [Pool() for _ in task.test]
     for length, answers in _Search(task, effort).solutions():
         votes = _ODDS ** (1 - length)
@@ -33,80 +38,121 @@ def induce(task: Task, effort: int = EFFORT) -> list[list[Candidate]]:
     return [pool.ranking() for pool in pools]
 
 
+class _Spent(Exception):
+    """The effort is."""
+
+
 class _Search:
+    """Breadth first: all programs of one length, before any that is longer. Only states that no shorter program led to
+    are gone on from, those nearest to the demonstrated outputs first."""
+
     def __init__(self, task: Task, effort: int):
         self.start = tuple(pair.input for pair in (*task.train, *task.test))
         self.goal = [pair.output for pair in task.train]
-        self.operations = list(operations(_common(pair.input for pair in task.train), _common(self.goal)).values())
+        self.repertoire = Repertoire.of_colours(_common(pair.input for pair in task.train), _common(self.goal))
+        self.seen = {_key(self.start)}
         self.left = effort
 
     def solutions(self) -> Iterator[tuple[int, State]]:
-        """Length of each program found and what it makes of the test inputs; shorter programs come first."""
-        seen, states = {_key(self.start)}, [self.start]
-        for length in range(1, LONGEST + 1):
-            longer = []
-            for state in sorted(states, key=self._nearness, reverse=True):
-                for operation in self._steps(state):
-                    if self.left <= 0:
-                        return
-                    result = self._apply(operation, state, length == LONGEST)
-                    if result is None:
-                        continue
-                    key = _key(result)
-                    if key in seen:
-                        continue
-                    seen.add(key)
-                    if all(map(_equal, result, self.goal)):
-                        yield length, result[len(self.goal):]
-                    else:
-                        longer.append(result)
-            states = longer
+        """Length of each program found, and what it makes of the test inputs."""
+        states: Iterable[State] = [self.start]
+        try:
+            for length in range(1, LONGEST + 1):
+                known = []
+                for state in states:
+                    known.append(state)
+                    for solution in self._last_steps(state):
+                        if self._is_new(solution):
+                            yield length, solution[len(self.goal) :]
+                states = self._longer(known)
+        except _Spent:
+            return
 
-    def _steps(self, state: State) -> Iterator[Operation]:
-        yield from self.operations
-        if all(grid.shape == goal.shape for grid, goal in zip(state, self.goal)):
-            self.left -= 1
-            mapping = _learned_colours(state, self.goal)
-            if mapping is not None:
-                yield lambda grid: mapping[grid]
+    def _longer(self, states: list[State]) -> Iterator[State]:
+        """New states one operation further on."""
+        for state in sorted(states, key=self._nearness, reverse=True):
+            for operation in (self.repertoire.keeping | self.repertoire.changing).values():
+                result = self._apply(operation, state)
+                if result is not None and self._is_new(result):
+                    yield result
 
-    def _apply(self, operation: Operation, state: State, must_fit: bool) -> State | None:
-        results = []
+    def _last_steps(self, state: State) -> Iterator[State]:
+        """What operations make of a state that end in all demonstrated outputs."""
+        fits = all(grid.shape == goal.shape for grid, goal in zip(state, self.goal))
+        for operation in (self.repertoire.keeping if fits else self.repertoire.changing).values():
+            result = self._apply(operation, state, self.goal)
+            if result is not None:
+                yield result
+        for feature in (None, *FEATURES.values()) if fits else ():
+            result = self._recolour(state, feature)
+            if result is not None:
+                yield result
+
+    def _apply(self, operation: Operation, state: State, goal: Iterable[Grid] = ()) -> State | None:
+        """None where the operation does not apply to all demonstrations, or a result is not its `goal`."""
+        results: list[Grid | None] = []
         for index, grid in enumerate(state):
             result = None if grid is None else self._result(operation, grid)
-            if index < len(self.goal) and (result is None or (must_fit and not _equal(result, self.goal[index]))):
+            if index < len(self.goal) and (result is None or (goal and not _equal(result, goal[index]))):
                 return None
             results.append(result)
         return tuple(results)
 
     def _result(self, operation: Operation, grid: Grid) -> Grid | None:
-        self.left -= 1
+        self._spend()
         result = operation(grid)
         if result is None or not result.size or max(result.shape) > MAX_SIDE:
             return None
         return result.astype(np.uint8, copy=False)
 
+    def _recolour(self, state: State, feature: Callable[[Grid], np.ndarray] | None) -> State | None:
+        """Colours become others, as the demonstrations teach: by colour alone, or by what `feature` says of a cell
+        too. A test input with a case that was not demonstrated then has no answer; a colour alone stays."""
+        taught: dict[int, int] = {}
+        for grid, goal in zip(state, self.goal):
+            codes = self._codes(grid, feature)
+            for pair in np.unique(codes * COLOURS + goal).tolist():
+                if taught.setdefault(pair // COLOURS, pair % COLOURS) != pair % COLOURS:
+                    return None
+        answers = []
+        for grid in state[len(self.goal) :]:
+            codes = None if grid is None else self._codes(grid, feature)
+            cases = [] if codes is None else np.unique(codes).tolist()
+            if codes is None or (feature and not taught.keys() >= set(cases)):
+                answers.append(None)
+                continue
+            table = np.zeros(cases[-1] + 1, dtype=np.uint8)
+            table[cases] = [taught.get(case, case % COLOURS) for case in cases]
+            answers.append(table[codes])
+        return (*self.goal, *answers)
+
+    def _codes(self, grid: Grid, feature: Callable[[Grid], np.ndarray] | None) -> np.ndarray:
+        self._spend()
+        return grid.astype(np.int64) if feature is None else feature(grid).astype(np.int64) * COLOURS + grid
+
+    def _spend(self) -> None:
+        if self.left <= 0:
+            raise _Spent
+        self.left -= 1
+
+    def _is_new(self, state: State) -> bool:
+        key = _key(state)
+        is_new = key not in self.seen
+        self.seen.add(key)
+        return is_new
+
     def _nearness(self, state: State) -> float:
+        """Demonstrations, in shares of their cells that are right."""
         return sum(float((grid == goal).mean()) for grid, goal in zip(state, self.goal) if grid.shape == goal.shape)
 
 
-def _common(grids) -> list[int]:
+def _common(grids: Iterable[Grid]) -> list[int]:
+    """The colours, but black, that are in all of them."""
     return sorted(set.intersection(*(set(np.unique(grid).tolist()) for grid in grids)) - {0})
 
 
 def _equal(one: Grid, other: Grid) -> bool:
     return one.shape == other.shape and one.tobytes() == other.tobytes()
-
-
-def _learned_colours(state: State, goal: list[Grid]) -> np.ndarray | None:
-    pairs = np.unique(np.concatenate([COLOURS * grid.astype(int).ravel() + want.ravel()
-                                      for grid, want in zip(state, goal)]))
-    given = pairs // COLOURS
-    if len(np.unique(given)) < len(given):
-        return None
-    mapping = np.arange(COLOURS, dtype=np.uint8)
-    mapping[given] = pairs % COLOURS
-    return mapping
 
 
 def _key(state: State) -> bytes:

@@ -6,6 +6,7 @@ Black (0) is the ground. Masks are painted in colour 1: what colour they should 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import lru_cache, partial, reduce
 
 import numpy as np
@@ -18,13 +19,21 @@ Grid = np.ndarray
 Operation = Callable[[Grid], "Grid | None"]
 
 
-def operations(given: Iterable[int], wanted: Iterable[int]) -> dict[str, Operation]:
-    """All operations by name; those with a colour for each colour of the inputs, `given`, or the outputs, `wanted`."""
-    return _PLAIN | {
-        f"{name} {colour}": partial(operation, colour=colour)
-        for table, colours in ((_OF_GIVEN, given), (_OF_WANTED, wanted))
-        for name, operation in table.items() for colour in colours
-    }
+@dataclass(frozen=True)
+class Repertoire:
+    """Operations by name: those that keep a grid's shape, and those that may change it; turns are in both."""
+
+    keeping: dict[str, Operation]
+    changing: dict[str, Operation]
+
+    @classmethod
+    def of_colours(cls, given: Iterable[int], wanted: Iterable[int]) -> Repertoire:
+        """All there are, with a colour of the inputs, `given`, or of the outputs, `wanted`, where they need one."""
+        named = [{f"{name} {colour}": partial(operation, colour=colour)
+                  for name, operation in table.items() for colour in colours}
+                 for table, colours in ((_KEEPING_OF_GIVEN, given), (_KEEPING_OF_WANTED, wanted),
+                                        (_CHANGING_OF_GIVEN, given), (_CHANGING_OF_WANTED, wanted))]
+        return cls(_TURNS | _KEEPING | named[0] | named[1], _TURNS | _CHANGING | named[2] | named[3])
 
 
 # ----- parts
@@ -75,21 +84,44 @@ def _labels_of(mask: bytes, shape: tuple[int, int], diagonal: bool) -> np.ndarra
     return components(np.frombuffer(mask, dtype=bool).reshape(shape), diagonal)
 
 
-def _chosen(grid: Grid, largest: bool, diagonal: bool) -> np.ndarray | None:
-    """The cells of the one largest or smallest shape, where there are several."""
+def _cells(grid: Grid, label: np.ndarray) -> np.ndarray:
+    return sizes(label)[1:]
+
+
+def _colours(grid: Grid, label: np.ndarray) -> np.ndarray:
+    """How many each shape has."""
+    pairs = np.unique(label.astype(np.int64) * COLOURS + grid)
+    return np.bincount(pairs // COLOURS)[1:]
+
+
+def _alike(grid: Grid, label: np.ndarray) -> np.ndarray:
+    """How many shapes look like each."""
+    looks = []
+    for number in range(1, label.max() + 1):
+        mask = label == number
+        box = bounding_box(mask)
+        looks.append((mask[box].shape, (grid * mask)[box].tobytes()))
+    return np.array([looks.count(look) for look in looks])
+
+
+def _chosen(grid: Grid, measure, most: bool, diagonal: bool) -> np.ndarray | None:
+    """The cells of the one shape that has most, or least, where there are several."""
     label = _labels(grid != 0, diagonal)
-    cells = sizes(label)[1:]
-    if len(cells) < 2:
+    if label.max() < 2:
         return None
-    chosen = np.flatnonzero(cells == (cells.max() if largest else cells.min()))
+    measured = measure(grid, label)
+    chosen = np.flatnonzero(measured == (measured.max() if most else measured.min()))
     return label == chosen[0] + 1 if len(chosen) == 1 else None
 
 
-def _shape(grid: Grid, how: str, largest: bool, diagonal: bool) -> Grid | None:
-    mask = _chosen(grid, largest, diagonal)
-    if mask is None:
-        return None
-    return grid[bounding_box(mask)] if how == "crop" else np.where(mask == (how == "keep"), grid, 0)
+def _crop_shape(grid: Grid, **which) -> Grid | None:
+    mask = _chosen(grid, **which)
+    return None if mask is None else grid[bounding_box(mask)]
+
+
+def _keep_shape(grid: Grid, keep: bool, **which) -> Grid | None:
+    mask = _chosen(grid, **which)
+    return None if mask is None else np.where(mask == keep, grid, 0)
 
 
 # ----- whole grids
@@ -207,22 +239,123 @@ def _interior(grid: Grid, colour: int) -> Grid:
     return np.where(inside, colour, grid)
 
 
-_SIDES = {"down": 0, "left": 1, "up": 2, "right": 3}
+def _repeated(grid: Grid) -> Grid | None:
+    """Black cells are filled so that rows, columns or both repeat with the least period that the other cells allow."""
+    filled = _repeated_rows(_repeated_rows(grid).T).T
+    return None if filled is grid else filled
 
-_PLAIN: dict[str, Operation] = {
-    **{f"turn {element}": partial(dihedral, element=element) for element in range(1, 8)},
-    "crop": lambda grid: _box(grid, grid != 0),
-    **{f"{how} {'largest' if largest else 'smallest'}{' diagonal' * diagonal}":
-       partial(_shape, how=how, largest=largest, diagonal=diagonal)
-       for how in ("crop", "keep", "drop") for largest in (True, False) for diagonal in (True, False)},
-    **{f"part {index} of {count} along {axis}": partial(_piece, count=count, axis=axis, index=index)
-       for count in (2, 3) for axis in (0, 1) for index in range(count)},
-    **{f"{name} of {count} along {axis}": partial(_overlay, rule=rule, count=count, axis=axis)
-       for name, rule in _RULES.items() for count in (2, 3) for axis in (0, 1)},
+
+def _repeated_rows(grid: Grid) -> Grid:
+    for period in range(1, len(grid) // 2 + 1):
+        one, other = grid[period:], grid[:-period]
+        if ((one == other) | (one == 0) | (other == 0)).all():
+            unit = np.zeros((period, grid.shape[1]), dtype=np.uint8)
+            for start in range(0, len(grid), period):
+                piece = grid[start : start + period]
+                unit[: len(piece)] = np.where(unit[: len(piece)], unit[: len(piece)], piece)
+            return np.where(grid, grid, np.resize(unit, grid.shape))
+    return grid
+
+
+# ----- what can be said of a cell, beside its colour
+
+def _ends(grid: Grid, diagonal: bool) -> np.ndarray:
+    """1 in the smallest shapes, 2 in the largest ones, 3 where all are alike."""
+    label = _labels(grid != 0, diagonal)
+    cells = sizes(label)
+    least, most = min(cells[1:], default=0), max(cells[1:], default=0)
+    return ((cells == least) + 2 * (cells == most))[label] * (label > 0)
+
+
+def _at_edge(grid: Grid) -> np.ndarray:
+    label = _labels(grid != 0, False)
+    edge = np.concatenate([label[0], label[-1], label[:, 0], label[:, -1]])
+    return np.isin(label, edge)
+
+
+def _enclosed(grid: Grid, diagonal: bool) -> np.ndarray:
+    """Cells of each black region that does not reach the edge."""
+    label = _labels(ringed(grid == 0, True), diagonal)
+    cells = sizes(label)
+    cells[1] = 0
+    return cells[label[1:-1, 1:-1]]
+
+
+def _has_hole(grid: Grid) -> np.ndarray:
+    label = _labels(grid != 0, True)
+    return np.isin(label, label[_neighbours(_enclosed(grid, False) > 0, False)]) & (label > 0)
+
+
+def _is_box(grid: Grid) -> np.ndarray:
+    """Whether a cell's shape fills the rectangle around it."""
+    label = _labels(grid != 0, False)
+    found = np.zeros(grid.shape, dtype=bool)
+    for number in range(1, label.max() + 1):
+        mask = label == number
+        found |= mask & mask[bounding_box(mask)].all()
+    return found
+
+
+def _count_near(grid: Grid, diagonal: bool) -> np.ndarray:
+    wide = ringed((grid != 0).astype(np.uint8), 0)
+    beside = wide[2:, 1:-1] + wide[:-2, 1:-1] + wide[1:-1, 2:] + wide[1:-1, :-2]
+    return beside + (wide[2:, 2:] + wide[:-2, 2:] + wide[2:, :-2] + wide[:-2, :-2]) * diagonal
+
+
+def _directions(grid: Grid) -> np.ndarray:
+    """1 with a coloured cell beside, 2 above or below, 3 both."""
+    wide = ringed(grid != 0, False)
+    return (wide[1:-1, 2:] | wide[1:-1, :-2]) + 2 * (wide[2:, 1:-1] | wide[:-2, 1:-1])
+
+
+def _index(grid: Grid, of: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
+    return of(*np.ogrid[: grid.shape[0], : grid.shape[1]]) + np.zeros(grid.shape, dtype=int)
+
+
+def _depth(grid: Grid) -> np.ndarray:
+    rows, cols = np.ogrid[: grid.shape[0], : grid.shape[1]]
+    return np.minimum(np.minimum(rows, rows[::-1]), np.minimum(cols, cols[:, ::-1]))
+
+
+FEATURES: dict[str, Callable[[Grid], np.ndarray]] = {
+    "size": lambda grid: sizes(_labels(grid != 0, False))[_labels(grid != 0, False)],
+    "size diagonal": lambda grid: sizes(_labels(grid != 0, True))[_labels(grid != 0, True)],
+    "ends": partial(_ends, diagonal=False), "ends diagonal": partial(_ends, diagonal=True),
+    "at edge": _at_edge, "has hole": _has_hole, "is box": _is_box,
+    "enclosed": lambda grid: _enclosed(grid, False) > 0, "enclosed cells": partial(_enclosed, diagonal=False),
+    "enclosed diagonal": lambda grid: _enclosed(grid, True) > 0,
+    "near": partial(_count_near, diagonal=False), "near diagonal": partial(_count_near, diagonal=True),
+    "directions": _directions, "depth": _depth,
+    "row parity": partial(_index, of=lambda row, col: row % 2),
+    "column parity": partial(_index, of=lambda row, col: col % 2),
+    "checkers": partial(_index, of=lambda row, col: (row + col) % 2),
+    "empty lines": lambda grid: ~grid.any(1)[:, None] + 2 * ~grid.any(0),
+}
+
+_SIDES = {"down": 0, "left": 1, "up": 2, "right": 3}
+_MEASURES = {"cells": _cells, "colours": _colours, "alike": _alike}
+_SHAPES = {f"{'most' if most else 'least'} {name}{' diagonal' * diagonal}":
+           dict(measure=measure, most=most, diagonal=diagonal)
+           for name, measure in _MEASURES.items() for most in (True, False) for diagonal in (True, False)}
+_TURNS: dict[str, Operation] = {f"turn {element}": partial(dihedral, element=element) for element in range(1, 8)}
+
+_KEEPING: dict[str, Operation] = {
+    **{f"{'keep' if keep else 'drop'} {name}": partial(_keep_shape, keep=keep, **which)
+       for keep in (True, False) for name, which in _SHAPES.items() if "cells" in name},
     **{f"{name} {side}": _turned(operation, element)
        for name, operation in (("fall", _fall), ("smear", _smear)) for side, element in _SIDES.items()},
     "connect down": _connect, "connect across": _turned(_connect, 6), "connect": _connect_all,
     **{f"symmetrise {element}": partial(_symmetrise, element=element) for element in (2, 4, 5, 6, 7)},
+    "keep commonest": partial(_keep_by_count, rarest=False), "keep rarest": partial(_keep_by_count, rarest=True),
+    "grounded": _grounded, "swap": _swap, "repeated": _repeated,
+}
+_CHANGING: dict[str, Operation] = {
+    "crop": lambda grid: _box(grid, grid != 0),
+    **{f"crop {name}": partial(_crop_shape, **which) for name, which in _SHAPES.items()},
+    **{f"part {index} of {count} along {axis}": partial(_piece, count=count, axis=axis, index=index)
+       for count in (2, 3) for axis in (0, 1) for index in range(count)},
+    **{f"{name} of {count} along {axis}": partial(_overlay, rule=rule, count=count, axis=axis)
+       for name, rule in _RULES.items() for count in (2, 3) for axis in (0, 1)},
     **{f"beside {element} along {axis}": partial(_beside, element=element, axis=axis)
        for element in (0, 2, 4, 5) for axis in (0, 1)},
     "thrice along 0": lambda grid: np.tile(grid, (3, 1)), "thrice along 1": lambda grid: np.tile(grid, (1, 3)),
@@ -230,17 +363,15 @@ _PLAIN: dict[str, Operation] = {
     "fractal": lambda grid: np.kron(grid != 0, grid), "shrink": _shrink,
     "without empty": _without_empty, "without lines": _without_lines,
     "without border": lambda grid: grid[1:-1, 1:-1], "edge doubled": lambda grid: np.pad(grid, 1, mode="edge"),
-    "keep commonest": partial(_keep_by_count, rarest=False), "keep rarest": partial(_keep_by_count, rarest=True),
-    "grounded": _grounded, "swap": _swap,
 }
-_OF_GIVEN = {
-    "crop to": lambda grid, colour: _box(grid, grid == colour),
+_KEEPING_OF_GIVEN = {
     "keep": lambda grid, colour: np.where(grid == colour, grid, 0),
     "erase": lambda grid, colour: np.where(grid == colour, 0, grid),
 }
-_OF_WANTED = {
+_KEEPING_OF_WANTED = {
     "fill": partial(_fill, diagonal=False), "fill diagonal": partial(_fill, diagonal=True),
     "outline": partial(_outline, diagonal=False), "outline diagonal": partial(_outline, diagonal=True),
     "interior": _interior,
-    "border": lambda grid, colour: ringed(grid, colour),
 }
+_CHANGING_OF_GIVEN = {"crop to": lambda grid, colour: _box(grid, grid == colour)}
+_CHANGING_OF_WANTED = {"border": lambda grid, colour: ringed(grid, colour)}
