@@ -1,4 +1,4 @@
-"""The command line: solve, score, show, pretrain, leaks, import-checkpoint, parity.
+"""The command line: solve, induce, score, show, pretrain, leaks, import-checkpoint, parity.
 
 Bad input ends with one line on stderr and exit code 2, never with a traceback.
 """
@@ -16,8 +16,8 @@ from pathlib import Path
 from hrm_offline import __version__
 from hrm_offline.budget import Budget, parse_duration
 from hrm_offline.config import PRESETS, SHARING, PretrainConfig, from_dict, preset
-from hrm_offline.errors import InputError
-from hrm_offline.files import read_json, write_json
+from hrm_offline.errors import InputError, shown_name
+from hrm_offline.files import make_folder, read_json, write_json
 
 
 def main(argv: list[str] | None = None, started: float | None = None) -> int:
@@ -55,6 +55,25 @@ def _start_of(options: argparse.Namespace) -> dict:
     """What `solve` adapts. Where tasks share nothing, nothing pretrained is taken unless it is asked for."""
     name = options.artifact or ("none" if options.adapt == "per-task" else "bundled")
     return {"artifact": None if name in ("bundled", "none") else Path(name), "bundled": name == "bundled"}
+
+
+def _induce(options: argparse.Namespace, _) -> int:
+    from hrm_offline.data.sets import load_set
+    from hrm_offline.induction import EFFORT, induce
+    from hrm_offline.infer.candidates import write_candidates
+
+    tasks = load_set(options.challenges)
+    make_folder(Path(options.out).parent)
+    for bad in tasks.bad:
+        print(f"left out: task {shown_name(bad.id)}: {bad.reason}")
+    effort = EFFORT if options.effort is None else options.effort
+    candidates = {task.id: induce(task, effort) for task in tasks.tasks}
+    try:
+        write_candidates(options.out, candidates)
+    except OSError as error:
+        raise InputError(f"{options.out}: cannot be written ({error})") from None
+    print(f"{sum(map(any, candidates.values()))} of {len(candidates)} tasks have a candidate; {options.out}")
+    return 0
 
 
 def _score(options: argparse.Namespace, _) -> int:
@@ -171,6 +190,14 @@ def _parser() -> argparse.ArgumentParser:
                        help="let a candidates file vote too, as much as WEIGHT times the network itself (default: 1); "
                             "repeatable")
     _add_machine_flags(solve)
+
+    induce = commands.add_parser("induce", help="search programs that reproduce all demonstrations, write their votes")
+    induce.set_defaults(run=_induce)
+    induce.add_argument("--challenges", required=True, metavar="FILE",
+                        help="Kaggle challenges file (or folder, or set name)")
+    induce.add_argument("--out", required=True, metavar="FILE", help="candidates file, for solve --votes")
+    induce.add_argument("--effort", type=int, metavar="N",
+                        help="operations applied to a grid, a task (default: about a second's)")
 
     score = commands.add_parser("score", help="score a submission against solutions")
     score.set_defaults(run=_score)

@@ -12,10 +12,11 @@ import numpy as np
 
 from hrm_offline.data.operations import FEATURES, Grid, Operation, Repertoire
 from hrm_offline.data.tasks import MAX_SIDE, Task
+from hrm_offline.errors import InputError
 from hrm_offline.infer.vote import Candidate, Pool
 from hrm_offline.tokens import COLOURS
 
-EFFORT = 40_000  # operations applied to a grid
+EFFORT = 30_000  # operations applied to a grid; less than a second on one core
 LONGEST = 3
 # A program that is one operation longer is one of a hundred times as many, so it fits by chance much more easily.
 _ODDS = 8.0
@@ -27,10 +28,10 @@ def induce(task: Task, effort: int = EFFORT) -> list[list[Candidate]]:
     """For each test input, best first, what programs of at most `LONGEST` operations that reproduce every demonstration
     make of it. A program with n operations has 8^(1 - n) votes, of programs that do the same only the shortest counts.
     Confidence is 1: no demonstration speaks against any of them. The search ends after `effort` operations, each
-    applied to one grid; it looks at no clock, and at no test output.
+    applied to one grid; it looks at no clock, and at no test output. Raises `InputError` where that is none.
     """
     pools = [Pool() for _ in task.test]
-    for length, answers in _Search(task, effort).solutions():
+    for length, answers in Search(task, effort).solutions():
         votes = _ODDS ** (1 - length)
         for pool, grid in zip(pools, answers):
             if grid is not None:
@@ -42,11 +43,13 @@ class _Spent(Exception):
     """The effort is."""
 
 
-class _Search:
+class Search:
     """Breadth first: all programs of one length, before any that is longer. Only states that no shorter program led to
     are gone on from, those nearest to the demonstrated outputs first."""
 
     def __init__(self, task: Task, effort: int):
+        if effort < 1:
+            raise InputError(f"effort is {effort}, expected 1 or more")
         self.start = tuple(pair.input for pair in (*task.train, *task.test))
         self.goal = [pair.output for pair in task.train]
         self.repertoire = Repertoire.of_colours(_common(pair.input for pair in task.train), _common(self.goal))

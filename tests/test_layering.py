@@ -22,6 +22,7 @@ ALLOWED = {
     "batching": LEAVES | {"data", "ops", "model"},
     "train": LEAVES | {"device", "data", "ops", "model", "batching", "artifact"},
     "infer": LEAVES | {"device", "data", "ops", "model", "batching"},
+    "induction": LEAVES | {"data", "infer"},
     "run": LEAVES | {"device", "data", "ops", "model", "batching", "artifact", "train", "infer"},
     "show": LEAVES | {"data", "infer"},
     "album": LEAVES | {"data", "infer", "run", "train", "show", "pipeline"},

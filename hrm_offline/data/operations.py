@@ -1,6 +1,6 @@
 """Grid operations that programs are composed of: each makes a grid of a grid, or None where it does not apply.
 
-Black (0) is the ground. Masks are painted in colour 1: what colour they should have is learned from the demonstrations.
+Black (0) is the ground; shapes are connected cells that are not black.
 """
 
 from __future__ import annotations
@@ -65,11 +65,8 @@ _RULES: dict[str, Callable[[Grid, Grid], Grid]] = {
     "under": lambda a, b: np.where(b, b, a),
     "and": lambda a, b: np.where(b, a, 0),
     "without": lambda a, b: np.where(b, 0, a),
-    "not": lambda a, b: np.where(a, 0, b),
     "xor": lambda a, b: np.where(a, np.where(b, 0, a), b),
-    "nor": lambda a, b: (a | b) == 0,
 }
-
 
 def _box(grid: Grid, mask: np.ndarray) -> Grid | None:
     return grid[bounding_box(mask)] if mask.any() else None
@@ -104,24 +101,14 @@ def _alike(grid: Grid, label: np.ndarray) -> np.ndarray:
     return np.array([looks.count(look) for look in looks])
 
 
-def _chosen(grid: Grid, measure, most: bool, diagonal: bool) -> np.ndarray | None:
-    """The cells of the one shape that has most, or least, where there are several."""
+def _crop_shape(grid: Grid, measure: Callable, most: bool, diagonal: bool) -> Grid | None:
+    """The rectangle around the one shape that has most, or least, where there are several."""
     label = _labels(grid != 0, diagonal)
     if label.max() < 2:
         return None
     measured = measure(grid, label)
     chosen = np.flatnonzero(measured == (measured.max() if most else measured.min()))
-    return label == chosen[0] + 1 if len(chosen) == 1 else None
-
-
-def _crop_shape(grid: Grid, **which) -> Grid | None:
-    mask = _chosen(grid, **which)
-    return None if mask is None else grid[bounding_box(mask)]
-
-
-def _keep_shape(grid: Grid, keep: bool, **which) -> Grid | None:
-    mask = _chosen(grid, **which)
-    return None if mask is None else np.where(mask == keep, grid, 0)
+    return grid[bounding_box(label == chosen[0] + 1)] if len(chosen) == 1 else None
 
 
 # ----- whole grids
@@ -184,19 +171,13 @@ def _without_lines(grid: Grid) -> Grid:
     return grid[rows][:, cols]
 
 
-def _by_count(grid: Grid, rarest: bool) -> int | None:
-    """The commonest or rarest colour but black, None where two are."""
-    counts = np.bincount(grid.ravel(), minlength=COLOURS)[1:]
+def _keep_colour(grid: Grid, rarest: bool) -> Grid | None:
+    """Only the commonest or rarest colour but black, where there is one."""
+    counts = np.bincount(grid.ravel(), minlength=COLOURS)
+    counts[0] = 0
     present = counts[counts > 0]
-    if not len(present):
-        return None
-    places = np.flatnonzero(counts == (present.min() if rarest else present.max()))
-    return int(places[0]) + 1 if len(places) == 1 else None
-
-
-def _keep_by_count(grid: Grid, rarest: bool) -> Grid | None:
-    colour = _by_count(grid, rarest)
-    return None if colour is None else np.where(grid == colour, grid, 0)
+    chosen = np.flatnonzero(counts == (min if rarest else max)(present, default=-1))
+    return np.where(grid == chosen[0], grid, 0) if len(chosen) == 1 else None
 
 
 def _grounded(grid: Grid) -> Grid:
@@ -212,12 +193,27 @@ def _swap(grid: Grid) -> Grid | None:
     return colours.sum(dtype=np.uint8) - grid if len(colours) == 2 else None
 
 
+def _repeated(grid: Grid) -> Grid:
+    """Black cells are filled so that rows, columns or both repeat with the least period that the other cells allow."""
+    return _repeated_rows(_repeated_rows(grid).T).T
+
+
+def _repeated_rows(grid: Grid) -> Grid:
+    for period in range(1, len(grid) // 2 + 1):
+        one, other = grid[period:], grid[:-period]
+        if ((one == other) | (one == 0) | (other == 0)).all():
+            unit = np.zeros((period, grid.shape[1]), dtype=np.uint8)
+            for start in range(0, len(grid), period):
+                piece = grid[start : start + period]
+                unit[: len(piece)] = np.where(unit[: len(piece)], unit[: len(piece)], piece)
+            return np.where(grid, grid, np.resize(unit, grid.shape))
+    return grid
+
+
 # ----- with a colour
 
-def _fill(grid: Grid, colour: int, diagonal: bool) -> Grid:
-    """Black cells that do not reach the edge."""
-    label = _labels(ringed(grid == 0, True), diagonal)[1:-1, 1:-1]
-    return np.where(label > 1, colour, grid)
+def _fill(grid: Grid, colour: int) -> Grid:
+    return np.where(_enclosed(grid), colour, grid)
 
 
 def _neighbours(mask: np.ndarray, diagonal: bool) -> np.ndarray:
@@ -239,24 +235,6 @@ def _interior(grid: Grid, colour: int) -> Grid:
     return np.where(inside, colour, grid)
 
 
-def _repeated(grid: Grid) -> Grid | None:
-    """Black cells are filled so that rows, columns or both repeat with the least period that the other cells allow."""
-    filled = _repeated_rows(_repeated_rows(grid).T).T
-    return None if filled is grid else filled
-
-
-def _repeated_rows(grid: Grid) -> Grid:
-    for period in range(1, len(grid) // 2 + 1):
-        one, other = grid[period:], grid[:-period]
-        if ((one == other) | (one == 0) | (other == 0)).all():
-            unit = np.zeros((period, grid.shape[1]), dtype=np.uint8)
-            for start in range(0, len(grid), period):
-                piece = grid[start : start + period]
-                unit[: len(piece)] = np.where(unit[: len(piece)], unit[: len(piece)], piece)
-            return np.where(grid, grid, np.resize(unit, grid.shape))
-    return grid
-
-
 # ----- what can be said of a cell, beside its colour
 
 def _ends(grid: Grid, diagonal: bool) -> np.ndarray:
@@ -267,15 +245,9 @@ def _ends(grid: Grid, diagonal: bool) -> np.ndarray:
     return ((cells == least) + 2 * (cells == most))[label] * (label > 0)
 
 
-def _at_edge(grid: Grid) -> np.ndarray:
-    label = _labels(grid != 0, False)
-    edge = np.concatenate([label[0], label[-1], label[:, 0], label[:, -1]])
-    return np.isin(label, edge)
-
-
-def _enclosed(grid: Grid, diagonal: bool) -> np.ndarray:
-    """Cells of each black region that does not reach the edge."""
-    label = _labels(ringed(grid == 0, True), diagonal)
+def _enclosed(grid: Grid) -> np.ndarray:
+    """In black regions that do not reach the edge, how many cells they have."""
+    label = _labels(ringed(grid == 0, True), False)
     cells = sizes(label)
     cells[1] = 0
     return cells[label[1:-1, 1:-1]]
@@ -283,7 +255,7 @@ def _enclosed(grid: Grid, diagonal: bool) -> np.ndarray:
 
 def _has_hole(grid: Grid) -> np.ndarray:
     label = _labels(grid != 0, True)
-    return np.isin(label, label[_neighbours(_enclosed(grid, False) > 0, False)]) & (label > 0)
+    return np.isin(label, label[_neighbours(_enclosed(grid) > 0, False)]) & (label > 0)
 
 
 def _is_box(grid: Grid) -> np.ndarray:
@@ -308,50 +280,39 @@ def _directions(grid: Grid) -> np.ndarray:
     return (wide[1:-1, 2:] | wide[1:-1, :-2]) + 2 * (wide[2:, 1:-1] | wide[:-2, 1:-1])
 
 
-def _index(grid: Grid, of: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
-    return of(*np.ogrid[: grid.shape[0], : grid.shape[1]]) + np.zeros(grid.shape, dtype=int)
-
-
 def _depth(grid: Grid) -> np.ndarray:
     rows, cols = np.ogrid[: grid.shape[0], : grid.shape[1]]
     return np.minimum(np.minimum(rows, rows[::-1]), np.minimum(cols, cols[:, ::-1]))
 
 
+# Those that tell fewer cases apart come first: of two that agree with the demonstrations they are the simpler rule.
 FEATURES: dict[str, Callable[[Grid], np.ndarray]] = {
-    "size": lambda grid: sizes(_labels(grid != 0, False))[_labels(grid != 0, False)],
-    "size diagonal": lambda grid: sizes(_labels(grid != 0, True))[_labels(grid != 0, True)],
+    "enclosed": lambda grid: _enclosed(grid) > 0, "has hole": _has_hole, "is box": _is_box,
+    "checkers": lambda grid: np.indices(grid.shape).sum(0) % 2,
     "ends": partial(_ends, diagonal=False), "ends diagonal": partial(_ends, diagonal=True),
-    "at edge": _at_edge, "has hole": _has_hole, "is box": _is_box,
-    "enclosed": lambda grid: _enclosed(grid, False) > 0, "enclosed cells": partial(_enclosed, diagonal=False),
-    "enclosed diagonal": lambda grid: _enclosed(grid, True) > 0,
+    "empty lines": lambda grid: ~grid.any(1)[:, None] + 2 * ~grid.any(0), "directions": _directions,
     "near": partial(_count_near, diagonal=False), "near diagonal": partial(_count_near, diagonal=True),
-    "directions": _directions, "depth": _depth,
-    "row parity": partial(_index, of=lambda row, col: row % 2),
-    "column parity": partial(_index, of=lambda row, col: col % 2),
-    "checkers": partial(_index, of=lambda row, col: (row + col) % 2),
-    "empty lines": lambda grid: ~grid.any(1)[:, None] + 2 * ~grid.any(0),
+    "depth": _depth, "size": lambda grid: sizes(_labels(grid != 0, False))[_labels(grid != 0, False)],
+    "enclosed cells": _enclosed,
 }
 
 _SIDES = {"down": 0, "left": 1, "up": 2, "right": 3}
 _MEASURES = {"cells": _cells, "colours": _colours, "alike": _alike}
-_SHAPES = {f"{'most' if most else 'least'} {name}{' diagonal' * diagonal}":
-           dict(measure=measure, most=most, diagonal=diagonal)
-           for name, measure in _MEASURES.items() for most in (True, False) for diagonal in (True, False)}
 _TURNS: dict[str, Operation] = {f"turn {element}": partial(dihedral, element=element) for element in range(1, 8)}
 
 _KEEPING: dict[str, Operation] = {
-    **{f"{'keep' if keep else 'drop'} {name}": partial(_keep_shape, keep=keep, **which)
-       for keep in (True, False) for name, which in _SHAPES.items() if "cells" in name},
     **{f"{name} {side}": _turned(operation, element)
        for name, operation in (("fall", _fall), ("smear", _smear)) for side, element in _SIDES.items()},
     "connect down": _connect, "connect across": _turned(_connect, 6), "connect": _connect_all,
     **{f"symmetrise {element}": partial(_symmetrise, element=element) for element in (2, 4, 5, 6, 7)},
-    "keep commonest": partial(_keep_by_count, rarest=False), "keep rarest": partial(_keep_by_count, rarest=True),
+    "keep commonest": partial(_keep_colour, rarest=False), "keep rarest": partial(_keep_colour, rarest=True),
     "grounded": _grounded, "swap": _swap, "repeated": _repeated,
 }
 _CHANGING: dict[str, Operation] = {
     "crop": lambda grid: _box(grid, grid != 0),
-    **{f"crop {name}": partial(_crop_shape, **which) for name, which in _SHAPES.items()},
+    **{f"crop {'most' if most else 'least'} {name}{' diagonal' * diagonal}":
+       partial(_crop_shape, measure=measure, most=most, diagonal=diagonal)
+       for name, measure in _MEASURES.items() for most in (True, False) for diagonal in (True, False)},
     **{f"part {index} of {count} along {axis}": partial(_piece, count=count, axis=axis, index=index)
        for count in (2, 3) for axis in (0, 1) for index in range(count)},
     **{f"{name} of {count} along {axis}": partial(_overlay, rule=rule, count=count, axis=axis)
@@ -369,9 +330,8 @@ _KEEPING_OF_GIVEN = {
     "erase": lambda grid, colour: np.where(grid == colour, 0, grid),
 }
 _KEEPING_OF_WANTED = {
-    "fill": partial(_fill, diagonal=False), "fill diagonal": partial(_fill, diagonal=True),
+    "fill": _fill, "interior": _interior,
     "outline": partial(_outline, diagonal=False), "outline diagonal": partial(_outline, diagonal=True),
-    "interior": _interior,
 }
 _CHANGING_OF_GIVEN = {"crop to": lambda grid, colour: _box(grid, grid == colour)}
 _CHANGING_OF_WANTED = {"border": lambda grid, colour: ringed(grid, colour)}
