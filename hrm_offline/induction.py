@@ -18,7 +18,7 @@ from hrm_offline.tokens import COLOURS
 
 EFFORT = 30_000  # operations applied to a grid; less than a second on one core
 LONGEST = 3
-# A program that is one operation longer is one of a hundred times as many, so it fits by chance much more easily.
+# Of programs that are one operation longer there are a hundred times as many, so that more of them fit by chance.
 _ODDS = 8.0
 
 State = tuple["Grid | None", ...]  # what a program makes of the demonstrations' inputs, then of the test inputs
@@ -91,15 +91,16 @@ class Search:
             if result is not None:
                 yield result
 
-    def _apply(self, operation: Operation, state: State, goal: Iterable[Grid] = ()) -> State | None:
-        """None where the operation does not apply to all demonstrations, or a result is not its `goal`."""
+    def _apply(self, operation: Operation, state: State, goal: list[Grid] | None = None) -> State | None:
+        """None where the operation does not apply to all demonstrations or to no test input, or a result is not its
+        `goal`."""
         results: list[Grid | None] = []
         for index, grid in enumerate(state):
             result = None if grid is None else self._result(operation, grid)
             if index < len(self.goal) and (result is None or (goal and not _equal(result, goal[index]))):
                 return None
             results.append(result)
-        return tuple(results)
+        return None if all(result is None for result in results[len(self.goal) :]) else tuple(results)
 
     def _result(self, operation: Operation, grid: Grid) -> Grid | None:
         self._spend()
