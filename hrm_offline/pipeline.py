@@ -85,14 +85,16 @@ def solve(options: SolveOptions, budget: Budget, say: Callable[[str], None] = pr
     """
     task_set = load_set(options.challenges)
     out = make_folder(options.out)
-    outside = read_outside(options.votes, task_set)
-    ledger = Ledger(fallback_submission(task_set), out / SUBMISSION_FILE, say, budget.now, outside)
+    ledger = Ledger(fallback_submission(task_set), out / SUBMISSION_FILE, say, budget.now)
     has_past = (out / FOLDER).is_dir()
     if not has_past:
         _write_first(ledger, out)
+    outside = ledger.outside = read_outside(options.votes, task_set)
     history = _open_history(out, task_set, ledger, say)
     if has_past:
         _write_first(ledger, out)
+    elif outside.sources:
+        ledger.write()
     state = "answer" if ledger.tally.votes or outside.sources else "fallback"
     say(f"{len(ledger.fallback)} tasks; a valid {state} is in {ledger.path}")
     for bad in task_set.bad:

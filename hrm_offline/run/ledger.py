@@ -34,9 +34,9 @@ class Ledger:
     """
 
     def __init__(self, fallback: Submission, path: Path, say: Callable[[str], None],
-                 clock: Callable[[], float] = time.monotonic, outside: Outside | None = None):
+                 clock: Callable[[], float] = time.monotonic):
         self.fallback, self.path, self.say, self.clock = fallback, path, say, clock
-        self.outside = outside or Outside()
+        self.outside = Outside()
         self.keys: list[list[TestKey]] = []  # the test inputs of each group
         self.tally = Tally()
         self.pooled: dict[int, dict[int, Pool]] = {}
