@@ -93,6 +93,12 @@ def test_every_study_can_be_run_and_its_findings_are_about_its_arms():
     assert set(names[0].values()).isdisjoint(names[1].values())
 
 
+def test_the_studies_are_those_of_the_analysis_and_its_open_questions():
+    assert [study.name for study in STUDIES] == [
+        "architecture", "outer-loop", "inference-loop", "transfer", "augmentation", "vote-pool", "halting", "per-task",
+        "conditioning", "augmentation-kinds", "induction"]
+
+
 def test_the_architectures_compared_have_the_sizes_they_say():
     arms = next(study for study in STUDIES if study.name == "architecture").arms
     configs = {arm.name: configs_of(Trial(arm.learn, 0, "hrm-132k", "small", 1), arm.name)[0] for arm in arms}
@@ -150,6 +156,18 @@ def test_votes_need_no_labels_and_the_score_does():
     assert {pool.count for pool in many[0].values()} <= {2, 4, 8}  # symmetric tasks have fewer views
     assert many[1] > 3 * few[1]
     assert len(score_votes(many[0], tasks).tasks) == 2
+
+
+def test_an_inductive_solver_votes_alone_or_with_the_network():
+    votes = {who: {"solver": who} for who in ("network", "induction", "both")}
+    job = Job(Trial({}, 0, "hrm-132k", SCALE.tasks, 1), votes)
+    network, induction, both = do(job)
+    assert induction["vote steps"] == 0 < network["vote steps"] == both["vote steps"]
+
+    def solved(run):
+        return {task for task, (points, _) in run["outcomes"].items() if points == 1}
+
+    assert solved(network) < solved(both) <= solved(network) | solved(induction)
 
 
 # ----- runs, kept and gone on with

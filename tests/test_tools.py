@@ -14,6 +14,7 @@ REPOSITORY = Path(__file__).parent.parent
 sys.path.insert(0, str(REPOSITORY / "tools"))
 
 import build_kernel  # noqa: E402
+import compare_learning  # noqa: E402
 from build_wheel import build_wheel  # noqa: E402
 from local_dryrun import choose_tasks  # noqa: E402
 from offline import OfflineRunner  # noqa: E402
@@ -261,20 +262,21 @@ def test_the_throughput_benchmark_measures_both_canvases(tmp_path, make_task):
     assert str(tmp_path) in refused.stderr
 
 
-def test_arms_are_compared_and_finished_runs_are_not_repeated(tmp_path):
+def test_arms_are_compared_and_finished_runs_are_not_repeated(tmp_path, monkeypatch, capsys):
     def compare(*arms):
         words = [word for arm in arms for word in ("--arm", *arm)]
-        return run_tool("compare_learning", *words, "--visits", 1, "--seeds", 0, "--out", tmp_path / "runs.jsonl")
+        monkeypatch.setattr(sys, "argv", ["compare_learning", *words, "--visits", "1", "--seeds", "0",
+                                          "--out", str(tmp_path / "runs.jsonl")])
+        return compare_learning.main()
 
-    first = compare(["tight"], ["factored", "conditioning=factored"])
-    assert first.returncode == 0, first.stderr
+    assert compare(["tight"], ["factored", "conditioning=factored"]) == 0
     lines = (tmp_path / "runs.jsonl").read_text()
     runs = {run["arm"]: run for run in map(json.loads, lines.splitlines())}
     assert runs["tight"]["examples"] == runs["factored"]["examples"] > 100
     assert runs["tight"]["loss"] > 0
-    again = compare(["tight"])
-    assert again.stdout.splitlines()[-1].split()[0] == "tight"
+    capsys.readouterr()
+    assert compare(["tight"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split()[0] == "tight"
     assert (tmp_path / "runs.jsonl").read_text() == lines
-    wrong = compare(["tight", "canvass=full"])
-    assert wrong.returncode == 2
-    assert "canvass" in wrong.stderr
+    assert compare(["tight", "canvass=full"]) == 2
+    assert "canvass" in capsys.readouterr().err

@@ -13,12 +13,14 @@ sys.path.insert(0, str(REPOSITORY / "tools"))
 
 from intervals import bootstrap, wilson  # noqa: E402
 from transfer_report import require_unseen, steps_to_match  # noqa: E402
+from trial import Trial, configs_of, learn, tasks_of  # noqa: E402
 
 from hrm_offline.cli import main  # noqa: E402
 from hrm_offline.config import PretrainConfig  # noqa: E402
 from hrm_offline.data.sets import rehearsal_tasks, select_tasks  # noqa: E402
-from hrm_offline.data.tasks import load_tasks  # noqa: E402
+from hrm_offline.data.tasks import load_tasks, to_challenges  # noqa: E402
 from hrm_offline.errors import InputError  # noqa: E402
+from hrm_offline.files import write_json  # noqa: E402
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 10), (5, 10), (41, 100), (10, 10), (1, 1)])
@@ -90,22 +92,19 @@ def test_a_report_is_written_and_goes_on_where_it_was(artifact, tmp_path):
     assert again.stdout == first.stdout.partition("seed 5\n")[2].partition("seed 5\n")[2]
 
 
-def test_arms_may_begin_with_a_pretrained_network(artifact, tmp_path):
-    def compare(tasks, *settings):
-        program = [sys.executable, str(REPOSITORY / "tools" / "compare_learning.py")]
-        return subprocess.run([*program, "--set", tasks, "--visits", "1", "--seeds", "0",
-                               "--out", str(tmp_path / "runs.jsonl"), *settings], capture_output=True, text=True,
-                              timeout=300)
+def test_trials_may_begin_with_a_pretrained_network(artifact, tmp_path):
+    tasks = tasks_of("arc1-eval:1:4")
 
-    pretrained = f"artifact={artifact}"
-    result = compare("arc1-eval:1:4", "--arm", "mean", pretrained, "--arm", "zeros", pretrained, "start=zeros",
-                     "--arm", "nearest", pretrained, "start=nearest")
-    assert result.returncode == 0, result.stderr
-    losses = {run["arm"]: run["loss"] for run in map(json.loads, (tmp_path / "runs.jsonl").read_text().splitlines())}
+    def trial(**changes):
+        return Trial({"artifact": str(artifact)} | changes, 0, "hrm-132k", "arc1-eval:1:4", 1)
+
+    losses = {start: learn(trial(start=start), tasks).about()["loss"] for start in ("mean", "zeros", "nearest")}
     assert len(set(losses.values())) == 3
-    for tasks, setting, word in (("arc1-eval", pretrained, "arc1-eval"), ("arc1-eval:9:9", pretrained, "arc1-eval:9:9"),
-                                 ("small", "artifact=nowhere", "nowhere"), ("small", "start=best", "best")):
-        wrong = compare(tasks, "--arm", "a", setting)
-        assert wrong.returncode == 2
-        assert word in wrong.stderr
-        assert "Traceback" not in wrong.stderr
+    for wrong, word in ((trial(artifact="nowhere"), "nowhere"), (trial(start="best"), "arm: start is 'best'")):
+        with pytest.raises(InputError, match=word):
+            configs_of(wrong, "arm")
+    unlabelled = tmp_path / "challenges.json"
+    write_json(unlabelled, to_challenges(tasks))
+    for name in ("arc1-eval", "arc1-eval:9:9", f"{unlabelled}:0:2"):
+        with pytest.raises(InputError, match=name):
+            tasks_of(name)

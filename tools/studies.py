@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Arm:
-    """`learn`: what `Trial.changes` takes. `votes`: settings of prediction."""
+    """`learn`: what `Trial.changes` takes. `votes`: settings of prediction, and as `solver` who votes: the "network"
+    (the default), "induction" or "both"."""
 
     name: str
     learn: dict = field(default_factory=dict)
@@ -155,6 +156,14 @@ STUDIES = (
         tuple(Finding(text, arm, "none", published=False) for text, arm in (
             ("do rotations and flips help?", "both"), ("do recoloured copies help?", "colours"),
             ("do shifted copies help?", "translation"))),
+    ),
+    Study(
+        "induction", "Do a search over programs and a network solve different tasks?", "who votes",
+        tuple(Arm(name, {}, {"solver": solver}) for name, solver in (
+            ("network", "network"), ("induction", "induction"), ("both", "both"))),
+        (Finding("induction and transduction together solve more than transduction (Li et al., arXiv 2411.02272)",
+                 "both", "network"),
+         Finding("... and more than induction", "both", "induction")),
     ),
 )
 

@@ -37,13 +37,16 @@ sys.path.insert(0, str(environment.REPOSITORY))
 import torch  # noqa: E402
 from studies import STUDIES, Arm, Study, study_named  # noqa: E402
 from study_report import LEAST_SEEDS, Scale, write_reports  # noqa: E402
-from trial import Learned, Trial, configs_of, learn, predict, score_votes, tasks_of  # noqa: E402
+from trial import Learned, Pools, Trial, configs_of, learn, predict, score_votes, tasks_of  # noqa: E402
 
 from hrm_offline.budget import parse_duration  # noqa: E402
 from hrm_offline.config import PRESETS  # noqa: E402
 from hrm_offline.data.tasks import Task, digest_of  # noqa: E402
 from hrm_offline.errors import InputError  # noqa: E402
 from hrm_offline.files import make_folder  # noqa: E402
+from hrm_offline.induction import induce  # noqa: E402
+from hrm_offline.infer.candidates import merged  # noqa: E402
+from hrm_offline.infer.vote import Pool  # noqa: E402
 from hrm_offline.run.worker import end_with_parent  # noqa: E402
 
 RUNS_FILE = "runs.jsonl"
@@ -139,11 +142,25 @@ def do(job: Job) -> list[dict]:
 
 def _vote(learned: Learned, votes: dict, tasks: tuple[Task, ...]) -> dict:
     """Core-seconds of voting, outer steps computed for it, and of each task [share of outputs right, cells right]."""
+    changes = dict(votes)
+    solver = changes.pop("solver", "network")
     started = time.process_time()
-    pools, steps = predict(learned, votes)
+    pools, steps = ({}, 0) if solver == "induction" else predict(learned, changes)
+    if solver != "network":
+        pools = _with_induced(pools, tasks)
     score = score_votes(pools, tasks)
     outcomes = {task.id: [round(task.right_either / task.outputs, 4), round(task.cells, 4)] for task in score.tasks}
     return {"vote seconds": round(time.process_time() - started, 1), "vote steps": steps, "outcomes": outcomes}
+
+
+def _with_induced(pools: Pools, tasks: tuple[Task, ...]) -> Pools:
+    """The votes joined by those of the inductive solver, which has not seen a test output either."""
+    found = dict(pools)
+    for task in tasks:
+        for index, candidates in enumerate(induce(task.without_labels())):
+            if candidates:
+                found[task.id, index] = merged(pools.get((task.id, index), Pool()), [(candidates, 1.0)])
+    return found
 
 
 def describe_machine() -> str:

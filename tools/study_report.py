@@ -224,11 +224,12 @@ def _draw(study: Study, results: dict[str, Result], null: Result, path: Path) ->
         left.plot(points.mean(axis=1), [place] * len(points), ".", color="tab:gray", markersize=5)
         left.plot(points.mean(), place, "o", color="tab:blue", markersize=7)
     left.axvline(100 * null.measured(0).mean(), color="tab:gray", linestyle="--", linewidth=0.8)
-    left.set(xlabel="pass@2 in %, 95% over tasks; dots: seeds; dashed: null baseline", title=study.question)
+    left.set(xlabel="pass@2 in %, 95% over tasks; dots: seeds; dashed: null baseline")
     left.set_yticks(places, [result.name for result in shown])
     left.invert_yaxis()
     for axes, name, label in ((middle, "examples", "example-steps"), (right, "seconds", "core-seconds of learning")):
         axes.barh(places, [result.mean(name) for result in shown], color="tab:blue")
         axes.set(xlabel=label)
         axes.tick_params(labelsize=8)
+    figure.suptitle(study.question, fontsize=10)
     figure.savefig(path, dpi=80)

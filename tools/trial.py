@@ -21,7 +21,7 @@ from hrm_offline.data.leaks import find_leaks
 from hrm_offline.data.puzzles import SHARED_ROWS, Batch, PuzzleSet
 from hrm_offline.data.sets import load_set, rehearsal_tasks, size_of, smallest
 from hrm_offline.data.tasks import Task, TaskSet
-from hrm_offline.errors import InputError
+from hrm_offline.errors import InputError, shown_name
 from hrm_offline.infer.plan import PredictionPlan
 from hrm_offline.infer.predict import Predictor
 from hrm_offline.infer.score import Score, score_attempts
@@ -83,7 +83,7 @@ class Learned:
 
 def tasks_of(name: str) -> tuple[Task, ...]:
     """The rehearsal's set, the one of larger grids, or some of a set by rank; all by sizes alone.
-    Raises `InputError`."""
+    Raises `InputError`, also for a task whose test outputs are not known."""
     if name == "small":
         return rehearsal_tasks()
     if name == "larger":
@@ -93,6 +93,10 @@ def tasks_of(name: str) -> tuple[Task, ...]:
     tasks = smallest(load_set(ranks[1]).require_good(), int(ranks[3]))[int(ranks[2]) :] if ranks else []
     if not tasks:
         raise InputError(f"set '{name}' is none, expected small, larger or SET:FIRST:LAST with a task between the two")
+    for task in tasks:
+        if any(pair.output is None for pair in task.test):
+            raise InputError(f"set '{name}': task {shown_name(task.id)}: has a test input without output, expected "
+                             "labels to score against")
     return tuple(tasks)
 
 
