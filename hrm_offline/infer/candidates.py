@@ -18,7 +18,7 @@ from hrm_offline.infer.vote import Candidate, Pool, best
 Candidates = dict[str, list[list[Candidate]]]
 Source = tuple[list[Candidate], float]  # of one test input, and its weight
 
-# Read before the first submission is written, so in about a second.
+# Read before any worker starts, so in about a second.
 _MOST_BYTES = 2**26
 # Sums and products of finite numbers stay finite.
 _MOST = 1e100
