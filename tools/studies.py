@@ -46,6 +46,7 @@ class Study:
 _DEPTHS = (1, 2, 4, 8, 16)
 _POOLS = (1, 8, 30, 100, 300)
 _RECOLOURED = {"colour_permutations": 22}
+_INDUCTION = "induction, else the null baseline"
 _NO_SYMMETRY = {"rotations": False, "flips": False}
 
 
@@ -162,10 +163,10 @@ STUDIES = (
     Study(
         "induction", "Do a search over programs and a network solve different tasks?", "who votes",
         tuple(Arm(name, {}, {"solver": solver}) for name, solver in (
-            ("network", "network"), ("induction", "induction"), ("both", "both"))),
+            ("network", "network"), (_INDUCTION, "induction"), ("both", "both"))),
         (Finding("induction and transduction together solve more than transduction (Li et al., arXiv 2411.02272)",
                  "both", "network"),
-         Finding("... and more than induction", "both", "induction")),
+         Finding("... and more than induction", "both", _INDUCTION)),
     ),
 )
 
