@@ -199,9 +199,9 @@ def test_a_torn_line_counts_as_missing_and_spoils_no_other(tmp_path):
 
 
 def test_an_arm_that_fails_says_why_and_costs_no_other(tmp_path):
-    wrong = Trial({"others": 4000}, 0, "hrm-132k", SCALE.tasks, 1)
+    wrong = Trial({"tokens_per_step": 0}, 0, "hrm-132k", SCALE.tasks, 1)
     jobs = [Job(wrong, {"x": {}}), Job(Trial({}, 0, "hrm-132k", SCALE.tasks, 1), {"y": {}, "z": {"vote_views": 1}})]
-    assert "others is 4000" in do(jobs[0])[0]["failed"]
+    assert "tokens_per_step is 0" in do(jobs[0])[0]["failed"]
     runs = Runs(tmp_path / "runs.jsonl")
     assert not work_off(jobs, runs, 1, time.monotonic() + 100)
     assert set(runs.found) == {"y", "z"}

@@ -246,7 +246,7 @@ def test_the_throughput_benchmark_measures_both_canvases(tmp_path, make_task):
             pair["output"] = output
     write(tmp_path / "tasks.json", challenges)
     out = tmp_path / "bench.json"
-    result = run_tool("bench_adapt", "--sets", tmp_path / "tasks.json", "--only", "ready", "steps", "--tokens", 2000,
+    result = run_tool("bench_adapt", "--sets", tmp_path / "tasks.json", "--only", "ready", "steps", "--tokens", 900,
                       "--rounds", 1, "--out", out)
     assert result.returncode == 0, result.stderr
     rows = json.loads(out.read_text())
@@ -257,7 +257,8 @@ def test_the_throughput_benchmark_measures_both_canvases(tmp_path, make_task):
     assert by_way["ours", "tight"]["cells an example"] < 200
     assert by_way["ours", "tight"]["shapes"] == 2
     assert all(row["examples/s"] > 0 and row["TFLOP/s"] > 0 for row in rows["steps"])
-    refused = run_tool("bench_adapt", "--only", "steps", "--against", tmp_path, "--out", out)
+    refused = run_tool("bench_adapt", "--sets", tmp_path / "tasks.json", "--only", "steps", "--against", tmp_path,
+                       "--tokens", 900, "--rounds", 1, "--out", out)
     assert refused.returncode == 2
     assert str(tmp_path) in refused.stderr
 

@@ -164,7 +164,7 @@ class StepBench:
 
 def bench_steps(options: argparse.Namespace, runtime: Runtime) -> list[dict]:
     """A row a set and way."""
-    size = 8192 if runtime.device.type == "cuda" else 2048
+    size = 8192 if runtime.device.type == "cuda" else 1024
     measure_machine(runtime.device, runtime.dtype, size)  # the first call starts threads and libraries
     machine = measure_machine(runtime.device, runtime.dtype, size)
     print(f"matrix product: {machine.gemm_tflops:.3f} TFLOP/s")
