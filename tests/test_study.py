@@ -53,22 +53,28 @@ def test_only_seeds_that_both_arms_have_are_compared():
     assert compare(arm, Result("base", {})) is None
 
 
-@pytest.mark.parametrize(("gain", "margin", "expected"), [
-    (0.3, None, "agree"), (-0.3, None, "disagree"), (0.0, None, "cannot tell"),
-    (0.0, 20, "agree"), (0.3, 20, "disagree"), (-0.3, 20, "disagree"), (0.0, 4, "cannot tell"),
+@pytest.mark.parametrize(("gain", "margin", "size", "expected"), [
+    (0.3, None, None, "agree"), (-0.3, None, None, "disagree"), (0.0, None, None, "cannot tell"),
+    (0.0, 20, None, "agree"), (0.3, 20, None, "disagree"), (-0.3, 20, None, "disagree"), (0.0, 4, None, "cannot tell"),
+    (0.3, None, 30, "agree"), (0.3, None, 50, "agree, but less than published"), (-0.3, None, 50, "disagree"),
+    (0.0, None, 30, "cannot tell, but less than published"), (0.0, None, 4, "cannot tell"),
 ])
-def test_a_verdict_needs_the_whole_interval(gain, margin, expected):
+def test_a_verdict_needs_the_whole_interval(gain, margin, size, expected):
     rng = np.random.default_rng(0)
     base = np.full((3, 60), 0.5)
     noise = np.concatenate([np.full(30, 0.25), np.full(30, -0.25)])  # its mean's standard error: 0.032
     arm = base + gain + rng.permutation(noise)
-    finding = Finding("", "arm", "base", margin)
+    finding = Finding("", "arm", "base", margin, size)
     assert verdict(finding, compare(result("arm", arm), result("base", base))) == expected
 
 
 def test_no_evidence_is_no_agreement():
     same, finding = [[0.0] * 30] * 3, Finding("", "arm", "base", 5)
     assert verdict(finding, compare(result("arm", same), result("base", same))) == "cannot tell"
+    for parted, expected in ((5, "cannot tell"), (6, "agree")):  # all in one direction
+        some = [[1.0] * parted + [0.0] * 24] * 3
+        found = compare(result("arm", some), result("base", np.zeros_like(some)))
+        assert verdict(Finding("", "arm", "base"), found) == expected
     better = [[1.0] * 30] * 2
     found = compare(result("arm", better), result("base", same))
     assert found.points == (100.0, 100.0, 100.0)

@@ -21,14 +21,15 @@ class Arm:
 
 @dataclass(frozen=True)
 class Finding:
-    """What was published of two arms (`baseline` None: the null baseline): that `arm` scores more, or with a
-    `margin` that it scores within so many points of `baseline`. `published` False: nothing was, the question is
-    open."""
+    """What was published of two arms (`baseline` None: the null baseline): that `arm` scores more, by `size` points
+    where that is known, or with a `margin` that it scores within so many points of `baseline`. `published` False:
+    nothing was, the question is open."""
 
     text: str
     arm: str
     baseline: str | None
     margin: float | None = None
+    size: float | None = None
     published: bool = True
 
 
@@ -81,19 +82,19 @@ STUDIES = (
          Arm("shared, same compute", {"architecture": "shared", "H_layers": 0, "L_layers": 1})),
         (Finding("a Transformer of the same size comes within about 5 points of HRM", "Transformer", "HRM", 5),
          Finding("one small network in both roles beats HRM (TRM, arXiv 2510.04871: 44.6% against 41%)",
-                 "shared, same size", "HRM")),
+                 "shared, same size", "HRM", size=3.6)),
     ),
     Study(
         "outer-loop", "What do outer steps add, in training and prediction together?", "outer steps",
         tuple(_of_depth(depth) for depth in _DEPTHS[:4]),
-        (Finding("1 to 2 outer steps: +13 points", "2", "1"),
+        (Finding("1 to 2 outer steps: +13 points", "2", "1", size=13),
          Finding("1 to 8 outer steps: the score doubles", "8", "1")),
     ),
     Study(
         "inference-loop", "Does refinement matter when a network is trained, or when it answers?", "outer steps",
         (_run_deeper(1, 1), _run_deeper(1, 4), *(_run_deeper(4, depth) for depth in _DEPTHS)),
         (Finding("run with 1 outer step, a network trained with many is 15 points above one trained with 1",
-                 "trained 4, run 1", "trained 1, run 1"),
+                 "trained 4, run 1", "trained 1, run 1", size=15),
          Finding("a network trained with many loses little when it is run with 1", "trained 4, run 1",
                  "trained 4, run 4", 5)),
     ),
@@ -103,7 +104,8 @@ STUDIES = (
          Arm("with 60 others", {"others": 60}),
          Arm("the tasks alone, 3 x the visits", {"visits_times": 3}),
          Arm("the package's artifact", {"artifact": "bundled"})),
-        (Finding("other tasks add 10 points (31% to 41%)", "with 60 others", "the tasks alone"),
+        (Finding("other tasks add 10 points (31% to 41%)", "with 60 others", "the tasks alone",
+                 size=10),
          Finding("that is little: at most 10 points", "with 60 others", "the tasks alone", 10),
          Finding("does it help to have learned other tasks before?", "the package's artifact", "the tasks alone",
                  published=False)),

@@ -15,6 +15,7 @@ from hrm_offline.data.sets import size_of
 from hrm_offline.data.tasks import Task
 
 LEAST_SEEDS = 3
+_LEAST_PARTED = 6  # tasks: with fewer no sign test reaches 5%, and a bootstrap's interval is too narrow
 _NULL = "the null baseline"
 _COLUMNS = ("arm", "seed", "pass@2", "cells", "solved", "loss", "parameters", "example-steps", "vote steps", "seconds",
             "vote seconds", "commit")
@@ -74,18 +75,21 @@ def compare(arm: Result, baseline: Result) -> Difference | None:
 
 def verdict(finding: Finding, difference: Difference | None) -> str:
     """Whether the interval lies where the finding says: above 0, or within the margin on both sides of it. Too few
-    seeds, or not one task that tells the two apart, are no evidence."""
+    seeds, or too few tasks that tell the two apart, are no evidence."""
     if difference is None:
         return "not run"
     if not finding.published:
         return "open question"
-    if difference.seeds < LEAST_SEEDS or not difference.parted:
+    if difference.seeds < LEAST_SEEDS or difference.parted < _LEAST_PARTED:
         return "cannot tell"
     _, low, high = difference.points
     margin = finding.margin
     agrees = low > 0 if margin is None else -margin <= low and high <= margin
     disagrees = high < 0 if margin is None else low > margin or high < -margin
-    return "agree" if agrees else "disagree" if disagrees else "cannot tell"
+    if disagrees:
+        return "disagree"
+    smaller = finding.size is not None and high < finding.size
+    return ("agree" if agrees else "cannot tell") + ", but less than published" * smaller
 
 
 # ----- reports
@@ -133,8 +137,9 @@ def _overview(rows: list[tuple[Study, Finding, Difference | None]], found: dict[
 _RULES = (
     "Differences are in percentage points, paired over tasks, means over seeds, with 95% of 10,000 resamplings of the "
     "tasks. `agree`: all of the interval lies where the finding says, above 0 or, where it is that two are alike, "
-    "within its margin. `disagree`: all of it lies on the other side. Else, with less than three seeds or where no "
-    "task tells the two apart: `cannot tell`. Only pass@2 counts for the verdict."
+    "within its margin. `disagree`: all of it lies on the other side. Else, and where less than "
+    f"{LEAST_SEEDS} seeds or less than {_LEAST_PARTED} tasks tell the two apart: `cannot tell`. `but less than "
+    "published`: all of it lies below the published difference. Only pass@2 counts for the verdict."
 )
 
 
