@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -213,6 +214,25 @@ def test_an_arm_that_fails_says_why_and_costs_no_other(tmp_path):
     assert set(runs.found) == {"y", "z"}
     assert runs.found["y"]["loss"] == runs.found["z"]["loss"] > 0
     assert set(runs.found["y"]["outcomes"]) == {task.id for task in tasks_of(SCALE.tasks)}
+
+
+def test_what_was_done_is_kept_where_a_worker_dies(tmp_path, capsys):
+    runs = Runs(tmp_path / "runs.jsonl")
+
+    def end_the_worker():
+        while not runs.found:
+            time.sleep(0.02)
+        for child in psutil.Process().children():
+            if "spawn_main" in " ".join(child.cmdline()):
+                child.kill()
+
+    jobs = [Job(Trial({}, 0, "hrm-132k", SCALE.tasks, visits), {str(visits): {}}) for visits in (1, 10_000)]
+    killer = threading.Thread(target=end_the_worker)
+    killer.start()
+    assert not work_off(jobs, runs, 1, time.monotonic() + 100)
+    killer.join()
+    assert set(Runs(runs.path).found) == {"1"}
+    assert "a worker died" in capsys.readouterr().out
 
 
 def test_nothing_is_begun_that_the_budget_has_no_time_for(tmp_path):

@@ -25,6 +25,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -50,6 +51,7 @@ from hrm_offline.infer.vote import Pool  # noqa: E402
 from hrm_offline.run.worker import end_with_parent  # noqa: E402
 
 RUNS_FILE = "runs.jsonl"
+
 
 @dataclass(frozen=True)
 class Job:
@@ -174,9 +176,14 @@ def describe_machine() -> str:
 
 def work_off(jobs: list[Job], runs: Runs, workers: int, until: float) -> bool:
     """Do the jobs, `workers` at a time, as far as they end before `until` (on `time.monotonic`) by what the longest
-    has taken; whether all were done."""
-    with ProcessPoolExecutor(workers, get_context("spawn"), end_with_parent) as pool:
-        return all([*_rounds(pool, jobs, runs, workers, until)])  # all of them: one that fails ends nothing
+    has taken; whether all were done. Where a worker dies (no memory, say), what was done is kept."""
+    try:
+        with ProcessPoolExecutor(workers, get_context("spawn"), end_with_parent) as pool:
+            return all([*_rounds(pool, jobs, runs, workers, until)])  # all of them: one that fails ends nothing
+    except BrokenProcessPool:
+        print("a worker died, so the rest is not done: the same command goes on, with fewer --workers if it was for "
+              "memory", flush=True)
+        return False
 
 
 def _rounds(pool: ProcessPoolExecutor, jobs: list[Job], runs: Runs, workers: int, until: float) -> Iterator[bool]:
