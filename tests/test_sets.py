@@ -146,6 +146,13 @@ def test_made_up_families_can_be_chosen_or_left_out():
 
     assert families("synthetic-6-only-tile,shift") == {"tile", "shift"}
     assert families("synthetic-48-without-tile,shift") == families("synthetic-48") - {"tile", "shift"}
+    small = load_set("synthetic-6-sides-5-only-tile").tasks
+    assert {task.id.split("-")[1] for task in small} == {"tile"}
+    assert max(size_of(task)[0] for task in small) <= 5
+    assert [size_of(task) for task in load_set("synthetic-6-sides-9-only-tile", max_side=5).tasks] == \
+        [size_of(task) for task in small]
+    with pytest.raises(InputError, match="sides of at most 4, expected 5 or more"):
+        load_set("synthetic-6-sides-4")
     with pytest.raises(InputError, match="tiles"):
         load_set("synthetic-6-only-tiles")
     with pytest.raises(InputError):

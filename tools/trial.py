@@ -6,6 +6,7 @@ What `compare_learning` and `study` run.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import statistics
 import time
@@ -67,14 +68,13 @@ class Learned:
 
     def about(self) -> dict:
         """The numbers of a trial's line: steps, examples (a sequence for one outer step), core-seconds, token loss at
-        the end and before half of the steps, and a network's parameters."""
+        the end and before half of the steps (NaN without any), and a network's parameters."""
         reports = [report for _, _, report in self.networks]
-        losses = [report for report in reports if report.steps]
         return {
             "steps": sum(report.steps for report in reports), "examples": sum(report.examples for report in reports),
             "seconds": round(self.seconds, 1),
-            "loss": round(statistics.mean(report.loss for report in losses), 4) if losses else None,
-            "half": round(statistics.mean(_loss_at(report.losses, 0.5) for report in losses), 4) if losses else None,
+            "loss": round(statistics.mean(report.loss for report in reports), 4),
+            "half": round(statistics.mean(_loss_at(report.losses, 0.5) for report in reports), 4),
             "parameters": sum(parameter.numel() for parameter in self.networks[0][0].parameters()),
         }
 
@@ -163,9 +163,9 @@ def _learn_together(trial: Trial, tasks: tuple[Task, ...], model_config: ModelCo
 
 
 def _loss_at(losses: tuple[float, ...], share: float) -> float:
-    """Mean over the tenth of the run before that share of it."""
+    """Mean over the tenth of the run before that share of it, NaN where nothing was learned."""
     last = max(1, round(share * len(losses)))
-    return statistics.mean(losses[max(0, last - max(1, len(losses) // 10)) : last])
+    return statistics.mean(losses[max(0, last - max(1, len(losses) // 10)) : last] or [math.nan])
 
 
 @torch.inference_mode()

@@ -23,18 +23,20 @@ REHEARSAL = "rehearsal"
 # How much of each split the rehearsal takes, smallest tasks first.
 _REHEARSAL_SPLIT = (("arc1-train", 20), ("arc1-eval", 10))
 _LEAST_DEMONSTRATIONS = 3
-_SYNTHETIC = re.compile(r"synthetic-([1-9]\d{0,5})(?:-(only|without)-([a-z_,]+))?")
+_SYNTHETIC = re.compile(r"synthetic-([1-9]\d{0,5})(?:-sides-(\d{1,2}))?(?:-(only|without)-([a-z_,]+))?")
 
 
 def load_set(source: str | Path, max_side: int = MAX_SIDE) -> TaskSet:
     """Tasks by name. Beside what `load_tasks` takes: "rehearsal", the rehearsal's 30 tasks, and "synthetic-N", N
-    made-up tasks of sides up to `max_side`, of all families, of some ("synthetic-N-only-tile,shift") or of all but some
-    ("synthetic-N-without-tile,shift"). Raises `InputError`."""
+    made-up tasks of sides up to `max_side` or fewer ("synthetic-N-sides-5"), of all families, of some
+    ("synthetic-N-only-tile,shift") or of all but some ("synthetic-N-without-tile,shift"). Raises `InputError`."""
     name = str(source)
     if name == REHEARSAL:
         return TaskSet(name, rehearsal_tasks())
     if match := _SYNTHETIC.fullmatch(name):
-        return TaskSet(name, synthetic_tasks(int(match[1]), max_side, families=_families(name, match[2], match[3])))
+        count, sides, how, families = match.groups()
+        most = min(int(sides or max_side), max_side)
+        return TaskSet(name, synthetic_tasks(int(count), most, families=_families(name, how, families)))
     return load_tasks(source)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from hrm_offline.data.grids import dihedral
 from hrm_offline.data.shapes import bounding_box, components, sizes
 from hrm_offline.data.tasks import Pair, Task
+from hrm_offline.errors import InputError
 from hrm_offline.tokens import COLOURS
 
 Rng = np.random.Generator
@@ -21,11 +22,14 @@ Draw = Callable[[], tuple[np.ndarray, np.ndarray]]
 _BLACK = 0
 _DEMONSTRATIONS = (3, 5)
 _MOST_TRIES = 50  # of a pair before a task is drawn anew
+_LEAST_ROOM = 5  # what a family needs so that its grids differ
 
 
 def synthetic_tasks(count: int, max_side: int, seed: int = 0, families: tuple[str, ...] = ()) -> tuple[Task, ...]:
     """`count` tasks whose grids have sides of at most `max_side`, the named families (by default all) in turn; the
-    first of a larger set are those of a smaller one."""
+    first of a larger set are those of a smaller one. Raises `InputError` where there is no room for some family."""
+    if max_side < _LEAST_ROOM:
+        raise InputError(f"made-up tasks are to have sides of at most {max_side}, expected {_LEAST_ROOM} or more")
     names = families or tuple(FAMILIES)
     drawn = (names[i % len(names)] for i in range(count))
     return tuple(_task(name, FAMILIES[name], i, max_side, seed) for i, name in enumerate(drawn))
