@@ -178,15 +178,17 @@ def test_a_malformed_weight_is_refused(weight, tmp_path, capsys):
     assert len(line.splitlines()) == 1
 
 
-def test_files_that_cannot_be_used_are_left_out_with_a_warning_each(tasks, write_json, tmp_path):
+def test_what_cannot_be_used_of_a_file_costs_no_more_than_itself_and_a_warning(tasks, write_json, tmp_path):
     good = write_json("good.json", {"b": [[{"grid": [[1]], "votes": 1}]], "a": [[], []]})
-    bad = write_json("bad.json", {"b": [[{"grid": [[1]], "votes": 1}]], "z": []})
+    bad = write_json("bad.json", {"z": [], "b": [[{"grid": [[2]], "votes": 1}]], "a": [[], [{"grid": [[11]]}]]})
     outside = read_outside([VotesFile(bad), VotesFile(good, 2.0), VotesFile(tmp_path / "none"), VotesFile(tmp_path)],
                            tasks)
-    assert outside.counted == [{"file": str(good), "weight": 2.0, "test inputs": 1}]
+    assert outside.counted == [{"file": str(bad), "weight": 1.0, "test inputs": 1},
+                               {"file": str(good), "weight": 2.0, "test inputs": 1}]
     assert list(outside.sources) == [("b", 0)]
-    assert [name in warning for name, warning in zip(("bad.json: task z", "none", "regular"), outside.warnings)] == [
-        True] * 3
+    assert [(entry[0].grid.tolist(), weight) for entry, weight in outside.sources["b", 0]] == [([[2]], 1), ([[1]], 2)]
+    assert [name in warning for name, warning in zip(("2 tasks are left out, the first of them: " + str(bad), "none",
+                                                      "regular"), outside.warnings, strict=True)] == [True] * 3
 
 
 # ----- runs

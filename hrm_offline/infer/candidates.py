@@ -60,14 +60,17 @@ class Outside:
 
 
 def read_outside(files: Iterable[VotesFile], tasks: TaskSet) -> Outside:
-    """All the votes of `files`. One that cannot be used as a whole is left out, with a warning."""
+    """All the votes of `files`. What is wrong with a file costs the votes for that task, or all of them where nothing
+    can be read, and a warning."""
     outside = Outside()
     for file in files:
         try:
-            candidates = read_candidates(file.path, tasks)
+            candidates, faults = _sort_out(file.path, tasks)
         except InputError as error:
             outside.warnings.append(f"its votes are left out: {error}")
             continue
+        if faults:
+            outside.warnings.append(f"the votes for {len(faults)} tasks are left out, the first of them: {faults[0]}")
         voted = {(task_id, i): entry for task_id, entries in candidates.items()
                  for i, entry in enumerate(entries) if entry}
         for key, entry in voted.items():
@@ -111,19 +114,34 @@ def read_candidates(path: str | Path, tasks: TaskSet) -> Candidates:
 
     Raises `InputError` naming the file, the task, the entry and what was expected there.
     """
+    candidates, faults = _sort_out(path, tasks)
+    if faults:
+        raise faults[0]
+    return candidates
+
+
+def _sort_out(path: str | Path, tasks: TaskSet) -> tuple[Candidates, list[InputError]]:
+    """The candidates for those tasks whose entries are as they should be, and what is wrong with the other tasks.
+    Raises `InputError` where the file has no tasks to be read."""
     raw = read_json(path, _MOST_BYTES)
     if not isinstance(raw, dict):
         raise InputError(f"{path}: expected an object of tasks, found {shown(raw)}")
-    counts, candidates = tasks.test_counts(), {}
+    counts, candidates, faults = tasks.test_counts(), {}, []
     for task_id, entries in raw.items():
         where = f"{path}: task {shown_name(task_id)}"
-        if task_id not in counts:
-            raise InputError(f"{where}: is not a task of {tasks.source}")
-        if not isinstance(entries, list) or len(entries) != counts[task_id]:
-            raise InputError(f"{where}: expected a list of {counts[task_id]} entries, one a test input, found "
-                             f"{shown(entries)}")
-        candidates[task_id] = [_read_entry(entry, f"{where}: entry {i}") for i, entry in enumerate(entries)]
-    return candidates
+        try:
+            if task_id not in counts:
+                raise InputError(f"{where}: is not a task of {tasks.source}")
+            candidates[task_id] = _read_entries(entries, counts[task_id], where)
+        except InputError as error:
+            faults.append(error)
+    return candidates, faults
+
+
+def _read_entries(entries, count: int, where: str) -> list[list[Candidate]]:
+    if not isinstance(entries, list) or len(entries) != count:
+        raise InputError(f"{where}: expected a list of {count} entries, one a test input, found {shown(entries)}")
+    return [_read_entry(entry, f"{where}: entry {i}") for i, entry in enumerate(entries)]
 
 
 def _read_entry(entry, where: str) -> list[Candidate]:
