@@ -1,6 +1,7 @@
 """The studies: what is declared, how runs are kept, what their statistics say."""
 
 import csv
+import dataclasses
 import json
 import signal
 import subprocess
@@ -16,15 +17,17 @@ import pytest
 REPOSITORY = Path(__file__).parent.parent
 sys.path.insert(0, str(REPOSITORY / "tools"))
 
-from studies import STUDIES, Arm, Finding, Study  # noqa: E402
+from studies import Arm, Finding, Study, studies_of  # noqa: E402
 from study import Job, Runs, do, missing_jobs, name_of_learning, plan, work_off  # noqa: E402
 from study_report import Result, Scale, compare, verdict, write_reports  # noqa: E402
 from trial import Trial, configs_of, learn, other_tasks, predict, score_votes, tasks_of  # noqa: E402
 
+from hrm_offline.config import preset  # noqa: E402
 from hrm_offline.data.leaks import find_leaks  # noqa: E402
 from hrm_offline.errors import InputError  # noqa: E402
 from hrm_offline.model.recursive import RecursiveModel  # noqa: E402
 
+STUDIES = studies_of(preset("hrm-132k").model)
 SCALE = Scale("hrm-132k", "rehearsal:0:3", 2, (0, 1, 2), "the command", 1)
 
 
@@ -113,6 +116,19 @@ def test_the_architectures_compared_have_the_sizes_they_say():
     assert size["Transformer"] == size["shared, same size"] == size["HRM"]
     passes = {name: config.layer_passes for name, config in configs.items()}
     assert passes["Transformer"] == passes["shared, same compute"] == passes["HRM"]
+
+
+@pytest.mark.parametrize("name", ["hrm-27m", "hrm-3m"])
+def test_the_studies_can_be_planned_for_larger_presets(name):
+    """No artifact comes with them, so one arm is left out."""
+    studies, scale = studies_of(preset(name).model), dataclasses.replace(SCALE, preset=name, seeds=(0,))
+    planned = plan(list(studies), scale, tasks_of(SCALE.tasks))[0]
+    arms = {(study.name, arm.name) for study in studies for arm in study.arms}
+    assert planned.keys() == arms - {("transfer", "the package's artifact")}
+    configs = {arm.name: configs_of(Trial(arm.learn, 0, name, "small", 1), arm.name)[0] for arm in studies[0].arms}
+    assert configs["shared, same compute"].layer_passes == configs["HRM"].layer_passes
+    if name == "hrm-27m":
+        assert configs["Transformer"] == preset("transformer-27m").model
 
 
 def test_a_learning_is_named_by_what_it_is_not_by_the_words_for_it():

@@ -1,12 +1,15 @@
 """The declared studies: ARC Prize's analysis of the Hierarchical Reasoning Model (arcprize.org/blog/hrm-analysis), the
 questions that it left open and two that came after it, each as a grid of arms.
 
-An arm is what is learned and how its votes are made. Arms of any study that learn the same are learned once.
+An arm is what is learned and how its votes are made. Arms of any study that learn the same are learned once. They say
+all that their study is about, so that a preset's own settings of it do not count.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+
+from hrm_offline.config import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Study:
 
 _DEPTHS = (1, 2, 4, 8, 16)
 _POOLS = (1, 8, 30, 100, 300)
+_PLAIN = {"colour_permutations": 0, "translate": 0.0}
 _RECOLOURED = {"colour_permutations": 22}
 _INDUCTION = "induction, else the null baseline"
 _NO_SYMMETRY = {"rotations": False, "flips": False}
@@ -61,7 +65,7 @@ def _run_deeper(trained: int, depth: int) -> Arm:
 
 def _augmented(count: int) -> dict:
     """The eight dihedral views and recoloured ones to so many in all; 0 and 1: the task as it is."""
-    return {"colour_permutations": count - 8} if count >= 8 else _NO_SYMMETRY
+    return {"translate": 0.0} | ({"colour_permutations": count - 8} if count >= 8 else _PLAIN | _NO_SYMMETRY)
 
 
 def _kind(name: str, learn: dict) -> Arm:
@@ -69,21 +73,31 @@ def _kind(name: str, learn: dict) -> Arm:
     votes = [kind for kind in ("rotations", "flips") if learn.get(kind, True)]
     votes += ["colours"] if "colour_permutations" in learn else []
     votes += ["translation"] if "translate" in learn else []
-    return Arm(name, learn, {"vote_augmentations": votes, "vote_views": 30})
+    return Arm(name, _PLAIN | learn, {"vote_augmentations": votes, "vote_views": 30})
 
 
-STUDIES = (
-    Study(
+def studies_of(model: ModelConfig) -> tuple[Study, ...]:
+    """All studies, of a network in the form of the Hierarchical Reasoning Model."""
+    return (_architecture(model), *_OTHERS)
+
+
+def _architecture(model: ModelConfig) -> Study:
+    layers, shared = model.H_layers + model.L_layers, {"architecture": "shared", "H_layers": 0}
+    return Study(
         "architecture", "Does the hierarchy matter, or does a Transformer of the same size do as well?", "network",
         (Arm("HRM"),
          Arm("HRM, 2 x 2 cycles", {"H_cycles": 2, "L_cycles": 2}),
-         Arm("Transformer", {"architecture": "transformer", "H_layers": 2, "L_layers": 0, "L_cycles": 0}),
-         Arm("shared, same size", {"architecture": "shared", "H_layers": 0, "L_layers": 2}),
-         Arm("shared, same compute", {"architecture": "shared", "H_layers": 0, "L_layers": 1})),
+         Arm("Transformer", {"architecture": "transformer", "H_layers": layers, "L_layers": 0, "H_cycles": 1,
+                             "L_cycles": 0}),
+         Arm("shared, same size", shared | {"L_layers": layers}),
+         Arm("shared, same compute", shared | {"L_layers": model.L_layers})),
         (Finding("a Transformer of the same size comes within about 5 points of HRM", "Transformer", "HRM", 5),
          Finding("one small network in both roles beats HRM (TRM, arXiv 2510.04871: 44.6% against 41%)",
                  "shared, same size", "HRM", size=3.6)),
-    ),
+    )
+
+
+_OTHERS = (
     Study(
         "outer-loop", "What do outer steps add, in training and prediction together?", "outer steps",
         tuple(_of_depth(depth) for depth in _DEPTHS[:4]),
@@ -126,7 +140,7 @@ STUDIES = (
     Study(
         "halting", "Is learned halting worth its place, in training and in prediction?", "trained / run",
         tuple(Arm(f"{form}, {'learned' if learned else 'fixed'} / {'learned' if early else 'fixed'}",
-                  {"halting": form} | ({} if learned else {"learned_halting": False}),
+                  {"halting": form, "halt_max_steps": 4, "learned_halting": learned},
                   {"outer_steps": 4, "early_halting": early})
               for form in ("halt-only", "q-learning") for learned in (True, False) for early in (True, False)),
         (Finding("learned halting is within a few points of a fixed number of steps", "q-learning, learned / learned",
@@ -145,7 +159,7 @@ STUDIES = (
     ),
     Study(
         "conditioning", "How should the network know which task it is at?", "conditioning",
-        (Arm("factored"), Arm("table", {"conditioning": "table"}),
+        (Arm("factored", {"conditioning": "factored"}), Arm("table", {"conditioning": "table"}),
          Arm("few-shot", {"conditioning": "few-shot", "context_pairs": 2})),
         (Finding("what if demonstrations stood in the context instead of a puzzle id?", "few-shot", "factored",
                  published=False),
@@ -171,8 +185,3 @@ STUDIES = (
          Finding("... and more than induction", "both", _INDUCTION)),
     ),
 )
-
-
-def study_named(name: str) -> Study:
-    """Raises KeyError where there is none."""
-    return {study.name: study for study in STUDIES}[name]

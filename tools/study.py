@@ -36,12 +36,24 @@ environment.ensure()
 sys.path.insert(0, str(environment.REPOSITORY))
 
 import torch  # noqa: E402
-from studies import STUDIES, Arm, Study, study_named  # noqa: E402
+from studies import Arm, Study, studies_of  # noqa: E402
 from study_report import LEAST_SEEDS, Scale, write_reports  # noqa: E402
-from trial import Learned, Pools, Trial, configs_of, learn, predict, score_votes, tasks_of  # noqa: E402
+from trial import (  # noqa: E402
+    BUNDLED,
+    Learned,
+    Pools,
+    Trial,
+    busy_seconds,
+    configs_of,
+    learn,
+    predict,
+    score_votes,
+    tasks_of,
+)
 
+from hrm_offline.artifact import bundled_artifact  # noqa: E402
 from hrm_offline.budget import parse_duration  # noqa: E402
-from hrm_offline.config import PRESETS  # noqa: E402
+from hrm_offline.config import PRESETS, preset  # noqa: E402
 from hrm_offline.data.tasks import Task, digest_of  # noqa: E402
 from hrm_offline.errors import InputError  # noqa: E402
 from hrm_offline.files import make_folder  # noqa: E402
@@ -51,6 +63,7 @@ from hrm_offline.infer.vote import Pool  # noqa: E402
 from hrm_offline.run.worker import end_with_parent  # noqa: E402
 
 RUNS_FILE = "runs.jsonl"
+_PRESET = "hrm-132k"
 
 
 @dataclass(frozen=True)
@@ -107,14 +120,20 @@ def name_of_run(learning: str, votes: dict) -> str:
 def plan(studies: list[Study], scale: Scale, tasks: tuple[Task, ...]) -> dict[int, dict[tuple[str, str], str]]:
     """The name of each (study, arm)'s run, by seed. Raises `InputError`."""
     return {seed: {(study.name, arm.name): name_of_run(name_of_learning(_trial(arm, scale, seed), tasks), arm.votes)
-                   for study in studies for arm in study.arms} for seed in scale.seeds}
+                   for study in studies for arm in _possible_arms(study, scale)} for seed in scale.seeds}
+
+
+def _possible_arms(study: Study, scale: Scale) -> list[Arm]:
+    """Those that the preset allows: not for each does an artifact come with the package."""
+    bundled = bundled_artifact(scale.preset)
+    return [arm for arm in study.arms if bundled or arm.learn.get("artifact") != BUNDLED]
 
 
 def missing_jobs(studies: list[Study], scale: Scale, tasks: tuple[Task, ...], done: dict[str, dict]) -> list[Job]:
     """What is left to do, seed by seed; runs that learn the same make one job."""
     jobs: dict[str, Job] = {}
     for seed in scale.seeds:
-        for arm in (arm for study in studies for arm in study.arms):
+        for arm in (arm for study in studies for arm in _possible_arms(study, scale)):
             trial = _trial(arm, scale, seed)
             learning = name_of_learning(trial, tasks)
             run = name_of_run(learning, arm.votes)
@@ -146,13 +165,13 @@ def _vote(learned: Learned, votes: dict, tasks: tuple[Task, ...]) -> dict:
     """Core-seconds of voting, outer steps computed for it, and of each task [share of outputs right, cells right]."""
     changes = dict(votes)
     solver = changes.pop("solver", "network")
-    started = time.process_time()
+    started = busy_seconds()
     pools, steps = ({}, 0) if solver == "induction" else predict(learned, changes)
     if solver != "network":
         pools = _with_induced(pools, tasks)
     score = score_votes(pools, tasks)
     outcomes = {task.id: [round(task.right_either / task.outputs, 4), round(task.cells, 4)] for task in score.tasks}
-    return {"vote seconds": round(time.process_time() - started, 1), "vote steps": steps, "outcomes": outcomes}
+    return {"vote seconds": round(busy_seconds() - started, 1), "vote steps": steps, "outcomes": outcomes}
 
 
 def _with_induced(pools: Pools, tasks: tuple[Task, ...]) -> Pools:
@@ -166,10 +185,12 @@ def _with_induced(pools: Pools, tasks: tuple[Task, ...]) -> Pools:
 
 
 def describe_machine() -> str:
-    """The processor as far as it tells, and the versions."""
+    """The GPU or the processor as far as it tells, and the versions."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = {line.partition(":")[2].strip() for line in lines if line.startswith("model name")}
     processor = ", ".join(sorted(names)) or platform.processor() or platform.machine()
+    if torch.cuda.is_available():
+        processor = f"{torch.cuda.get_device_name()}, {processor}"
     return (f"{processor}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, "
             f"torch {torch.__version__}")
 
@@ -218,12 +239,13 @@ def main() -> int:
     options = _parse_arguments()
     started = time.monotonic()
     try:
-        studies = list(STUDIES) if "all" in options.studies else [study_named(name) for name in options.studies]
+        every = studies_of(preset(options.preset).model)
+        studies = [study for study in every if "all" in options.studies or study.name in options.studies]
         scale = Scale(options.preset, f"{options.set}:0:{options.tasks}", options.visits, tuple(options.seeds),
                       f"python tools/study.py {' '.join(sys.argv[1:])}", options.workers)
         budget = parse_duration(options.budget)
         tasks = tasks_of(scale.tasks)
-        names = plan(list(STUDIES), scale, tasks)
+        names = plan(list(every), scale, tasks)
         out = make_folder(options.out)
     except InputError as error:
         print(f"study: error: {error}", file=sys.stderr)
@@ -234,7 +256,7 @@ def main() -> int:
     complete = work_off(jobs, done, options.workers, started + budget)
     found = {seed: {arm: done.found[run] for arm, run in arms.items() if run in done.found}
              for seed, arms in names.items()}
-    reported = [study for study in STUDIES if study in studies
+    reported = [study for study in every if study in studies
                 or any(all((study.name, arm.name) in runs for arm in study.arms) for runs in found.values())]
     for path in write_reports(reported, found, tasks, scale, out):
         print(path)
@@ -243,17 +265,19 @@ def main() -> int:
 
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("studies", nargs="+", metavar="NAME", choices=["all", *(study.name for study in STUDIES)],
-                        help="all, or some of " + ", ".join(study.name for study in STUDIES))
+    names = [study.name for study in studies_of(PRESETS[_PRESET].model)]
+    parser.add_argument("studies", nargs="+", metavar="NAME", choices=["all", *names],
+                        help="all, or some of " + ", ".join(names))
     parser.add_argument("--budget", default="2h", help="wall clock, e.g. 2h or 30m (default: %(default)s)")
     parser.add_argument("--set", default="rehearsal", help="a set's name or a file with labels (default: %(default)s)")
     parser.add_argument("--tasks", type=int, default=30, metavar="N", help="its smallest N (default: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(LEAST_SEEDS)))
     parser.add_argument("--visits", type=int, default=300, metavar="N",
                         help="times each demonstration is offered (default: %(default)s)")
-    parser.add_argument("--preset", choices=list(PRESETS), default="hrm-132k")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N",
-                        help="runs at a time, a thread each (default: one a core)")
+    parser.add_argument("--preset", default=_PRESET,
+                        choices=[name for name, found in PRESETS.items() if found.model.architecture == "hrm"])
+    parser.add_argument("--workers", type=int, default=1 if torch.cuda.is_available() else os.cpu_count(), metavar="N",
+                        help="runs at a time, a thread each (default: one a core, one on a GPU)")
     parser.add_argument("--out", type=lambda text: Path(text).resolve(), metavar="DIR",
                         default=environment.REPOSITORY / "studies", help="default: studies/")
     return parser.parse_args()
