@@ -1,14 +1,12 @@
 """Votes from elsewhere: the file, what it weighs, and runs that read and write it."""
 
 import json
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from test_run import CutOff
+from test_run import CutOff, said_until_sigterm
 from test_solve import check
 
 from hrm_offline.budget import Budget
@@ -28,8 +26,6 @@ from hrm_offline.infer.vote import Candidate, Pool
 from hrm_offline.pipeline import SolveOptions, solve
 from hrm_offline.run.supervisor import Crew
 from hrm_offline.run.worker import Worker
-
-REPOSITORY = Path(__file__).parent.parent
 
 
 def grid(*rows):
@@ -283,13 +279,7 @@ def test_a_run_that_is_ended_early_has_candidates_and_loaded_no_torch_above(chal
             "end, os._exit = os._exit, leave; main(sys.argv[1:], time.monotonic())")
     command = [sys.executable, "-c", code, "solve", "--challenges", str(challenges[0]), "--out", str(tmp_path / "out"),
                "--visits", "100000", "--budget", "10m", "--votes", str(path), "--candidates", "2"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as process:
-        while "computing on" not in process.stdout.readline():
-            assert process.poll() is None
-        process.send_signal(signal.SIGTERM)
-        text = process.stdout.read()
-    assert process.returncode == 0
-    assert text.endswith("light")
+    assert said_until_sigterm(command).endswith("light")
     submission, report = check(tmp_path / "out", challenges[1])
     assert report["ended early"] == "SIGTERM"
     assert submission["b"][0]["attempt_1"] == [[7]]

@@ -514,17 +514,22 @@ def test_the_switch_ends_a_run_whose_leader_is_stuck(challenges, tmp_path):
     assert report["ended early"] == "the budget is all but spent"
 
 
-def test_sigterm_ends_a_run_at_once_with_exit_0(challenges, tmp_path):
-    out = tmp_path / "out"
-    command = [sys.executable, "-m", "hrm_offline", "solve", "--challenges", str(challenges[0]), "--out", str(out),
-               "--visits", "100000", "--budget", "10m"]
+def said_until_sigterm(command: list[str]) -> str:
+    """What a run says from when it computes on, is told to end, and ends with exit code 0."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as run:
         while "computing on" not in run.stdout.readline():
             assert run.poll() is None
         run.send_signal(signal.SIGTERM)
         text = run.stdout.read()
     assert run.returncode == 0
-    assert "ended early with the best answers known (SIGTERM)" in text
+    return text
+
+
+def test_sigterm_ends_a_run_at_once_with_exit_0(challenges, tmp_path):
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "hrm_offline", "solve", "--challenges", str(challenges[0]), "--out", str(out),
+               "--visits", "100000", "--budget", "10m"]
+    assert "ended early with the best answers known (SIGTERM)" in said_until_sigterm(command)
     _, report = check(out, challenges[1])
     assert report["ended early"] == "SIGTERM"
 
