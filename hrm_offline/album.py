@@ -1,6 +1,6 @@
 """What `show` draws: read from what `solve` or `pretrain` left in its folder.
 
-    python -m hrm_offline show RUN --solutions FILE
+python -m hrm_offline show RUN --solutions FILE
 """
 
 from __future__ import annotations
@@ -42,8 +42,14 @@ _MISSING = {
 }
 
 
-def draw_folder(run: Path, out: Path, task_ids: list[str] | None, solutions: str | Path | None,
-                challenges: str | Path | None, say: Callable[[str], None]) -> list[Path]:
+def draw_folder(
+    run: Path,
+    out: Path,
+    task_ids: list[str] | None,
+    solutions: str | Path | None,
+    challenges: str | Path | None,
+    say: Callable[[str], None],
+) -> list[Path]:
     """Draw what is known of a run; returns the PNG files in `out`. What cannot be drawn is told to `say`. Raises
     `InputError` naming the file that is missing or damaged, or the task that there is not."""
     metrics = run / METRICS_FILE if run.is_dir() else run
@@ -108,8 +114,9 @@ class Album:
     def viewed(self, chosen: list[TestKey]) -> tuple[list[Task], dict]:
         """The tasks that have these test inputs, and the submission."""
         ids = {task_id for task_id, _ in chosen}
-        submission = {task_id: [dict(zip(ATTEMPTS, pair)) for pair in pairs]
-                      for task_id, pairs in self.submission.items()}
+        submission = {
+            task_id: [dict(zip(ATTEMPTS, pair)) for pair in pairs] for task_id, pairs in self.submission.items()
+        }
         return [task for task in self.tasks if task.id in ids], submission
 
     def ballots(self, chosen: list[TestKey]) -> list[Ballot]:
@@ -169,8 +176,10 @@ class Album:
         found = {}
         for row, test in enumerate(trace[0].tests):
             key = keys[test]
-            steps = [(step, trace[step - 1].grid(row), float(trace[step - 1].confidence[row]))
-                     for step in shown_steps(len(trace))]
+            steps = [
+                (step, trace[step - 1].grid(row), float(trace[step - 1].confidence[row]))
+                for step in shown_steps(len(trace))
+            ]
             found[key] = Unfolding(_name(key), inputs[key], steps, self.truths[key])
         return found
 
@@ -205,8 +214,10 @@ def _labelled(tasks: Iterable[Task], solutions: str | Path | None) -> tuple[Task
     for task in tasks:
         outputs = truths.get(task.id, [pair.output for pair in task.test])
         if len(outputs) != len(task.test):
-            raise InputError(f"{solutions}: task {shown_name(task.id)}: has {len(outputs)} solutions for "
-                             f"{len(task.test)} test inputs")
+            raise InputError(
+                f"{solutions}: task {shown_name(task.id)}: has {len(outputs)} solutions for "
+                f"{len(task.test)} test inputs"
+            )
         labelled.append(dataclasses.replace(task, test=tuple(Pair(p.input, o) for p, o in zip(task.test, outputs))))
     return tuple(labelled)
 

@@ -75,8 +75,14 @@ def bundled_artifact(preset: str) -> Path | None:
     return folder if (folder / WEIGHTS_FILE).is_file() else None
 
 
-def save_artifact(folder: str | Path, config: ModelConfig, conditioning: str, weights: dict[str, torch.Tensor],
-                  row_names: list[str], origin: dict) -> None:
+def save_artifact(
+    folder: str | Path,
+    config: ModelConfig,
+    conditioning: str,
+    weights: dict[str, torch.Tensor],
+    row_names: list[str],
+    origin: dict,
+) -> None:
     """Write an artifact. `weights` is the model's state dict with the whole embedding table, whose
     rows `row_names` names; `origin` says in plain JSON how the weights came about. The row for new
     puzzles is set to the mean of all puzzles' rows."""
@@ -89,9 +95,16 @@ def save_artifact(folder: str | Path, config: ModelConfig, conditioning: str, we
         write_json(folder / PUZZLE_NAMES_FILE, row_names)
         weights[_TABLE] = table[:SHARED_ROWS].clone()
     save_file(weights, folder / WEIGHTS_FILE, metadata={"format": FORMAT})
-    write_json(folder / CONFIG_FILE, {
-        "format": FORMAT, "model": dataclasses.asdict(config), "conditioning": conditioning, "origin": origin,
-    }, indent=2)
+    write_json(
+        folder / CONFIG_FILE,
+        {
+            "format": FORMAT,
+            "model": dataclasses.asdict(config),
+            "conditioning": conditioning,
+            "origin": origin,
+        },
+        indent=2,
+    )
 
 
 def shared_rows(table: torch.Tensor) -> torch.Tensor:
@@ -139,8 +152,7 @@ def _read_config(path: Path) -> tuple[ModelConfig, str]:
     if not isinstance(conditioning, str) or conditioning not in _COLUMNS:
         raise InputError(f"{path}: conditioning is {shown(conditioning)}, expected {' or '.join(_COLUMNS)}")
     if config.puzzle_columns not in _COLUMNS[conditioning]:
-        raise InputError(f"{path}: conditioning '{conditioning}' does not fill "
-                         f"puzzle_columns {config.puzzle_columns}")
+        raise InputError(f"{path}: conditioning '{conditioning}' does not fill puzzle_columns {config.puzzle_columns}")
     if (conditioning == "few-shot") != bool(config.context_pairs):
         raise InputError(f"{path}: conditioning '{conditioning}' does not go with context_pairs {config.context_pairs}")
     if config.vocab_size < VOCABULARY:
@@ -166,16 +178,25 @@ def parse_safetensors(content: bytes, where: str | Path) -> dict[str, torch.Tens
         raise InputError(f"{where}: cannot be read as safetensors ({error})") from None
 
 
-def import_checkpoint(checkpoint: str | Path, out: str | Path, *, num_heads: int, H_cycles: int, L_cycles: int,
-                      halt_max_steps: int, identifiers: str | Path | None = None) -> ModelConfig:
+def import_checkpoint(
+    checkpoint: str | Path,
+    out: str | Path,
+    *,
+    num_heads: int,
+    H_cycles: int,
+    L_cycles: int,
+    halt_max_steps: int,
+    identifiers: str | Path | None = None,
+) -> ModelConfig:
     """Turn a checkpoint with the published key names into an artifact; returns its configuration.
 
     Sizes are read from the weights. What weights do not tell (heads, cycles, outer steps) is
     given. `identifiers` is the reference's identifiers.json. Raises `InputError`.
     """
     state = _checkpoint_state(checkpoint)
-    config = _config_of(state, checkpoint, num_heads=num_heads, H_cycles=H_cycles, L_cycles=L_cycles,
-                        halt_max_steps=halt_max_steps)
+    config = _config_of(
+        state, checkpoint, num_heads=num_heads, H_cycles=H_cycles, L_cycles=L_cycles, halt_max_steps=halt_max_steps
+    )
     names = []
     if _TABLE in state:
         table = state[_TABLE]
@@ -236,8 +257,14 @@ def _config_of(state: dict[str, torch.Tensor], path: str | Path, **given: int) -
         raise InputError(f"{path}: no weights of a Hierarchical Reasoning Model ({error})") from None
     try:
         return ModelConfig(
-            hidden_size=hidden, vocab_size=vocabulary, expansion=width * 3 / (2 * hidden),
-            puzzle_columns=1 if ndim else 0, puzzle_emb_ndim=ndim, **layers, **positions, **given,
+            hidden_size=hidden,
+            vocab_size=vocabulary,
+            expansion=width * 3 / (2 * hidden),
+            puzzle_columns=1 if ndim else 0,
+            puzzle_emb_ndim=ndim,
+            **layers,
+            **positions,
+            **given,
         )
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
@@ -256,8 +283,9 @@ def _learned_canvas(state: dict[str, torch.Tensor], puzzle_tokens: int) -> dict:
 
 def _count_layers(state: dict[str, torch.Tensor], prefix: str) -> int:
     """Raises `ValueError` where a layer has no number."""
-    return 1 + max((int(name.removeprefix(prefix).split(".")[0]) for name in state if name.startswith(prefix)),
-                   default=-1)
+    return 1 + max(
+        (int(name.removeprefix(prefix).split(".")[0]) for name in state if name.startswith(prefix)), default=-1
+    )
 
 
 def _require_fit(shapes: dict[str, tuple[int, ...]], config: ModelConfig, rows: int, where: str | Path) -> None:
@@ -271,8 +299,9 @@ def _require_fit(shapes: dict[str, tuple[int, ...]], config: ModelConfig, rows: 
         if name not in expected:
             raise InputError(f"{where}: tensor '{shown_name(name)}' has no place in the configured model")
         if shapes[name] != expected[name]:
-            raise InputError(f"{where}: tensor '{name}' is {list(shapes[name])}, "
-                             f"the config asks for {list(expected[name])}")
+            raise InputError(
+                f"{where}: tensor '{name}' is {list(shapes[name])}, the config asks for {list(expected[name])}"
+            )
 
 
 def require_finite(weights: dict[str, torch.Tensor], where: str | Path) -> None:

@@ -87,8 +87,9 @@ class BatchMaker:
             self._cells(example, symmetry[:, 0], corner[:, 0], batch.canvas) if self.tight else None,
         )
 
-    def _context(self, context: torch.Tensor, symmetry: torch.Tensor, colours: torch.Tensor,
-                 canvas: Canvas) -> torch.Tensor:
+    def _context(
+        self, context: torch.Tensor, symmetry: torch.Tensor, colours: torch.Tensor, canvas: Canvas
+    ) -> torch.Tensor:
         """Tokens int32 [B, 2 x pairs x S] of the demonstrations [B, pairs], each input before its output; PAD for
         those that are not there."""
         size, pairs = context.shape
@@ -105,8 +106,9 @@ class BatchMaker:
         rows = top + torch.where(transposes, room[:, 1], room[:, 0]) + 1
         return (rows.clamp_max(canvas[0]) * canvas[1]).int()
 
-    def read(self, tokens: torch.Tensor, view: torch.Tensor, corner: torch.Tensor,
-             canvas: Canvas) -> tuple[torch.Tensor, torch.Tensor]:
+    def read(
+        self, tokens: torch.Tensor, view: torch.Tensor, corner: torch.Tensor, canvas: Canvas
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """The grids that predicted tokens [B, S] show, in the original task's orientation and colours.
 
         view int [B], corner int [B, 2] where each was placed. Returns sides int32 [B, 2] and cells uint8
@@ -119,8 +121,7 @@ class BatchMaker:
         cell = board.flatten(1).gather(1, place.flat(canvas[1])) - FIRST_COLOUR
         back = self.colours[view].argsort(1)
         cells = back.gather(1, cell.clamp(0, COLOURS - 1).long()).view(len(board), max(canvas), max(canvas))
-        return (torch.stack([place.height, place.width], 1).int(),
-                torch.where(place.inside, cells, 0).to(torch.uint8))
+        return (torch.stack([place.height, place.width], 1).int(), torch.where(place.inside, cells, 0).to(torch.uint8))
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -137,8 +138,9 @@ def _to_grids(arrays: list[np.ndarray], device: torch.device) -> Grids:
 
 def _moved_to_corner(board: torch.Tensor, corner: torch.Tensor) -> torch.Tensor:
     """Boards [B, R, C] moved up and left so that `corner` [B, 2] comes to lie at (0, 0); PAD comes in."""
-    row, col = (torch.arange(length, device=board.device) + corner[:, axis, None]
-                for axis, length in enumerate(board.shape[1:]))
+    row, col = (
+        torch.arange(length, device=board.device) + corner[:, axis, None] for axis, length in enumerate(board.shape[1:])
+    )
     inside = (row < board.shape[1]).unsqueeze(2) & (col < board.shape[2]).unsqueeze(1)
     row, col = row.clamp_max(board.shape[1] - 1), col.clamp_max(board.shape[2] - 1)
     index = (row * board.shape[2]).unsqueeze(2) + col.unsqueeze(1)

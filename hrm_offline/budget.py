@@ -34,8 +34,7 @@ class Budget:
     several threads.
     """
 
-    def __init__(self, total: float, started: float | None = None,
-                 clock: Callable[[], float] = time.monotonic):
+    def __init__(self, total: float, started: float | None = None, clock: Callable[[], float] = time.monotonic):
         self.total = total
         self.clock = clock
         self._lock = threading.Lock()

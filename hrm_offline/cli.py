@@ -40,14 +40,28 @@ def _solve(options: argparse.Namespace, started: float | None) -> int:
     from hrm_offline.run.supervisor import Crew
 
     budget = Budget(parse_duration(options.budget), started)
-    solve(SolveOptions(
-        challenges=Path(options.challenges), out=Path(options.out),
-        **_start_of(options), preset=options.preset, seed=options.seed, visits=options.visits, device=options.device,
-        dtype=options.dtype, price_per_hour=options.price_per_hour, threads=options.threads,
-        save_every=options.save_every, keep_networks=options.keep_networks,
-        candidates=options.candidates, votes=tuple(VotesFile.parse(text) for text in options.votes),
-        crew=Crew(options.workers, options.adapt, options.hang_after),
-    ), budget, say=lambda text: print(text, flush=True), end_process=None if started is None else os._exit)
+    solve(
+        SolveOptions(
+            challenges=Path(options.challenges),
+            out=Path(options.out),
+            **_start_of(options),
+            preset=options.preset,
+            seed=options.seed,
+            visits=options.visits,
+            device=options.device,
+            dtype=options.dtype,
+            price_per_hour=options.price_per_hour,
+            threads=options.threads,
+            save_every=options.save_every,
+            keep_networks=options.keep_networks,
+            candidates=options.candidates,
+            votes=tuple(VotesFile.parse(text) for text in options.votes),
+            crew=Crew(options.workers, options.adapt, options.hang_after),
+        ),
+        budget,
+        say=lambda text: print(text, flush=True),
+        end_process=None if started is None else os._exit,
+    )
     return 0
 
 
@@ -100,8 +114,16 @@ def _pretrain(options: argparse.Namespace, _) -> int:
     from hrm_offline.train.pretrain import pretrain
 
     config = _pretrain_config(options)
-    finished = pretrain(config, options.out, options.device, options.dtype, options.threads, options.minutes,
-                        options.relay, options.relay_moments)
+    finished = pretrain(
+        config,
+        options.out,
+        options.device,
+        options.dtype,
+        options.threads,
+        options.minutes,
+        options.relay,
+        options.relay_moments,
+    )
     return 0 if finished else 1
 
 
@@ -110,8 +132,11 @@ def _pretrain_config(options: argparse.Namespace) -> PretrainConfig:
     from_file = read_json(options.config) if options.config else {}
     if not isinstance(from_file, dict):
         raise InputError(f"{options.config}: expected an object of settings")
-    flags = {f.name: getattr(options, f.name) for f in dataclasses.fields(PretrainConfig)
-             if getattr(options, f.name) is not None}
+    flags = {
+        f.name: getattr(options, f.name)
+        for f in dataclasses.fields(PretrainConfig)
+        if getattr(options, f.name) is not None
+    }
     given = from_file | flags
     name = given.get("preset", PretrainConfig.preset)
     if not isinstance(name, str):
@@ -123,8 +148,13 @@ def _import_checkpoint(options: argparse.Namespace, _) -> int:
     from hrm_offline.artifact import import_checkpoint
 
     config = import_checkpoint(
-        options.checkpoint, options.out, num_heads=options.num_heads, H_cycles=options.H_cycles,
-        L_cycles=options.L_cycles, halt_max_steps=options.halt_max_steps, identifiers=options.identifiers,
+        options.checkpoint,
+        options.out,
+        num_heads=options.num_heads,
+        H_cycles=options.H_cycles,
+        L_cycles=options.L_cycles,
+        halt_max_steps=options.halt_max_steps,
+        identifiers=options.identifiers,
     )
     print(f"artifact in {options.out}: {json.dumps(dataclasses.asdict(config))}")
     return 0
@@ -139,8 +169,10 @@ def _leaks(options: argparse.Namespace, _) -> int:
     for leak in leaks:
         print(f"{leak.id}: {leak.pairs} pairs are in {', '.join(leak.others)}")
     shared = {other for leak in leaks for other in leak.others}
-    print(f"{len(leaks)} of the {len(tasks)} tasks of {options.tasks} share a pair, in any view, with "
-          f"{len(shared)} of the {len(others)} of {options.others}")
+    print(
+        f"{len(leaks)} of the {len(tasks)} tasks of {options.tasks} share a pair, in any view, with "
+        f"{len(shared)} of the {len(others)} of {options.others}"
+    )
     return 1 if leaks else 0
 
 
@@ -162,42 +194,72 @@ def _parser() -> argparse.ArgumentParser:
 
     solve = commands.add_parser("solve", help="adapt to the hidden tasks, predict, vote, write submission.json")
     solve.set_defaults(run=_solve)
-    solve.add_argument("--challenges", required=True, metavar="FILE",
-                       help="Kaggle challenges file (or folder, or set name)")
+    solve.add_argument(
+        "--challenges", required=True, metavar="FILE", help="Kaggle challenges file (or folder, or set name)"
+    )
     solve.add_argument("--out", required=True, metavar="DIR", help="folder for submission.json and report.json")
-    solve.add_argument("--artifact", metavar="DIR|bundled|none",
-                       help="pretrained network to adapt: a folder, the package's own where it has one for the preset, "
-                            "or none for random weights (default: bundled, with --adapt per-task none)")
+    solve.add_argument(
+        "--artifact",
+        metavar="DIR|bundled|none",
+        help="pretrained network to adapt: a folder, the package's own where it has one for the preset, "
+        "or none for random weights (default: bundled, with --adapt per-task none)",
+    )
     solve.add_argument("--budget", default="11h30m", help="wall-clock budget, e.g. 11h30m or 3m (default: %(default)s)")
     solve.add_argument("--preset", choices=list(PRESETS), help="network and recipe (default: what suits the device)")
     solve.add_argument("--seed", type=int, default=0)
     solve.add_argument("--visits", type=int, metavar="N", help="times each demonstration pair is offered")
     solve.add_argument("--price-per-hour", type=float, metavar="PRICE", help="of the machine; reports the cost a task")
-    solve.add_argument("--workers", type=int, metavar="N",
-                       help="worker processes (default: one a GPU, or one; 0: all in this process)")
-    solve.add_argument("--adapt", choices=SHARING, default="sharded",
-                       help="groups of tasks learned by a worker each, all tasks by all workers together, or each task "
-                            "alone by a network of its own (default: %(default)s)")
-    solve.add_argument("--hang-after", type=float, default=300.0, metavar="SECONDS",
-                       help="silence after which a worker is replaced (default: %(default)s)")
-    solve.add_argument("--save-every", type=float, default=60.0, metavar="SECONDS",
-                       help="between two saved states of an adaptation (default: %(default)s)")
-    solve.add_argument("--keep-networks", action="store_true",
-                       help="leave the adapted networks in the folder, for show")
-    solve.add_argument("--candidates", type=int, metavar="N",
-                       help="write each test input's N best grids, with votes and confidence, to candidates.json")
-    solve.add_argument("--votes", action="append", default=[], metavar="FILE[=WEIGHT]",
-                       help="let a candidates file vote too, as much as WEIGHT times the network itself (default: 1); "
-                            "repeatable")
+    solve.add_argument(
+        "--workers", type=int, metavar="N", help="worker processes (default: one a GPU, or one; 0: all in this process)"
+    )
+    solve.add_argument(
+        "--adapt",
+        choices=SHARING,
+        default="sharded",
+        help="groups of tasks learned by a worker each, all tasks by all workers together, or each task "
+        "alone by a network of its own (default: %(default)s)",
+    )
+    solve.add_argument(
+        "--hang-after",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
+        help="silence after which a worker is replaced (default: %(default)s)",
+    )
+    solve.add_argument(
+        "--save-every",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="between two saved states of an adaptation (default: %(default)s)",
+    )
+    solve.add_argument(
+        "--keep-networks", action="store_true", help="leave the adapted networks in the folder, for show"
+    )
+    solve.add_argument(
+        "--candidates",
+        type=int,
+        metavar="N",
+        help="write each test input's N best grids, with votes and confidence, to candidates.json",
+    )
+    solve.add_argument(
+        "--votes",
+        action="append",
+        default=[],
+        metavar="FILE[=WEIGHT]",
+        help="let a candidates file vote too, as much as WEIGHT times the network itself (default: 1); repeatable",
+    )
     _add_machine_flags(solve)
 
     induce = commands.add_parser("induce", help="search programs that reproduce all demonstrations, write their votes")
     induce.set_defaults(run=_induce)
-    induce.add_argument("--challenges", required=True, metavar="FILE",
-                        help="Kaggle challenges file (or folder, or set name)")
+    induce.add_argument(
+        "--challenges", required=True, metavar="FILE", help="Kaggle challenges file (or folder, or set name)"
+    )
     induce.add_argument("--out", required=True, metavar="FILE", help="candidates file, for solve --votes")
-    induce.add_argument("--effort", type=int, metavar="N",
-                        help="operations applied to a grid, a task (default: about a second's)")
+    induce.add_argument(
+        "--effort", type=int, metavar="N", help="operations applied to a grid, a task (default: about a second's)"
+    )
 
     score = commands.add_parser("score", help="score a submission against solutions")
     score.set_defaults(run=_score)
@@ -215,21 +277,31 @@ def _parser() -> argparse.ArgumentParser:
 
     pretrain = commands.add_parser("pretrain", help="train offline on public tasks; resumable; also under torchrun")
     pretrain.set_defaults(run=_pretrain)
-    pretrain.add_argument("--out", required=True, metavar="DIR",
-                          help="folder for state, metrics.jsonl and the artifact")
+    pretrain.add_argument(
+        "--out", required=True, metavar="DIR", help="folder for state, metrics.jsonl and the artifact"
+    )
     pretrain.add_argument("--config", metavar="FILE.json", help="settings; flags override them")
-    pretrain.add_argument("--minutes", type=float, metavar="M",
-                          help="stop after M minutes of training, state saved, exit code 1")
-    pretrain.add_argument("--relay", metavar="DIR",
-                          help="folder for the run in files of at most 16 MB, written when it stops; continued where "
-                               "it is further on than --out")
-    pretrain.add_argument("--relay-moments", action=argparse.BooleanOptionalAction, default=True,
-                          help="whether Adam's moments travel too, a third of the relay (default: yes)")
+    pretrain.add_argument(
+        "--minutes", type=float, metavar="M", help="stop after M minutes of training, state saved, exit code 1"
+    )
+    pretrain.add_argument(
+        "--relay",
+        metavar="DIR",
+        help="folder for the run in files of at most 16 MB, written when it stops; continued where "
+        "it is further on than --out",
+    )
+    pretrain.add_argument(
+        "--relay-moments",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="whether Adam's moments travel too, a third of the relay (default: yes)",
+    )
     _add_machine_flags(pretrain)
     _add_config_flags(pretrain, PretrainConfig)
 
-    leaks = commands.add_parser("leaks", help="which tasks of one set are in another, whatever their names and views; "
-                                              "exit code 1 if any are")
+    leaks = commands.add_parser(
+        "leaks", help="which tasks of one set are in another, whatever their names and views; exit code 1 if any are"
+    )
     leaks.set_defaults(run=_leaks)
     leaks.add_argument("tasks", metavar="SET")
     leaks.add_argument("others", metavar="SET", help="a bundled set, rehearsal, synthetic-N, a file or a folder")

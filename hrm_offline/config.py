@@ -27,9 +27,21 @@ SHARING = ("sharded", "joint", "per-task")  # which tasks learn one network toge
 
 # Far beyond any use. A config beyond them is a mistake, or there to exhaust the machine that builds it.
 _MOST = {
-    "hidden_size": 2**14, "num_heads": 2**10, "H_layers": 256, "L_layers": 256, "H_cycles": 256, "L_cycles": 256,
-    "expansion": 64, "rms_norm_eps": 1, "vocab_size": 2**16, "rope_theta": 1e12, "puzzle_columns": 3,
-    "puzzle_emb_ndim": 2**14, "context_pairs": 16, "halt_max_steps": 2**12, "halt_exploration_prob": 1,
+    "hidden_size": 2**14,
+    "num_heads": 2**10,
+    "H_layers": 256,
+    "L_layers": 256,
+    "H_cycles": 256,
+    "L_cycles": 256,
+    "expansion": 64,
+    "rms_norm_eps": 1,
+    "vocab_size": 2**16,
+    "rope_theta": 1e12,
+    "puzzle_columns": 3,
+    "puzzle_emb_ndim": 2**14,
+    "context_pairs": 16,
+    "halt_max_steps": 2**12,
+    "halt_exploration_prob": 1,
 }
 _MOST_CELLS = 512 * 512
 _MOST_PUZZLE_TOKENS = 256
@@ -79,8 +91,17 @@ class ModelConfig:
 
     def __post_init__(self):
         _require_positive(
-            self, "hidden_size", "num_heads", "H_cycles", "expansion", "vocab_size", "canvas_rows", "canvas_cols",
-            "halt_max_steps", "rope_theta", "rms_norm_eps",
+            self,
+            "hidden_size",
+            "num_heads",
+            "H_cycles",
+            "expansion",
+            "vocab_size",
+            "canvas_rows",
+            "canvas_cols",
+            "halt_max_steps",
+            "rope_theta",
+            "rms_norm_eps",
         )
         for name in ("puzzle_columns", "puzzle_emb_ndim", "context_pairs", "halt_exploration_prob"):
             if not getattr(self, name) >= 0:
@@ -96,13 +117,15 @@ class ModelConfig:
             raise InputError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
         multiple = 4 if self.positions == "rope-2d" else 2
         if self.positions != "learned" and self.head_dim % multiple:
-            raise InputError(f"{self.positions} needs a head dimension that is a multiple of {multiple}, "
-                             f"not {self.head_dim}")
+            raise InputError(
+                f"{self.positions} needs a head dimension that is a multiple of {multiple}, not {self.head_dim}"
+            )
         if self.puzzle_columns and not self.puzzle_emb_ndim:
             raise InputError(f"puzzle_columns is {self.puzzle_columns} and puzzle_emb_ndim 0, expected more than 0")
         if self.puzzle_columns and self.context_pairs:
-            raise InputError(f"puzzle_columns is {self.puzzle_columns} and context_pairs {self.context_pairs}, "
-                             "expected one of them")
+            raise InputError(
+                f"puzzle_columns is {self.puzzle_columns} and context_pairs {self.context_pairs}, expected one of them"
+            )
 
     def _require_modules(self) -> None:
         """The modules that the architecture has, and no other."""
@@ -112,8 +135,9 @@ class ModelConfig:
             if name not in absent:
                 _require_positive(self, name)
             elif getattr(self, name):
-                raise InputError(f"{name} is {shown(getattr(self, name))}, expected 0 for architecture "
-                                 f"'{self.architecture}'")
+                raise InputError(
+                    f"{name} is {shown(getattr(self, name))}, expected 0 for architecture '{self.architecture}'"
+                )
 
     def _require_affordable(self) -> None:
         """Settings within their own limits can still be too much, or too little, together."""
@@ -165,8 +189,9 @@ class ModelConfig:
     def conditioned(self, recipe: Recipe) -> ModelConfig:
         """The network with what the recipe's conditioning needs."""
         few_shot = recipe.conditioning == "few-shot"
-        return dataclasses.replace(self, puzzle_columns=recipe.puzzle_columns,
-                                   context_pairs=recipe.context_pairs if few_shot else 0)
+        return dataclasses.replace(
+            self, puzzle_columns=recipe.puzzle_columns, context_pairs=recipe.context_pairs if few_shot else 0
+        )
 
 
 @dataclass(frozen=True)
@@ -330,8 +355,9 @@ def from_dict(cls: type[T], values: dict, where: str) -> T:
     known = {f.name for f in dataclasses.fields(cls)}
     unknown = sorted(set(values) - known)
     if unknown:
-        raise InputError(f"{where}: unknown setting '{shown_name(unknown[0])}', "
-                         f"expected one of {', '.join(sorted(known))}")
+        raise InputError(
+            f"{where}: unknown setting '{shown_name(unknown[0])}', expected one of {', '.join(sorted(known))}"
+        )
     try:
         return cls(**{name: _typed(value, types[name], name) for name, value in values.items()})
     except InputError as error:
@@ -363,8 +389,17 @@ def _require_choice(config, name: str, choices: tuple[str, ...]) -> None:
 
 
 _SMALL_RECIPE = dict(
-    loss="softmax", tokens_per_step=750, lr=3e-3, puzzle_emb_lr=3e-2, warmup_steps=50, constant_fraction=0.5,
-    final_lr_ratio=0.05, ema=0.99, conditioning="factored", colour_permutations=0, translate=0.0,
+    loss="softmax",
+    tokens_per_step=750,
+    lr=3e-3,
+    puzzle_emb_lr=3e-2,
+    warmup_steps=50,
+    constant_fraction=0.5,
+    final_lr_ratio=0.05,
+    ema=0.99,
+    conditioning="factored",
+    colour_permutations=0,
+    translate=0.0,
 )
 _SMALL_PREDICTION = dict(outer_steps=2, vote_views=8, predict_tokens=4096)
 _LATE_DECAY = dict(warmup_steps=200, constant_fraction=0.5, final_lr_ratio=0.05)
@@ -386,15 +421,36 @@ PRESETS = {
         PretrainConfig(preset="shared-7m", canvas="full", colour_permutations=1000, steps=400_000),
     ),
     "hrm-3m": Preset(
-        ModelConfig(hidden_size=256, num_heads=8, H_layers=2, L_layers=2, positions="rope-2d", rope_theta=100.0,
-                    puzzle_columns=3, puzzle_emb_ndim=256, halt_max_steps=8),
+        ModelConfig(
+            hidden_size=256,
+            num_heads=8,
+            H_layers=2,
+            L_layers=2,
+            positions="rope-2d",
+            rope_theta=100.0,
+            puzzle_columns=3,
+            puzzle_emb_ndim=256,
+            halt_max_steps=8,
+        ),
         AdaptConfig(tokens_per_step=32 * 900, lr=3e-4, conditioning="factored", outer_steps=8, **_LATE_DECAY),
         PretrainConfig(preset="hrm-3m", tokens_per_step=128 * 900, lr=3e-4, conditioning="factored", steps=100_000),
     ),
     "hrm-132k": Preset(
-        ModelConfig(hidden_size=64, num_heads=4, H_layers=1, L_layers=1, H_cycles=1, L_cycles=1,
-                    positions="rope-2d", rope_theta=100.0, puzzle_columns=2, puzzle_emb_ndim=64,
-                    halting="halt-only", halt_max_steps=4, halt_exploration_prob=0.5),
+        ModelConfig(
+            hidden_size=64,
+            num_heads=4,
+            H_layers=1,
+            L_layers=1,
+            H_cycles=1,
+            L_cycles=1,
+            positions="rope-2d",
+            rope_theta=100.0,
+            puzzle_columns=2,
+            puzzle_emb_ndim=64,
+            halting="halt-only",
+            halt_max_steps=4,
+            halt_exploration_prob=0.5,
+        ),
         AdaptConfig(**_SMALL_RECIPE, **_SMALL_PREDICTION, visits=800),
         PretrainConfig(preset="hrm-132k", **_SMALL_RECIPE, steps=20_000),
         # Chosen by measurement: see LOG.md, 2026-11-25.

@@ -20,8 +20,21 @@ _MOST_JSON_BYTES = 2**28
 # A megabyte names 8,000 tensors: the largest network that a config may ask for, with its optimiser's state.
 _MOST_HEADER_BYTES = 2**21
 _MOST_DIMENSIONS = 8
-_ITEM_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2, "I32": 4, "U32": 4, "F32": 4,
-               "I64": 8, "U64": 8, "F64": 8}
+_ITEM_BYTES = {
+    "BOOL": 1,
+    "U8": 1,
+    "I8": 1,
+    "I16": 2,
+    "U16": 2,
+    "F16": 2,
+    "BF16": 2,
+    "I32": 4,
+    "U32": 4,
+    "F32": 4,
+    "I64": 8,
+    "U64": 8,
+    "F64": 8,
+}
 
 
 def read_json(path: str | Path, most_bytes: int = _MOST_JSON_BYTES):

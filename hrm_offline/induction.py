@@ -1,7 +1,7 @@
 """Induction: a search for programs that reproduce every demonstration of a task, a second opinion beside the network's.
 
-    python -m hrm_offline induce --challenges FILE --out votes.json
-    python -m hrm_offline solve --challenges FILE --out DIR --votes votes.json
+python -m hrm_offline induce --challenges FILE --out votes.json
+python -m hrm_offline solve --challenges FILE --out DIR --votes votes.json
 """
 
 from __future__ import annotations

@@ -59,8 +59,9 @@ def run_with_limit(command: list[str], seconds: float, say: Say = print) -> int:
     Whatever of its process group is left is killed when it ends, or after `seconds`: a run that hangs cannot use up
     the session.
     """
-    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-                           start_new_session=True)
+    run = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True
+    )
     # In a thread, since a process that left the group may hold the pipe open for ever.
     reader = threading.Thread(target=lambda: [say(line.rstrip("\n")) for line in run.stdout], daemon=True)
     reader.start()

@@ -108,15 +108,21 @@ def run_case(path: str | Path) -> Comparison:
 def model_config(reference: dict) -> ModelConfig:
     """The reference's configuration in our terms. Its sequence becomes a canvas of one row."""
     return ModelConfig(
-        hidden_size=reference["hidden_size"], num_heads=reference["num_heads"],
-        H_layers=reference["H_layers"], L_layers=reference["L_layers"],
-        H_cycles=reference["H_cycles"], L_cycles=reference["L_cycles"],
-        expansion=float(reference["expansion"]), rms_norm_eps=reference.get("rms_norm_eps", 1e-5),
+        hidden_size=reference["hidden_size"],
+        num_heads=reference["num_heads"],
+        H_layers=reference["H_layers"],
+        L_layers=reference["L_layers"],
+        H_cycles=reference["H_cycles"],
+        L_cycles=reference["L_cycles"],
+        expansion=float(reference["expansion"]),
+        rms_norm_eps=reference.get("rms_norm_eps", 1e-5),
         vocab_size=reference["vocab_size"],
         positions={"rope": "rope-1d", "learned": "learned"}[reference["pos_encodings"]],
         rope_theta=reference.get("rope_theta", 10000.0),
-        canvas_rows=1, canvas_cols=reference["seq_len"],
-        puzzle_columns=1 if reference["puzzle_emb_ndim"] else 0, puzzle_emb_ndim=reference["puzzle_emb_ndim"],
+        canvas_rows=1,
+        canvas_cols=reference["seq_len"],
+        puzzle_columns=1 if reference["puzzle_emb_ndim"] else 0,
+        puzzle_emb_ndim=reference["puzzle_emb_ndim"],
         halt_max_steps=reference["halt_max_steps"],
         halt_exploration_prob=reference["halt_exploration_prob"],
     )
@@ -124,8 +130,9 @@ def model_config(reference: dict) -> ModelConfig:
 
 def _compare_hrm(case: dict, tensors: dict[str, torch.Tensor]) -> Comparison:
     compare = Comparison(case["float32_vs_float64"])
-    weights = {key.removeprefix("weights/" + KEY_PREFIX): value
-               for key, value in tensors.items() if key.startswith("weights/")}
+    weights = {
+        key.removeprefix("weights/" + KEY_PREFIX): value for key, value in tensors.items() if key.startswith("weights/")
+    }
     model = RecursiveModel(model_config(case["config"]), case["config"]["num_puzzle_identifiers"])
     model.load_state_dict(weights)
     _compare_evaluation(compare, model, case, tensors)
@@ -136,22 +143,31 @@ def _compare_hrm(case: dict, tensors: dict[str, torch.Tensor]) -> Comparison:
 
 def _case_batch(tensors: dict[str, torch.Tensor], prefix: str, model: RecursiveModel) -> OfferedBatch:
     ids = tensors[f"{prefix}/puzzle_identifiers"].long()
-    sequences = Sequences(tensors[f"{prefix}/inputs"].int(), tensors[f"{prefix}/labels"].long(),
-                          ids[:, None][:, : model.config.puzzle_columns])
+    sequences = Sequences(
+        tensors[f"{prefix}/inputs"].int(),
+        tensors[f"{prefix}/labels"].long(),
+        ids[:, None][:, : model.config.puzzle_columns],
+    )
     return fixed_batch(sequences, (model.config.canvas_rows, model.config.canvas_cols))
 
 
 @torch.no_grad()
-def _compare_evaluation(compare: Comparison, model: RecursiveModel, case: dict,
-                        tensors: dict[str, torch.Tensor]) -> None:
+def _compare_evaluation(
+    compare: Comparison, model: RecursiveModel, case: dict, tensors: dict[str, torch.Tensor]
+) -> None:
     batch = _case_batch(tensors, "batch", model)
     sequences = batch.sequences(slice(None))
     vectors = model.puzzle_vectors(sequences.puzzle_identifiers)
     z_H, z_L = model.initial_states(batch.size, batch.canvas)
     for step in range(1, case["outer_steps"] + 1):
         z_H, z_L, output = model(z_H, z_L, sequences.inputs, vectors, batch.canvas)
-        ours = {"logits": output.logits, "q_halt_logits": output.q_halt, "q_continue_logits": output.q_continue,
-                "z_H": z_H, "z_L": z_L}
+        ours = {
+            "logits": output.logits,
+            "q_halt_logits": output.q_halt,
+            "q_continue_logits": output.q_continue,
+            "z_H": z_H,
+            "z_L": z_L,
+        }
         for name, value in ours.items():
             compare.add(f"eval/{name}", value, tensors[f"eval/step{step}/{name}"])
 
@@ -159,15 +175,22 @@ def _compare_evaluation(compare: Comparison, model: RecursiveModel, case: dict,
 def _compare_training(compare: Comparison, model: RecursiveModel, case: dict, tensors: dict[str, torch.Tensor]) -> None:
     optim = case["optim"]
     recipe = Recipe(
-        lr=optim["lr"], beta1=optim["betas"][0], beta2=optim["betas"][1], weight_decay=optim["weight_decay"],
-        puzzle_emb_lr=optim["puzzle_emb_lr"], puzzle_emb_weight_decay=optim["puzzle_emb_weight_decay"],
-        warmup_steps=0, ema=0.0, loss="stablemax", halting_target="look-ahead",
+        lr=optim["lr"],
+        beta1=optim["betas"][0],
+        beta2=optim["betas"][1],
+        weight_decay=optim["weight_decay"],
+        puzzle_emb_lr=optim["puzzle_emb_lr"],
+        puzzle_emb_weight_decay=optim["puzzle_emb_weight_decay"],
+        warmup_steps=0,
+        ema=0.0,
+        loss="stablemax",
+        halting_target="look-ahead",
     )
     learner = Learner(model, recipe, total_steps=3, seed=0)
     step = 1
     while f"train/step{step}/loss" in tensors:
         prefix = f"train/step{step}"
-        result, = learner.learn(_case_batch(tensors, f"{prefix}/batch", model))
+        (result,) = learner.learn(_case_batch(tensors, f"{prefix}/batch", model))
         compare.add("train/loss", result.metrics["loss"], tensors[f"{prefix}/loss"])
         for name in _names(tensors, f"{prefix}/metrics/"):
             compare.add(f"train/{name}", result.metrics[name], tensors[f"{prefix}/metrics/{name}"])
@@ -190,8 +213,13 @@ def _names(tensors: dict[str, torch.Tensor], prefix: str) -> list[str]:
 
 def _step_tensors(result: Part, carry: Carry) -> dict[str, torch.Tensor]:
     output, continuation = result.step.output, result.step.continuation
-    tensors = {"logits": output.logits, "q_halt_logits": output.q_halt, "q_continue_logits": output.q_continue,
-               "halted": carry.halted, "steps": carry.steps}
+    tensors = {
+        "logits": output.logits,
+        "q_halt_logits": output.q_halt,
+        "q_continue_logits": output.q_continue,
+        "halted": carry.halted,
+        "steps": carry.steps,
+    }
     if continuation is not None:
         tensors["target_q_continue"] = continuation.target
     return {name: value.detach() for name, value in tensors.items()}
@@ -258,8 +286,17 @@ def _compare_optimisers(compare: Comparison, case: dict, tensors: dict[str, torc
     m, v = torch.zeros_like(param), torch.zeros_like(param)
     step = 1
     while f"adam_atan2/grad{step}" in tensors:
-        adam_atan2_([param], [tensors[f"adam_atan2/grad{step}"]], [m], [v], step=step, lr=optim["lr"],
-                    beta1=optim["betas"][0], beta2=optim["betas"][1], weight_decay=optim["weight_decay"])
+        adam_atan2_(
+            [param],
+            [tensors[f"adam_atan2/grad{step}"]],
+            [m],
+            [v],
+            step=step,
+            lr=optim["lr"],
+            beta1=optim["betas"][0],
+            beta2=optim["betas"][1],
+            weight_decay=optim["weight_decay"],
+        )
         compare.add("adam_atan2", param, tensors[f"adam_atan2/param_after{step}"])
         step += 1
 

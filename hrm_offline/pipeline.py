@@ -70,8 +70,13 @@ class SolveOptions:
             raise InputError(f"candidates is {self.candidates}, expected 1 or more")
 
 
-def solve(options: SolveOptions, budget: Budget, say: Callable[[str], None] = print,
-          end_process: Callable[[int], None] | None = None, pool=None) -> dict:
+def solve(
+    options: SolveOptions,
+    budget: Budget,
+    say: Callable[[str], None] = print,
+    end_process: Callable[[int], None] | None = None,
+    pool=None,
+) -> dict:
     """Run the whole job and return the report that is also written to `report.json`.
 
     A run that was cut off goes on from its journal in `out`. Tasks that cannot be used keep their
@@ -109,8 +114,17 @@ def solve(options: SolveOptions, budget: Budget, say: Callable[[str], None] = pr
     if pool is None:
         pool = _inline_pool(budget) if options.crew.workers == 0 else ProcessPool()
     setup = Setup(
-        options.challenges, out / FOLDER, options.seed, options.device, options.dtype, options.threads,
-        options.artifact, options.bundled, options.preset, options.visits, budget.total / len(task_set.tasks),
+        options.challenges,
+        out / FOLDER,
+        options.seed,
+        options.device,
+        options.dtype,
+        options.threads,
+        options.artifact,
+        options.bundled,
+        options.preset,
+        options.visits,
+        budget.total / len(task_set.tasks),
         options.save_every,
     )
     crew = options.crew if options.crew.workers != 0 else dataclasses.replace(options.crew, workers=1)
@@ -174,8 +188,9 @@ def _inline_pool(budget: Budget) -> InlinePool:
     return InlinePool(lambda receive, send: Worker(receive, send, clock=budget.now))
 
 
-def _finish(supervisor: Supervisor, options: SolveOptions, task_set: TaskSet, out: Path,
-            ended_early: str | None = None) -> dict:
+def _finish(
+    supervisor: Supervisor, options: SolveOptions, task_set: TaskSet, out: Path, ended_early: str | None = None
+) -> dict:
     """Write the submission, the candidates where they are wanted, and the report."""
     supervisor.ledger.write()
     if options.candidates is not None:
@@ -215,8 +230,13 @@ def _report(supervisor: Supervisor, options: SolveOptions, task_set: TaskSet, en
         "seed": options.seed,
         "sharing": options.crew.sharing,
         "challenges": _whereabouts(options.challenges),
-        "versions": {"hrm_offline": __version__, "python": platform.python_version(), "numpy": np.__version__,
-                     "platform": sys.platform} | (supervisor.hello.versions if supervisor.hello else {}),
+        "versions": {
+            "hrm_offline": __version__,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "platform": sys.platform,
+        }
+        | (supervisor.hello.versions if supervisor.hello else {}),
     }
     if options.price_per_hour is not None:
         report["price"] = options.price_per_hour * budget.elapsed() / 3600
@@ -229,13 +249,20 @@ def _of_network(supervisor: Supervisor) -> dict:
     hello, schedule = supervisor.hello, supervisor.schedule
     if hello is None or schedule is None:
         return {}
-    reports = [{"tasks": [supervisor.tasks[i].id for i in group.tasks], **group.report}
-               for group in schedule.groups if group.report is not None]
+    reports = [
+        {"tasks": [supervisor.tasks[i].id for i in group.tasks], **group.report}
+        for group in schedule.groups
+        if group.report is not None
+    ]
     totals = {name: sum(report[name] for report in reports) for name in ("planned_steps", "steps", "examples")}
     losses = [report["loss"] for report in reports if report["steps"]]
     return {
-        "device": hello.device, "workers": len(supervisor.slots), "threads": hello.threads,
-        "operations": hello.operations, "model": dataclasses.asdict(hello.model), "artifact": hello.artifact,
+        "device": hello.device,
+        "workers": len(supervisor.slots),
+        "threads": hello.threads,
+        "operations": hello.operations,
+        "model": dataclasses.asdict(hello.model),
+        "artifact": hello.artifact,
         "adapt": dataclasses.asdict(hello.recipe),
         "adapted": totals | {"loss": float(np.mean(losses)) if losses else None, "groups": reports},
     }
@@ -252,5 +279,7 @@ def _on_fallback(supervisor: Supervisor, tests: list[tuple[str, int]]) -> dict[s
     for group in supervisor.schedule.groups if supervisor.schedule else []:
         for i in group.tasks:
             reasons[supervisor.tasks[i].id] = group.lost or "there was no time"
-    return {task_id: supervisor.unsuited.get(task_id) or reasons.get(task_id, "no worker came up in time")
-            for task_id, _ in tests}
+    return {
+        task_id: supervisor.unsuited.get(task_id) or reasons.get(task_id, "no worker came up in time")
+        for task_id, _ in tests
+    }

@@ -14,7 +14,16 @@ from hrm_offline.infer.vote import Candidate
 
 # ARC's customary colours, 0 to 9.
 _PALETTE = (
-    "#000000", "#0074D9", "#FF4136", "#2ECC40", "#FFDC00", "#AAAAAA", "#F012BE", "#FF851B", "#7FDBFF", "#870C25",
+    "#000000",
+    "#0074D9",
+    "#FF4136",
+    "#2ECC40",
+    "#FFDC00",
+    "#AAAAAA",
+    "#F012BE",
+    "#FF851B",
+    "#7FDBFF",
+    "#870C25",
 )
 
 
@@ -57,8 +66,11 @@ def draw_predictions(tasks: list[Task], submission: Submission, path: str | Path
     rows = [(task, index) for task in tasks for index in range(len(task.test))]
     figure, axes = _sheet(len(rows), 8)
     for (task, index), line in zip(rows, axes):
-        panels = [(f"demo {i + 1} {part}", getattr(pair, part)) for i, pair in enumerate(task.train[:2])
-                  for part in ("input", "output")]
+        panels = [
+            (f"demo {i + 1} {part}", getattr(pair, part))
+            for i, pair in enumerate(task.train[:2])
+            for part in ("input", "output")
+        ]
         panels += [("", None)] * (4 - len(panels))
         panels += [(f"{shown_name(task.id)} test {index}", task.test[index].input)]
         truth = task.test[index].output
@@ -78,8 +90,9 @@ def draw_unfoldings(unfoldings: list[Unfolding], path: str | Path) -> None:
     figure, axes = _sheet(len(unfoldings), max(len(found.steps) for found in unfoldings) + 2)
     for found, line in zip(unfoldings, axes):
         panels = [(found.name, found.input)]
-        panels += [(f"step {step}: {confidence:.2f}{_mark(grid, found.truth)}", grid)
-                   for step, grid, confidence in found.steps]
+        panels += [
+            (f"step {step}: {confidence:.2f}{_mark(grid, found.truth)}", grid) for step, grid, confidence in found.steps
+        ]
         for ax, (title, grid) in zip(line, [*panels, ("truth", found.truth)]):
             _draw(ax, title, grid)
     figure.savefig(path, dpi=70)
@@ -108,8 +121,13 @@ def draw_curves(panels: dict[str, list[Curve]], path: str | Path) -> None:
     figure = _figure(6.0 * len(panels), 4.0)
     for ax, (title, curves) in zip(figure.subplots(1, len(panels), squeeze=False).ravel(), panels.items()):
         for curve in curves:
-            ax.plot(curve.steps, curve.values, marker="." if len(curve.steps) == 1 else "", linewidth=0.8,
-                    label=curve.name.replace("$", r"\$"))
+            ax.plot(
+                curve.steps,
+                curve.values,
+                marker="." if len(curve.steps) == 1 else "",
+                linewidth=0.8,
+                label=curve.name.replace("$", r"\$"),
+            )
         ax.set(xlabel="steps", ylabel=title)
         if 1 < len(curves) <= _MOST_NAMED:
             ax.legend(fontsize=7)

@@ -25,8 +25,27 @@ def run(tmp_path_factory):
     odd = Task("$odd_$", same.train[:2], (Pair(grids[3], grids[2]), Pair(grids[1], grids[1])))
     (folder / "challenges.json").write_text(json.dumps(to_challenges([same, odd])))
     (folder / "solutions.json").write_text(json.dumps(to_solutions([same, odd])))
-    assert main(["solve", "--challenges", str(folder / "challenges.json"), "--out", str(folder / "out"),
-                 "--budget", "2m", "--visits", "1000", "--adapt", "per-task", "--workers", "0", "--keep-networks"]) == 0
+    assert (
+        main(
+            [
+                "solve",
+                "--challenges",
+                str(folder / "challenges.json"),
+                "--out",
+                str(folder / "out"),
+                "--budget",
+                "2m",
+                "--visits",
+                "1000",
+                "--adapt",
+                "per-task",
+                "--workers",
+                "0",
+                "--keep-networks",
+            ]
+        )
+        == 0
+    )
     return folder
 
 

@@ -25,10 +25,28 @@ from hrm_offline.train.adapt import adapt
 SMALL = PRESETS["hrm-132k"]
 TINY = {
     "hrm": ModelConfig(hidden_size=32, num_heads=2, H_layers=1, L_layers=1, puzzle_emb_ndim=32, halt_max_steps=3),
-    "transformer": ModelConfig(architecture="transformer", hidden_size=32, num_heads=2, H_layers=2, L_layers=0,
-                               H_cycles=2, L_cycles=0, puzzle_emb_ndim=32, halt_max_steps=3),
-    "shared": ModelConfig(architecture="shared", hidden_size=32, num_heads=2, H_layers=0, L_layers=1, H_cycles=2,
-                          L_cycles=3, puzzle_emb_ndim=32, halt_max_steps=3),
+    "transformer": ModelConfig(
+        architecture="transformer",
+        hidden_size=32,
+        num_heads=2,
+        H_layers=2,
+        L_layers=0,
+        H_cycles=2,
+        L_cycles=0,
+        puzzle_emb_ndim=32,
+        halt_max_steps=3,
+    ),
+    "shared": ModelConfig(
+        architecture="shared",
+        hidden_size=32,
+        num_heads=2,
+        H_layers=0,
+        L_layers=1,
+        H_cycles=2,
+        L_cycles=3,
+        puzzle_emb_ndim=32,
+        halt_max_steps=3,
+    ),
 }
 SAME_SIZE = {
     "hrm": {},
@@ -92,8 +110,9 @@ def test_counted_layer_passes_are_those_made(architecture, monkeypatch):
     made = []
     block = type(next(m for m in model.modules() if type(m).__name__ == "Block"))
     forward = block.forward
-    monkeypatch.setattr(block, "forward", lambda self, *args: made.append(torch.is_grad_enabled()) or
-                        forward(self, *args))
+    monkeypatch.setattr(
+        block, "forward", lambda self, *args: made.append(torch.is_grad_enabled()) or forward(self, *args)
+    )
     tokens = torch.zeros(1, 4, dtype=torch.int32)
     model(*model.initial_states(1, (2, 2)), tokens, model.puzzle_vectors(torch.zeros(1, 1, dtype=torch.long)), (2, 2))
     assert len(made) == model.config.layer_passes
@@ -117,10 +136,18 @@ def test_the_fused_operations_serve_every_architecture(architecture):
         assert torch.allclose(plain, fused, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("change", [
-    {"architecture": "rnn"}, {"architecture": "transformer"}, {"architecture": "shared"}, {"L_cycles": 0},
-    {"architecture": "transformer", "L_layers": 0, "L_cycles": 1}, {"context_pairs": 2}, {"context_pairs": -1},
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"architecture": "rnn"},
+        {"architecture": "transformer"},
+        {"architecture": "shared"},
+        {"L_cycles": 0},
+        {"architecture": "transformer", "L_layers": 0, "L_cycles": 1},
+        {"context_pairs": 2},
+        {"context_pairs": -1},
+    ],
+)
 def test_an_architecture_with_another_ones_modules_is_refused(change):
     with pytest.raises(InputError):
         dataclasses.replace(TINY["hrm"], **change)
@@ -141,8 +168,13 @@ def learned_and_decoded(model_config: ModelConfig, recipe, visits: int):
         batch = source.batch_of(index, step=0)
         sequences = BatchMaker(puzzles, source.examples, model.device).make(batch)
         with torch.inference_mode():
-            output = model(*model.initial_states(len(batch), batch.canvas), sequences.inputs,
-                           model.puzzle_vectors(sequences.puzzle_identifiers), batch.canvas, sequences.cells)[2]
+            output = model(
+                *model.initial_states(len(batch), batch.canvas),
+                sequences.inputs,
+                model.puzzle_vectors(sequences.puzzle_identifiers),
+                batch.canvas,
+                sequences.cells,
+            )[2]
         known = sequences.labels >= 0
         right.append(((output.logits.argmax(-1) == sequences.labels) | ~known).all(1))
     return torch.cat(right).float().mean().item()

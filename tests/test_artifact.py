@@ -45,8 +45,10 @@ def test_round_trip_and_new_puzzles_start_from_the_mean(saved):
     mean = model.puzzle_emb.weights[SHARED_ROWS:].mean(0)
     assert torch.allclose(rebuilt.puzzle_emb.weights[SHARED_ROWS:], mean.expand(7, -1))
     assert torch.equal(rebuilt.puzzle_emb.weights[:NEW_PUZZLE_ROW], model.puzzle_emb.weights[:NEW_PUZZLE_ROW])
-    assert torch.equal(load_file(folder / "puzzles.safetensors")["puzzle_emb.weights"][SHARED_ROWS:],
-                       model.puzzle_emb.weights[SHARED_ROWS:])
+    assert torch.equal(
+        load_file(folder / "puzzles.safetensors")["puzzle_emb.weights"][SHARED_ROWS:],
+        model.puzzle_emb.weights[SHARED_ROWS:],
+    )
 
 
 @pytest.mark.parametrize("prefix", ["_orig_mod.model.inner.", "model.inner.", "inner.", "", "module._orig_mod.inner."])
@@ -57,8 +59,9 @@ def test_import_of_a_published_checkpoint(tmp_path, prefix):
     torch.save({prefix + name: value for name, value in model.state_dict().items()}, tmp_path / "step_1")
     names = tmp_path / "identifiers.json"
     names.write_text(json.dumps(["<blank>", *"abcde"]))
-    assert import_checkpoint(tmp_path / "step_1", tmp_path / "out", identifiers=names, **SIZES) == \
-        dataclasses.replace(TINY, expansion=TINY.intermediate_size * 1.5 / 32, halt_exploration_prob=0.1)
+    assert import_checkpoint(tmp_path / "step_1", tmp_path / "out", identifiers=names, **SIZES) == dataclasses.replace(
+        TINY, expansion=TINY.intermediate_size * 1.5 / 32, halt_exploration_prob=0.1
+    )
     rebuilt = load_artifact(tmp_path / "out").build(SHARED_ROWS, torch.float32)
     for name, value in model.named_parameters():
         assert torch.equal(rebuilt.get_parameter(name), value)
@@ -69,8 +72,9 @@ def test_import_of_a_published_checkpoint(tmp_path, prefix):
 
 
 def test_import_without_puzzle_embeddings_and_with_learned_positions(tmp_path):
-    config = dataclasses.replace(TINY, puzzle_columns=0, puzzle_emb_ndim=0, positions="learned", canvas_rows=5,
-                                 canvas_cols=5)
+    config = dataclasses.replace(
+        TINY, puzzle_columns=0, puzzle_emb_ndim=0, positions="learned", canvas_rows=5, canvas_cols=5
+    )
     torch.save(RecursiveModel(config, 1).state_dict(), tmp_path / "c")
     assert import_checkpoint(tmp_path / "c", tmp_path / "out", **SIZES).positions == "learned"
     rebuilt = load_artifact(tmp_path / "out").build(SHARED_ROWS, torch.float32)
@@ -125,12 +129,22 @@ def damage(folder, how):
         save_file(load_file(weights) | {"../x": torch.zeros(1)}, weights)
 
 
-@pytest.mark.parametrize(("how", "file"), [
-    ("truncated", "model.safetensors"), ("huge header", "model.safetensors"), ("pickle", "model.safetensors"),
-    ("no weights", "model.safetensors"), ("other sizes", "model.safetensors"), ("more layers", "model.safetensors"),
-    ("fewer layers", "model.safetensors"), ("extra tensor", "model.safetensors"),
-    ("unknown setting", "config.json"), ("wrong type", "config.json"), ("config of nothing", "config.json"),
-])
+@pytest.mark.parametrize(
+    ("how", "file"),
+    [
+        ("truncated", "model.safetensors"),
+        ("huge header", "model.safetensors"),
+        ("pickle", "model.safetensors"),
+        ("no weights", "model.safetensors"),
+        ("other sizes", "model.safetensors"),
+        ("more layers", "model.safetensors"),
+        ("fewer layers", "model.safetensors"),
+        ("extra tensor", "model.safetensors"),
+        ("unknown setting", "config.json"),
+        ("wrong type", "config.json"),
+        ("config of nothing", "config.json"),
+    ],
+)
 def test_artifacts_that_cannot_be_used_are_refused_by_file(saved, how, file):
     damage(saved[0], how)
     with pytest.raises(InputError, match=file) as error:

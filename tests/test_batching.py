@@ -27,8 +27,9 @@ RECIPE = Recipe(colour_permutations=20, tokens_per_step=2000)
 
 def maker_of(pairs: list[Pair], views: list[View]) -> BatchMaker:
     puzzles = PuzzleSet((Task("t", tuple(pairs), tuple(pairs)),), RECIPE, ModelConfig(), 0)
-    puzzles.all_views = Views(np.array([v.element for v in views], dtype=np.uint8),
-                              np.array([v.colours for v in views], dtype=np.uint8), 0)
+    puzzles.all_views = Views(
+        np.array([v.element for v in views], dtype=np.uint8), np.array([v.colours for v in views], dtype=np.uint8), 0
+    )
     return BatchMaker(puzzles, puzzles.demonstrations, DEVICE)
 
 
@@ -66,8 +67,12 @@ def test_a_grid_comes_back_from_its_view_and_place(grid, view, data):
 
 def read(maker, tokens, view, corner, canvas):
     """The grid that tokens show under view number 1 from a corner on, after comparing it with the plain way."""
-    sides, cells = maker.read(torch.from_numpy(tokens.astype(np.int32))[None].to(DEVICE),
-                              torch.tensor([1], device=DEVICE), torch.tensor([corner], device=DEVICE), canvas)
+    sides, cells = maker.read(
+        torch.from_numpy(tokens.astype(np.int32))[None].to(DEVICE),
+        torch.tensor([1], device=DEVICE),
+        torch.tensor([corner], device=DEVICE),
+        canvas,
+    )
     (rows, cols), cells = sides[0].tolist(), cells[0].cpu().numpy()
     board = np.zeros(canvas, dtype=np.uint8)
     board[: canvas[0] - corner[0], : canvas[1] - corner[1]] = tokens.reshape(canvas)[corner[0] :, corner[1] :]

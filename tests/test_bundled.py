@@ -19,8 +19,25 @@ ORIGIN = json.loads((FOLDER / "config.json").read_text())["origin"]
 
 def solve(challenges: Path, out: Path, *flags: str) -> dict:
     """Run the command on a CPU; returns its report."""
-    assert main(["solve", "--challenges", str(challenges), "--out", str(out), "--budget", "2m", "--visits", "1",
-                 "--device", "cpu", *flags]) == 0
+    assert (
+        main(
+            [
+                "solve",
+                "--challenges",
+                str(challenges),
+                "--out",
+                str(out),
+                "--budget",
+                "2m",
+                "--visits",
+                "1",
+                "--device",
+                "cpu",
+                *flags,
+            ]
+        )
+        == 0
+    )
     return json.loads((out / "report.json").read_text())
 
 
@@ -49,9 +66,15 @@ def test_it_was_pretrained_on_nothing_that_is_measured_on():
         assert not find_leaks(learned, load_set(name).tasks)
 
 
-@pytest.mark.parametrize(("flags", "used"), [
-    ([], FOLDER), (["--artifact", "bundled"], FOLDER), (["--artifact", "none"], None), (["--preset", "hrm-3m"], None),
-])
+@pytest.mark.parametrize(
+    ("flags", "used"),
+    [
+        ([], FOLDER),
+        (["--artifact", "bundled"], FOLDER),
+        (["--artifact", "none"], None),
+        (["--preset", "hrm-3m"], None),
+    ],
+)
 def test_it_is_adapted_by_default_where_there_is_one(make_task, tmp_path, write_json, flags, used):
     report = solve(write_json("c.json", to_challenges([make_task()])), tmp_path / "out", "--workers", "0", *flags)
     assert report["artifact"] == (str(used) if used else None)

@@ -53,6 +53,7 @@ def counts_of(pool):
 
 # ----- the file
 
+
 @pytest.fixture
 def tasks(make_task):
     good = (make_task("a", test=[((3, 3), (3, 3))] * 2), make_task("b"))
@@ -66,7 +67,8 @@ def test_candidates_round_trip(tasks, tmp_path):
     assert list(back) == ["b", "a", "bad"]
     for task_id, entries in given.items():
         assert [[(c.grid.tolist(), c.count, c.confidence) for c in entry] for entry in back[task_id]] == [
-            [(c.grid.tolist(), c.count, c.confidence) for c in entry] for entry in entries]
+            [(c.grid.tolist(), c.count, c.confidence) for c in entry] for entry in entries
+        ]
         assert all(c.grid.dtype == np.uint8 for entry in back[task_id] for c in entry)
 
 
@@ -79,25 +81,40 @@ def candidate(**changes):
     return {"b": [[{"grid": [[1]], "votes": 1, "confidence": 0.5}, {"grid": [[1]], "votes": 1} | changes]]}
 
 
-@pytest.mark.parametrize(("content", "words"), [
-    ("", ["empty"]),
-    ("{", ["not JSON"]),
-    ([], ["expected an object of tasks", "[]"]),
-    ({"z": [[]]}, ["task z", "is not a task of tasks.json"]),
-    ({"b": {}}, ["task b", "expected a list of 1 entries", "{}"]),
-    ({"b": [[], []]}, ["task b", "expected a list of 1 entries", "a list of 2 items"]),
-    ({"a": [[]]}, ["task a", "expected a list of 2 entries", "a list of 1 item"]),
-    ({"a": [[], None]}, ["task a: entry 1", "expected a list of candidates", "None"]),
-    ({"a": [[[[1]]], []]}, ["task a: entry 0: candidate 0", "expected an object with grid and votes"]),
-    ({"b": [[{"votes": 1}]]}, ["candidate 0", "has no grid"]),
-    ({"b": [[{"grid": [[1]]}]]}, ["candidate 0", "has no votes"]),
-    *((candidate(grid=value), ["task b: entry 0: candidate 1: grid", word]) for value, word in (
-        ([], "non-empty"), ([[10]], "10"), ([[1, 2], [3]], "ragged"), ([[1] * 31], "31"), ("1", "'1'"))),
-    *((candidate(votes=value), ["task b: entry 0: candidate 1: votes", "above 0"])
-      for value in (0, -1, float("nan"), float("inf"), 10**400, "1", True, None)),
-    *((candidate(confidence=value), ["task b: entry 0: candidate 1: confidence", "from 0 to 1"])
-      for value in (-0.1, 1.1, float("nan"), float("inf"), "1", True, None)),
-])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", ["empty"]),
+        ("{", ["not JSON"]),
+        ([], ["expected an object of tasks", "[]"]),
+        ({"z": [[]]}, ["task z", "is not a task of tasks.json"]),
+        ({"b": {}}, ["task b", "expected a list of 1 entries", "{}"]),
+        ({"b": [[], []]}, ["task b", "expected a list of 1 entries", "a list of 2 items"]),
+        ({"a": [[]]}, ["task a", "expected a list of 2 entries", "a list of 1 item"]),
+        ({"a": [[], None]}, ["task a: entry 1", "expected a list of candidates", "None"]),
+        ({"a": [[[[1]]], []]}, ["task a: entry 0: candidate 0", "expected an object with grid and votes"]),
+        ({"b": [[{"votes": 1}]]}, ["candidate 0", "has no grid"]),
+        ({"b": [[{"grid": [[1]]}]]}, ["candidate 0", "has no votes"]),
+        *(
+            (candidate(grid=value), ["task b: entry 0: candidate 1: grid", word])
+            for value, word in (
+                ([], "non-empty"),
+                ([[10]], "10"),
+                ([[1, 2], [3]], "ragged"),
+                ([[1] * 31], "31"),
+                ("1", "'1'"),
+            )
+        ),
+        *(
+            (candidate(votes=value), ["task b: entry 0: candidate 1: votes", "above 0"])
+            for value in (0, -1, float("nan"), float("inf"), 10**400, "1", True, None)
+        ),
+        *(
+            (candidate(confidence=value), ["task b: entry 0: candidate 1: confidence", "from 0 to 1"])
+            for value in (-0.1, 1.1, float("nan"), float("inf"), "1", True, None)
+        ),
+    ],
+)
 def test_an_invalid_file_is_refused_by_task_entry_and_reason(content, words, tasks, write_json):
     path = write_json("c.json", content)
     with pytest.raises(InputError) as error:
@@ -107,6 +124,7 @@ def test_an_invalid_file_is_refused_by_task_entry_and_reason(content, words, tas
 
 
 # ----- what votes weigh
+
 
 @pytest.mark.parametrize(("weight", "attempts"), [(2, [D, A]), (0.5, [A, D])])
 def test_a_right_candidate_from_elsewhere_wins_where_it_weighs_more(weight, attempts, make_task):
@@ -158,8 +176,14 @@ def test_the_best_candidates_leave_out_an_empty_grid_and_tasks_without_votes():
     assert top["bad"] == [[]]
 
 
-@pytest.mark.parametrize(("text", "path", "weight"), [
-    ("votes.json", "votes.json", 1.0), ("votes.json=0.5", "votes.json", 0.5), ("a=1/b.json=2e3", "a=1/b.json", 2000.0)])
+@pytest.mark.parametrize(
+    ("text", "path", "weight"),
+    [
+        ("votes.json", "votes.json", 1.0),
+        ("votes.json=0.5", "votes.json", 0.5),
+        ("a=1/b.json=2e3", "a=1/b.json", 2000.0),
+    ],
+)
 def test_a_weight_follows_the_last_equals_sign(text, path, weight):
     assert VotesFile.parse(text) == VotesFile(Path(path), weight)
 
@@ -177,17 +201,25 @@ def test_a_malformed_weight_is_refused(weight, tmp_path, capsys):
 def test_what_cannot_be_used_of_a_file_costs_no_more_than_itself_and_a_warning(tasks, write_json, tmp_path):
     good = write_json("good.json", {"b": [[{"grid": [[1]], "votes": 1}]], "a": [[], []]})
     bad = write_json("bad.json", {"z": [], "b": [[{"grid": [[2]], "votes": 1}]], "a": [[], [{"grid": [[11]]}]]})
-    outside = read_outside([VotesFile(bad), VotesFile(good, 2.0), VotesFile(tmp_path / "none"), VotesFile(tmp_path)],
-                           tasks)
-    assert outside.counted == [{"file": str(bad), "weight": 1.0, "test inputs": 1},
-                               {"file": str(good), "weight": 2.0, "test inputs": 1}]
+    outside = read_outside(
+        [VotesFile(bad), VotesFile(good, 2.0), VotesFile(tmp_path / "none"), VotesFile(tmp_path)], tasks
+    )
+    assert outside.counted == [
+        {"file": str(bad), "weight": 1.0, "test inputs": 1},
+        {"file": str(good), "weight": 2.0, "test inputs": 1},
+    ]
     assert list(outside.sources) == [("b", 0)]
     assert [(entry[0].grid.tolist(), weight) for entry, weight in outside.sources["b", 0]] == [([[2]], 1), ([[1]], 2)]
-    assert [name in warning for name, warning in zip(("2 tasks are left out, the first of them: " + str(bad), "none",
-                                                      "regular"), outside.warnings, strict=True)] == [True] * 3
+    assert [
+        name in warning
+        for name, warning in zip(
+            ("2 tasks are left out, the first of them: " + str(bad), "none", "regular"), outside.warnings, strict=True
+        )
+    ] == [True] * 3
 
 
 # ----- runs
+
 
 @pytest.fixture
 def challenges(make_task, write_json):
@@ -202,8 +234,27 @@ def run(challenges, tmp_path):
 
     def run(*extra, name="out"):
         out = tmp_path / name
-        assert main(["solve", "--challenges", str(challenges[0]), "--out", str(out), "--budget", "2m", "--visits", "1",
-                     "--workers", "0", "--artifact", "none", *map(str, extra)]) == 0
+        assert (
+            main(
+                [
+                    "solve",
+                    "--challenges",
+                    str(challenges[0]),
+                    "--out",
+                    str(out),
+                    "--budget",
+                    "2m",
+                    "--visits",
+                    "1",
+                    "--workers",
+                    "0",
+                    "--artifact",
+                    "none",
+                    *map(str, extra),
+                ]
+            )
+            == 0
+        )
         file = out / "candidates.json"
         return *check(out, challenges[1]), json.loads(file.read_text()) if file.exists() else None
 
@@ -246,8 +297,9 @@ def test_votes_count_from_the_first_submission_on_and_after_a_kill(run, challeng
     """Cut off before any vote of the network's own, and again later: the answer is that of the unbroken run."""
     path = write_json("votes.json", {"b": [[{"grid": [[7]], "votes": 1}]]})
     whole = run("--votes", path, "--candidates", 3, name="whole")
-    options = SolveOptions(challenges[0], tmp_path / "out", visits=1, crew=Crew(1), candidates=3,
-                           votes=(VotesFile(path),))
+    options = SolveOptions(
+        challenges[0], tmp_path / "out", visits=1, crew=Crew(1), candidates=3, votes=(VotesFile(path),)
+    )
     for messages in (1, 4):
         with pytest.raises(KeyboardInterrupt):
             solve(options, Budget(120), lambda _: None, pool=CutOff(Worker, messages))
@@ -274,11 +326,29 @@ def test_without_a_vote_of_the_networks_own_others_decide_and_the_fallback_fills
 
 def test_a_run_that_is_ended_early_has_candidates_and_loaded_no_torch_above(challenges, write_json, tmp_path):
     path = write_json("votes.json", {"b": [[{"grid": [[7]], "votes": 1}]]})
-    code = ("import os, sys, time; from hrm_offline.cli import main\n"
-            "def leave(code): os.write(1, b'torch' if 'torch' in sys.modules else b'light'); end(code)\n"
-            "end, os._exit = os._exit, leave; main(sys.argv[1:], time.monotonic())")
-    command = [sys.executable, "-c", code, "solve", "--challenges", str(challenges[0]), "--out", str(tmp_path / "out"),
-               "--visits", "100000", "--budget", "10m", "--votes", str(path), "--candidates", "2"]
+    code = (
+        "import os, sys, time; from hrm_offline.cli import main\n"
+        "def leave(code): os.write(1, b'torch' if 'torch' in sys.modules else b'light'); end(code)\n"
+        "end, os._exit = os._exit, leave; main(sys.argv[1:], time.monotonic())"
+    )
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "solve",
+        "--challenges",
+        str(challenges[0]),
+        "--out",
+        str(tmp_path / "out"),
+        "--visits",
+        "100000",
+        "--budget",
+        "10m",
+        "--votes",
+        str(path),
+        "--candidates",
+        "2",
+    ]
     assert said_until_sigterm(command).endswith("light")
     submission, report = check(tmp_path / "out", challenges[1])
     assert report["ended early"] == "SIGTERM"

@@ -28,14 +28,27 @@ from hrm_offline.train.losses import outer_step_loss
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 needs_triton = pytest.mark.skipif(launch.triton is None, reason="Triton is not installed")
-SMALL = ModelConfig(hidden_size=64, num_heads=4, H_layers=1, L_layers=1, H_cycles=1, L_cycles=2, puzzle_emb_ndim=64,
-                    positions="rope-2d", rope_theta=100.0, halt_max_steps=3)
+SMALL = ModelConfig(
+    hidden_size=64,
+    num_heads=4,
+    H_layers=1,
+    L_layers=1,
+    H_cycles=1,
+    L_cycles=2,
+    puzzle_emb_ndim=64,
+    positions="rope-2d",
+    rope_theta=100.0,
+    halt_max_steps=3,
+)
 
 
 def test_what_serves_on_each_chip():
     def served(capability: int, half: torch.dtype) -> set[str]:
-        return {op for op in dispatch.RULES
-                if dispatch.decide_for(op, capability, torch.float32 if op in dispatch.FLOAT32_OPS else half).triton}
+        return {
+            op
+            for op in dispatch.RULES
+            if dispatch.decide_for(op, capability, torch.float32 if op in dispatch.FLOAT32_OPS else half).triton
+        }
 
     assert served(89, torch.bfloat16) == set(dispatch.RULES)
     assert served(75, torch.float16) == set(dispatch.RULES) - {"attention", "linear_rms_norm", "linear_swiglu"}
@@ -69,14 +82,32 @@ def test_a_triton_that_cannot_run_is_found_out_before_it_is_needed(monkeypatch):
 
 
 @needs_triton
-@pytest.mark.parametrize(("call", "word"), [
-    (lambda: rms_norm(torch.ones(2, 8, device=DEVICE, dtype=torch.float64), 1e-5), "float64"),
-    (lambda: attention(torch.ones(1, 4, 3 * 24, device=DEVICE), 1), "head dimension 24"),
-    (lambda: adam_atan2_(*[[torch.ones(3, 2, device=DEVICE).T] for _ in range(4)], step=1, lr=0.1, beta1=0.9,
-                         beta2=0.9, weight_decay=0), "contiguous"),
-    (lambda: linear_rms_norm(*(torch.ones(2, 1024, device=DEVICE), torch.ones(1024, 1024, device=DEVICE)),
-                             torch.ones(2, 1024, device=DEVICE), 1e-5), "1024 are wider than 512"),
-])
+@pytest.mark.parametrize(
+    ("call", "word"),
+    [
+        (lambda: rms_norm(torch.ones(2, 8, device=DEVICE, dtype=torch.float64), 1e-5), "float64"),
+        (lambda: attention(torch.ones(1, 4, 3 * 24, device=DEVICE), 1), "head dimension 24"),
+        (
+            lambda: adam_atan2_(
+                *[[torch.ones(3, 2, device=DEVICE).T] for _ in range(4)],
+                step=1,
+                lr=0.1,
+                beta1=0.9,
+                beta2=0.9,
+                weight_decay=0,
+            ),
+            "contiguous",
+        ),
+        (
+            lambda: linear_rms_norm(
+                *(torch.ones(2, 1024, device=DEVICE), torch.ones(1024, 1024, device=DEVICE)),
+                torch.ones(2, 1024, device=DEVICE),
+                1e-5,
+            ),
+            "1024 are wider than 512",
+        ),
+    ],
+)
 def test_what_a_demanded_kernel_cannot_do_is_an_error(call, word):
     with dispatch.override("triton"), pytest.raises(InputError, match=word):
         call()
@@ -86,41 +117,51 @@ def test_what_a_demanded_kernel_cannot_do_is_an_error(call, word):
 ONES, HALF, INDEX = torch.ones, torch.ones(2, 8, dtype=torch.float16), torch.zeros(2, dtype=torch.int64)
 
 
-@pytest.mark.parametrize(("call", "word"), [
-    (lambda: attention(ONES(1, 4, 50), 2), "50 columns"),
-    (lambda: attention(ONES(1, 4, 96), 2, ONES(4, 8)), "rotary table"),
-    (lambda: attention(ONES(1, 4, 96), 2, None, ONES(1)), "lengths"),
-    (lambda: attention(ONES(1, 4, 96), 2, None, ONES(2, dtype=torch.int32)), "lengths"),
-    (lambda: rms_norm(ONES(2, 8), 1e-5, HALF), "residual float16"),
-    (lambda: rms_norm(ONES(2, 8), 1e-5, ONES(8)), r"residual float32 \[8\]"),
-    (lambda: linear_swiglu(HALF, ONES(6, 8)), "x float16"),
-    (lambda: linear_swiglu(ONES(2, 8), ONES(6, 4)), r"weight float32 \[6, 4\]"),
-    (lambda: linear_rms_norm(ONES(2, 8), ONES(4, 8), HALF, 1e-5), "linear_rms_norm"),
-    (lambda: linear_rms_norm(ONES(2, 8), ONES(4, 8), ONES(1, 4), 1e-5), "linear_rms_norm"),
-    (lambda: stablemax_cross_entropy(ONES(2, 12), INDEX[:1]), "stablemax"),
-    (lambda: embedding(INDEX[None], ONES(12, 8), ONES(2, 8), 1, None, 1.0, torch.float32), "1 puzzle tokens"),
-    (lambda: embedding(INDEX[None], ONES(12, 8), ONES(1, 9), 1, None, 1.0, torch.float32), "1 puzzle tokens"),
-    (lambda: embedding(INDEX[None], ONES(12, 8), None, 0, ONES(3, 8), 1.0, torch.float32), "positions"),
-    (lambda: sparse_sign_sgd_(ONES(9, 8), INDEX, ONES(1, 8), lr=1, weight_decay=0), "sign_sgd"),
-    (lambda: adam_atan2_([ONES(3)], [ONES(2)], [ONES(3)], [ONES(3)], step=1, lr=1, beta1=0, beta2=0, weight_decay=0),
-     r"grad float32 \[2\]"),
-])
+@pytest.mark.parametrize(
+    ("call", "word"),
+    [
+        (lambda: attention(ONES(1, 4, 50), 2), "50 columns"),
+        (lambda: attention(ONES(1, 4, 96), 2, ONES(4, 8)), "rotary table"),
+        (lambda: attention(ONES(1, 4, 96), 2, None, ONES(1)), "lengths"),
+        (lambda: attention(ONES(1, 4, 96), 2, None, ONES(2, dtype=torch.int32)), "lengths"),
+        (lambda: rms_norm(ONES(2, 8), 1e-5, HALF), "residual float16"),
+        (lambda: rms_norm(ONES(2, 8), 1e-5, ONES(8)), r"residual float32 \[8\]"),
+        (lambda: linear_swiglu(HALF, ONES(6, 8)), "x float16"),
+        (lambda: linear_swiglu(ONES(2, 8), ONES(6, 4)), r"weight float32 \[6, 4\]"),
+        (lambda: linear_rms_norm(ONES(2, 8), ONES(4, 8), HALF, 1e-5), "linear_rms_norm"),
+        (lambda: linear_rms_norm(ONES(2, 8), ONES(4, 8), ONES(1, 4), 1e-5), "linear_rms_norm"),
+        (lambda: stablemax_cross_entropy(ONES(2, 12), INDEX[:1]), "stablemax"),
+        (lambda: embedding(INDEX[None], ONES(12, 8), ONES(2, 8), 1, None, 1.0, torch.float32), "1 puzzle tokens"),
+        (lambda: embedding(INDEX[None], ONES(12, 8), ONES(1, 9), 1, None, 1.0, torch.float32), "1 puzzle tokens"),
+        (lambda: embedding(INDEX[None], ONES(12, 8), None, 0, ONES(3, 8), 1.0, torch.float32), "positions"),
+        (lambda: sparse_sign_sgd_(ONES(9, 8), INDEX, ONES(1, 8), lr=1, weight_decay=0), "sign_sgd"),
+        (
+            lambda: adam_atan2_(
+                [ONES(3)], [ONES(2)], [ONES(3)], [ONES(3)], step=1, lr=1, beta1=0, beta2=0, weight_decay=0
+            ),
+            r"grad float32 \[2\]",
+        ),
+    ],
+)
 def test_arguments_that_do_not_fit_are_refused(call, word):
     with pytest.raises(ValueError, match=word):
         call()
 
 
 def test_the_environment_variable_is_checked_and_the_package_works_without_triton():
-    code = ("import sys; sys.modules['triton'] = None; import torch; from hrm_offline import build_model; "
-            "from hrm_offline.ops import dispatch; "
-            "print(dispatch.summary(torch.device('cpu'), torch.float32)); "
-            "model = build_model('hrm-132k'); tokens = torch.zeros(1, 9, dtype=torch.int32); "
-            "z = model.initial_states(1, (3, 3)); "
-            "model(*z, tokens, model.puzzle_vectors(torch.zeros(1, 2, dtype=torch.long)), (3, 3))")
+    code = (
+        "import sys; sys.modules['triton'] = None; import torch; from hrm_offline import build_model; "
+        "from hrm_offline.ops import dispatch; "
+        "print(dispatch.summary(torch.device('cpu'), torch.float32)); "
+        "model = build_model('hrm-132k'); tokens = torch.zeros(1, 9, dtype=torch.int32); "
+        "z = model.initial_states(1, (3, 3)); "
+        "model(*z, tokens, model.puzzle_vectors(torch.zeros(1, 2, dtype=torch.long)), (3, 3))"
+    )
 
     def run(mode: str) -> subprocess.CompletedProcess:
-        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                              env=os.environ | {"HRM_OFFLINE_OPS": mode})
+        return subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"HRM_OFFLINE_OPS": mode}
+        )
 
     without = run("")
     assert without.returncode == 0, without.stderr
@@ -141,8 +182,9 @@ def test_the_whole_block(dtype, tolerance):
     x = torch.randn(3, 26, 64).to(DEVICE, dtype)
     grad = torch.randn(3, 26, 64).to(DEVICE, dtype)
     exists = (torch.arange(26, device=DEVICE) < lengths[:, None])[:, :, None]
-    table = rope_table("rope-2d", (5, 5), 1, 30, 16, 100.0, DEVICE,
-                       torch.float32 if dtype is torch.float32 else torch.float16)
+    table = rope_table(
+        "rope-2d", (5, 5), 1, 30, 16, 100.0, DEVICE, torch.float32 if dtype is torch.float32 else torch.float16
+    )
 
     def run(dtype, mode):
         block.zero_grad()
@@ -190,8 +232,12 @@ def test_gradients_of_the_whole_recurrent_step_against_float64(loss, canvas):
             model.dtype = dtype
         cells = None if canvas == "full" else torch.tensor([25, 15, 20], dtype=torch.int32, device=DEVICE)
         exists = torch.arange(25, device=DEVICE).expand(3, 25) < (25 if cells is None else cells[:, None])
-        batch = Sequences(tokens.int().to(DEVICE), labels.to(DEVICE).masked_fill(~exists, IGNORE),
-                          torch.tensor([[1], [2], [1]], device=DEVICE), cells)
+        batch = Sequences(
+            tokens.int().to(DEVICE),
+            labels.to(DEVICE).masked_fill(~exists, IGNORE),
+            torch.tensor([[1], [2], [1]], device=DEVICE),
+            cells,
+        )
         with dispatch.override(mode):
             carry = initial_carry(model, batch, (5, 5))
             refill_(model, carry, batch)
@@ -199,9 +245,14 @@ def test_gradients_of_the_whole_recurrent_step_against_float64(loss, canvas):
             step = training_step(model, carry, vectors, torch.zeros(3, device=DEVICE), look_ahead=True)
             total, _ = outer_step_loss(step, batch.labels, loss)
             total.backward()
-        results[mode] = {"loss": total.detach(), "logits": step.output.logits.detach()[exists], "z_H": step.z_H[:, 0],
-                         "target": step.continuation.target, "puzzle": vectors.grad,
-                         **{name: p.grad for name, p in model.named_parameters()}}
+        results[mode] = {
+            "loss": total.detach(),
+            "logits": step.output.logits.detach()[exists],
+            "z_H": step.z_H[:, 0],
+            "target": step.continuation.target,
+            "puzzle": vectors.grad,
+            **{name: p.grad for name, p in model.named_parameters()},
+        }
     for name, expected in results["reference"].items():
         difference = (results["triton"][name] - expected).norm() / expected.norm().clamp_min(1e-12)
         assert difference < 1e-5, (name, difference)
@@ -302,8 +353,11 @@ def test_a_training_step_of_every_preset_on_the_gpu(name):
     for mode in ("auto", "reference"):
         torch.manual_seed(0)
         model = RecursiveModel(config, 4, dtype).to(DEVICE)
-        batch = Sequences(tokens.int().to(DEVICE), tokens.roll(1, 0).to(DEVICE),
-                         torch.zeros(4, config.puzzle_ids, dtype=torch.long, device=DEVICE))
+        batch = Sequences(
+            tokens.int().to(DEVICE),
+            tokens.roll(1, 0).to(DEVICE),
+            torch.zeros(4, config.puzzle_ids, dtype=torch.long, device=DEVICE),
+        )
         with dispatch.override(mode):
             carry = initial_carry(model, batch, (30, 30))
             refill_(model, carry, batch)

@@ -28,11 +28,33 @@ def test_a_task_of_thousands_of_pairs_is_answered_and_learned(tmp_path):
     assert check_learning(tmp_path / "challenges.json")
 
 
-@pytest.mark.parametrize("submission", [
-    [], {}, {"a": [ENTRY]}, {"a": [ENTRY] * 2, "b": [ENTRY]}, {"a": [ENTRY] * 3}, {"a": [ENTRY, {}]},
-    *({"a": [ENTRY, ENTRY | {"attempt_2": grid}]}
-      for grid in ([], [[]], [[1], [1, 2]], [[10]], [[-1]], [[True]], [[1.0]], [["1"]], [[0]] * 31, [[0] * 31], None)),
-])
+@pytest.mark.parametrize(
+    "submission",
+    [
+        [],
+        {},
+        {"a": [ENTRY]},
+        {"a": [ENTRY] * 2, "b": [ENTRY]},
+        {"a": [ENTRY] * 3},
+        {"a": [ENTRY, {}]},
+        *(
+            {"a": [ENTRY, ENTRY | {"attempt_2": grid}]}
+            for grid in (
+                [],
+                [[]],
+                [[1], [1, 2]],
+                [[10]],
+                [[-1]],
+                [[True]],
+                [[1.0]],
+                [["1"]],
+                [[0]] * 31,
+                [[0] * 31],
+                None,
+            )
+        ),
+    ],
+)
 def test_a_submission_that_is_not_valid_is_noticed(submission):
     fuzz_challenges.check_submission({"a": [ENTRY, ENTRY]}, {"a": 2})
     with pytest.raises(Problem):

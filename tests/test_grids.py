@@ -12,8 +12,14 @@ from hrm_offline.tokens import EOS, PAD
 GRIDS = arrays(np.uint8, st.tuples(st.integers(1, 30), st.integers(1, 30)), elements=st.integers(0, 9))
 VIEWS = st.builds(View, st.integers(0, 7), st.permutations(range(10)).map(tuple))
 BY_NUMPY = (
-    lambda g: g, lambda g: np.rot90(g, 1), lambda g: np.rot90(g, 2), lambda g: np.rot90(g, 3), np.fliplr, np.flipud,
-    lambda g: g.T, lambda g: np.fliplr(np.rot90(g, 1)),
+    lambda g: g,
+    lambda g: np.rot90(g, 1),
+    lambda g: np.rot90(g, 2),
+    lambda g: np.rot90(g, 3),
+    np.fliplr,
+    np.flipud,
+    lambda g: g.T,
+    lambda g: np.fliplr(np.rot90(g, 1)),
 )
 
 
@@ -78,14 +84,18 @@ def test_view_applies_colours_and_dihedral(element):
     assert np.array_equal(view.apply(grid), BY_NUMPY[element](np.array([[2, 1, 3], [4, 5, 6]])))
 
 
-@pytest.mark.parametrize(("rotations", "flips", "count"), [(True, True, 8), (True, False, 4), (False, True, 4),
-                                                          (False, False, 1)])
+@pytest.mark.parametrize(
+    ("rotations", "flips", "count"), [(True, True, 8), (True, False, 4), (False, True, 4), (False, False, 1)]
+)
 def test_symmetries_are_the_group_that_their_kinds_generate(rotations, flips, count):
     grid = np.arange(6).reshape(2, 3)
     made = {dihedral(grid, e).tobytes() + bytes(dihedral(grid, e).shape) for e in symmetries(rotations, flips)}
     assert len(made) == count
-    closed = {dihedral(dihedral(grid, a), b).tobytes() + bytes(dihedral(dihedral(grid, a), b).shape)
-              for a in symmetries(rotations, flips) for b in symmetries(rotations, flips)}
+    closed = {
+        dihedral(dihedral(grid, a), b).tobytes() + bytes(dihedral(dihedral(grid, a), b).shape)
+        for a in symmetries(rotations, flips)
+        for b in symmetries(rotations, flips)
+    }
     assert closed == made
     assert (np.fliplr(grid).tobytes() + bytes(grid.shape) in made) == flips
     assert (np.rot90(grid).tobytes() + bytes((3, 2)) in made) == rotations

@@ -64,6 +64,7 @@ def test_a_pickle_under_the_name_of_weights_is_not_run(artifact, tmp_path, monke
 
 # The header of a safetensors file
 
+
 def entry(begin=0, end=4, shape=(1,), dtype="F32", **more):
     return {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end], **more}
 
@@ -78,46 +79,57 @@ def write_tensors(path: Path, header, data_bytes: int = 4, length: int | None = 
 
 
 def test_a_well_formed_header_is_read(tmp_path):
-    header = {"__metadata__": {"a": "b"}, "later": entry(4, 4, (0, 3), "BF16"), "first": entry(),
-              "last": entry(4, 8, ())}
+    header = {
+        "__metadata__": {"a": "b"},
+        "later": entry(4, 4, (0, 3), "BF16"),
+        "first": entry(),
+        "last": entry(4, 8, ()),
+    }
     found = read_tensor_header(write_tensors(tmp_path / "t", header, 8))
     assert {name: (info.dtype, info.shape) for name, info in found.items()} == {
-        "later": ("BF16", (0, 3)), "first": ("F32", (1,)), "last": ("F32", ())}
+        "later": ("BF16", (0, 3)),
+        "first": ("F32", (1,)),
+        "last": ("F32", ()),
+    }
 
 
-@pytest.mark.parametrize(("header", "reason"), [
-    ({"a": entry(0, 8)}, "has 8 bytes"),
-    ({"a": entry(4, 8)}, "begins at byte 4"),
-    ({"a": entry(0, 0, (0,)), "b": entry(2**62, 2**62 + 4)}, "begins at byte"),
-    ({"a": entry(), "b": entry()}, "begins at byte 0"),
-    ({"a": entry(), "b": entry(2, 6)}, "begins at byte 2"),
-    ({"a": entry(), "b": entry(4, 8)}, "tensors have 8 bytes, the file has 4"),
-    ({"a": entry(0, 2, (1,), "F16")}, "tensors have 2 bytes, the file has 4"),
-    ({}, "tensors have 0 bytes"),
-    ({"a": entry(4, 0)}, "has -4 bytes"),
-    ({"a": entry(-4, 0)}, "data_offsets"),
-    ({"a": entry(0, True)}, "data_offsets"),
-    ({"a": entry(0, 4.0)}, "data_offsets"),
-    ({"a": entry(0, 10**400)}, "data_offsets"),
-    ({"a": entry(shape=(-1, -1))}, "shape"),
-    ({"a": entry(shape=(1.0,))}, "shape"),
-    ({"a": entry(shape=[2**62] * 10_000)}, "shape a list of 10000 items"),
-    ({"a": entry(shape=[2**32, 2**32])}, "has 4 bytes"),
-    ({"a": entry(dtype="F31")}, "dtype 'F31'"),
-    ({"a": entry(dtype=["F32"])}, "dtype a list"),
-    ({"a": entry(more=1)}, "no dtype"),
-    ({"a": {"dtype": "F32"}}, "no dtype"),
-    ({"a": None}, "no dtype"),
-    ({"x" * 10_000 + "\n": None}, "tensor ''xxx"),
-    ([entry()], "a list of 1 item"),
-    (b'{"a": 1, "a": 2}', "twice"),
-    (b'{"a": {"dtype": "F32", "dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}', "twice"),
-    (b"[" * 100_000, "recursion"),
-    (b'{"a": ' * 100_000, "recursion"),
-    (b"\xff\xfe{}", "decode"),
-    (b"", "Expecting value"),
-    (b" " * (2**21 + 1), "header would have 2097153"),
-], ids=shown)
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        ({"a": entry(0, 8)}, "has 8 bytes"),
+        ({"a": entry(4, 8)}, "begins at byte 4"),
+        ({"a": entry(0, 0, (0,)), "b": entry(2**62, 2**62 + 4)}, "begins at byte"),
+        ({"a": entry(), "b": entry()}, "begins at byte 0"),
+        ({"a": entry(), "b": entry(2, 6)}, "begins at byte 2"),
+        ({"a": entry(), "b": entry(4, 8)}, "tensors have 8 bytes, the file has 4"),
+        ({"a": entry(0, 2, (1,), "F16")}, "tensors have 2 bytes, the file has 4"),
+        ({}, "tensors have 0 bytes"),
+        ({"a": entry(4, 0)}, "has -4 bytes"),
+        ({"a": entry(-4, 0)}, "data_offsets"),
+        ({"a": entry(0, True)}, "data_offsets"),
+        ({"a": entry(0, 4.0)}, "data_offsets"),
+        ({"a": entry(0, 10**400)}, "data_offsets"),
+        ({"a": entry(shape=(-1, -1))}, "shape"),
+        ({"a": entry(shape=(1.0,))}, "shape"),
+        ({"a": entry(shape=[2**62] * 10_000)}, "shape a list of 10000 items"),
+        ({"a": entry(shape=[2**32, 2**32])}, "has 4 bytes"),
+        ({"a": entry(dtype="F31")}, "dtype 'F31'"),
+        ({"a": entry(dtype=["F32"])}, "dtype a list"),
+        ({"a": entry(more=1)}, "no dtype"),
+        ({"a": {"dtype": "F32"}}, "no dtype"),
+        ({"a": None}, "no dtype"),
+        ({"x" * 10_000 + "\n": None}, "tensor ''xxx"),
+        ([entry()], "a list of 1 item"),
+        (b'{"a": 1, "a": 2}', "twice"),
+        (b'{"a": {"dtype": "F32", "dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}', "twice"),
+        (b"[" * 100_000, "recursion"),
+        (b'{"a": ' * 100_000, "recursion"),
+        (b"\xff\xfe{}", "decode"),
+        (b"", "Expecting value"),
+        (b" " * (2**21 + 1), "header would have 2097153"),
+    ],
+    ids=shown,
+)
 def test_headers_that_make_no_sense_are_refused(tmp_path, header, reason):
     with pytest.raises(InputError, match="not a safetensors file") as error:
         read_tensor_header(write_tensors(tmp_path / "t.safetensors", header))
@@ -126,8 +138,9 @@ def test_headers_that_make_no_sense_are_refused(tmp_path, header, reason):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"\0" * 7, (3).to_bytes(8, "little") + b"{}",
-                                     (2**60).to_bytes(8, "little") + b"{}", b"\xff" * 8])
+@pytest.mark.parametrize(
+    "content", [b"", b"\0" * 7, (3).to_bytes(8, "little") + b"{}", (2**60).to_bytes(8, "little") + b"{}", b"\xff" * 8]
+)
 def test_lengths_beyond_the_file_are_refused(tmp_path, content):
     (tmp_path / "t").write_bytes(content)
     with pytest.raises(InputError, match="its header would have"):
@@ -144,22 +157,34 @@ def test_every_truncation_is_refused(artifact, file):
 
 # Weights that are well-formed and not what the config asks for
 
-@pytest.mark.parametrize(("name", "value", "reason"), [
-    ("../../outside", torch.zeros(1), "'../../outside' has no place"),
-    ("/outside", torch.zeros(1), "'/outside' has no place"),
-    ("H_level.layers.999999999.mlp.down_proj.weight", torch.zeros(1), "has no place"),
-    ("a\nb", torch.zeros(1), r"'a\nb'"),
-    ("q_head.bias", torch.zeros(2, dtype=torch.int32), "'q_head.bias' has dtype I32"),
-    ("q_head.bias", torch.zeros(2, dtype=torch.bool), "'q_head.bias' has dtype BOOL"),
-    ("q_head.bias", torch.tensor([0.0, float("nan")]), "'q_head.bias' holds numbers that are not finite"),
-    ("q_head.bias", torch.tensor([float("inf"), 0.0]), "'q_head.bias' holds numbers that are not finite"),
-    ("q_head.bias", torch.tensor([0.0, -float("inf")]).bfloat16(), "'q_head.bias' holds numbers that are not finite"),
-    ("q_head.bias", torch.tensor([1e300, 0.0], dtype=torch.float64), "'q_head.bias' holds numbers that are not finite"),
-    ("q_head.bias", torch.zeros(3), "'q_head.bias' is [3], the config asks for [2]"),
-    ("q_head.bias", torch.zeros(2, 1), "'q_head.bias' is [2, 1]"),
-    ("puzzle_emb.weights", torch.zeros(5, 32), "'puzzle_emb.weights' is [5, 32]"),
-    ("puzzle_emb.weights", torch.zeros(10_000, 32), "'puzzle_emb.weights' is [10000, 32]"),
-])
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("../../outside", torch.zeros(1), "'../../outside' has no place"),
+        ("/outside", torch.zeros(1), "'/outside' has no place"),
+        ("H_level.layers.999999999.mlp.down_proj.weight", torch.zeros(1), "has no place"),
+        ("a\nb", torch.zeros(1), r"'a\nb'"),
+        ("q_head.bias", torch.zeros(2, dtype=torch.int32), "'q_head.bias' has dtype I32"),
+        ("q_head.bias", torch.zeros(2, dtype=torch.bool), "'q_head.bias' has dtype BOOL"),
+        ("q_head.bias", torch.tensor([0.0, float("nan")]), "'q_head.bias' holds numbers that are not finite"),
+        ("q_head.bias", torch.tensor([float("inf"), 0.0]), "'q_head.bias' holds numbers that are not finite"),
+        (
+            "q_head.bias",
+            torch.tensor([0.0, -float("inf")]).bfloat16(),
+            "'q_head.bias' holds numbers that are not finite",
+        ),
+        (
+            "q_head.bias",
+            torch.tensor([1e300, 0.0], dtype=torch.float64),
+            "'q_head.bias' holds numbers that are not finite",
+        ),
+        ("q_head.bias", torch.zeros(3), "'q_head.bias' is [3], the config asks for [2]"),
+        ("q_head.bias", torch.zeros(2, 1), "'q_head.bias' is [2, 1]"),
+        ("puzzle_emb.weights", torch.zeros(5, 32), "'puzzle_emb.weights' is [5, 32]"),
+        ("puzzle_emb.weights", torch.zeros(10_000, 32), "'puzzle_emb.weights' is [10000, 32]"),
+    ],
+)
 def test_weights_that_cannot_serve_are_named(artifact, name, value, reason):
     weights = artifact / "model.safetensors"
     save_file(load_file(weights) | {name: value}, weights)
@@ -180,6 +205,7 @@ def test_weights_of_fewer_bits_serve_as_float32(artifact):
 
 # config.json
 
+
 def write_config(folder: Path, change) -> None:
     path = folder / "config.json"
     settings = json.loads(path.read_text())
@@ -187,17 +213,46 @@ def write_config(folder: Path, change) -> None:
     path.write_text(json.dumps(settings))
 
 
-@pytest.mark.parametrize(("setting", "value"), [
-    *((name, size) for name in ("hidden_size", "num_heads", "H_layers", "L_layers", "H_cycles", "L_cycles",
-                                "vocab_size", "canvas_rows", "canvas_cols", "puzzle_emb_ndim", "puzzle_columns",
-                                "halt_max_steps")
-      for size in (10**9, 10**400, -1, 1.0, "1", True, None, [1], float("nan"))),
-    *((name, value) for name in ("expansion", "rms_norm_eps", "rope_theta", "halt_exploration_prob")
-      for value in (float("nan"), float("inf"), -float("inf"), 10**400, -1.0, 1e300, "1", True, None)),
-    ("rms_norm_eps", 0.0), ("expansion", 1e-300), ("rope_theta", 0), ("vocab_size", 4), ("puzzle_columns", 2),
-    ("puzzle_emb_ndim", 0), ("positions", "x" * 10**5), ("positions", ["rope-1d"]), ("halting", {}),
-    ("no\nsuch setting", 1), ("__class__", "x"),
-], ids=shown)
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        *(
+            (name, size)
+            for name in (
+                "hidden_size",
+                "num_heads",
+                "H_layers",
+                "L_layers",
+                "H_cycles",
+                "L_cycles",
+                "vocab_size",
+                "canvas_rows",
+                "canvas_cols",
+                "puzzle_emb_ndim",
+                "puzzle_columns",
+                "halt_max_steps",
+            )
+            for size in (10**9, 10**400, -1, 1.0, "1", True, None, [1], float("nan"))
+        ),
+        *(
+            (name, value)
+            for name in ("expansion", "rms_norm_eps", "rope_theta", "halt_exploration_prob")
+            for value in (float("nan"), float("inf"), -float("inf"), 10**400, -1.0, 1e300, "1", True, None)
+        ),
+        ("rms_norm_eps", 0.0),
+        ("expansion", 1e-300),
+        ("rope_theta", 0),
+        ("vocab_size", 4),
+        ("puzzle_columns", 2),
+        ("puzzle_emb_ndim", 0),
+        ("positions", "x" * 10**5),
+        ("positions", ["rope-1d"]),
+        ("halting", {}),
+        ("no\nsuch setting", 1),
+        ("__class__", "x"),
+    ],
+    ids=shown,
+)
 def test_settings_that_cannot_be_are_refused(artifact, setting, value):
     write_config(artifact, lambda settings: settings["model"].update({setting: value}))
     message = refusal(artifact)
@@ -205,11 +260,14 @@ def test_settings_that_cannot_be_are_refused(artifact, setting, value):
     assert setting.splitlines()[0] in message
 
 
-@pytest.mark.parametrize(("settings", "reason"), [
-    ({"canvas_rows": 512, "canvas_cols": 513}, "canvas_rows x canvas_cols is 262656"),
-    ({"H_layers": 200, "L_layers": 200, "H_cycles": 10, "L_cycles": 10}, "is 22000, expected at most"),
-    ({"hidden_size": 4, "num_heads": 2, "puzzle_emb_ndim": 16_000}, "is 4000, expected at most"),
-])
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"canvas_rows": 512, "canvas_cols": 513}, "canvas_rows x canvas_cols is 262656"),
+        ({"H_layers": 200, "L_layers": 200, "H_cycles": 10, "L_cycles": 10}, "is 22000, expected at most"),
+        ({"hidden_size": 4, "num_heads": 2, "puzzle_emb_ndim": 16_000}, "is 4000, expected at most"),
+    ],
+)
 def test_settings_that_are_too_much_together_are_refused(settings, reason):
     with pytest.raises(InputError, match=reason):
         ModelConfig(**settings)
@@ -217,35 +275,59 @@ def test_settings_that_are_too_much_together_are_refused(settings, reason):
 
 def test_limits_leave_room_for_research():
     for preset in PRESETS.values():
-        deep = {name: size for name, size in (("H_layers", 32), ("L_layers", 32), ("H_cycles", 8), ("L_cycles", 8))
-                if getattr(preset.model, name)}
-        dataclasses.replace(preset.model, **deep, canvas_rows=128, canvas_cols=128, hidden_size=8192, num_heads=64,
-                            puzzle_emb_ndim=8192, halt_max_steps=256)
+        deep = {
+            name: size
+            for name, size in (("H_layers", 32), ("L_layers", 32), ("H_cycles", 8), ("L_cycles", 8))
+            if getattr(preset.model, name)
+        }
+        dataclasses.replace(
+            preset.model,
+            **deep,
+            canvas_rows=128,
+            canvas_cols=128,
+            hidden_size=8192,
+            num_heads=64,
+            puzzle_emb_ndim=8192,
+            halt_max_steps=256,
+        )
 
 
-@pytest.mark.parametrize("change", [
-    lambda settings: settings.update(extra="__import__('os')"),
-    lambda settings: settings.pop("format"),
-    lambda settings: settings.update(format=["hrm_offline artifact 2"]),
-    lambda settings: settings.update(model=[]),
-    lambda settings: settings.pop("model"),
-    lambda settings: settings.update(conditioning=["table"]),
-    lambda settings: settings.update(conditioning="factored"),
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda settings: settings.update(extra="__import__('os')"),
+        lambda settings: settings.pop("format"),
+        lambda settings: settings.update(format=["hrm_offline artifact 2"]),
+        lambda settings: settings.update(model=[]),
+        lambda settings: settings.pop("model"),
+        lambda settings: settings.update(conditioning=["table"]),
+        lambda settings: settings.update(conditioning="factored"),
+    ],
+)
 def test_configs_of_another_form_are_refused(artifact, change):
     write_config(artifact, change)
     assert "config.json" in refusal(artifact)
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, '{"model":' * 100_000, '{"format": ' + "9" * 5000 + "}", "\ud800",
-                                  "nan", '{"format": "hrm_offline artifact 2"} x'],
-                         ids=shown)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        '{"model":' * 100_000,
+        '{"format": ' + "9" * 5000 + "}",
+        "\ud800",
+        "nan",
+        '{"format": "hrm_offline artifact 2"} x',
+    ],
+    ids=shown,
+)
 def test_a_config_that_is_no_json_is_refused(artifact, text):
     (artifact / "config.json").write_text(text, errors="surrogatepass")
     assert "config.json" in refusal(artifact)
 
 
 # The folder
+
 
 def test_folders_that_are_none_are_refused(good, tmp_path):
     (tmp_path / "file").write_text("")
@@ -264,8 +346,13 @@ def test_files_that_cannot_be_read_are_refused(artifact, file, kind):
             pytest.skip("this user may read everything")
     else:
         path.unlink()
-        makers = {"missing": lambda: None, "loop": lambda: path.symlink_to(path), "folder": path.mkdir,
-                  "pipe": lambda: os.mkfifo(path), "device": lambda: path.symlink_to("/dev/zero")}
+        makers = {
+            "missing": lambda: None,
+            "loop": lambda: path.symlink_to(path),
+            "folder": path.mkdir,
+            "pipe": lambda: os.mkfifo(path),
+            "device": lambda: path.symlink_to("/dev/zero"),
+        }
         makers[kind]()
     message = refusal(artifact)
     assert file in message
@@ -273,6 +360,7 @@ def test_files_that_cannot_be_read_are_refused(artifact, file, kind):
 
 
 # What refusing costs
+
 
 def tensors(header, data_bytes):
     return lambda folder: write_tensors(folder / "model.safetensors", header, data_bytes)
@@ -332,17 +420,21 @@ def test_refusing_takes_little_memory(good, tmp_path):
 
 # A checkpoint to import
 
-@pytest.mark.parametrize(("change", "reason"), [
-    ({"puzzle_emb.weights": torch.zeros(1).expand(10**12).view(10**6, 10**6)}, "more numbers than the file"),
-    ({"puzzle_emb.weights": torch.zeros(4)}, "no weights of a Hierarchical"),
-    ({"puzzle_emb.weights": torch.zeros(4, 32, dtype=torch.int8)}, "no dense tensor"),
-    ({"lm_head.weight": torch.zeros(12, 0)}, "is empty"),
-    ({"H_level.layers.x.mlp": torch.zeros(1)}, "no weights of a Hierarchical"),
-    ({"H_level.layers.999999999.mlp": torch.zeros(1)}, "H_layers"),
-    ({"q_head.bias": torch.full((2,), float("nan"))}, "'q_head.bias' holds numbers that are not finite"),
-    ({1: torch.zeros(1)}, "expected a state dict"),
-    ({"embed_pos.embedding_weight": torch.zeros(())}, "no weights of a Hierarchical"),
-])
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"puzzle_emb.weights": torch.zeros(1).expand(10**12).view(10**6, 10**6)}, "more numbers than the file"),
+        ({"puzzle_emb.weights": torch.zeros(4)}, "no weights of a Hierarchical"),
+        ({"puzzle_emb.weights": torch.zeros(4, 32, dtype=torch.int8)}, "no dense tensor"),
+        ({"lm_head.weight": torch.zeros(12, 0)}, "is empty"),
+        ({"H_level.layers.x.mlp": torch.zeros(1)}, "no weights of a Hierarchical"),
+        ({"H_level.layers.999999999.mlp": torch.zeros(1)}, "H_layers"),
+        ({"q_head.bias": torch.full((2,), float("nan"))}, "'q_head.bias' holds numbers that are not finite"),
+        ({1: torch.zeros(1)}, "expected a state dict"),
+        ({"embed_pos.embedding_weight": torch.zeros(())}, "no weights of a Hierarchical"),
+    ],
+)
 def test_checkpoints_that_cannot_be_are_refused(tmp_path, change, reason):
     torch.save(RecursiveModel(TINY, 4).state_dict() | change, tmp_path / "step_1")
     with pytest.raises(InputError, match=reason) as error:

@@ -69,6 +69,7 @@ def test_planted_compositions_are_found_and_shorter_ones_weigh_more(length, prog
 
 def test_what_a_cell_is_in_may_decide_its_colour():
     """Shapes of one colour take another by their size; a size that was not demonstrated has no answer."""
+
     def shapes(*lengths):
         g = np.zeros((2 * len(lengths), 6), dtype=np.uint8)
         for row, length in enumerate(lengths):
@@ -120,8 +121,10 @@ def test_effort_bounds_the_search():
 
 
 SHAPES = [(1, 1), (1, 1), (1, 1), (1, 7), (7, 1), (2, 2), (3, 4), (5, 5), (8, 8), (30, 30), (30, 1), (29, 30)]
-RANDOM = [np.random.default_rng(seed).integers(0, 3, shape).astype(np.uint8) * (seed % 3 != 2)
-          for seed, shape in enumerate(SHAPES)]
+RANDOM = [
+    np.random.default_rng(seed).integers(0, 3, shape).astype(np.uint8) * (seed % 3 != 2)
+    for seed, shape in enumerate(SHAPES)
+]
 
 
 @pytest.mark.parametrize("grid", RANDOM)
@@ -151,7 +154,8 @@ def test_real_tasks_are_solved():
     for task_id in ("007bbfb7", "a416b8f3", "f25ffba3", "28bf18c6", "9565186b", "29ec7d0e"):
         task = tasks[task_id]
         assert [entry[0] for entry in answers(task.without_labels(), effort=4000)] == [
-            pair.output.tolist() for pair in task.test]
+            pair.output.tolist() for pair in task.test
+        ]
 
 
 def test_the_command_writes_votes_that_solve_counts(write_json, tmp_path, capsys):
@@ -169,8 +173,26 @@ def test_the_command_writes_votes_that_solve_counts(write_json, tmp_path, capsys
     assert list(candidates) == ["turned", "none"]
     assert [[len(entry) > 0 for entry in entries] for entries in candidates.values()] == [[True] * 2, [False] * 2]
 
-    assert main(["solve", "--challenges", str(path), "--out", str(tmp_path / "out"), "--budget", "2m", "--visits", "1",
-                 "--workers", "0", "--votes", f"{votes}=2"]) == 0
+    assert (
+        main(
+            [
+                "solve",
+                "--challenges",
+                str(path),
+                "--out",
+                str(tmp_path / "out"),
+                "--budget",
+                "2m",
+                "--visits",
+                "1",
+                "--workers",
+                "0",
+                "--votes",
+                f"{votes}=2",
+            ]
+        )
+        == 0
+    )
     submission, report = check(tmp_path / "out", challenges)
     assert [entry["attempt_1"] for entry in submission["turned"]] == [pair.output.tolist() for pair in task.test]
     assert report["votes from elsewhere"][0]["test inputs"] == 2
@@ -178,8 +200,10 @@ def test_the_command_writes_votes_that_solve_counts(write_json, tmp_path, capsys
 
 def test_what_the_command_cannot_do_is_one_line(write_json, tmp_path, capsys, make_task):
     path = str(write_json("challenges.json", to_challenges([make_task()])))
-    for extra, word in ((["--out", str(tmp_path)], str(tmp_path)),
-                        (["--out", str(tmp_path / "o"), "--effort", "0"], "effort is 0, expected 1 or more")):
+    for extra, word in (
+        (["--out", str(tmp_path)], str(tmp_path)),
+        (["--out", str(tmp_path / "o"), "--effort", "0"], "effort is 0, expected 1 or more"),
+    ):
         assert main(["induce", "--challenges", path, *extra]) == 2
         line = capsys.readouterr().err
         assert word in line

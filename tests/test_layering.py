@@ -12,7 +12,11 @@ PACKAGE = Path(__file__).parent.parent / "hrm_offline"
 # What each part may import of the package, beside itself.
 LEAVES = {"errors", "tokens", "files", "config", "budget"}
 ALLOWED = {
-    "errors": set(), "tokens": set(), "files": {"errors"}, "config": {"errors", "tokens"}, "budget": {"errors"},
+    "errors": set(),
+    "tokens": set(),
+    "files": {"errors"},
+    "config": {"errors", "tokens"},
+    "budget": {"errors"},
     "kaggle": {"errors"},
     "device": LEAVES,
     "data": LEAVES,

@@ -254,11 +254,16 @@ def test_lower_precision_stays_near_float32(dtype):
     assert (ours.float() - expected).norm() < 0.1 * expected.norm()
 
 
-@pytest.mark.parametrize(("change", "word"), [
-    ({"hidden_size": 30, "num_heads": 4}, "multiple"), ({"positions": "sine"}, "positions"),
-    ({"H_layers": 0}, "H_layers"), ({"halt_exploration_prob": 1.5}, "halt_exploration_prob"),
-    ({"hidden_size": 12, "num_heads": 2, "positions": "rope-2d"}, "rope-2d"),
-])
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"hidden_size": 30, "num_heads": 4}, "multiple"),
+        ({"positions": "sine"}, "positions"),
+        ({"H_layers": 0}, "H_layers"),
+        ({"halt_exploration_prob": 1.5}, "halt_exploration_prob"),
+        ({"hidden_size": 12, "num_heads": 2, "positions": "rope-2d"}, "rope-2d"),
+    ],
+)
 def test_a_configuration_that_cannot_be_is_refused(change, word):
     with pytest.raises(InputError, match=word):
         dataclasses.replace(TINY, **change)

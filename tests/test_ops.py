@@ -100,13 +100,22 @@ def test_linear_swiglu(dtype, rows, width, inner):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("rows", "inner", "width"), [
-    ((1,), 96, 64), ((3, 21), 40, 96), ((901,), 32, 32), ((7,), 64, 512),
-])
+@pytest.mark.parametrize(
+    ("rows", "inner", "width"),
+    [
+        ((1,), 96, 64),
+        ((3, 21), 40, 96),
+        ((901,), 32, 32),
+        ((7,), 64, 512),
+    ],
+)
 def test_linear_rms_norm(dtype, rows, inner, width):
     x, weight = normal(*rows, inner, dtype=dtype), normal(width, inner, dtype=dtype, scale=inner**-0.5)
-    check(lambda x, w, r: linear_rms_norm(x, w, r, 1e-5), lambda x, w, r: linear_rms_norm_reference(x, w, r, 1e-5),
-          [x, weight, normal(*rows, width, dtype=dtype)])
+    check(
+        lambda x, w, r: linear_rms_norm(x, w, r, 1e-5),
+        lambda x, w, r: linear_rms_norm_reference(x, w, r, 1e-5),
+        [x, weight, normal(*rows, width, dtype=dtype)],
+    )
 
 
 def table_for(tokens: int, head_dim: int, dtype: torch.dtype):
@@ -115,14 +124,22 @@ def table_for(tokens: int, head_dim: int, dtype: torch.dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("batch", "tokens", "heads", "head_dim", "rotate"), [
-    (1, 1, 1, 16, True), (2, 63, 2, 32, True), (1, 901, 1, 16, True), (2, 130, 1, 64, True), (2, 17, 3, 16, False),
-])
+@pytest.mark.parametrize(
+    ("batch", "tokens", "heads", "head_dim", "rotate"),
+    [
+        (1, 1, 1, 16, True),
+        (2, 63, 2, 32, True),
+        (1, 901, 1, 16, True),
+        (2, 130, 1, 64, True),
+        (2, 17, 3, 16, False),
+    ],
+)
 def test_attention(dtype, batch, tokens, heads, head_dim, rotate):
     qkv = normal(batch, tokens, 3 * heads * head_dim, dtype=dtype)
     table = table_for(tokens, head_dim, dtype) if rotate else None
-    check(lambda x: attention(x, heads, table), lambda x: attention_reference(x, heads, table), [qkv],
-          repeat=tokens < 900)  # which takes ten seconds in the interpreter
+    check(
+        lambda x: attention(x, heads, table), lambda x: attention_reference(x, heads, table), [qkv], repeat=tokens < 900
+    )  # which takes ten seconds in the interpreter
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -130,8 +147,9 @@ def test_attention_of_ragged_sequences_on_their_own_canvases(dtype):
     lengths = torch.tensor([5, 0, 300, 64, 1], device=DEVICE)  # 300 is more than there are
     qkv = normal(5, 201, 3 * 32, dtype=dtype)
     table = torch.stack([table_for(201 + i, 16, dtype)[i:] for i in range(5)])
-    out, grad = check(lambda x: attention(x, 2, table, lengths),
-                      lambda x: attention_reference(x, 2, table, lengths), [qkv])
+    out, grad = check(
+        lambda x: attention(x, 2, table, lengths), lambda x: attention_reference(x, 2, table, lengths), [qkv]
+    )
     beyond = torch.arange(201, device=DEVICE) >= lengths[:, None]
     assert (out[beyond] == 0).all()
     assert (grad[beyond] == 0).all()
@@ -166,8 +184,12 @@ def test_attention_of_large_scores(dtype, scale):
     qkv[..., 16:32] = qkv[..., :16]
     if scale < 0:
         qkv[..., 16:32] *= -1
-    check(lambda x: attention(x, 1), lambda x: attention_reference(x, 1), [qkv],
-          tolerance=5e-4 if dtype is torch.float32 else 2e-2)
+    check(
+        lambda x: attention(x, 1),
+        lambda x: attention_reference(x, 1),
+        [qkv],
+        tolerance=5e-4 if dtype is torch.float32 else 2e-2,
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -182,8 +204,9 @@ def test_stablemax(dtype, shape):
         ours = run(lambda x: stablemax_cross_entropy(x, labels), [logits], torch.ones(shape, device=DEVICE))
         with torch.no_grad():
             assert torch.equal(stablemax_cross_entropy(logits, labels), ours[0])
-    expected = run(lambda x: stablemax_cross_entropy_reference(x, labels), [logits.double()],
-                   torch.ones(shape, device=DEVICE))
+    expected = run(
+        lambda x: stablemax_cross_entropy_reference(x, labels), [logits.double()], torch.ones(shape, device=DEVICE)
+    )
     assert ours[0].dtype is torch.float32
     assert difference(ours[0], expected[0]) < 1e-6
     assert difference(ours[1], expected[1]) < TOLERANCE[dtype]
@@ -210,9 +233,15 @@ def test_stablemax_of_a_label_that_is_no_token_is_nan():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("batch", "cells", "width", "numbers", "puzzle_tokens", "positions"), [
-    (1, 1, 64, 64, 1, False), (3, 21, 96, 130, 2, False), (2, 901, 32, 0, 0, True), (4, 300, 64, 128, 2, True),
-])
+@pytest.mark.parametrize(
+    ("batch", "cells", "width", "numbers", "puzzle_tokens", "positions"),
+    [
+        (1, 1, 64, 64, 1, False),
+        (3, 21, 96, 130, 2, False),
+        (2, 901, 32, 0, 0, True),
+        (4, 300, 64, 128, 2, True),
+    ],
+)
 def test_embedding(dtype, batch, cells, width, numbers, puzzle_tokens, positions):
     tokens = torch.randint(0, 12, (batch, cells), device=DEVICE, dtype=torch.int32)
     leaves = [normal(12, width, dtype=torch.float32)]

@@ -24,14 +24,17 @@ def test_equals_the_published_reference_through_our_kernels(path):
     assert comparison.passed, f"\n{comparison.table()}"
 
 
-@pytest.mark.parametrize(("tensor", "kind"), [
-    ("eval/step2/logits", "eval/logits"),
-    ("train/step1/grad/model.inner.L_level.layers.0.mlp.down_proj.weight", "train/grad"),
-    ("train/step1/grad/model.inner.puzzle_emb.local_weights", "train/grad"),
-    ("train/step3/weights_after/model.inner.puzzle_emb.weights", "train/weights_after"),
-    ("train/step2/loss", "train/loss"),
-    ("train/step2/halted", "train/halted"),
-])
+@pytest.mark.parametrize(
+    ("tensor", "kind"),
+    [
+        ("eval/step2/logits", "eval/logits"),
+        ("train/step1/grad/model.inner.L_level.layers.0.mlp.down_proj.weight", "train/grad"),
+        ("train/step1/grad/model.inner.puzzle_emb.local_weights", "train/grad"),
+        ("train/step3/weights_after/model.inner.puzzle_emb.weights", "train/weights_after"),
+        ("train/step2/loss", "train/loss"),
+        ("train/step2/halted", "train/halted"),
+    ],
+)
 def test_a_planted_difference_is_found(tmp_path, tensor, kind, capsys):
     tensors = load_file(GOLDEN / "hrm_base.safetensors")
     changed = tensors[tensor]

@@ -14,9 +14,29 @@ from hrm_offline.cli import main
 from hrm_offline.data.puzzles import SHARED_ROWS
 
 # Eight real tasks, the smallest canvases, steps of a few milliseconds.
-SETTINGS = ["--preset", "hrm-132k", "--data", "arc1-train", "--held-out", "--max-side", "5", "--limit", "8",
-            "--tokens-per-step", "150", "--steps", "60", "--warmup-steps", "5", "--save-every", "10",
-            "--log-every", "5", "--threads", "1"]
+SETTINGS = [
+    "--preset",
+    "hrm-132k",
+    "--data",
+    "arc1-train",
+    "--held-out",
+    "--max-side",
+    "5",
+    "--limit",
+    "8",
+    "--tokens-per-step",
+    "150",
+    "--steps",
+    "60",
+    "--warmup-steps",
+    "5",
+    "--save-every",
+    "10",
+    "--log-every",
+    "5",
+    "--threads",
+    "1",
+]
 
 
 def launch(out, *extra, processes=1):
@@ -98,8 +118,9 @@ def test_another_runs_state_is_refused(unbroken, capsys):
 
 
 def test_config_file_is_overridden_by_flags_and_checked(tmp_path, capsys, write_json):
-    config = write_json("c.json", {"preset": "hrm-132k", "steps": 3, "held_out": [], "max_side": 3, "limit": 2,
-                                   "lr": 1})
+    config = write_json(
+        "c.json", {"preset": "hrm-132k", "steps": 3, "held_out": [], "max_side": 3, "limit": 2, "lr": 1}
+    )
     assert main(["pretrain", "--out", str(tmp_path / "o"), "--config", str(config), "--steps", "2"]) == 0
     assert json.loads((tmp_path / "o" / "config.json").read_text())["origin"]["steps"] == 2
     wrong = (({"stepz": 3}, "stepz"), ({"steps": "3"}, "steps"), ({"preset": "x"}, "hrm-132k"), ([], "object"))

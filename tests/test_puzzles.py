@@ -117,7 +117,8 @@ def test_batches_hold_whole_examples_with_the_right_embedding_rows(make_task, re
         assert len(batch) == min(max(1, recipe.tokens_per_step // bucket.area), views.sum())
         made = maker.make(batch)
         for (example, view, *_), tokens, labels, ids, cells in zip(
-                batch.plan, made.inputs.numpy(), made.labels.numpy(), made.puzzle_identifiers, made.cells):
+            batch.plan, made.inputs.numpy(), made.labels.numpy(), made.puzzle_identifiers, made.cells
+        ):
             assert example in bucket.members
             puzzle = source.examples.puzzles[example]
             assert puzzles.first_view[puzzle] <= view < puzzles.first_view[puzzle + 1]
@@ -176,8 +177,9 @@ def test_translation_moves_input_and_label_together_and_can_be_off(make_task):
     moved = made(translate=1.0, canvas="full", tokens_per_step=900 * 50)
     corners = set()
     for tokens, labels in zip(moved.inputs, moved.labels):
-        corner, other = (tuple(int(axis.min()) for axis in np.nonzero(b.view(30, 30).numpy() >= 2))
-                         for b in (tokens, labels))
+        corner, other = (
+            tuple(int(axis.min()) for axis in np.nonzero(b.view(30, 30).numpy() >= 2)) for b in (tokens, labels)
+        )
         assert corner == other
         corners.add(corner)
     assert len(corners) > 20
@@ -200,8 +202,9 @@ def test_factored_rows_name_the_task_the_transform_and_every_colour(make_task):
     for index in range(len(factored.all_views)):
         view = factored.all_views[index]
         assert names[identifiers[index][1]] == f"<dihedral {view.element}>"
-        assert [names[row] for row in identifiers[index][2:]] == [f"<colour {c} to {view.colours[c]}>"
-                                                                  for c in range(10)]
+        assert [names[row] for row in identifiers[index][2:]] == [
+            f"<colour {c} to {view.colours[c]}>" for c in range(10)
+        ]
     assert identifiers[:, 1].min() == FIRST_DIHEDRAL_ROW
     assert identifiers[:, 2:].min() == FIRST_COLOUR_ROW
 

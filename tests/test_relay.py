@@ -78,8 +78,10 @@ def test_goes_on_elsewhere_like_an_unbroken_run(carried, copied, tmp_path):
             learner.carries.clear()
 
     assert train(tmp_path / "unbroken", look=restart) == 0
-    assert train(tmp_path / "on", "--relay", copied,
-                 look=lambda learner: continued.update({learner.step: rate(learner)})) == 0
+    assert (
+        train(tmp_path / "on", "--relay", copied, look=lambda learner: continued.update({learner.step: rate(learner)}))
+        == 0
+    )
     assert continued == {step: rates[step] for step in range(HALF + 1, STEPS + 1)}
     expected = metrics(tmp_path / "unbroken")
     lines = metrics(carried / "out") + metrics(tmp_path / "on")
@@ -208,28 +210,40 @@ def table(value):
     return joined(lambda tensors: tensors.update({"model/puzzle_emb.weights": value}))
 
 
-@pytest.mark.parametrize(("damage", "words"), [
-    (lambda folder: flip(folder / "relay-00000030-001.part"), "relay-00000030-001.part: is missing or damaged"),
-    (lambda folder: (folder / "relay-00000030-001.part").unlink(), "relay-00000030-001.part: is missing or damaged"),
-    (lambda folder: (folder / "relay.json").unlink(), "relay.json: is missing, but there are parts"),
-    (lambda folder: (folder / "relay.json").write_text("{}"), "relay.json: expected the index"),
-    (indexed(step=-1), "relay.json: 'step' is -1"),
-    (indexed(step="../../30"), "relay.json: 'step' is '../../30'"),
-    (indexed(step=61), "relay.json: is of step 61, this run has 60"),
-    (indexed(parts=[{"bytes": 1}]), "relay.json: 'parts' is a list of 1 item"),
-    (indexed(parts=[]), "cannot be read as safetensors"),
-    (indexed(identity={"lr": {}}), "relay.json: 'identity' is"),
-    (indexed(identity={}), "was saved with beta1 = None, this run has 0.9"),
-    (joined(lambda _: b"\0" * 100), "cannot be read as safetensors"),
-    (joined(lambda tensors: tensors.pop("ema/3")), "tensor 'ema/3' is missing"),
-    (joined(lambda tensors: tensors.pop("adam/3/v")), "tensor 'adam/3/v' is missing"),
-    (joined(lambda tensors: tensors.update({"ema/99": torch.zeros(1)})), "tensor 'ema/99' has no place"),
-    (joined(lambda tensors: tensors.update({"ema/3": torch.zeros(1)})), "tensor 'ema/3' is torch.float32 [1]"),
-    (joined(lambda tensors: tensors.update({"adam/3/step": torch.tensor(-1)})), "'adam/3/step' is -1"),
-    (joined(lambda tensors: tensors["ema/3"].fill_(float("nan"))), "tensor 'ema/3' holds numbers that are not finite"),
-    (table(torch.zeros(relay.SHARED_ROWS)), "tensor 'model/puzzle_emb.weights' is torch.float32 [110]"),
-    (table(torch.zeros(relay.SHARED_ROWS, 64, dtype=torch.int32)), "tensor 'model/puzzle_emb.weights' is torch.int32"),
-])
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda folder: flip(folder / "relay-00000030-001.part"), "relay-00000030-001.part: is missing or damaged"),
+        (
+            lambda folder: (folder / "relay-00000030-001.part").unlink(),
+            "relay-00000030-001.part: is missing or damaged",
+        ),
+        (lambda folder: (folder / "relay.json").unlink(), "relay.json: is missing, but there are parts"),
+        (lambda folder: (folder / "relay.json").write_text("{}"), "relay.json: expected the index"),
+        (indexed(step=-1), "relay.json: 'step' is -1"),
+        (indexed(step="../../30"), "relay.json: 'step' is '../../30'"),
+        (indexed(step=61), "relay.json: is of step 61, this run has 60"),
+        (indexed(parts=[{"bytes": 1}]), "relay.json: 'parts' is a list of 1 item"),
+        (indexed(parts=[]), "cannot be read as safetensors"),
+        (indexed(identity={"lr": {}}), "relay.json: 'identity' is"),
+        (indexed(identity={}), "was saved with beta1 = None, this run has 0.9"),
+        (joined(lambda _: b"\0" * 100), "cannot be read as safetensors"),
+        (joined(lambda tensors: tensors.pop("ema/3")), "tensor 'ema/3' is missing"),
+        (joined(lambda tensors: tensors.pop("adam/3/v")), "tensor 'adam/3/v' is missing"),
+        (joined(lambda tensors: tensors.update({"ema/99": torch.zeros(1)})), "tensor 'ema/99' has no place"),
+        (joined(lambda tensors: tensors.update({"ema/3": torch.zeros(1)})), "tensor 'ema/3' is torch.float32 [1]"),
+        (joined(lambda tensors: tensors.update({"adam/3/step": torch.tensor(-1)})), "'adam/3/step' is -1"),
+        (
+            joined(lambda tensors: tensors["ema/3"].fill_(float("nan"))),
+            "tensor 'ema/3' holds numbers that are not finite",
+        ),
+        (table(torch.zeros(relay.SHARED_ROWS)), "tensor 'model/puzzle_emb.weights' is torch.float32 [110]"),
+        (
+            table(torch.zeros(relay.SHARED_ROWS, 64, dtype=torch.int32)),
+            "tensor 'model/puzzle_emb.weights' is torch.int32",
+        ),
+    ],
+)
 def test_a_damaged_relay_is_refused_in_one_line(copied, tmp_path, capsys, damage, words):
     damage(copied)
     assert train(tmp_path / "on", "--relay", copied) == 2

@@ -43,6 +43,7 @@ SMALL = PRESETS["hrm-132k"]
 
 # ----- journal
 
+
 def make_journal(path, count):
     journal = Journal(path, say=pytest.fail)
     for i in range(count):
@@ -115,6 +116,7 @@ def limit_file_size():
 
 
 # ----- schedule
+
 
 def make_schedule(make_task, workers, groups, end=1000.0, sharing="sharded"):
     tasks = tuple(make_task(f"t{i}", [((3 + i % 5, 3), (3, 3))] * (1 + i % 3), seed=i) for i in range(12))
@@ -222,6 +224,7 @@ def test_simulated_runs_end_in_time_and_use_it(first, sharing):
 
 # ----- workers that fail
 
+
 @pytest.fixture
 def challenges(make_task, write_json):
     value = to_challenges([make_task(f"t{i}", [((3, 3), (3, 3))] * 3, seed=i) for i in range(5)])
@@ -248,8 +251,9 @@ def reference(challenges, tmp_path):
     return json.loads((tmp_path / "reference" / "submission.json").read_text())
 
 
-@pytest.mark.parametrize(("engine", "same"), [(faults.Faulty, True), (faults.OutOfMemory, False),
-                                              (faults.NotANumber, False)])
+@pytest.mark.parametrize(
+    ("engine", "same"), [(faults.Faulty, True), (faults.OutOfMemory, False), (faults.NotANumber, False)]
+)
 def test_a_worker_that_fails_once_is_replaced(engine, same, challenges, reference, tmp_path, monkeypatch):
     monkeypatch.setenv(faults.MARK, str(tmp_path / "mark"))
     report = solve_quietly(options_of(challenges, tmp_path), pool=inline(engine))
@@ -290,14 +294,31 @@ def test_a_fault_of_the_leader_itself_leaves_its_answers(challenges, tmp_path):
 
 # ----- several workers
 
+
 def test_two_workers_answer_the_same_every_time_and_hold_no_torch_above(challenges, tmp_path):
     """In a process of its own, so that it can be seen that the leading process never loads torch."""
-    code = ("import sys; from hrm_offline.cli import main; code = main(sys.argv[1:]); "
-            "sys.exit(code or ('torch' in sys.modules and 9))")
+    code = (
+        "import sys; from hrm_offline.cli import main; code = main(sys.argv[1:]); "
+        "sys.exit(code or ('torch' in sys.modules and 9))"
+    )
     answers = []
     for name in ("a", "b"):
-        command = [sys.executable, "-c", code, "solve", "--challenges", str(challenges[0]),
-                   "--out", str(tmp_path / name), "--visits", "20", "--workers", "2", "--budget", "5m"]
+        command = [
+            sys.executable,
+            "-c",
+            code,
+            "solve",
+            "--challenges",
+            str(challenges[0]),
+            "--out",
+            str(tmp_path / name),
+            "--visits",
+            "20",
+            "--workers",
+            "2",
+            "--budget",
+            "5m",
+        ]
         done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
         assert done.returncode == 0, done.stdout + done.stderr
         submission, report = check(tmp_path / name, challenges[1])
@@ -343,6 +364,7 @@ def test_where_one_of_two_that_learn_together_dies_one_goes_on_alone(challenges,
 
 # ----- each task alone
 
+
 def test_alone_a_task_is_answered_as_if_it_were_the_only_one(challenges, write_json, tmp_path):
     report = solve_quietly(options_of(challenges, tmp_path, workers=0, sharing="per-task"))
     together, _ = check(tmp_path / "out", challenges[1])
@@ -382,6 +404,7 @@ def test_alone_a_run_that_was_cut_off_goes_on_and_no_other_mode_goes_on_from_it(
 
 
 # ----- going on
+
 
 class CutOff(InlinePool):
     """Breaks the run off after so many messages, as a kill does."""
@@ -490,6 +513,7 @@ def test_a_saved_state_goes_on_in_smaller_parts(challenges, tmp_path, monkeypatc
 
 # ----- the dead man's switch
 
+
 def test_the_switch_ends_a_run_whose_leader_is_stuck(challenges, tmp_path):
     """In time, with the file valid and the reason in the report."""
     released = threading.Event()
@@ -527,14 +551,27 @@ def said_until_sigterm(command: list[str]) -> str:
 
 def test_sigterm_ends_a_run_at_once_with_exit_0(challenges, tmp_path):
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "hrm_offline", "solve", "--challenges", str(challenges[0]), "--out", str(out),
-               "--visits", "100000", "--budget", "10m"]
+    command = [
+        sys.executable,
+        "-m",
+        "hrm_offline",
+        "solve",
+        "--challenges",
+        str(challenges[0]),
+        "--out",
+        str(out),
+        "--visits",
+        "100000",
+        "--budget",
+        "10m",
+    ]
     assert "ended early with the best answers known (SIGTERM)" in said_until_sigterm(command)
     _, report = check(out, challenges[1])
     assert report["ended early"] == "SIGTERM"
 
 
 # ----- the machine
+
 
 def test_a_disk_that_fills_up_leaves_the_answers_that_were_written(challenges, tmp_path, limit_file_size):
     said = []

@@ -19,8 +19,10 @@ from hrm_offline.errors import InputError
 
 def viewed(task: Task, view: View, name: str) -> Task:
     """The task in disguise: another name, every grid in a view, demonstrations and tests swapped and re-ordered."""
-    pairs = [Pair(view.apply(p.input), None if p.output is None else view.apply(p.output))
-             for p in (*task.test, *reversed(task.train))]
+    pairs = [
+        Pair(view.apply(p.input), None if p.output is None else view.apply(p.output))
+        for p in (*task.test, *reversed(task.train))
+    ]
     return Task(name, tuple(pairs[1:]), tuple(pairs[:1]))
 
 
@@ -49,7 +51,8 @@ def test_a_planted_copy_is_found_whatever_was_done_to_it():
     others = load_tasks("arc1-train").tasks[:20]
     leaks = find_leaks([*others, planted], tasks)
     assert [(leak.id, leak.others, leak.pairs) for leak in leaks] == [
-        ("planted", (victim.id,), len(victim.train) + len(victim.test))]
+        ("planted", (victim.id,), len(victim.train) + len(victim.test))
+    ]
 
 
 def test_a_held_out_test_input_is_found_without_its_output(make_task):
@@ -62,8 +65,10 @@ def test_a_held_out_test_input_is_found_without_its_output(make_task):
 def test_the_known_overlap_of_the_public_sets(capsys):
     """376 of ARC-AGI-1's evaluation tasks are in ARC-AGI-2's training set; one of them twice."""
     assert main(["leaks", "arc1-eval", "arc2-train"]) == 1
-    assert "376 of the 400 tasks of arc1-eval share a pair, in any view, with 377 of the 1000 of arc2-train" \
+    assert (
+        "376 of the 400 tasks of arc1-eval share a pair, in any view, with 377 of the 1000 of arc2-train"
         in capsys.readouterr().out
+    )
     assert main(["leaks", "arc2-train", "arc2-eval"]) == 0
 
 
@@ -119,8 +124,11 @@ def test_a_family_makes_valid_tasks_that_say_something(name):
         pairs = (*task.train, *task.test)
         assert task.id.startswith(f"synthetic-{name}-")
         assert len(task.train) >= 3
-        assert all(grid.dtype == np.uint8 and grid.max() < 10 and min(grid.shape) >= 1 and max(grid.shape) <= 10
-                   for pair in pairs for grid in (pair.input, pair.output))
+        assert all(
+            grid.dtype == np.uint8 and grid.max() < 10 and min(grid.shape) >= 1 and max(grid.shape) <= 10
+            for pair in pairs
+            for grid in (pair.input, pair.output)
+        )
         assert any(not np.array_equal(pair.input, pair.output) for pair in pairs)
         assert len({content_of(Pair(pair.input, None)) for pair in pairs}) > 1
 
@@ -149,8 +157,9 @@ def test_made_up_families_can_be_chosen_or_left_out():
     small = load_set("synthetic-6-sides-5-only-tile").tasks
     assert {task.id.split("-")[1] for task in small} == {"tile"}
     assert max(size_of(task)[0] for task in small) <= 5
-    assert [size_of(task) for task in load_set("synthetic-6-sides-9-only-tile", max_side=5).tasks] == \
-        [size_of(task) for task in small]
+    assert [size_of(task) for task in load_set("synthetic-6-sides-9-only-tile", max_side=5).tasks] == [
+        size_of(task) for task in small
+    ]
     with pytest.raises(InputError, match="sides of at most 4, expected 5 or more"):
         load_set("synthetic-6-sides-4")
     with pytest.raises(InputError, match="tiles"):

@@ -13,8 +13,10 @@ from hrm_offline.files import write_json
 from hrm_offline.kaggle import CHALLENGES, find_artifact, find_file
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("11h30m", 41400), ("3m", 180), ("90s", 90), ("90", 90), ("1.5h", 5400),
-                                              ("1h1m1s", 3661), ("0", 0)])
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("11h30m", 41400), ("3m", 180), ("90s", 90), ("90", 90), ("1.5h", 5400), ("1h1m1s", 3661), ("0", 0)],
+)
 def test_durations(text, seconds):
     assert parse_duration(text) == seconds
 
@@ -58,17 +60,33 @@ def test_pace_is_of_the_last_steps_without_the_first_ones():
 def test_settings_from_json():
     assert from_dict(PretrainConfig, {"data": ["a", "b"], "lr": 1}, "x").data == ("a", "b")
     assert from_dict(Recipe, {"lr": 1}, "x").lr == 1.0
-    for values, word in (({"learning": 1}, "learning"), ({"lr": "1"}, "lr"), ({"lr": True}, "lr"), ({"lr": -1}, "lr"),
-                         ({"rotations": 1}, "rotations"), ({"warmup_steps": 1.5}, "warmup_steps"), (3, "object"),
-                         ({"canvas": "round"}, "canvas"), ({"ema": 2}, "ema"), ({"loss": "l2"}, "loss")):
+    for values, word in (
+        ({"learning": 1}, "learning"),
+        ({"lr": "1"}, "lr"),
+        ({"lr": True}, "lr"),
+        ({"lr": -1}, "lr"),
+        ({"rotations": 1}, "rotations"),
+        ({"warmup_steps": 1.5}, "warmup_steps"),
+        (3, "object"),
+        ({"canvas": "round"}, "canvas"),
+        ({"ema": 2}, "ema"),
+        ({"loss": "l2"}, "loss"),
+    ):
         with pytest.raises(InputError, match=word):
             from_dict(Recipe, values, "file.json")
 
 
-@pytest.mark.parametrize("make", [lambda: AdaptConfig(visits=-1), lambda: AdaptConfig(embeddings_only=2),
-                                  lambda: PretrainConfig(data=()), lambda: PretrainConfig(steps=0),
-                                  lambda: AdaptConfig(vote_augmentations=("mirrors",)),
-                                  lambda: ModelConfig(puzzle_columns=-1)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: AdaptConfig(visits=-1),
+        lambda: AdaptConfig(embeddings_only=2),
+        lambda: PretrainConfig(data=()),
+        lambda: PretrainConfig(steps=0),
+        lambda: AdaptConfig(vote_augmentations=("mirrors",)),
+        lambda: ModelConfig(puzzle_columns=-1),
+    ],
+)
 def test_settings_out_of_range_are_refused(make):
     with pytest.raises(InputError):
         make()

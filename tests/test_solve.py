@@ -24,8 +24,20 @@ def run(tmp_path, write_json):
     def run(challenges, *extra):
         path = challenges if isinstance(challenges, str) else write_json("challenges.json", challenges)
         out = tmp_path / "out"
-        command = ["solve", "--challenges", str(path), "--out", str(out), "--budget", "2m", "--visits", "2",
-                   "--workers", "0", *extra]
+        command = [
+            "solve",
+            "--challenges",
+            str(path),
+            "--out",
+            str(out),
+            "--budget",
+            "2m",
+            "--visits",
+            "2",
+            "--workers",
+            "0",
+            *extra,
+        ]
         return main(command), out
 
     return run
@@ -85,13 +97,19 @@ def test_one_bad_task_costs_the_others_nothing(run, make_task, capsys):
     assert "task bad" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("challenges", [
-    "", "{", "{}", "[]",
-    {"x": {"test": [{"input": [[1]]}]}},
-    {"x": {"train": [{"input": [[1, 2], [3]], "output": [[1]]}], "test": [{"input": [[1]]}]}},
-    {"x": {"train": [{"input": [["3"]], "output": [[1]]}], "test": [{"input": [[1]]}]}},
-    {"x": {"train": [{"input": [[1] * 31], "output": [[1]]}], "test": [{"input": [[1]]}]}},
-])
+@pytest.mark.parametrize(
+    "challenges",
+    [
+        "",
+        "{",
+        "{}",
+        "[]",
+        {"x": {"test": [{"input": [[1]]}]}},
+        {"x": {"train": [{"input": [[1, 2], [3]], "output": [[1]]}], "test": [{"input": [[1]]}]}},
+        {"x": {"train": [{"input": [["3"]], "output": [[1]]}], "test": [{"input": [[1]]}]}},
+        {"x": {"train": [{"input": [[1] * 31], "output": [[1]]}], "test": [{"input": [[1]]}]}},
+    ],
+)
 def test_with_nothing_usable_one_line_and_exit_2(run, write_json, capsys, challenges):
     path = str(write_json("challenges.json", challenges))
     code, _ = run(path)
@@ -132,8 +150,24 @@ def test_an_artifact_is_adapted(run, make_task, tmp_path):
     hidden = Task("t", task.train, tuple(Pair(p.input, None) for p in task.train))
     labelled = tmp_path / "tasks.json"
     labelled.write_text(json.dumps(to_challenges([hidden])))
-    assert main(["pretrain", "--out", str(tmp_path / "artifact"), "--preset", "hrm-132k", "--data", str(labelled),
-                 "--steps", "300", "--tokens-per-step", "150"]) == 0
+    assert (
+        main(
+            [
+                "pretrain",
+                "--out",
+                str(tmp_path / "artifact"),
+                "--preset",
+                "hrm-132k",
+                "--data",
+                str(labelled),
+                "--steps",
+                "300",
+                "--tokens-per-step",
+                "150",
+            ]
+        )
+        == 0
+    )
     challenges = to_challenges([hidden])
     answers = {}
     for artifact in (str(tmp_path / "artifact"), "none"):

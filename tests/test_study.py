@@ -33,11 +33,17 @@ SCALE = Scale("hrm-132k", "rehearsal:0:3", 2, (0, 1, 2), "the command", 1)
 
 def result(name, outcomes):
     """Points by seed and task; the cells are half of them."""
-    return Result(name, {seed: {"outcomes": {str(task): (value, value / 2) for task, value in enumerate(values)}}
-                         for seed, values in enumerate(outcomes)})
+    return Result(
+        name,
+        {
+            seed: {"outcomes": {str(task): (value, value / 2) for task, value in enumerate(values)}}
+            for seed, values in enumerate(outcomes)
+        },
+    )
 
 
 # ----- statistics, on samples whose answer is known
+
 
 def test_a_difference_is_paired_over_tasks_and_averaged_over_seeds():
     easy_and_hard = np.tile([1.0, 0.0], 20)
@@ -57,12 +63,23 @@ def test_only_seeds_that_both_arms_have_are_compared():
     assert compare(arm, Result("base", {})) is None
 
 
-@pytest.mark.parametrize(("gain", "margin", "size", "expected"), [
-    (0.3, None, None, "agree"), (-0.3, None, None, "disagree"), (0.0, None, None, "cannot tell"),
-    (0.0, 20, None, "agree"), (0.3, 20, None, "disagree"), (-0.3, 20, None, "disagree"), (0.0, 4, None, "cannot tell"),
-    (0.3, None, 30, "agree"), (0.3, None, 50, "agree, but less than published"), (-0.3, None, 50, "disagree"),
-    (0.0, None, 30, "cannot tell, but less than published"), (0.0, None, 4, "cannot tell"),
-])
+@pytest.mark.parametrize(
+    ("gain", "margin", "size", "expected"),
+    [
+        (0.3, None, None, "agree"),
+        (-0.3, None, None, "disagree"),
+        (0.0, None, None, "cannot tell"),
+        (0.0, 20, None, "agree"),
+        (0.3, 20, None, "disagree"),
+        (-0.3, 20, None, "disagree"),
+        (0.0, 4, None, "cannot tell"),
+        (0.3, None, 30, "agree"),
+        (0.3, None, 50, "agree, but less than published"),
+        (-0.3, None, 50, "disagree"),
+        (0.0, None, 30, "cannot tell, but less than published"),
+        (0.0, None, 4, "cannot tell"),
+    ],
+)
 def test_a_verdict_needs_the_whole_interval(gain, margin, size, expected):
     rng = np.random.default_rng(0)
     base = np.full((3, 60), 0.5)
@@ -90,6 +107,7 @@ def test_no_evidence_is_no_agreement():
 
 # ----- what is declared
 
+
 def test_every_study_can_be_run_and_its_findings_are_about_its_arms():
     names = plan(list(STUDIES), SCALE, tasks_of(SCALE.tasks))  # every network and recipe there is
     for study in STUDIES:
@@ -105,8 +123,18 @@ def test_every_study_can_be_run_and_its_findings_are_about_its_arms():
 
 def test_the_studies_are_those_of_the_analysis_and_its_open_questions():
     assert [study.name for study in STUDIES] == [
-        "architecture", "outer-loop", "inference-loop", "transfer", "augmentation", "vote-pool", "halting", "per-task",
-        "conditioning", "augmentation-kinds", "induction"]
+        "architecture",
+        "outer-loop",
+        "inference-loop",
+        "transfer",
+        "augmentation",
+        "vote-pool",
+        "halting",
+        "per-task",
+        "conditioning",
+        "augmentation-kinds",
+        "induction",
+    ]
 
 
 def test_the_architectures_compared_have_the_sizes_they_say():
@@ -138,14 +166,23 @@ def test_a_learning_is_named_by_what_it_is_not_by_the_words_for_it():
         return name_of_learning(Trial(changes, seed, "hrm-132k", SCALE.tasks, 2), chosen)
 
     assert named({}) == named({"halt_max_steps": 4}) == named({"visits_times": 1})
-    different = [named({}), named({}, seed=1), named({}, chosen=tasks[:2]), named({"halt_max_steps": 2}),
-                 named({"alone": True}), named({"others": 5}), named({"artifact": "bundled"}), named({"lr": 0.1})]
+    different = [
+        named({}),
+        named({}, seed=1),
+        named({}, chosen=tasks[:2]),
+        named({"halt_max_steps": 2}),
+        named({"alone": True}),
+        named({"others": 5}),
+        named({"artifact": "bundled"}),
+        named({"lr": 0.1}),
+    ]
     assert len(set(different)) == len(different)
     with pytest.raises(InputError, match="halt_most_steps"):
         named({"halt_most_steps": 4})
 
 
 # ----- trials
+
 
 def test_others_are_new_to_the_tasks_studied_and_only_these_are_predicted():
     tasks = tasks_of("small")
@@ -195,8 +232,10 @@ def test_an_inductive_solver_votes_alone_or_with_the_network():
 
 # ----- runs, kept and gone on with
 
-TWO_STUDIES = [Study("one", "?", "depth", (Arm("base"), Arm("deep", {"halt_max_steps": 2})), ()),
-               Study("two", "?", "views", (Arm("base"), Arm("few", {}, {"vote_views": 1})), ())]
+TWO_STUDIES = [
+    Study("one", "?", "depth", (Arm("base"), Arm("deep", {"halt_max_steps": 2})), ()),
+    Study("two", "?", "views", (Arm("base"), Arm("few", {}, {"vote_views": 1})), ()),
+]
 
 
 def test_what_is_learned_alike_is_learned_once():
@@ -259,8 +298,21 @@ def test_nothing_is_begun_that_the_budget_has_no_time_for(tmp_path):
 
 @pytest.mark.slow
 def test_a_study_goes_on_after_a_kill_and_repeats_nothing(tmp_path):
-    command = [sys.executable, str(REPOSITORY / "tools" / "study.py"), "outer-loop", "--tasks", "3", "--visits", "9",
-               "--workers", "1", "--seeds", "0", "--out", str(tmp_path)]
+    command = [
+        sys.executable,
+        str(REPOSITORY / "tools" / "study.py"),
+        "outer-loop",
+        "--tasks",
+        "3",
+        "--visits",
+        "9",
+        "--workers",
+        "1",
+        "--seeds",
+        "0",
+        "--out",
+        str(tmp_path),
+    ]
     lines = tmp_path / "runs.jsonl"
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True) as process:
         while process.poll() is None and not (lines.exists() and lines.read_bytes().count(b"\n") >= 2):
@@ -278,14 +330,24 @@ def test_a_study_goes_on_after_a_kill_and_repeats_nothing(tmp_path):
     assert len({json.loads(line)["run"] for line in after}) == len(after) == 4
     with open(tmp_path / "outer-loop.csv", newline="") as file:
         assert [(row["arm"], row["seed"]) for row in csv.DictReader(file)] == [(arm, "0") for arm in "1248"]
-    assert {path.name for path in tmp_path.iterdir()} == \
-        {"runs.jsonl", "README.md", "outer-loop.md", "outer-loop.csv", "outer-loop.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "runs.jsonl",
+        "README.md",
+        "outer-loop.md",
+        "outer-loop.csv",
+        "outer-loop.png",
+    }
 
 
 def test_a_report_says_what_is_missing(tmp_path):
     tasks = tasks_of(SCALE.tasks)
-    study = Study("depths", "How deep?", "depth", (Arm("shallow"), Arm("deep", {"halt_max_steps": 2})),
-                  (Finding("deep is better", "deep", "shallow"), Finding("shallow beats nothing", "shallow", None)))
+    study = Study(
+        "depths",
+        "How deep?",
+        "depth",
+        (Arm("shallow"), Arm("deep", {"halt_max_steps": 2})),
+        (Finding("deep is better", "deep", "shallow"), Finding("shallow beats nothing", "shallow", None)),
+    )
     jobs = missing_jobs([study], SCALE, tasks, {})
     found = {job.trial.seed: {("depths", "shallow"): do(job)[0]} for job in jobs if not job.trial.changes}
     write_reports([study], found, tasks, SCALE, tmp_path)

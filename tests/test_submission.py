@@ -56,15 +56,20 @@ def pool(*votes):
     for cell, (g, _) in zip(cells, votes):
         cell[: g.shape[0], : g.shape[1]] = g
     pools = {}
-    Votes(np.full(len(votes), 7, dtype=np.int32), np.array([g.shape for g, _ in votes], dtype=np.int32), cells,
-          np.array([confidence for _, confidence in votes])).add_to(pools)
+    Votes(
+        np.full(len(votes), 7, dtype=np.int32),
+        np.array([g.shape for g, _ in votes], dtype=np.int32),
+        cells,
+        np.array([confidence for _, confidence in votes]),
+    ).add_to(pools)
     return pools[7]
 
 
 def test_counting_a_batch_of_votes_equals_counting_them_one_by_one():
     rng = np.random.default_rng(0)
-    votes = [(grid(*rng.integers(0, 2, size=rng.integers(1, 3, size=2)).tolist()), float(rng.random()))
-             for _ in range(300)]
+    votes = [
+        (grid(*rng.integers(0, 2, size=rng.integers(1, 3, size=2)).tolist()), float(rng.random())) for _ in range(300)
+    ]
     ours, expected = pool(*votes), rank(Vote(g, c) for g, c in votes)
     assert ours.count == 300
     assert [c.count for c in ours.ranking()] == [c.count for c in expected]
@@ -75,11 +80,14 @@ def test_counting_a_batch_of_votes_equals_counting_them_one_by_one():
 
 def test_votes_replace_the_fallback_with_two_different_attempts():
     fallback = fallback_submission(TaskSet("x", (task([A, B], tests=(A, A, A, A)),)))
-    submission = build_submission(fallback, {
-        ("t", 0): pool((C, 0.5), (C, 0.5), (B, 0.9)),
-        ("t", 1): pool((C, 0.5)),
-        ("t", 2): pool((A, 0.5)),
-    })
+    submission = build_submission(
+        fallback,
+        {
+            ("t", 0): pool((C, 0.5), (C, 0.5), (B, 0.9)),
+            ("t", 1): pool((C, 0.5)),
+            ("t", 2): pool((A, 0.5)),
+        },
+    )
     assert submission["t"] == [entry(C, B), entry(C, A), entry(A, B), entry(A, B)]
     assert build_submission(fallback, {("t", 0): pool((EMPTY, 1.0))}) == fallback
 
@@ -108,15 +116,18 @@ def test_score_by_output_and_by_task(files, capsys, tmp_path):
     assert json.loads((tmp_path / "s.json").read_text())["solved"] == ["a"]
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({"b": None}, ["task b", "found NoneType"]),
-    ({"a": GOOD["a"][:1]}, ["task a", "expected 2 entries"]),
-    ({"b": [{"attempt_1": [[1]]}]}, ["task b", "attempt_2"]),
-    ({"b": [{"attempt_1": [[1]], "attempt_2": [[10]]}]}, ["task b", "attempt_2", "10"]),
-    ({"b": [{"attempt_1": [], "attempt_2": [[1]]}]}, ["task b", "attempt_1"]),
-    ({"b": [[]]}, ["task b", "attempt_1"]),
-    ({"z": []}, ["task z"]),
-])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"b": None}, ["task b", "found NoneType"]),
+        ({"a": GOOD["a"][:1]}, ["task a", "expected 2 entries"]),
+        ({"b": [{"attempt_1": [[1]]}]}, ["task b", "attempt_2"]),
+        ({"b": [{"attempt_1": [[1]], "attempt_2": [[10]]}]}, ["task b", "attempt_2", "10"]),
+        ({"b": [{"attempt_1": [], "attempt_2": [[1]]}]}, ["task b", "attempt_1"]),
+        ({"b": [[]]}, ["task b", "attempt_1"]),
+        ({"z": []}, ["task z"]),
+    ],
+)
 def test_an_invalid_submission_is_refused_by_task_and_reason(files, capsys, change, words):
     assert main(["score", *files(GOOD | change)]) == 2
     line = capsys.readouterr().err
@@ -129,14 +140,17 @@ def test_a_missing_task_is_refused(files, capsys):
     assert "task b: is missing" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("grid", "truth", "share"), [
-    ([[1, 2], [3, 4]], [[1, 2], [3, 4]], 1.0),
-    ([[1, 2], [3, 5]], [[1, 2], [3, 4]], 0.75),
-    ([[1, 2]], [[1, 2], [3, 4]], 0.5),  # rows are missing
-    ([[1, 2], [3, 4]], [[1, 2]], 0.5),  # rows too many count as wrong
-    ([[1, 2]], [[1], [2]], 0.25),  # they overlap in one cell of the 2 x 2 that holds both
-    ([[7]], [[1, 2], [3, 4]], 0.0),
-])
+@pytest.mark.parametrize(
+    ("grid", "truth", "share"),
+    [
+        ([[1, 2], [3, 4]], [[1, 2], [3, 4]], 1.0),
+        ([[1, 2], [3, 5]], [[1, 2], [3, 4]], 0.75),
+        ([[1, 2]], [[1, 2], [3, 4]], 0.5),  # rows are missing
+        ([[1, 2], [3, 4]], [[1, 2]], 0.5),  # rows too many count as wrong
+        ([[1, 2]], [[1], [2]], 0.25),  # they overlap in one cell of the 2 x 2 that holds both
+        ([[7]], [[1, 2], [3, 4]], 0.0),
+    ],
+)
 def test_the_share_of_cells_that_are_right(grid, truth, share):
     assert cells_right(np.array(grid), np.array(truth)) == share
 

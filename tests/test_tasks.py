@@ -30,8 +30,10 @@ def test_folder_of_one_task_files(tmp_path):
     assert [task.id for task in load_tasks(tmp_path).tasks] == ["a", "b"]
 
 
-@pytest.mark.parametrize(("name", "count"), [("arc1-train", 400), ("arc1-eval", 400), ("arc2-train", 1000),
-                                            ("arc2-eval", 120), ("arc1", 800)])
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("arc1-train", 400), ("arc1-eval", 400), ("arc2-train", 1000), ("arc2-eval", 120), ("arc1", 800)],
+)
 def test_bundled_sets(name, count):
     tasks = load_tasks(name).require_good()
     assert len(tasks) == count
@@ -48,22 +50,25 @@ def test_challenges_and_solutions_round_trip(write_json):
             assert np.array_equal(a.output, b.output)
 
 
-@pytest.mark.parametrize(("task", "reason"), [
-    ({"test": [{"input": [[3]]}]}, "no 'train'"),
-    ({"train": [], "test": [{"input": [[3]]}]}, "'train' is []"),
-    ({"train": GOOD["train"]}, "no 'test'"),
-    ([], "expected an object"),
-    (with_cell(11), "cell (0, 0) is 11"),
-    (with_cell(-1), "cell (0, 0) is -1"),
-    (with_cell("3"), "cell (0, 0) is '3'"),
-    (with_cell(2.5), "cell (0, 0) is 2.5"),
-    (with_cell(True), "cell (0, 0) is True"),
-    ({"train": [{"input": [[1, 2], [3]], "output": [[2]]}], "test": [{"input": [[3]]}]}, "ragged rows: row 1"),
-    ({"train": [{"input": [[1] * 31], "output": [[2]]}], "test": [{"input": [[3]]}]}, "31 cells"),
-    ({"train": [{"input": [[1]] * 31, "output": [[2]]}], "test": [{"input": [[3]]}]}, "31 rows"),
-    ({"train": [{"input": [[1]]}], "test": [{"input": [[3]]}]}, "train[0] has no 'output'"),
-    ({"train": GOOD["train"], "test": [{"input": []}]}, "test[0] input"),
-])
+@pytest.mark.parametrize(
+    ("task", "reason"),
+    [
+        ({"test": [{"input": [[3]]}]}, "no 'train'"),
+        ({"train": [], "test": [{"input": [[3]]}]}, "'train' is []"),
+        ({"train": GOOD["train"]}, "no 'test'"),
+        ([], "expected an object"),
+        (with_cell(11), "cell (0, 0) is 11"),
+        (with_cell(-1), "cell (0, 0) is -1"),
+        (with_cell("3"), "cell (0, 0) is '3'"),
+        (with_cell(2.5), "cell (0, 0) is 2.5"),
+        (with_cell(True), "cell (0, 0) is True"),
+        ({"train": [{"input": [[1, 2], [3]], "output": [[2]]}], "test": [{"input": [[3]]}]}, "ragged rows: row 1"),
+        ({"train": [{"input": [[1] * 31], "output": [[2]]}], "test": [{"input": [[3]]}]}, "31 cells"),
+        ({"train": [{"input": [[1]] * 31, "output": [[2]]}], "test": [{"input": [[3]]}]}, "31 rows"),
+        ({"train": [{"input": [[1]]}], "test": [{"input": [[3]]}]}, "train[0] has no 'output'"),
+        ({"train": GOOD["train"], "test": [{"input": []}]}, "test[0] input"),
+    ],
+)
 def test_a_bad_task_is_named_and_the_others_load(write_json, task, reason):
     path = write_json("c.json", {"bad1": task, "good": GOOD})
     loaded = load_tasks(path)
@@ -139,17 +144,31 @@ def test_a_refusal_is_one_short_line_whatever_the_task_is_called(write_json):
 
 def test_values_are_shown_on_one_short_line():
     for value, text in (
-        (11, "11"), (-1, "-1"), (True, "True"), (None, "None"), (2.5, "2.5"), (float("nan"), "nan"), ("3", "'3'"),
-        ([], "[]"), ({}, "{}"), ([1], "a list of 1 item"), ([[]] * 10**6, "a list of 1000000 items"),
-        ({"a": 1, "b": 2}, "an object of 2 keys"), (2**128 - 1, str(2**128 - 1)), (2**128, "an integer of 129 bits"),
-        (-(10**4400), "an integer of 14617 bits"), ("x" * 10**8, "'" + "x" * 36 + "..."),
-        ("\n" * 100, "'" + "\\n" * 18 + "..."), ("a\ud800", r"'a\ud800'"),
+        (11, "11"),
+        (-1, "-1"),
+        (True, "True"),
+        (None, "None"),
+        (2.5, "2.5"),
+        (float("nan"), "nan"),
+        ("3", "'3'"),
+        ([], "[]"),
+        ({}, "{}"),
+        ([1], "a list of 1 item"),
+        ([[]] * 10**6, "a list of 1000000 items"),
+        ({"a": 1, "b": 2}, "an object of 2 keys"),
+        (2**128 - 1, str(2**128 - 1)),
+        (2**128, "an integer of 129 bits"),
+        (-(10**4400), "an integer of 14617 bits"),
+        ("x" * 10**8, "'" + "x" * 36 + "..."),
+        ("\n" * 100, "'" + "\\n" * 18 + "..."),
+        ("a\ud800", r"'a\ud800'"),
     ):
         assert shown(value) == text
 
 
-@pytest.mark.parametrize("kind", ["pipe", "device", "loop", "too large", "zero character", "long name",
-                                  "file in a file"])
+@pytest.mark.parametrize(
+    "kind", ["pipe", "device", "loop", "too large", "zero character", "long name", "file in a file"]
+)
 def test_what_is_no_file_to_be_read_is_refused(tmp_path, write_json, kind):
     path = tmp_path / "c.json"
     if kind == "pipe":
@@ -162,8 +181,11 @@ def test_what_is_no_file_to_be_read_is_refused(tmp_path, write_json, kind):
         path.touch()
         os.truncate(path, 2**28 + 1)
     else:
-        path = {"zero character": tmp_path / "c\0", "long name": tmp_path / ("c" * 5000),
-                "file in a file": write_json("file", "{}") / "c.json"}[kind]
+        path = {
+            "zero character": tmp_path / "c\0",
+            "long name": tmp_path / ("c" * 5000),
+            "file in a file": write_json("file", "{}") / "c.json",
+        }[kind]
     with pytest.raises(InputError, match="at most" if kind == "too large" else "cannot be read"):
         load_tasks(path)
 

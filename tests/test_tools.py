@@ -72,8 +72,10 @@ def test_a_child_process_is_watched_too(tmp_path):
 
 @pytest.mark.parametrize("namespace", [False, True])
 def test_the_machine_itself_stays_reachable(tmp_path, namespace):
-    code = ("import socket; s = socket.create_server(('127.0.0.1', 0)); "
-            "socket.create_connection(s.getsockname()).sendall(b'x'); s.accept()[0].recv(1)")
+    code = (
+        "import socket; s = socket.create_server(('127.0.0.1', 0)); "
+        "socket.create_connection(s.getsockname()).sendall(b'x'); s.accept()[0].recv(1)"
+    )
     assert run_offline(tmp_path, code, namespace) == (0, [])
 
 
@@ -103,16 +105,34 @@ def test_kernel_metadata():
     assert (REPOSITORY / "kernel" / metadata["code_file"]).exists()
     # The platform wants the title's slug to equal the id's.
     assert metadata["title"].lower().replace(" ", "-") == metadata["id"].split("/")[1]
-    assert {"dataset_sources", "competition_sources", "kernel_sources", "model_sources", "language", "kernel_type",
-            "is_private"} <= metadata.keys()
+    assert {
+        "dataset_sources",
+        "competition_sources",
+        "kernel_sources",
+        "model_sources",
+        "language",
+        "kernel_type",
+        "is_private",
+    } <= metadata.keys()
 
 
 def rehearse(tmp_path, *arguments):
     """One tiny task through the real rehearsal, network cut off; the result and the tree."""
     task = {"train": [{"input": [[1, 2]], "output": [[2, 1]]}] * 3, "test": [{"input": [[3, 4]], "output": [[4, 3]]}]}
     (tmp_path / "tasks.json").write_text(json.dumps({"abc": task}))
-    command = [sys.executable, str(REPOSITORY / "tools" / "local_dryrun.py"), "--data", str(tmp_path / "tasks.json"),
-               "--visits", "2", "--budget", "2m", "--out", str(tmp_path / "run"), *map(str, arguments)]
+    command = [
+        sys.executable,
+        str(REPOSITORY / "tools" / "local_dryrun.py"),
+        "--data",
+        str(tmp_path / "tasks.json"),
+        "--visits",
+        "2",
+        "--budget",
+        "2m",
+        "--out",
+        str(tmp_path / "run"),
+        *map(str, arguments),
+    ]
     result = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PIP_NO_INDEX": "1"})
     return result, tmp_path / "run" / "kaggle"
 
@@ -174,8 +194,10 @@ needs_triton = pytest.mark.skipif(launch.triton is None, reason="Triton is not i
 
 def kernel_report(*arguments, before="pass"):
     """The tool in a process of its own, where kernels are compiled and not interpreted."""
-    code = f"import sys; sys.argv = ['kernel_report.py', *{arguments!r}]; import kernel_report; {before}; " \
-           "sys.exit(kernel_report.main())"
+    code = (
+        f"import sys; sys.argv = ['kernel_report.py', *{arguments!r}]; import kernel_report; {before}; "
+        "sys.exit(kernel_report.main())"
+    )
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY / "tools")
 
 
@@ -196,8 +218,10 @@ def test_every_kernel_that_would_be_chosen_compiles_for_every_chip_without_a_spi
 
 @needs_triton
 def test_a_kernel_that_spills_fails_the_report():
-    spoil = ("from hrm_offline.ops import linear_rms_norm; "
-             "linear_rms_norm._CONFIGS[80] = dict(BLOCK_M=32, BLOCK_K=64, num_warps=4, num_stages=2)")
+    spoil = (
+        "from hrm_offline.ops import linear_rms_norm; "
+        "linear_rms_norm._CONFIGS[80] = dict(BLOCK_M=32, BLOCK_K=64, num_warps=4, num_stages=2)"
+    )
     report = kernel_report("--targets", "89", "--ops", "linear_rms_norm", before=spoil)
     assert report.returncode == 1, report.stderr
     assert "SPILLS" in report.stdout
@@ -206,8 +230,12 @@ def test_a_kernel_that_spills_fails_the_report():
 
 @needs_triton
 def test_the_memory_report_finds_the_fused_path_smaller():
-    report = subprocess.run([sys.executable, "tools/memory_report.py", "--preset", "hrm-132k"], capture_output=True,
-                            text=True, cwd=REPOSITORY)
+    report = subprocess.run(
+        [sys.executable, "tools/memory_report.py", "--preset", "hrm-132k"],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+    )
     assert report.returncode == 0, report.stderr
     fused, plain = (float(line.split(" + ")[1].split()[0]) for line in report.stdout.splitlines() if " + " in line)
     assert 0 < fused < 0.7 * plain
@@ -216,8 +244,13 @@ def test_the_memory_report_finds_the_fused_path_smaller():
 @needs_triton
 def test_the_benchmark_refuses_without_a_gpu_and_its_smoke_run_takes_every_path(tmp_path):
     def bench(*arguments):
-        return subprocess.run([sys.executable, "tools/bench_ops.py", *arguments], capture_output=True, text=True,
-                              cwd=REPOSITORY, env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "TRITON_INTERPRET": "1"})
+        return subprocess.run(
+            [sys.executable, "tools/bench_ops.py", *arguments],
+            capture_output=True,
+            text=True,
+            cwd=REPOSITORY,
+            env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "TRITON_INTERPRET": "1"},
+        )
 
     refused = bench()
     assert refused.returncode == 2
@@ -226,15 +259,29 @@ def test_the_benchmark_refuses_without_a_gpu_and_its_smoke_run_takes_every_path(
     assert smoke.returncode == 0, smoke.stderr
     lines = (tmp_path / "smoke.csv").read_text().splitlines()
     operations = {line.split(",")[0] for line in lines[1:]}
-    assert operations == {"rms_norm", "swiglu", "attention", "linear_swiglu", "linear_rms_norm out",
-                          "linear_rms_norm down", "stablemax", "block", "training step"}
+    assert operations == {
+        "rms_norm",
+        "swiglu",
+        "attention",
+        "linear_swiglu",
+        "linear_rms_norm out",
+        "linear_rms_norm down",
+        "stablemax",
+        "block",
+        "training step",
+    }
     assert all("a smoke run" in line for line in lines[1:])
     assert bench("--smoke", "--against", str(tmp_path)).returncode == 2
 
 
 def run_tool(name, *arguments):
-    return subprocess.run([sys.executable, f"tools/{name}.py", *map(str, arguments)], capture_output=True, text=True,
-                          cwd=REPOSITORY, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
+    return subprocess.run(
+        [sys.executable, f"tools/{name}.py", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+    )
 
 
 def test_the_throughput_benchmark_measures_both_canvases(tmp_path, make_task):
@@ -246,8 +293,20 @@ def test_the_throughput_benchmark_measures_both_canvases(tmp_path, make_task):
             pair["output"] = output
     write(tmp_path / "tasks.json", challenges)
     out = tmp_path / "bench.json"
-    result = run_tool("bench_adapt", "--sets", tmp_path / "tasks.json", "--only", "ready", "steps", "--tokens", 900,
-                      "--rounds", 1, "--out", out)
+    result = run_tool(
+        "bench_adapt",
+        "--sets",
+        tmp_path / "tasks.json",
+        "--only",
+        "ready",
+        "steps",
+        "--tokens",
+        900,
+        "--rounds",
+        1,
+        "--out",
+        out,
+    )
     assert result.returncode == 0, result.stderr
     rows = json.loads(out.read_text())
     assert rows["ready"][0]["tasks"] == 240
@@ -257,8 +316,21 @@ def test_the_throughput_benchmark_measures_both_canvases(tmp_path, make_task):
     assert by_way["ours", "tight"]["cells an example"] < 200
     assert by_way["ours", "tight"]["shapes"] == 2
     assert all(row["examples/s"] > 0 and row["TFLOP/s"] > 0 for row in rows["steps"])
-    refused = run_tool("bench_adapt", "--sets", tmp_path / "tasks.json", "--only", "steps", "--against", tmp_path,
-                       "--tokens", 900, "--rounds", 1, "--out", out)
+    refused = run_tool(
+        "bench_adapt",
+        "--sets",
+        tmp_path / "tasks.json",
+        "--only",
+        "steps",
+        "--against",
+        tmp_path,
+        "--tokens",
+        900,
+        "--rounds",
+        1,
+        "--out",
+        out,
+    )
     assert refused.returncode == 2
     assert str(tmp_path) in refused.stderr
 
@@ -266,8 +338,11 @@ def test_the_throughput_benchmark_measures_both_canvases(tmp_path, make_task):
 def test_arms_are_compared_and_finished_runs_are_not_repeated(tmp_path, monkeypatch, capsys):
     def compare(*arms):
         words = [word for arm in arms for word in ("--arm", *arm)]
-        monkeypatch.setattr(sys, "argv", ["compare_learning", *words, "--visits", "1", "--seeds", "0",
-                                          "--out", str(tmp_path / "runs.jsonl")])
+        monkeypatch.setattr(
+            sys,
+            "argv",
+            ["compare_learning", *words, "--visits", "1", "--seeds", "0", "--out", str(tmp_path / "runs.jsonl")],
+        )
         return compare_learning.main()
 
     assert compare(["tight"], ["factored", "conditioning=factored"]) == 0

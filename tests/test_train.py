@@ -41,8 +41,9 @@ def test_stablemax_gradient_is_finite_at_the_logits_that_break_a_naive_one():
 
 def test_sign_sgd_sums_duplicates_first_and_leaves_other_rows():
     table = torch.ones(4, 2)
-    sparse_sign_sgd_(table, torch.tensor([1, 3, 1]), torch.tensor([[5.0, 1.0], [1.0, 0.0], [-1.0, -2.0]]),
-                     lr=0.1, weight_decay=0.5)
+    sparse_sign_sgd_(
+        table, torch.tensor([1, 3, 1]), torch.tensor([[5.0, 1.0], [1.0, 0.0], [-1.0, -2.0]]), lr=0.1, weight_decay=0.5
+    )
     decayed = 1 - 0.1 * 0.5
     expected = [[1, 1], [decayed - 0.1, decayed + 0.1], [1, 1], [decayed - 0.1, decayed]]
     assert torch.allclose(table, torch.tensor(expected))
@@ -142,8 +143,10 @@ def test_rounds_cover_every_view_of_every_test_input_once(make_task):
     puzzles = plan.puzzles
     rounds = [[tuple(row) for batch in batches for row in batch.plan] for batches in plan.rounds]
     assert sorted(row for rows in rounds for row in rows) == sorted(
-        (test, view, 0, 0) for test, puzzle in enumerate(puzzles.tests.puzzles)
-        for view in range(*puzzles.first_view[puzzle : puzzle + 2]))
+        (test, view, 0, 0)
+        for test, puzzle in enumerate(puzzles.tests.puzzles)
+        for view in range(*puzzles.first_view[puzzle : puzzle + 2])
+    )
     elements = [[int(puzzles.all_views.elements[view]) for _, view, *_ in rows] for rows in rounds]
     assert set(elements[0]) == {0}
     assert sorted(elements[1]) == sorted(list(range(1, 8)) * 4)
@@ -244,7 +247,7 @@ def test_float16_scales_the_loss_and_survives_an_overflow(make_task):
     learner.model.dtype = torch.float16
     learner.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)  # overflows at first
     for step in range(60):
-        part, = learner.learn(offer(step))
+        (part,) = learner.learn(offer(step))
     assert learner.scaler.get_scale() < 2.0**40
     assert torch.isfinite(part.metrics["loss"])
     assert all(torch.isfinite(p).all() for p in learner.model.state_dict().values())
@@ -265,8 +268,9 @@ def test_recorded_steps_learn_as_launched_ones_do(make_task, micro_batches):
     tasks = tuple(make_task(f"t{side}", [((side, side), (side, side))] * 3, seed=side) for side in (2, 4))
     weights = []
     for cuda_graphs in (False, True):
-        recipe = dataclasses.replace(SMALL.adapt, tokens_per_step=160, cuda_graphs=cuda_graphs,
-                                     micro_batches=micro_batches)
+        recipe = dataclasses.replace(
+            SMALL.adapt, tokens_per_step=160, cuda_graphs=cuda_graphs, micro_batches=micro_batches
+        )
         puzzles = PuzzleSet(tasks, recipe, SMALL.model, seed=0)
         torch.manual_seed(0)
         model = RecursiveModel(SMALL.model, puzzles.num_rows).cuda()
@@ -282,14 +286,24 @@ def test_recorded_steps_learn_as_launched_ones_do(make_task, micro_batches):
     assert torch.equal(*weights)
 
 
-@pytest.mark.parametrize(("kinds", "elements", "recoloured"), [
-    ((), {0}, False), (("rotations",), {0, 1, 2, 3}, False), (("flips",), {0, 2, 4, 5}, False),
-    (("colours",), {0}, True), (("rotations", "flips"), set(range(8)), False),
-])
+@pytest.mark.parametrize(
+    ("kinds", "elements", "recoloured"),
+    [
+        ((), {0}, False),
+        (("rotations",), {0, 1, 2, 3}, False),
+        (("flips",), {0, 2, 4, 5}, False),
+        (("colours",), {0}, True),
+        (("rotations", "flips"), set(range(8)), False),
+    ],
+)
 def test_only_views_of_the_chosen_augmentations_vote(make_task, kinds, elements, recoloured):
     recipe = {"colour_permutations": 40, "conditioning": "table", "vote_views": 1000, "vote_augmentations": kinds}
-    puzzles = PuzzleSet((make_task("a"), make_task("b", seed=1)), dataclasses.replace(SMALL.adapt, **recipe),
-                        dataclasses.replace(SMALL.model, puzzle_columns=1), 0)
+    puzzles = PuzzleSet(
+        (make_task("a"), make_task("b", seed=1)),
+        dataclasses.replace(SMALL.adapt, **recipe),
+        dataclasses.replace(SMALL.model, puzzle_columns=1),
+        0,
+    )
     rows = np.concatenate([b.plan for batches in PredictionPlan(puzzles, puzzles.recipe).rounds for b in batches])
     chosen = puzzles.all_views.colours[rows[:, 1]]
     assert set(puzzles.all_views.elements[rows[:, 1]].tolist()) == elements
@@ -299,10 +313,15 @@ def test_only_views_of_the_chosen_augmentations_vote(make_task, kinds, elements,
 
 def test_translated_votes_stand_elsewhere_where_their_answer_has_room(make_task):
     tasks = (make_task("a"), make_task("b", train=[((9, 4), (9, 4))] * 2, test=[((9, 4), (9, 4))], seed=1))
-    recipe = {"conditioning": "table", "canvas": "full", "vote_views": 1000,
-              "vote_augmentations": ("rotations", "flips", "translation")}
-    puzzles = PuzzleSet(tasks, dataclasses.replace(SMALL.adapt, **recipe),
-                        dataclasses.replace(SMALL.model, puzzle_columns=1), 0)
+    recipe = {
+        "conditioning": "table",
+        "canvas": "full",
+        "vote_views": 1000,
+        "vote_augmentations": ("rotations", "flips", "translation"),
+    }
+    puzzles = PuzzleSet(
+        tasks, dataclasses.replace(SMALL.adapt, **recipe), dataclasses.replace(SMALL.model, puzzle_columns=1), 0
+    )
     rows = np.concatenate([b.plan for batches in PredictionPlan(puzzles, puzzles.recipe).rounds for b in batches])
     moved = rows[rows[:, 2:4].any(1)]
     assert len(rows) == 2 * len(puzzles.all_views)
@@ -321,7 +340,7 @@ def test_without_learned_halting_every_sequence_takes_all_outer_steps(make_task)
         learner.model.q_head.bias.fill_(5)  # it would halt at once
     seen = set()
     for step in range(6):
-        part, = learner.learn(offer(step))
+        (part,) = learner.learn(offer(step))
         assert torch.equal(part.step.halted, part.step.steps == SMALL.model.halt_max_steps)
         seen |= set(part.step.steps.tolist())
     assert seen == {1, 2, 3, 4}

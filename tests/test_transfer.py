@@ -52,8 +52,30 @@ def test_the_share_of_steps_after_which_a_loss_is_reached():
 def artifact(tmp_path_factory):
     """Barely pretrained on some small real tasks."""
     out = tmp_path_factory.mktemp("artifact")
-    assert main(["pretrain", "--preset", "hrm-132k", "--data", "arc1-train", "--max-side", "6", "--limit", "6",
-                 "--tokens-per-step", "200", "--steps", "3", "--threads", "1", "--out", str(out)]) == 0
+    assert (
+        main(
+            [
+                "pretrain",
+                "--preset",
+                "hrm-132k",
+                "--data",
+                "arc1-train",
+                "--max-side",
+                "6",
+                "--limit",
+                "6",
+                "--tokens-per-step",
+                "200",
+                "--steps",
+                "3",
+                "--threads",
+                "1",
+                "--out",
+                str(out),
+            ]
+        )
+        == 0
+    )
     return out
 
 
@@ -78,8 +100,23 @@ def test_an_artifact_of_unknown_origin_is_refused(artifact, tmp_path):
 @pytest.mark.slow
 def test_a_report_is_written_and_goes_on_where_it_was(artifact, tmp_path):
     program = [sys.executable, str(REPOSITORY / "tools" / "transfer_report.py")]
-    command = [*program, "--tasks", "3", "--budget", "2m", "--visits", "9", "--workers", "1", "--seeds", "5",
-               "--artifact", str(artifact), "--out", str(tmp_path / "out")]
+    command = [
+        *program,
+        "--tasks",
+        "3",
+        "--budget",
+        "2m",
+        "--visits",
+        "9",
+        "--workers",
+        "1",
+        "--seeds",
+        "5",
+        "--artifact",
+        str(artifact),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     first = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert first.returncode == 0, first.stderr
     written = {path.name for path in (tmp_path / "out").iterdir()}

@@ -43,8 +43,9 @@ def wheel(dataset):
 
 
 def run_python(*arguments, **environment):
-    return subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True,
-                          env=os.environ | environment)
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)], capture_output=True, text=True, env=os.environ | environment
+    )
 
 
 def test_the_wheel_has_the_same_bytes_from_another_folder_umask_and_time(tmp_path, wheel):
@@ -57,8 +58,14 @@ def test_the_wheel_has_the_same_bytes_from_another_folder_umask_and_time(tmp_pat
         os.utime(path, (1e9, 1e9))
         path.chmod(0o700)
     command = f"umask 077; exec '{sys.executable}' tools/build_wheel.py"
-    built = subprocess.run(["sh", "-c", command], cwd=copy, check=True, capture_output=True, text=True,
-                           env=os.environ | {"SOURCE_DATE_EPOCH": str(wheel_builder.source_date_epoch())})
+    built = subprocess.run(
+        ["sh", "-c", command],
+        cwd=copy,
+        check=True,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"SOURCE_DATE_EPOCH": str(wheel_builder.source_date_epoch())},
+    )
     assert Path(built.stdout.strip()).read_bytes() == wheel.read_bytes()
 
 
@@ -87,14 +94,19 @@ def test_what_was_written_verifies(dataset):
     assert tool.returncode == 0, tool.stderr
 
 
-@pytest.mark.parametrize("finding, spoil", [
-    ("differs: requirements.txt", lambda folder: (folder / "requirements.txt").write_text("hrm_offline\n")),
-    ("missing: requirements.txt", lambda folder: (folder / "requirements.txt").unlink()),
-    ("not listed: extra/more.whl", lambda folder: ((folder / "extra").mkdir(),
-                                                   (folder / "extra" / "more.whl").write_text(""))),
-    ("missing: SHA256SUMS", lambda folder: (folder / "SHA256SUMS").unlink()),
-    ("differs: SHA256SUMS (line 1 is not", lambda folder: (folder / "SHA256SUMS").write_text("gone\n")),
-])
+@pytest.mark.parametrize(
+    "finding, spoil",
+    [
+        ("differs: requirements.txt", lambda folder: (folder / "requirements.txt").write_text("hrm_offline\n")),
+        ("missing: requirements.txt", lambda folder: (folder / "requirements.txt").unlink()),
+        (
+            "not listed: extra/more.whl",
+            lambda folder: ((folder / "extra").mkdir(), (folder / "extra" / "more.whl").write_text("")),
+        ),
+        ("missing: SHA256SUMS", lambda folder: (folder / "SHA256SUMS").unlink()),
+        ("differs: SHA256SUMS (line 1 is not", lambda folder: (folder / "SHA256SUMS").write_text("gone\n")),
+    ],
+)
 def test_a_changed_folder_is_found_out_by_name(tmp_path, dataset, finding, spoil):
     folder = shutil.copytree(dataset, tmp_path / "changed")
     spoil(folder)
@@ -118,8 +130,11 @@ def make_wheel(folder: Path, name: str, tag: str) -> Path:
     folder.mkdir()
     path = folder / f"{name}-1.0-{tag}.whl"
     info = f"{name}-1.0.dist-info"
-    files = {f"{name}.py": "VALUE = 1\n", f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
-             f"{info}/WHEEL": f"Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: {tag}\n"}
+    files = {
+        f"{name}.py": "VALUE = 1\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
+        f"{info}/WHEEL": f"Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: {tag}\n",
+    }
     files[f"{info}/RECORD"] = "".join(f"{file},,\n" for file in [*files, f"{info}/RECORD"])
     with zipfile.ZipFile(path, "w") as archive:
         for file, text in files.items():
@@ -168,22 +183,25 @@ def kernel_metadata():
     return json.loads(text.replace("YOUR_USERNAME", "somebody").replace("COMPETITION_SLUG", "arc-prize-2026"))
 
 
-@pytest.mark.parametrize("change, said", [
-    ({"title": "hrm"}, "5 to 50"),
-    ({"title": "hrm offline " * 5}, "5 to 50"),
-    ({"title": "another name"}, "another-name"),
-    ({"id": "somebody"}, "USER/SLUG"),
-    ({"id": "Some_body/hrm-offline"}, "Some_body"),
-    ({"id": None}, "id is None"),
-    ({"enable_internet": True}, "enable_internet is True, expected False"),
-    ({"enable_internet": None}, "enable_internet is None, expected False"),
-    ({"machine_shape": "NvidiaL5"}, "NvidiaL4X1"),
-    ({"accelerator": "NvidiaL4"}, "accelerator"),
-    ({"language": "julia"}, "language"),
-    ({"is_private": "true"}, "is_private"),
-    ({"dataset_sources": ["wheels"]}, "USER/SLUG"),
-    ({"competition_sources": ["ARC Prize"]}, "ARC Prize"),
-])
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"title": "hrm"}, "5 to 50"),
+        ({"title": "hrm offline " * 5}, "5 to 50"),
+        ({"title": "another name"}, "another-name"),
+        ({"id": "somebody"}, "USER/SLUG"),
+        ({"id": "Some_body/hrm-offline"}, "Some_body"),
+        ({"id": None}, "id is None"),
+        ({"enable_internet": True}, "enable_internet is True, expected False"),
+        ({"enable_internet": None}, "enable_internet is None, expected False"),
+        ({"machine_shape": "NvidiaL5"}, "NvidiaL4X1"),
+        ({"accelerator": "NvidiaL4"}, "accelerator"),
+        ({"language": "julia"}, "language"),
+        ({"is_private": "true"}, "is_private"),
+        ({"dataset_sources": ["wheels"]}, "USER/SLUG"),
+        ({"competition_sources": ["ARC Prize"]}, "ARC Prize"),
+    ],
+)
 def test_kernel_metadata_that_kaggle_would_refuse(kernel_metadata, change, said):
     check_kernel(kernel_metadata, "here")
     with pytest.raises(InputError, match=r"^here: ") as error:
@@ -191,14 +209,17 @@ def test_kernel_metadata_that_kaggle_would_refuse(kernel_metadata, change, said)
     assert said in str(error.value)
 
 
-@pytest.mark.parametrize("change, said", [
-    ({"title": "short"}, "6 to 50"),
-    ({"id": "somebody/short"}, "6 to 50"),
-    ({"subtitle": "too short"}, "20 to 80"),
-    ({"licenses": []}, "exactly one"),
-    ({"licenses": [{"name": "MIT-0"}]}, "MIT-0"),
-    ({"license": "other"}, "'license'"),
-])
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"title": "short"}, "6 to 50"),
+        ({"id": "somebody/short"}, "6 to 50"),
+        ({"subtitle": "too short"}, "20 to 80"),
+        ({"licenses": []}, "exactly one"),
+        ({"licenses": [{"name": "MIT-0"}]}, "MIT-0"),
+        ({"license": "other"}, "'license'"),
+    ],
+)
 def test_dataset_metadata_that_kaggle_would_refuse(change, said):
     metadata = vendor_wheels.dataset_metadata("somebody", ["a.whl"])
     check_dataset(metadata, "here")
@@ -241,11 +262,14 @@ def test_the_bundle_is_complete_and_rebuilt_in_place(tmp_path):
         build_kernel.read_bundle(out)
 
 
-@pytest.mark.parametrize("arguments, said", [
-    (["--user", "Some Body", "--competition", "arc"], "user name 'Some Body'"),
-    (["--user", "somebody", "--competition", "arc/prize"], "competition 'arc/prize'"),
-    (["--user", "somebody", "--competition", "arc", "--artifact", "nowhere"], "model.safetensors: no such file"),
-])
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--user", "Some Body", "--competition", "arc"], "user name 'Some Body'"),
+        (["--user", "somebody", "--competition", "arc/prize"], "competition 'arc/prize'"),
+        (["--user", "somebody", "--competition", "arc", "--artifact", "nowhere"], "model.safetensors: no such file"),
+    ],
+)
 def test_what_cannot_be_bundled_is_one_line_and_writes_nothing(tmp_path, arguments, said):
     tool = run_python(REPOSITORY / "tools" / "build_kernel.py", *arguments, "--out", tmp_path / "out")
     assert tool.returncode == 2
@@ -318,8 +342,13 @@ def test_a_notebook_that_cannot_install_ends_and_keeps_the_fallback(tmp_path, da
         mounted = shutil.copytree(dataset, tmp_path / "input" / "bundle")
         with zipfile.ZipFile(mounted / wheel.name, "a") as archive:
             archive.writestr("surprise.py", "")
-    result = run_python(REPOSITORY / "tools" / "execute_notebook.py", NOTEBOOK, submission.with_name("executed.ipynb"),
-                        60, HRM_OFFLINE_ROOT=str(tmp_path))
+    result = run_python(
+        REPOSITORY / "tools" / "execute_notebook.py",
+        NOTEBOOK,
+        submission.with_name("executed.ipynb"),
+        60,
+        HRM_OFFLINE_ROOT=str(tmp_path),
+    )
     assert result.returncode == 0, result.stderr
     assert "WARNING: nothing installed" in result.stdout
     assert set(json.loads(submission.read_text())) == {"a", "b"}
@@ -354,8 +383,10 @@ def test_a_command_is_echoed_line_by_line_and_its_exit_code_returned():
 def test_a_command_that_hangs_is_killed_with_its_children(monkeypatch, leaves_the_group):
     """A child that left the process group is out of reach, and holds the pipe open: that must not hang either."""
     monkeypatch.setattr(kaggle, "_SECONDS_TO_DRAIN", 0.5)
-    code = ("import subprocess, sys, time; c = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(8)'], "
-            f"start_new_session={leaves_the_group}); print(c.pid, flush=True); time.sleep(60)")
+    code = (
+        "import subprocess, sys, time; c = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(8)'], "
+        f"start_new_session={leaves_the_group}); print(c.pid, flush=True); time.sleep(60)"
+    )
     said, started = [], time.monotonic()
     assert kaggle.run_with_limit([sys.executable, "-c", code], 1.5, said.append) == -9
     assert time.monotonic() - started < 6
@@ -374,8 +405,10 @@ def ends_within(pid: int, seconds: float) -> bool:
 
 
 def test_the_killer_finds_solve_and_takes_its_children_along():
-    code = ("import subprocess, sys, time; "
-            "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); time.sleep(60)")
+    code = (
+        "import subprocess, sys, time; "
+        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); time.sleep(60)"
+    )
     solve = subprocess.Popen([sys.executable, "-c", code, "-m", "hrm_offline", "solve"], start_new_session=True)
     assert kill_solve(1.0, threading.Event()) == 2
     assert solve.wait(10) == -9

@@ -76,8 +76,15 @@ def configs(preset: str, tokens: int) -> tuple[ModelConfig, AdaptConfig]:
     """The preset's network with the published halting and conditioning, and its recipe with a batch of `tokens`."""
     model = PRESETS[preset].model
     model = dataclasses.replace(model, halting="q-learning", puzzle_columns=1, puzzle_emb_ndim=model.hidden_size)
-    recipe = dataclasses.replace(PRESETS[preset].adapt, conditioning="table", tokens_per_step=tokens, translate=0.75,
-                                 colour_permutations=100, loss="stablemax", ema=0.0)
+    recipe = dataclasses.replace(
+        PRESETS[preset].adapt,
+        conditioning="table",
+        tokens_per_step=tokens,
+        translate=0.75,
+        colour_permutations=100,
+        loss="stablemax",
+        ema=0.0,
+    )
     return model, recipe
 
 
@@ -130,11 +137,21 @@ class StepBench:
 
     def _published(self, source: ExampleSource, maker: BatchMaker, index: int) -> Callable[[], object]:
         sequences = maker.make(source.batch_of(index, 0))
-        batch = {"inputs": sequences.inputs, "labels": sequences.labels.int(),
-                 "puzzle_identifiers": sequences.puzzle_identifiers[:, 0].int()}
+        batch = {
+            "inputs": sequences.inputs,
+            "labels": sequences.labels.int(),
+            "puzzle_identifiers": sequences.puzzle_identifiers[:, 0].int(),
+        }
         torch.manual_seed(0)
-        return training_step(self.against, self.model_config, self.recipe, batch, source.puzzles.num_rows,
-                             self.runtime.dtype, self.compiled)
+        return training_step(
+            self.against,
+            self.model_config,
+            self.recipe,
+            batch,
+            source.puzzles.num_rows,
+            self.runtime.dtype,
+            self.compiled,
+        )
 
     def time(self, rounds: int) -> dict[Way, list[Work]]:
         """Every step of every way `rounds` times, in turns, so that a busy moment hits all alike."""
@@ -168,8 +185,9 @@ def bench_steps(options: argparse.Namespace, runtime: Runtime) -> list[dict]:
     measure_machine(runtime.device, runtime.dtype, size)  # the first call starts threads and libraries
     machine = measure_machine(runtime.device, runtime.dtype, size)
     print(f"matrix product: {machine.gemm_tflops:.3f} TFLOP/s")
-    tokens = options.tokens or (_CPU_TOKENS if runtime.device.type == "cpu"
-                                else PRESETS[options.preset].adapt.tokens_per_step)
+    tokens = options.tokens or (
+        _CPU_TOKENS if runtime.device.type == "cpu" else PRESETS[options.preset].adapt.tokens_per_step
+    )
     rows = []
     for source in options.sets:
         bench = StepBench(source, options.preset, tokens, runtime, options.against, not options.no_compile)
@@ -192,16 +210,28 @@ def _step_row(source: str, way: Way, works: list[Work], bench: StepBench, peak: 
     tokens = sum(w.pairs * w.cells for w in works)
     flop = sum(w.pairs * training_flop(bench.model_config, w.cells, way.name != "ours") for w in works)
     tflops = flop / seconds / 1e12
-    return {"set": source, "canvas": way.canvas, "way": way.name, "examples/s": pairs / seconds,
-            "tokens/s": tokens / seconds, "cells an example": tokens / pairs, "shapes": len(works), "TFLOP/s": tflops,
-            "share of matrix product": tflops / peak, "peak GiB": bench.peaks[way]}
+    return {
+        "set": source,
+        "canvas": way.canvas,
+        "way": way.name,
+        "examples/s": pairs / seconds,
+        "tokens/s": tokens / seconds,
+        "cells an example": tokens / pairs,
+        "shapes": len(works),
+        "TFLOP/s": tflops,
+        "share of matrix product": tflops / peak,
+        "peak GiB": bench.peaks[way],
+    }
 
 
 def _print_step_row(row: dict) -> None:
     memory = "" if math.isnan(row["peak GiB"]) else f"{row['peak GiB']:>7.2f} GiB"
-    print(f"{row['set']:<12}{row['canvas']:<7}{row['way']:<12}{row['examples/s']:>9.1f} examples/s"
-          f"{row['tokens/s']:>11.0f} tokens/s{row['cells an example']:>6.0f} cells{row['TFLOP/s']:>9.3f} TFLOP/s"
-          f"{row['share of matrix product']:>6.0%} of the matrix product{memory}", flush=True)
+    print(
+        f"{row['set']:<12}{row['canvas']:<7}{row['way']:<12}{row['examples/s']:>9.1f} examples/s"
+        f"{row['tokens/s']:>11.0f} tokens/s{row['cells an example']:>6.0f} cells{row['TFLOP/s']:>9.3f} TFLOP/s"
+        f"{row['share of matrix product']:>6.0%} of the matrix product{memory}",
+        flush=True,
+    )
 
 
 def bench_ready(options: argparse.Namespace, runtime: Runtime) -> list[dict]:
@@ -210,8 +240,11 @@ def bench_ready(options: argparse.Namespace, runtime: Runtime) -> list[dict]:
     if options.against is not None:
         rows.append(_in_fresh_process(_make_ready, str(options.against), _PUBLISHED_TASKS, runtime.device.type))
     for row in rows:
-        print(f"data ready ({row['builder']}): {row['tasks']} tasks x 1,000 augmentations in {row['seconds']:.2f} s, "
-              f"{row['memory MB']:.0f} MB of memory, {row['disk MB']:.0f} MB of disk", flush=True)
+        print(
+            f"data ready ({row['builder']}): {row['tasks']} tasks x 1,000 augmentations in {row['seconds']:.2f} s, "
+            f"{row['memory MB']:.0f} MB of memory, {row['disk MB']:.0f} MB of disk",
+            flush=True,
+        )
     return rows
 
 
@@ -233,8 +266,13 @@ def _make_ready(builder: str, count: int, device: str) -> dict:
         del kept
         disk = sum(file.stat().st_size for file in out.rglob("*.npy")) / 1e6
     name = "ours" if builder == "ours" else "published"
-    return {"builder": name, "tasks": count, "seconds": seconds, "memory MB": _resident_megabytes() - before,
-            "disk MB": disk}
+    return {
+        "builder": name,
+        "tasks": count,
+        "seconds": seconds,
+        "memory MB": _resident_megabytes() - before,
+        "disk MB": disk,
+    }
 
 
 def _write_task_files(tasks: tuple[Task, ...], folder: Path) -> None:
@@ -264,8 +302,11 @@ def bench_linear(options: argparse.Namespace, runtime: Runtime) -> list[dict]:
         seconds = time.perf_counter() - start
         cells = int(sum(len(b.members) * b.area for b in ExampleSource(puzzles, 0).buckets))
         rows.append({"tasks": count, "steps": report.steps, "seconds": seconds, "cells": cells})
-        print(f"{count} tasks: {report.steps} steps in {seconds:.1f} s, {seconds / count:.3f} s a task, "
-              f"{1e6 * seconds / cells / _LINEAR_VISITS:.1f} s a million cells", flush=True)
+        print(
+            f"{count} tasks: {report.steps} steps in {seconds:.1f} s, {seconds / count:.3f} s a task, "
+            f"{1e6 * seconds / cells / _LINEAR_VISITS:.1f} s a million cells",
+            flush=True,
+        )
     return rows
 
 
@@ -280,8 +321,10 @@ def bench_workers(options: argparse.Namespace, runtime: Runtime) -> list[dict]:
     for workers in (1, 2):
         context = get_context("spawn")
         queue, barrier = context.Queue(), context.Barrier(workers)
-        processes = [context.Process(target=_worker, args=(queue, barrier, i, options.preset, str(runtime.device)))
-                     for i in range(workers)]
+        processes = [
+            context.Process(target=_worker, args=(queue, barrier, i, options.preset, str(runtime.device)))
+            for i in range(workers)
+        ]
         for process in processes:
             process.start()
         rate = sum(queue.get() for _ in processes)
@@ -346,9 +389,14 @@ def run(options: argparse.Namespace) -> int:
     on_cpu = runtime.device.type == "cpu"
     options.preset = options.preset or ("hrm-132k" if on_cpu else "hrm-27m")
     options.no_compile |= on_cpu
-    about = {"commit": environment.commit_of_checkout(), "device": str(runtime), "threads": options.threads,
-             "preset": options.preset, "torch": torch.__version__,
-             "machine": f"{platform.machine()}, {platform.python_version()}"}
+    about = {
+        "commit": environment.commit_of_checkout(),
+        "device": str(runtime),
+        "threads": options.threads,
+        "preset": options.preset,
+        "torch": torch.__version__,
+        "machine": f"{platform.machine()}, {platform.python_version()}",
+    }
     print(", ".join(f"{name} {value}" for name, value in about.items()), flush=True)
     parts = {"ready": bench_ready, "steps": bench_steps, "linear": bench_linear, "workers": bench_workers}
     results = {name: parts[name](options, runtime) for name in options.only}

@@ -96,6 +96,7 @@ def time_ms(run: Callable[[], object], device: torch.device) -> float:
     """Median milliseconds of a call, the cache cleared before each; on a CPU one call."""
     if device.type == "cuda":
         from triton.testing import do_bench
+
         return do_bench(run, warmup=50, rep=1000, return_mode="median")
     start = time.perf_counter()
     run()
@@ -117,8 +118,9 @@ def cases(config: ModelConfig, batch: int, tokens: int, machine: Machine) -> Ite
     width, inner, heads = config.hidden_size, config.intermediate_size, config.num_heads
     rows, size = batch * tokens, machine.dtype.itemsize
     table_dtype = torch.float16 if size == 2 else torch.float32
-    table = rope_table("rope-1d", (1, tokens), 0, tokens, config.head_dim, config.rope_theta, machine.device,
-                       table_dtype)
+    table = rope_table(
+        "rope-1d", (1, tokens), 0, tokens, config.head_dim, config.rope_theta, machine.device, table_dtype
+    )
 
     def new(*shape: int, scale: float = 1.0) -> torch.Tensor:
         return (scale * torch.randn(shape, device=machine.device)).to(machine.dtype)
@@ -129,24 +131,54 @@ def cases(config: ModelConfig, batch: int, tokens: int, machine: Machine) -> Ite
     x, hidden = new(batch, tokens, width), new(batch, tokens, inner)
     attention_flop = 4 * batch * tokens**2 * width
     linear_flop = 2 * rows * width
-    yield Case("rms_norm", lambda x, r: rms_norm(x, EPS, r), [x, new(batch, tokens, width)], 0,
-               3 * rows * width * size, _liger_rms_norm(width, machine))
+    yield Case(
+        "rms_norm",
+        lambda x, r: rms_norm(x, EPS, r),
+        [x, new(batch, tokens, width)],
+        0,
+        3 * rows * width * size,
+        _liger_rms_norm(width, machine),
+    )
     yield Case("swiglu", swiglu, [new(batch, tokens, 2 * inner)], 0, 3 * rows * inner * size, _liger_swiglu())
-    yield Case("attention", lambda qkv: attention(qkv, heads, table), [new(batch, tokens, 3 * width)],
-               attention_flop, 4 * rows * width * size)
-    yield Case("linear_swiglu", linear_swiglu, [x, linear(2 * inner, width)], linear_flop * 2 * inner,
-               (rows * (width + inner) + 2 * inner * width) * size)
+    yield Case(
+        "attention",
+        lambda qkv: attention(qkv, heads, table),
+        [new(batch, tokens, 3 * width)],
+        attention_flop,
+        4 * rows * width * size,
+    )
+    yield Case(
+        "linear_swiglu",
+        linear_swiglu,
+        [x, linear(2 * inner, width)],
+        linear_flop * 2 * inner,
+        (rows * (width + inner) + 2 * inner * width) * size,
+    )
     for name, into in (("out", new(batch, tokens, width)), ("down", hidden)):
-        yield Case(f"linear_rms_norm {name}", lambda x, w, r: linear_rms_norm(x, w, r, EPS),
-                   [into, linear(width, into.shape[-1]), x], linear_flop * into.shape[-1],
-                   (rows * (into.shape[-1] + 2 * width) + width * into.shape[-1]) * size)
+        yield Case(
+            f"linear_rms_norm {name}",
+            lambda x, w, r: linear_rms_norm(x, w, r, EPS),
+            [into, linear(width, into.shape[-1]), x],
+            linear_flop * into.shape[-1],
+            (rows * (into.shape[-1] + 2 * width) + width * into.shape[-1]) * size,
+        )
     labels = torch.randint(0, config.vocab_size, (batch, tokens), device=machine.device)
-    yield Case("stablemax", lambda logits: stablemax_cross_entropy(logits, labels),
-               [new(batch, tokens, config.vocab_size)], 0, rows * (config.vocab_size * size + 12))
+    yield Case(
+        "stablemax",
+        lambda logits: stablemax_cross_entropy(logits, labels),
+        [new(batch, tokens, config.vocab_size)],
+        0,
+        rows * (config.vocab_size * size + 12),
+    )
     block = Block(config).to(machine.device)
     weights = sum(p.numel() for p in block.parameters())
-    yield Case("block", lambda x, *_: block(x, table), [x, *block.parameters()], 2 * rows * weights + attention_flop,
-               rows * (10 * width + inner) * size)
+    yield Case(
+        "block",
+        lambda x, *_: block(x, table),
+        [x, *block.parameters()],
+        2 * rows * weights + attention_flop,
+        rows * (10 * width + inner) * size,
+    )
 
 
 def _liger_rms_norm(width: int, machine: Machine) -> Callable | None:
@@ -184,8 +216,18 @@ def bench_case(case: Case, batch: int, tokens: int, machine: Machine, compiled: 
                 except torch.cuda.OutOfMemoryError:
                     ms = float("nan")
                 tflops, gbs = factor * case.flop / ms / 1e9, factor * case.bytes / ms / 1e6
-                yield Row(case.name, direction, batch, tokens, name, ms, tflops, gbs,
-                          100 * tflops / machine.gemm_tflops, 100 * gbs / machine.copy_gbs)
+                yield Row(
+                    case.name,
+                    direction,
+                    batch,
+                    tokens,
+                    name,
+                    ms,
+                    tflops,
+                    gbs,
+                    100 * tflops / machine.gemm_tflops,
+                    100 * gbs / machine.copy_gbs,
+                )
 
 
 def _forward(run: Callable, case: Case) -> Callable[[], object]:
@@ -203,8 +245,9 @@ def _both(run: Callable, case: Case) -> Callable[[], object]:
     return lambda: torch.autograd.grad(run(*leaves), leaves, grad)
 
 
-def bench_steps(config: ModelConfig, batch: int, tokens: int, machine: Machine, against: Path | None,
-                compiled: bool) -> Iterator[Row]:
+def bench_steps(
+    config: ModelConfig, batch: int, tokens: int, machine: Machine, against: Path | None, compiled: bool
+) -> Iterator[Row]:
     """Whole training steps, halting's look-ahead included, with peak memory: ours, plain PyTorch,
     and the published code, each from a fresh allocator."""
     side = round((tokens - config.puzzle_tokens) ** 0.5)
@@ -222,12 +265,17 @@ def bench_steps(config: ModelConfig, batch: int, tokens: int, machine: Machine, 
 
     def published() -> Callable[[], object]:
         torch.manual_seed(0)
-        theirs = {"inputs": ours.inputs, "labels": ours.labels.int(),
-                  "puzzle_identifiers": ours.puzzle_identifiers[:, 0].int()}
+        theirs = {
+            "inputs": ours.inputs,
+            "labels": ours.labels.int(),
+            "puzzle_identifiers": ours.puzzle_identifiers[:, 0].int(),
+        }
         return published_step(against, config, recipe, theirs, batch, machine.dtype, compiled)
 
-    ways = [("ours", "triton" if machine.device.type == "cpu" else "auto", learner_step),
-            ("eager", "reference", learner_step)]
+    ways = [
+        ("ours", "triton" if machine.device.type == "cpu" else "auto", learner_step),
+        ("eager", "reference", learner_step),
+    ]
     if against is not None:
         ways.append(("published", "reference", published))
     for name, mode, make in ways:
@@ -257,9 +305,12 @@ def _bench_step(name: str, make: Callable, batch: int, tokens: int, machine: Mac
 
 
 def print_row(row: Row) -> None:
-    print(f"{row.op:<22}{row.direction:<9}{f'{row.batch}x{row.tokens}':<10}{row.implementation:<11}{row.ms:>10.3f} ms"
-          f"{row.tflops:>8.1f} TFLOP/s{row.gemm_percent:>5.0f}%{row.gbs:>8.0f} GB/s{row.copy_percent:>5.0f}%"
-          + (f"{row.peak_gib:>7.2f} GiB" if row.peak_gib else ""), flush=True)
+    print(
+        f"{row.op:<22}{row.direction:<9}{f'{row.batch}x{row.tokens}':<10}{row.implementation:<11}{row.ms:>10.3f} ms"
+        f"{row.tflops:>8.1f} TFLOP/s{row.gemm_percent:>5.0f}%{row.gbs:>8.0f} GB/s{row.copy_percent:>5.0f}%"
+        + (f"{row.peak_gib:>7.2f} GiB" if row.peak_gib else ""),
+        flush=True,
+    )
 
 
 def print_ratios(rows: list[Row]) -> None:
@@ -269,18 +320,26 @@ def print_ratios(rows: list[Row]) -> None:
         own = ours[row.op, row.direction, row.batch, row.tokens]
         if row is not own:
             memory = f", {100 * own.peak_gib / row.peak_gib:.0f}% of its memory" if row.peak_gib else ""
-            print(f"ratio {row.op} {row.direction} {row.batch}x{row.tokens} against {row.implementation}: "
-                  f"{row.ms / own.ms:.2f}{memory}")
+            print(
+                f"ratio {row.op} {row.direction} {row.batch}x{row.tokens} against {row.implementation}: "
+                f"{row.ms / own.ms:.2f}{memory}"
+            )
 
 
 def write_csv(path: Path, rows: list[Row], machine: Machine) -> None:
     """Every row with what it was measured on."""
     name = torch.cuda.get_device_name(machine.device) if machine.device.type == "cuda" else "none: a smoke run"
     import triton
-    about = {"commit": environment.commit_of_checkout(), "device": name, "torch": torch.__version__,
-             "triton": triton.__version__, "dtype": str(machine.dtype).removeprefix("torch."),
-             "peak_gemm_tflops": machine.gemm_tflops,
-             "peak_copy_gbs": machine.copy_gbs}
+
+    about = {
+        "commit": environment.commit_of_checkout(),
+        "device": name,
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+        "dtype": str(machine.dtype).removeprefix("torch."),
+        "peak_gemm_tflops": machine.gemm_tflops,
+        "peak_copy_gbs": machine.copy_gbs,
+    }
     with open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, [*(f.name for f in fields(Row)), *about])
         writer.writeheader()
@@ -343,8 +402,9 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def bench(config: ModelConfig, shapes: list, steps: list, machine: Machine, against: Path | None,
-          compiled: bool) -> Iterator[Row]:
+def bench(
+    config: ModelConfig, shapes: list, steps: list, machine: Machine, against: Path | None, compiled: bool
+) -> Iterator[Row]:
     """All rows, operations first."""
     for batch, tokens in shapes:
         try:
@@ -357,7 +417,7 @@ def bench(config: ModelConfig, shapes: list, steps: list, machine: Machine, agai
 
 
 def parse_shapes(text: str) -> list[tuple[int, int]]:
-    """"96x226,48x901" -> [(96, 226), (48, 901)]. Raises `InputError`."""
+    """ "96x226,48x901" -> [(96, 226), (48, 901)]. Raises `InputError`."""
     if text == "none":
         return []
     try:

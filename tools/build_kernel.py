@@ -35,7 +35,7 @@ from hrm_offline.kaggle import ARTIFACT_FILES
 KERNEL = environment.REPOSITORY / "kernel"
 _USER, _COMPETITION = "YOUR_USERNAME", "COMPETITION_SLUG"  # what kernel/kernel-metadata.json has for them
 
-_WHEEL_CELL = '''\
+_WHEEL_CELL = """\
 # The wheel of hrm_offline itself, put here by tools/build_kernel.py --single-file: no dataset is needed for it.
 import base64
 import hashlib
@@ -47,7 +47,7 @@ folder = TEMP / "hrm_offline_wheel"
 folder.mkdir(parents=True, exist_ok=True)
 (folder / "{name}").write_bytes(content)
 (folder / "{requirements_file}").write_text({requirements!r})
-'''
+"""
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,14 @@ def main() -> int:
     return 0
 
 
-def build(out: Path, user: str, competition: str, artifact: Path | None = None, single_file: bool = False,
-          lock: Path | None = LOCK) -> None:
+def build(
+    out: Path,
+    user: str,
+    competition: str,
+    artifact: Path | None = None,
+    single_file: bool = False,
+    lock: Path | None = LOCK,
+) -> None:
     """Write the bundle into `out`, in place of an earlier one. Raises `InputError` naming what was given wrong, the
     artifact's file that is missing, or the limit of Kaggle's that the metadata breaks."""
     check_slug(user, "user name")
@@ -142,11 +148,20 @@ def _wheel_cell() -> dict:
     with tempfile.TemporaryDirectory() as scratch:
         wheel = build_wheel(Path(scratch))
         source = _WHEEL_CELL.format(
-            content=base64.b64encode(zlib.compress(wheel.read_bytes(), 9)).decode(), digest=sha256(wheel),
-            name=wheel.name, requirements_file=REQUIREMENTS_FILE, requirements=requirements(wheel.parent),
+            content=base64.b64encode(zlib.compress(wheel.read_bytes(), 9)).decode(),
+            digest=sha256(wheel),
+            name=wheel.name,
+            requirements_file=REQUIREMENTS_FILE,
+            requirements=requirements(wheel.parent),
         )
-    return {"cell_type": "code", "execution_count": None, "id": "cell-wheel", "metadata": {}, "outputs": [],
-            "source": source.splitlines(keepends=True)}
+    return {
+        "cell_type": "code",
+        "execution_count": None,
+        "id": "cell-wheel",
+        "metadata": {},
+        "outputs": [],
+        "source": source.splitlines(keepends=True),
+    }
 
 
 def _print_next_steps(bundle: Bundle) -> None:
@@ -157,18 +172,29 @@ def _print_next_steps(bundle: Bundle) -> None:
         print(f"upload it first: kaggle datasets create -p {bundle.dataset}")
         print(f"(later on:       kaggle datasets version -p {bundle.dataset} -m 'what changed')")
     print(f"then run it:     kaggle kernels push -p {bundle.notebook.parent}")
-    print(f"by hand: import the notebook, internet off, accelerator {bundle.metadata['machine_shape']}, add as inputs "
-          f"{', '.join(bundle.metadata['competition_sources'] + bundle.metadata['dataset_sources'])}")
+    print(
+        f"by hand: import the notebook, internet off, accelerator {bundle.metadata['machine_shape']}, add as inputs "
+        f"{', '.join(bundle.metadata['competition_sources'] + bundle.metadata['dataset_sources'])}"
+    )
 
 
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--user", required=True, metavar="NAME", help="your Kaggle user name, as in its web address")
     parser.add_argument("--competition", required=True, metavar="SLUG", help="the competition's, as in its web address")
-    parser.add_argument("--artifact", type=Path, metavar="DIR",
-                        help="pretrained artifact (default: none, then the package's own serves where it fits)")
-    parser.add_argument("--out", type=Path, default=environment.REPOSITORY / "bundle", metavar="DIR",
-                        help="where to write (default: bundle/)")
+    parser.add_argument(
+        "--artifact",
+        type=Path,
+        metavar="DIR",
+        help="pretrained artifact (default: none, then the package's own serves where it fits)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=environment.REPOSITORY / "bundle",
+        metavar="DIR",
+        help="where to write (default: bundle/)",
+    )
     parser.add_argument("--single-file", action="store_true", help="our wheel inside the notebook instead of a dataset")
     return parser.parse_args()
 

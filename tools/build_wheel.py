@@ -41,8 +41,20 @@ def build_wheel(out: Path = WHEELS) -> Path:
                 shutil.copytree(path, source / name, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy(path, source / name)
-        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet", "--no-index",
-               "--no-deps", "--no-build-isolation", "--wheel-dir", str(built), str(source)]
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "--disable-pip-version-check",
+            "wheel",
+            "--quiet",
+            "--no-index",
+            "--no-deps",
+            "--no-build-isolation",
+            "--wheel-dir",
+            str(built),
+            str(source),
+        ]
         if code := subprocess.run(pip).returncode:
             raise InputError(f"{environment.REPOSITORY}: pip could not build the wheel (exit code {code}), see above")
         wheel = next(built.glob("hrm_offline-*.whl"))
@@ -71,8 +83,11 @@ def source_date_epoch() -> int:
         if not given.isdecimal():
             raise InputError(f"SOURCE_DATE_EPOCH is '{given}', expected seconds since 1970")
         return int(given)
-    shown = subprocess.run(["git", "log", "-1", "--format=%ct"], cwd=environment.REPOSITORY, capture_output=True,
-                           text=True) if shutil.which("git") else None
+    shown = (
+        subprocess.run(["git", "log", "-1", "--format=%ct"], cwd=environment.REPOSITORY, capture_output=True, text=True)
+        if shutil.which("git")
+        else None
+    )
     if shown is None or shown.returncode or not shown.stdout.strip():
         return _ZIP_BEGINS
     return int(shown.stdout)

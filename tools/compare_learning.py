@@ -54,16 +54,23 @@ def compare(run: Run) -> dict:
     tasks = tasks_of(run.trial.tasks)
     learned = learn(run.trial, tasks)
     score = score_votes(predict(learned)[0], tasks)
-    return run.key | learned.about() | {
-        "cells": round(statistics.mean(task.cells for task in score.tasks), 4),
-        "points": round(score.task_points(2), 2), "solved": len(score.solved),
-    }
+    return (
+        run.key
+        | learned.about()
+        | {
+            "cells": round(statistics.mean(task.cells for task in score.tasks), 4),
+            "points": round(score.task_points(2), 2),
+            "solved": len(score.solved),
+        }
+    )
 
 
 def print_table(lines: list[dict]) -> None:
     """A row a run and each arm's means; `half` is the loss at half of the steps."""
-    print(f"{'arm':<16}{'seed':>5}{'steps':>8}{'examples':>10}{'seconds':>9}{'half':>8}{'loss':>8}{'cells':>8}"
-          f"{'points':>8}{'solved':>8}")
+    print(
+        f"{'arm':<16}{'seed':>5}{'steps':>8}{'examples':>10}{'seconds':>9}{'half':>8}{'loss':>8}{'cells':>8}"
+        f"{'points':>8}{'solved':>8}"
+    )
     arms: dict[str, list[dict]] = {}
     for line in lines:
         arms.setdefault(line["arm"], []).append(line)
@@ -76,8 +83,10 @@ def print_table(lines: list[dict]) -> None:
 
 
 def _print_row(arm: str, seed: int | str, run: dict) -> None:
-    print(f"{arm:<16}{seed:>5}{run['steps']:>8.0f}{run['examples']:>10.0f}{run['seconds']:>9.1f}{run['half']:>8.4f}"
-          f"{run['loss']:>8.4f}{run['cells']:>8.4f}{run['points']:>8.2f}{run['solved']:>8.1f}")
+    print(
+        f"{arm:<16}{seed:>5}{run['steps']:>8.0f}{run['examples']:>10.0f}{run['seconds']:>9.1f}{run['half']:>8.4f}"
+        f"{run['loss']:>8.4f}{run['cells']:>8.4f}{run['points']:>8.2f}{run['solved']:>8.1f}"
+    )
 
 
 def _parse_arm(words: list[str]) -> tuple[str, dict]:
@@ -105,8 +114,11 @@ def main() -> int:
     options = parser.parse_args()
     try:
         arms = [_parse_arm(arm) for arm in options.arm]
-        runs = [Run(name, Trial(changes, seed, options.preset, options.set, options.visits))
-                for seed in options.seeds for name, changes in arms]
+        runs = [
+            Run(name, Trial(changes, seed, options.preset, options.set, options.visits))
+            for seed in options.seeds
+            for name, changes in arms
+        ]
         tasks_of(options.set)
         for run in runs:
             configs_of(run.trial, f"arm {run.arm}")

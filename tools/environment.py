@@ -40,8 +40,9 @@ def ensure(only: tuple[str, ...] = ()) -> None:
 def commit_of_checkout() -> str:
     """The commit that the tools run from, with "-dirty" where files were changed since; "unknown" without git."""
     try:
-        found = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=REPOSITORY, text=True,
-                               capture_output=True)
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=REPOSITORY, text=True, capture_output=True
+        )
     except OSError:
         return "unknown"
     return found.stdout.strip() or "unknown"
@@ -65,5 +66,7 @@ def _missing() -> list[str]:
 def _pip(python: Path, *arguments: str) -> None:
     result = subprocess.run([python, "-m", "pip", "--disable-pip-version-check", *arguments])
     if result.returncode:
-        raise SystemExit("the packages could not be installed; their index must be reachable once "
-                         f"(or install {REQUIREMENTS.name} yourself and start again)")
+        raise SystemExit(
+            "the packages could not be installed; their index must be reachable once "
+            f"(or install {REQUIREMENTS.name} yourself and start again)"
+        )

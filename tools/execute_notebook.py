@@ -17,9 +17,13 @@ _START_SECONDS = 300  # for a kernel to answer: a busy machine needs more than t
 
 def main(notebook: str, output: str, seconds: str) -> int:
     content = nbformat.read(notebook, as_version=4)
-    client = _EchoingClient(content, timeout=int(float(seconds)), kernel_name="python3",
-                            startup_timeout=_START_SECONDS,
-                            resources={"metadata": {"path": str(Path(output).parent)}})
+    client = _EchoingClient(
+        content,
+        timeout=int(float(seconds)),
+        kernel_name="python3",
+        startup_timeout=_START_SECONDS,
+        resources={"metadata": {"path": str(Path(output).parent)}},
+    )
     try:
         client.execute()
     except (CellExecutionError, CellTimeoutError) as error:

@@ -58,12 +58,15 @@ class Projection:
     hours: float
 
     def __str__(self) -> str:
-        return (f"{self.steps:,.0f} steps of {self.examples_a_step:,.0f} examples on average in {self.hours:.1f} h, "
-                f"{self.visits:,.0f} visits of each demonstration")
+        return (
+            f"{self.steps:,.0f} steps of {self.examples_a_step:,.0f} examples on average in {self.hours:.1f} h, "
+            f"{self.visits:,.0f} visits of each demonstration"
+        )
 
 
-def project(config: ModelConfig, source: ExampleSource, chips: int, tflops: float,
-            share_of_peak: float, hours: float) -> Projection:
+def project(
+    config: ModelConfig, source: ExampleSource, chips: int, tflops: float, share_of_peak: float, hours: float
+) -> Projection:
     """Every chip takes its part of the tasks and reaches `share_of_peak` of its dense product rate."""
     visits = chips * tflops * 1e12 * share_of_peak * hours * 3600 / visit_flop(config, source)
     examples = len(source.examples) / source.steps_a_visit

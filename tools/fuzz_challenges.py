@@ -47,40 +47,129 @@ _PREDICTED_BATCHES = 3
 # Files to start from.
 
 _TASKS = (
-    {"train": [{"input": [[1, 0], [0, 2]], "output": [[2, 0], [0, 1]]}, {"input": [[3, 0], [5, 2]], "output": [[2, 0],
-     [5, 3]]}, {"input": [[0]], "output": [[0]]}], "test": [{"input": [[4, 0], [0, 2]]}]},
-    {"train": [{"input": [[7, 7, 7]], "output": [[7], [7], [7]]}, {"input": [[1, 2]], "output": [[1], [2]]}],
-     "test": [{"input": [[3, 4, 5]]}, {"input": [[6, 6]]}]},
-    {"train": [{"input": [[0, 8, 0], [8, 0, 8]], "output": [[8]]}, {"input": [[9, 9], [9, 0]], "output": [[9]]}],
-     "test": [{"input": [[1, 1, 1, 1]], "output": [[1]]}]},
+    {
+        "train": [
+            {"input": [[1, 0], [0, 2]], "output": [[2, 0], [0, 1]]},
+            {"input": [[3, 0], [5, 2]], "output": [[2, 0], [5, 3]]},
+            {"input": [[0]], "output": [[0]]},
+        ],
+        "test": [{"input": [[4, 0], [0, 2]]}],
+    },
+    {
+        "train": [{"input": [[7, 7, 7]], "output": [[7], [7], [7]]}, {"input": [[1, 2]], "output": [[1], [2]]}],
+        "test": [{"input": [[3, 4, 5]]}, {"input": [[6, 6]]}],
+    },
+    {
+        "train": [{"input": [[0, 8, 0], [8, 0, 8]], "output": [[8]]}, {"input": [[9, 9], [9, 0]], "output": [[9]]}],
+        "test": [{"input": [[1, 1, 1, 1]], "output": [[1]]}],
+    },
 )
 _IDS = ("007bbfb7", "00d62c1b", "017c7c7b")
 
 # Text that stands for what JSON's writer refuses to write, and what becomes of it.
 _STAND_INS = {
-    "<digits>": "9" * 5000, "<depth>": "[" * 100 + "]" * 100, "<too deep>": "[" * 100_000 + "]" * 100_000,
-    "<deep object>": '{"input":' * 100 + "1" + "}" * 100, "<float>": "1e999", "<tiny>": "1e-999", "<minus zero>": "-0",
-    "<leading zero>": "01", "<comment>": "/* */", "<raw control>": '"\x01"', "<half escape>": '"\\ud83d"',
+    "<digits>": "9" * 5000,
+    "<depth>": "[" * 100 + "]" * 100,
+    "<too deep>": "[" * 100_000 + "]" * 100_000,
+    "<deep object>": '{"input":' * 100 + "1" + "}" * 100,
+    "<float>": "1e999",
+    "<tiny>": "1e-999",
+    "<minus zero>": "-0",
+    "<leading zero>": "01",
+    "<comment>": "/* */",
+    "<raw control>": '"\x01"',
+    "<half escape>": '"\\ud83d"',
 }
-_NUMBERS = (-1, 0, 1, 9, 10, 11, 255, 256, 257, 2**31, 2**63, 2**64 + 1, -(2**63) - 1, 10**400, -(10**400), 1.0,
-            2.5, -0.0, 1e308, math.nan, math.inf, -math.inf)
-_TEXTS = ("", "3", "input", "\0", "\n", "ü", "\u2028", "\ud800", "\udfff\ud800", "🧩", "x" * 50_000, "__proto__",
-          "../../x", "arc1", "NaN")
-_GRIDS = ([[9]], [[0] * 30], [[0]] * 30, [[5] * 30] * 30, [[0] * 31], [[0]] * 31, [[0] * 300] * 300, [[]], [[], []],
-          [[[]]], [[[0]]], [[0], [0, 0]], [[0, 0], [0]], [0], [[None]], [[True]], [["0"]], [list(range(10))])
-_OTHERS = (None, True, False, [], {}, {"input": [[1]]}, {"input": [[1]], "output": [[1]]}, {"train": [], "test": []},
-           {"input": None, "output": None}, {"a": {"b": {"c": []}}})
+_NUMBERS = (
+    -1,
+    0,
+    1,
+    9,
+    10,
+    11,
+    255,
+    256,
+    257,
+    2**31,
+    2**63,
+    2**64 + 1,
+    -(2**63) - 1,
+    10**400,
+    -(10**400),
+    1.0,
+    2.5,
+    -0.0,
+    1e308,
+    math.nan,
+    math.inf,
+    -math.inf,
+)
+_TEXTS = (
+    "",
+    "3",
+    "input",
+    "\0",
+    "\n",
+    "ü",
+    "\u2028",
+    "\ud800",
+    "\udfff\ud800",
+    "🧩",
+    "x" * 50_000,
+    "__proto__",
+    "../../x",
+    "arc1",
+    "NaN",
+)
+_GRIDS = (
+    [[9]],
+    [[0] * 30],
+    [[0]] * 30,
+    [[5] * 30] * 30,
+    [[0] * 31],
+    [[0]] * 31,
+    [[0] * 300] * 300,
+    [[]],
+    [[], []],
+    [[[]]],
+    [[[0]]],
+    [[0], [0, 0]],
+    [[0, 0], [0]],
+    [0],
+    [[None]],
+    [[True]],
+    [["0"]],
+    [list(range(10))],
+)
+_OTHERS = (
+    None,
+    True,
+    False,
+    [],
+    {},
+    {"input": [[1]]},
+    {"input": [[1]], "output": [[1]]},
+    {"train": [], "test": []},
+    {"input": None, "output": None},
+    {"a": {"b": {"c": []}}},
+)
 
 _STRANGE = st.one_of(
-    st.sampled_from(_NUMBERS), st.sampled_from(_TEXTS), st.sampled_from(_GRIDS), st.sampled_from(_OTHERS),
-    st.sampled_from([name for name in _STAND_INS if name != "<too deep>"]), st.sampled_from(_TASKS),
-    st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-                 lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
-                 max_leaves=8),
+    st.sampled_from(_NUMBERS),
+    st.sampled_from(_TEXTS),
+    st.sampled_from(_GRIDS),
+    st.sampled_from(_OTHERS),
+    st.sampled_from([name for name in _STAND_INS if name != "<too deep>"]),
+    st.sampled_from(_TASKS),
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+        max_leaves=8,
+    ),
 )
 _VALID_GRID = st.tuples(st.integers(1, 30), st.integers(1, 30), st.integers(0, 9)).map(
-    lambda size: [[(r * c + size[2]) % 10 for c in range(size[1])] for r in range(size[0])])
-
+    lambda size: [[(r * c + size[2]) % 10 for c in range(size[1])] for r in range(size[0])]
+)
 
 
 def _seldom(times: int):
@@ -262,8 +351,13 @@ def check_submission(submission, expected: dict[str, int]) -> None:
 
 
 def _is_grid(grid) -> bool:
-    return (isinstance(grid, list) and 1 <= len(grid) <= 30 and len({len(row) for row in grid}) == 1
-            and 1 <= len(grid[0]) <= 30 and all(type(cell) is int and 0 <= cell <= 9 for row in grid for cell in row))
+    return (
+        isinstance(grid, list)
+        and 1 <= len(grid) <= 30
+        and len({len(row) for row in grid}) == 1
+        and 1 <= len(grid[0]) <= 30
+        and all(type(cell) is int and 0 <= cell <= 9 for row in grid for cell in row)
+    )
 
 
 def check_learning(path: Path) -> bool:
@@ -306,8 +400,14 @@ def fuzz(examples: int, seed: int | None, learn_every: int, folder: Path, watch=
     `folder / "challenges.json"`, as small as it could be made."""
     kinds = Counter()
 
-    @hypothesis.settings(max_examples=examples, derandomize=seed is None, database=None, deadline=None,
-                         suppress_health_check=list(hypothesis.HealthCheck), print_blob=False)
+    @hypothesis.settings(
+        max_examples=examples,
+        derandomize=seed is None,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+        print_blob=False,
+    )
     @hypothesis.given(challenges_files())
     def check(content: bytes) -> None:
         shutil.rmtree(folder / "out", ignore_errors=True)
@@ -344,8 +444,10 @@ def main() -> int:
         raise
     seconds = time.monotonic() - started
     files = kinds.total() - kinds["learned"]
-    print(f"{files} files in {seconds:.0f} s ({files / seconds:.1f} a second), no failure: " +
-          ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()))
+    print(
+        f"{files} files in {seconds:.0f} s ({files / seconds:.1f} a second), no failure: "
+        + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+    )
     shutil.rmtree(folder)
     return 0
 

@@ -183,13 +183,28 @@ def _calls(model: ModelConfig, dtype: torch.dtype) -> dict:
         bytes_, numbers = torch.zeros(4, dtype=torch.uint8), torch.zeros(4, dtype=torch.int32)
         encode.encode_grids(bytes_, numbers, numbers, numbers, numbers, bytes_, bytes_, numbers, 30, cells)
 
-    return dict(attention=run_attention, linear_rms_norm=run_linear_rms_norm, linear_swiglu=run_linear_swiglu,
-                rms_norm=run_rms_norm, swiglu=run_swiglu, embedding=run_embedding, stablemax=run_stablemax,
-                adam_atan2=run_adam_atan2, sign_sgd=run_sign_sgd, encode=run_encode)
+    return dict(
+        attention=run_attention,
+        linear_rms_norm=run_linear_rms_norm,
+        linear_swiglu=run_linear_swiglu,
+        rms_norm=run_rms_norm,
+        swiglu=run_swiglu,
+        embedding=run_embedding,
+        stablemax=run_stablemax,
+        adam_atan2=run_adam_atan2,
+        sign_sgd=run_sign_sgd,
+        encode=run_encode,
+    )
 
 
-_POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.int32: "*i32",
-             torch.int64: "*i64", torch.uint8: "*u8"}
+_POINTERS = {
+    torch.float32: "*fp32",
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.int32: "*i32",
+    torch.int64: "*i64",
+    torch.uint8: "*u8",
+}
 
 
 def _types(launch: Launch) -> dict[str, str]:
@@ -203,7 +218,7 @@ def _types(launch: Launch) -> dict[str, str]:
             types[name] = "fp32"
         else:
             types[name] = "constexpr" if value is None or value == 1 else "i32"
-    return types | dict.fromkeys(names[len(launch.args):], "constexpr")
+    return types | dict.fromkeys(names[len(launch.args) :], "constexpr")
 
 
 def compile_variant(variant: Variant, capability: int) -> Compiled:
@@ -212,8 +227,11 @@ def compile_variant(variant: Variant, capability: int) -> Compiled:
     values = dict(zip(names, launch.args)) | {k: v for k, v in launch.constants.items() if k in names}
     constants = {(names.index(name),): values[name] for name, kind in types.items() if kind == "constexpr"}
     # A launch specialises arguments that are multiples of 16, as PyTorch's allocations are.
-    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names)
-               if types[name][0] == "*" or (types[name] == "i32" and values[name] % 16 == 0)}
+    aligned = {
+        (i,): [["tt.divisibility", 16]]
+        for i, name in enumerate(names)
+        if types[name][0] == "*" or (types[name] == "i32" and values[name] % 16 == 0)
+    }
     options = OPTIONS | {k: v for k, v in launch.constants.items() if k in ("num_warps", "num_stages")}
     try:
         source = ASTSource(launch.kernel, types, constants, aligned)
@@ -236,16 +254,25 @@ def _read(cubin: bytes, shared: int) -> Compiled:
     if not used or not instructions:
         return Compiled(error="the compiler's output could not be read")
     tensor_core = {name: instructions.count(name) for name in TENSOR_CORE if name in instructions}
-    return Compiled(int(used["REG"]), int(used["STACK"]), instructions.count("LDL") + instructions.count("STL"),
-                    shared, " ".join(f"{n} {name}" for name, n in tensor_core.items()))
+    return Compiled(
+        int(used["REG"]),
+        int(used["STACK"]),
+        instructions.count("LDL") + instructions.count("STL"),
+        shared,
+        " ".join(f"{n} {name}" for name, n in tensor_core.items()),
+    )
 
 
 def occupancy(compiled: Compiled, warps: int, chip: Chip) -> float:
     """Warps that one multiprocessor holds at once, as a share of its limit: registers come in
     units of 256 a warp, shared memory with what the driver reserves."""
     warp_registers = -(-compiled.registers * 32 // 256) * 256
-    programs = min(chip.programs, chip.warps // warps, REGISTERS // (warp_registers * warps),
-                   chip.shared // (compiled.shared + RESERVED_SHARED))
+    programs = min(
+        chip.programs,
+        chip.warps // warps,
+        REGISTERS // (warp_registers * warps),
+        chip.shared // (compiled.shared + RESERVED_SHARED),
+    )
     return programs * warps / chip.warps
 
 
@@ -258,8 +285,10 @@ def main() -> int:
     targets = [int(target) for target in options.targets.split(",")]
     ops = options.ops.split(",")
     if unknown := [str(name) for name in {*targets, *ops} if name not in CHIPS and name not in dispatch.RULES]:
-        parser.error(f"unknown {', '.join(unknown)}; targets are {', '.join(map(str, CHIPS))}, "
-                     f"operations {', '.join(dispatch.RULES)}")
+        parser.error(
+            f"unknown {', '.join(unknown)}; targets are {', '.join(map(str, CHIPS))}, "
+            f"operations {', '.join(dispatch.RULES)}"
+        )
     work = [(variant, target) for target in targets for variant in variants(target, options.all) if variant.op in ops]
     print(f"Triton {triton.__version__}, torch {torch.__version__}: {len(work)} kernels for {len(targets)} chips")
     # Forked, so that a worker finds the launches by their number.
@@ -269,8 +298,11 @@ def main() -> int:
     for target in targets:
         rows = [(variant, result) for (variant, of), result in zip(work, results) if of == target]
         failures += _print_chip(target, rows)
-    print(f"{failures} of the kernels that dispatch would choose spill or do not fit" if failures
-          else "every kernel that dispatch would choose fits, without a spill")
+    print(
+        f"{failures} of the kernels that dispatch would choose spill or do not fit"
+        if failures
+        else "every kernel that dispatch would choose fits, without a spill"
+    )
     return 1 if failures else 0
 
 
@@ -289,8 +321,10 @@ def _print_chip(target: int, rows: list[tuple[Variant, Compiled]]) -> int:
     """The chip's table; returns how many chosen kernels spill or do not fit."""
     chip = CHIPS[target]
     print(f"\nsm_{target} ({chip.name}), {chip.program_shared >> 10} KiB of shared memory for a program")
-    print(f"{'kernel':<42}{'dtype':<10}{'tiles':<26}{'warps':>5}{'stages':>7}{'regs':>6}{'stack':>7}{'spills':>7}"
-          f"{'shared':>8}{'occup.':>8}  {'tensor cores':<14}")
+    print(
+        f"{'kernel':<42}{'dtype':<10}{'tiles':<26}{'warps':>5}{'stages':>7}{'regs':>6}{'stack':>7}{'spills':>7}"
+        f"{'shared':>8}{'occup.':>8}  {'tensor cores':<14}"
+    )
     preferred, _ = dtype_for_capability((target // 10, target % 10))
     for op in dispatch.RULES:
         decision = dispatch.decide_for(op, target, torch.float32 if op in dispatch.FLOAT32_OPS else preferred)
@@ -311,9 +345,11 @@ def _print_chip(target: int, rows: list[tuple[Variant, Compiled]]) -> int:
         failures += bad and variant.chosen
         warps = constants["num_warps"]
         remark = ("TOO LARGE" if too_large else "SPILLS" if bad else "") + ("" if variant.chosen else " (not chosen)")
-        print(f"{start}{warps:>5}{constants.get('num_stages', ''):>7}{result.registers:>6}{result.stack:>7}"
-              f"{result.spills:>7}{result.shared:>8}{occupancy(result, warps, chip):>8.0%}"
-              f"  {result.tensor_core or '-':<14}{remark}")
+        print(
+            f"{start}{warps:>5}{constants.get('num_stages', ''):>7}{result.registers:>6}{result.stack:>7}"
+            f"{result.spills:>7}{result.shared:>8}{occupancy(result, warps, chip):>8.0%}"
+            f"  {result.tensor_core or '-':<14}{remark}"
+        )
     return failures
 
 

@@ -105,9 +105,24 @@ class Trials:
         return Outcome(kill, too_early, not hit, valid, code, same, "going on from" in log or "goes on at" in log)
 
     def _start(self, out: Path, workers: int) -> subprocess.Popen:
-        command = [sys.executable, "-m", "hrm_offline", "solve", "--challenges", str(self.challenges),
-                   "--out", str(out), "--budget", _BUDGET, "--visits", str(self.visits), "--workers", str(workers),
-                   "--save-every", "0.3"]
+        command = [
+            sys.executable,
+            "-m",
+            "hrm_offline",
+            "solve",
+            "--challenges",
+            str(self.challenges),
+            "--out",
+            str(out),
+            "--budget",
+            _BUDGET,
+            "--visits",
+            str(self.visits),
+            "--workers",
+            str(workers),
+            "--save-every",
+            "0.3",
+        ]
         with open(_log_of(out), "a") as log:
             return subprocess.Popen(command, cwd=environment.REPOSITORY, stdout=log, stderr=log)
 
@@ -153,8 +168,11 @@ def _log_of(out: Path) -> Path:
 def _worker_of(leader: int) -> int | None:
     """A random worker of a leading process: a child that runs our code, not multiprocessing's resource tracker."""
     children = Path(f"/proc/{leader}/task/{leader}/children")
-    workers = [int(child) for child in (children.read_text().split() if children.exists() else [])
-               if b"spawn_main" in _command_line(child)]
+    workers = [
+        int(child)
+        for child in (children.read_text().split() if children.exists() else [])
+        if b"spawn_main" in _command_line(child)
+    ]
     return random.choice(workers) if workers else None
 
 
@@ -189,8 +207,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         trials = Trials(Path(scratch), options.tasks, options.visits)
         for workers in trials.references:
-            print(f"unbroken, {workers} workers: {trials.starting[workers]:.1f} s until a state was saved, "
-                  f"{trials.going_on[workers]:.1f} s more", flush=True)
+            print(
+                f"unbroken, {workers} workers: {trials.starting[workers]:.1f} s until a state was saved, "
+                f"{trials.going_on[workers]:.1f} s more",
+                flush=True,
+            )
         outcomes = []
         with ThreadPoolExecutor(options.at_once) as executor:
             for outcome in executor.map(trials.run, draw_kills(options.runs, options.seed)):
@@ -210,8 +231,10 @@ def report(outcomes: list[Outcome]) -> int:
         name = "after the end" if outcome.too_late else "before the first file" if outcome.too_early else name
         groups.setdefault(name, []).append(outcome)
     for name, found in sorted(groups.items()):
-        print(f"{name:<28}{len(found):>6}{sum(not o.valid for o in found):>9}{sum(o.code != 0 for o in found):>12}"
-              f"{sum(not o.same for o in found):>15}{sum(o.resumed for o in found):>9}")
+        print(
+            f"{name:<28}{len(found):>6}{sum(not o.valid for o in found):>9}{sum(o.code != 0 for o in found):>12}"
+            f"{sum(not o.same for o in found):>15}{sum(o.resumed for o in found):>9}"
+        )
     return 1 if any(not o.valid or o.code or not o.same for o in outcomes) else 0
 
 

@@ -60,8 +60,9 @@ def rehearse(options: argparse.Namespace) -> int:
     offline = OfflineRunner(options.out / "offline", sys.executable)
     print(f"{bundle.notebook}; {len(tasks)} tasks of {options.data}; network cut off: {offline.means}", flush=True)
 
-    rehearsal = Rehearsal(tasks, options.out, seconds, options.workers or 1, mounted, options.bundle is None,
-                          builds, offline.means)
+    rehearsal = Rehearsal(
+        tasks, options.out, seconds, options.workers or 1, mounted, options.bundle is None, builds, offline.means
+    )
     rehearsal.runs.append(_execute(bundle, options, offline, seconds, "executed.ipynb", options.kill_at))
     if options.kill_at is not None:
         rehearsal.left_by_kill = rehearsal.problem_of_submission()
@@ -131,8 +132,13 @@ def _execute(bundle, options: argparse.Namespace, offline, budget: float, name: 
     from kill_solve import kill_solve
     from rehearsal_report import Run
 
-    command = [sys.executable, str(environment.REPOSITORY / "tools" / "execute_notebook.py"), str(bundle.notebook),
-               str(options.out / "kaggle" / "working" / name), str(budget + _CELL_GRACE)]
+    command = [
+        sys.executable,
+        str(environment.REPOSITORY / "tools" / "execute_notebook.py"),
+        str(bundle.notebook),
+        str(options.out / "kaggle" / "working" / name),
+        str(budget + _CELL_GRACE),
+    ]
     started, over, code = time.monotonic(), threading.Event(), None
     with ThreadPoolExecutor(max_workers=1) as pool:
         killing = pool.submit(kill_solve, kill_at, over) if kill_at is not None else None
@@ -148,8 +154,12 @@ def _execute(bundle, options: argparse.Namespace, offline, budget: float, name: 
 def _notebook_environment(options: argparse.Namespace) -> dict[str, str]:
     arguments = ["--seed", str(options.seed)]
     artifact = "none" if options.artifact == "none" else None  # else the notebook finds what there is
-    for flag, value in (("--visits", options.visits), ("--preset", options.preset), ("--workers", options.workers),
-                        ("--artifact", artifact)):
+    for flag, value in (
+        ("--visits", options.visits),
+        ("--preset", options.preset),
+        ("--workers", options.workers),
+        ("--artifact", artifact),
+    ):
         if value is not None:
             arguments += [flag, str(value)]
     return os.environ | {
@@ -165,17 +175,30 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", default="arc1", metavar="arc1|arc2|FILE", help="tasks to rehearse on")
     parser.add_argument("--tasks", type=int, metavar="N", help="how many of them (default: 30 of arc1, else all)")
     parser.add_argument("--budget", default="10m", help="a backstop; the work itself is set in steps (%(default)s)")
-    parser.add_argument("--artifact", default="bundled", metavar="DIR|bundled|none",
-                        help="pretrained network: a folder, the package's own (default), none for random weights")
+    parser.add_argument(
+        "--artifact",
+        default="bundled",
+        metavar="DIR|bundled|none",
+        help="pretrained network: a folder, the package's own (default), none for random weights",
+    )
     parser.add_argument("--bundle", type=Path, metavar="DIR", help="rehearse what tools/build_kernel.py wrote there")
     parser.add_argument("--workers", type=int, metavar="N", help="processes that solve shares the tasks among")
-    parser.add_argument("--kill-at", type=float, metavar="SECONDS",
-                        help="kill solve that long after its start, then execute the notebook again")
+    parser.add_argument(
+        "--kill-at",
+        type=float,
+        metavar="SECONDS",
+        help="kill solve that long after its start, then execute the notebook again",
+    )
     parser.add_argument("--preset", help="network and recipe (default: what suits the device)")
     parser.add_argument("--visits", type=int, metavar="N", help="times each demonstration pair is offered")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=lambda text: Path(text).resolve(), default=environment.REPOSITORY / "dryrun",
-                        metavar="DIR", help="where the tree and the results go (default: dryrun/)")
+    parser.add_argument(
+        "--out",
+        type=lambda text: Path(text).resolve(),
+        default=environment.REPOSITORY / "dryrun",
+        metavar="DIR",
+        help="where the tree and the results go (default: dryrun/)",
+    )
     options = parser.parse_args()
     if options.bundle is not None and options.artifact not in ("bundled", "none"):
         parser.error("--bundle has its own artifact or none, so --artifact cannot be a folder with it")

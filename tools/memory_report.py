@@ -102,9 +102,11 @@ def main() -> int:
         for gpu, room, batch in GPUS:
             need = (small + (batch - 48) * a_sequence) / 2**30
             largest = int((room * 2**30 - small + 48 * a_sequence) / (a_sequence + carried))
-            print(f"  {gpu}: batch {batch} of {tokens} tokens needs {need:.1f} GiB of {room:.1f}, and up to "
-                  f"{batch * carried / 2**30:.1f} for the states of {len(SIDES)} tight canvases; "
-                  f"the largest batch is {largest}")
+            print(
+                f"  {gpu}: batch {batch} of {tokens} tokens needs {need:.1f} GiB of {room:.1f}, and up to "
+                f"{batch * carried / 2**30:.1f} for the states of {len(SIDES)} tight canvases; "
+                f"the largest batch is {largest}"
+            )
     return 0
 
 

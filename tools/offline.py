@@ -15,7 +15,7 @@ from pathlib import Path
 LOG_VARIABLE = "HRM_OFFLINE_NETWORK_LOG"
 
 # Loaded by every Python process whose PYTHONPATH leads here.
-_GUARD = '''\
+_GUARD = """\
 import os, sys
 
 _LOCAL = {"localhost", "127.0.0.1", "::1", "0.0.0.0", "::", ""}
@@ -38,16 +38,16 @@ def _guard(event, arguments):
 
 if "HRM_OFFLINE_NETWORK_LOG" in os.environ:
     sys.addaudithook(_guard)
-'''
+"""
 
 # A fresh namespace has its loopback device down, and Jupyter talks to its kernel through it.
-_LOOPBACK_UP = '''\
+_LOOPBACK_UP = """\
 import fcntl, os, socket, struct, sys
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
     SIOCSIFFLAGS, IFF_UP_RUNNING = 0x8914, 0x41
     fcntl.ioctl(s, SIOCSIFFLAGS, struct.pack("16sH14s", b"lo", IFF_UP_RUNNING, b""))
 os.execvp(sys.argv[1], sys.argv[1:])
-'''
+"""
 
 
 class OfflineRunner:

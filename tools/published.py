@@ -21,8 +21,15 @@ from hrm_offline.errors import InputError
 from hrm_offline.train.optim import AdamATan2
 
 
-def training_step(checkout: Path, config: ModelConfig, recipe: Recipe, batch: dict[str, torch.Tensor],
-                  puzzles: int, dtype: torch.dtype, compiled: bool) -> Callable[[], torch.Tensor]:
+def training_step(
+    checkout: Path,
+    config: ModelConfig,
+    recipe: Recipe,
+    batch: dict[str, torch.Tensor],
+    puzzles: int,
+    dtype: torch.dtype,
+    compiled: bool,
+) -> Callable[[], torch.Tensor]:
     """A function that takes one training step on `batch` and returns its loss.
 
     `batch` holds inputs and labels int32 [B, S] and puzzle_identifiers int32 [B], on the device
@@ -31,22 +38,36 @@ def training_step(checkout: Path, config: ModelConfig, recipe: Recipe, batch: di
     model_module, losses, embedding = load(checkout)
     size, tokens = batch["inputs"].shape
     settings = dict(
-        batch_size=size, seq_len=tokens, num_puzzle_identifiers=puzzles, vocab_size=config.vocab_size,
-        puzzle_emb_ndim=config.puzzle_emb_ndim, H_cycles=config.H_cycles, L_cycles=config.L_cycles,
-        H_layers=config.H_layers, L_layers=config.L_layers, hidden_size=config.hidden_size,
-        expansion=config.expansion, num_heads=config.num_heads, pos_encodings="rope", rope_theta=config.rope_theta,
-        halt_max_steps=config.halt_max_steps, halt_exploration_prob=config.halt_exploration_prob,
-        forward_dtype=str(dtype).removeprefix("torch."), causal=False,
+        batch_size=size,
+        seq_len=tokens,
+        num_puzzle_identifiers=puzzles,
+        vocab_size=config.vocab_size,
+        puzzle_emb_ndim=config.puzzle_emb_ndim,
+        H_cycles=config.H_cycles,
+        L_cycles=config.L_cycles,
+        H_layers=config.H_layers,
+        L_layers=config.L_layers,
+        hidden_size=config.hidden_size,
+        expansion=config.expansion,
+        num_heads=config.num_heads,
+        pos_encodings="rope",
+        rope_theta=config.rope_theta,
+        halt_max_steps=config.halt_max_steps,
+        halt_exploration_prob=config.halt_exploration_prob,
+        forward_dtype=str(dtype).removeprefix("torch."),
+        causal=False,
     )
     with torch.device(batch["inputs"].device):
-        model = losses.ACTLossHead(model_module.HierarchicalReasoningModel_ACTV1(settings),
-                                   "stablemax_cross_entropy")
+        model = losses.ACTLossHead(model_module.HierarchicalReasoningModel_ACTV1(settings), "stablemax_cross_entropy")
         step_model = torch.compile(model, dynamic=False) if compiled else model
         carry = model.initial_carry(batch)
     optimizers = [
         embedding.CastedSparseEmbeddingSignSGD_Distributed(
-            model.model.puzzle_emb.buffers(), lr=recipe.puzzle_emb_lr, weight_decay=recipe.puzzle_emb_weight_decay,
-            world_size=1),
+            model.model.puzzle_emb.buffers(),
+            lr=recipe.puzzle_emb_lr,
+            weight_decay=recipe.puzzle_emb_weight_decay,
+            world_size=1,
+        ),
         AdamATan2(model.parameters(), recipe.lr, (recipe.beta1, recipe.beta2), recipe.weight_decay),
     ]
 
@@ -73,8 +94,9 @@ def build_dataset(checkout: Path, data: Path, out: Path, augmentations: int) -> 
     sys.path.insert(0, str(script.parent))
     try:
         builder = importlib.import_module(script.stem)
-        builder.convert_dataset(builder.DataProcessConfig(dataset_dirs=[str(data)], output_dir=str(out),
-                                                          num_aug=augmentations))
+        builder.convert_dataset(
+            builder.DataProcessConfig(dataset_dirs=[str(data)], output_dir=str(out), num_aug=augmentations)
+        )
     except ImportError as error:
         raise InputError(f"{script}: cannot be imported ({error})") from None
     finally:
@@ -90,8 +112,10 @@ def load(checkout: Path) -> tuple[types.ModuleType, ...]:
     sys.modules.update(flash_attn=attention, flash_attn_interface=attention)
     sys.path.insert(0, str(checkout))
     try:
-        return tuple(importlib.import_module(name)
-                     for name in ("models.hrm.hrm_act_v1", "models.losses", "models.sparse_embedding"))
+        return tuple(
+            importlib.import_module(name)
+            for name in ("models.hrm.hrm_act_v1", "models.losses", "models.sparse_embedding")
+        )
     except ImportError as error:
         raise InputError(f"{checkout}: cannot be imported ({error})") from None
     finally:

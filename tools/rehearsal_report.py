@@ -115,8 +115,11 @@ def _in_time(rehearsal: Rehearsal) -> Check:
     if report is None:
         return Check("in time", False, "solve did not end; the submission is what it had reached")
     took = report["seconds in all"]
-    return Check("in time", took <= rehearsal.budget, f"solve took {took:.0f} s of its {rehearsal.budget:.0f} s, the "
-                                                      f"notebook {last.seconds:.0f} s")
+    return Check(
+        "in time",
+        took <= rehearsal.budget,
+        f"solve took {took:.0f} s of its {rehearsal.budget:.0f} s, the notebook {last.seconds:.0f} s",
+    )
 
 
 def _undisturbed(report: dict | None) -> Check:
@@ -151,20 +154,29 @@ def _deterministic(rehearsal: Rehearsal) -> Check:
     if ours == rehearsal.builds:
         return Check(name, True, "two more builds equal the mounted wheel; all mounted files verified")
     # A bundle that was given may well be of another commit.
-    return Check(name, not rehearsal.built_here,
-                 "two builds are equal, the mounted wheel is of other sources; all mounted files verified")
+    return Check(
+        name,
+        not rehearsal.built_here,
+        "two builds are equal, the mounted wheel is of other sources; all mounted files verified",
+    )
 
 
 def _survives(rehearsal: Rehearsal) -> Check:
     broken, again = rehearsal.runs
     if not broken.killed:
-        return Check("killed", False, f"solve had ended before, the notebook took {broken.seconds:.0f} s: give a "
-                                      "smaller --kill-at")
+        return Check(
+            "killed",
+            False,
+            f"solve had ended before, the notebook took {broken.seconds:.0f} s: give a smaller --kill-at",
+        )
     if rehearsal.left_by_kill:
         return Check("killed", False, f"what it left is not valid: {rehearsal.left_by_kill}")
-    return Check("killed", broken.code == 0 and again.code == 0,
-                 f"{broken.killed} processes; it left a valid submission and its notebook ended with exit code "
-                 f"{broken.code}; the second run took {again.seconds:.0f} s and ended with exit code {again.code}")
+    return Check(
+        "killed",
+        broken.code == 0 and again.code == 0,
+        f"{broken.killed} processes; it left a valid submission and its notebook ended with exit code "
+        f"{broken.code}; the second run took {again.seconds:.0f} s and ended with exit code {again.code}",
+    )
 
 
 def _score(rehearsal: Rehearsal, problem: str) -> Check:
@@ -181,5 +193,8 @@ def _score(rehearsal: Rehearsal, problem: str) -> Check:
     print(score.table())
     print(f"null baseline: {null.summary()}")
     print(f"solved and not by the null baseline: {len(beyond)} ({', '.join(beyond) or 'none'})")
-    return Check("score", score.per_output(2) >= null.per_output(2),
-                 f"{score.per_output(2):.2%} of the test outputs, the null baseline has {null.per_output(2):.2%}")
+    return Check(
+        "score",
+        score.per_output(2) >= null.per_output(2),
+        f"{score.per_output(2):.2%} of the test outputs, the null baseline has {null.per_output(2):.2%}",
+    )

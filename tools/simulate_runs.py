@@ -102,17 +102,25 @@ def draw_weather(seed: int) -> Weather:
     budget = 0.0 if seed % 50 == 0 else float(np.exp(rng.uniform(np.log(0.5), np.log(12 * 3600))))
     steps = np.exp(rng.uniform(np.log(30), np.log(1500)))  # that fit into the budget
     calm = Weather(
-        tasks=int(rng.integers(1, 241)), workers=int(rng.integers(1, 5)), budget=budget,
-        visits=int(np.exp(rng.uniform(0, np.log(500)))), start=float(rng.uniform(0.001, 0.08)) * budget,
-        step=float(budget / steps), token=float(budget * np.exp(rng.uniform(np.log(1e-9), np.log(3e-6)))),
+        tasks=int(rng.integers(1, 241)),
+        workers=int(rng.integers(1, 5)),
+        budget=budget,
+        visits=int(np.exp(rng.uniform(0, np.log(500)))),
+        start=float(rng.uniform(0.001, 0.08)) * budget,
+        step=float(budget / steps),
+        token=float(budget * np.exp(rng.uniform(np.log(1e-9), np.log(3e-6)))),
         write=min(0.05, 0.002 * budget),
     )
     if seed % 2:
         return calm
     return dataclasses.replace(
-        calm, start=calm.start * float(np.exp(rng.normal(0, 2))), spread=float(rng.uniform(0.2, 1.2)),
-        stall=float(rng.choice([0, 1e-3, 1e-2])), fault=float(rng.choice([0, 1e-4, 3e-3, 3e-2])),
-        throttled_from=float(rng.uniform(0, 1)), throttle=float(rng.choice([1, 2, 4])),
+        calm,
+        start=calm.start * float(np.exp(rng.normal(0, 2))),
+        spread=float(rng.uniform(0.2, 1.2)),
+        stall=float(rng.choice([0, 1e-3, 1e-2])),
+        fault=float(rng.choice([0, 1e-4, 3e-3, 3e-2])),
+        throttled_from=float(rng.uniform(0, 1)),
+        throttle=float(rng.choice([1, 2, 4])),
     )
 
 
@@ -172,8 +180,9 @@ class SimulatedWorker:
         self.inbox: deque = deque()
         self.hung = False
         self.idle = False
-        self.life = Worker(self._receive, self._send, lambda setup, clock, say: SimulatedEngine(self, setup, clock),
-                           lambda: self.now).run()
+        self.life = Worker(
+            self._receive, self._send, lambda setup, clock, say: SimulatedEngine(self, setup, clock), lambda: self.now
+        ).run()
 
     @property
     def runs(self) -> bool:
@@ -244,8 +253,19 @@ class SimulatedEngine(Engine):
 
     def hello(self) -> Hello:
         self.worker.pool.ready.append(self.worker.now)
-        return Hello("simulated", 0, self.choice.model, self.choice.recipe, None, None, "simulated",
-                     self.seconds_a_token, 1, "none", {})
+        return Hello(
+            "simulated",
+            0,
+            self.choice.model,
+            self.choice.recipe,
+            None,
+            None,
+            "simulated",
+            self.seconds_a_token,
+            1,
+            "none",
+            {},
+        )
 
     def adapt(self, job):
         pool, recipe = self.worker.pool, self.choice.recipe
@@ -286,13 +306,21 @@ class SimulatedEngine(Engine):
     def _predict(self, batch) -> Votes:
         self.worker.spend(self.worker.pool.weather.token * tokens_of(batch))
         size = len(batch)
-        return Votes(batch.plan[:, 0], np.ones((size, 2), np.int32), np.zeros((size, 1, 1), np.uint8),
-                     np.full(size, 0.5))
+        return Votes(
+            batch.plan[:, 0], np.ones((size, 2), np.int32), np.zeros((size, 1, 1), np.uint8), np.full(size, 0.5)
+        )
 
 
 def recipe_of(weather: Weather):
-    return dataclasses.replace(preset("hrm-132k").adapt, visits=weather.visits, tokens_per_step=7_500, vote_views=24,
-                               predict_tokens=20_000, colour_permutations=24, conditioning="table")
+    return dataclasses.replace(
+        preset("hrm-132k").adapt,
+        visits=weather.visits,
+        tokens_per_step=7_500,
+        vote_views=24,
+        predict_tokens=20_000,
+        colour_permutations=24,
+        conditioning="table",
+    )
 
 
 def simulate(seed: int, sharing: str = "sharded", folder: Path | None = None) -> Outcome:
@@ -318,8 +346,10 @@ def simulate(seed: int, sharing: str = "sharded", folder: Path | None = None) ->
             ledger.write_json = write
         valid = True
         try:
-            read_submission(Path(scratch) / "out" / "submission.json",
-                            {task_id: len(task["test"]) for task_id, task in _draw_tasks(weather.tasks, seed).items()})
+            read_submission(
+                Path(scratch) / "out" / "submission.json",
+                {task_id: len(task["test"]) for task_id, task in _draw_tasks(weather.tasks, seed).items()},
+            )
         except Exception:
             valid = False
         late = budget.elapsed() - max(weather.budget, _UNAVOIDABLE_SECONDS)
@@ -334,8 +364,13 @@ def _draw_tasks(count: int, seed: int) -> dict:
     def grid() -> list:
         return rng.integers(0, 10, rng.integers(1, 21 if rng.random() < 0.1 else 6, 2)).tolist()
 
-    return {f"t{i}": {"train": [{"input": grid(), "output": grid()} for _ in range(rng.integers(1, 5))],
-                      "test": [{"input": grid()} for _ in range(rng.integers(1, 4))]} for i in range(count)}
+    return {
+        f"t{i}": {
+            "train": [{"input": grid(), "output": grid()} for _ in range(rng.integers(1, 5))],
+            "test": [{"input": grid()} for _ in range(rng.integers(1, 4))],
+        }
+        for i in range(count)
+    }
 
 
 def _used(weather: Weather, pool: SimulatedPool, challenges: Path, report: dict) -> float | None:
@@ -350,8 +385,10 @@ def _used(weather: Weather, pool: SimulatedPool, challenges: Path, report: dict)
     plan = PredictionPlan(puzzles, recipe)
     mean = math.exp(weather.spread**2 / 2)
     a_token = weather.token * mean / weather.workers
-    base, extra = (a_token * sum(tokens_of(batch) for batches in rounds for batch in batches)
-                   for rounds in (plan.rounds[:BASE_ROUNDS], plan.rounds[BASE_ROUNDS:]))
+    base, extra = (
+        a_token * sum(tokens_of(batch) for batches in rounds for batch in batches)
+        for rounds in (plan.rounds[:BASE_ROUNDS], plan.rounds[BASE_ROUNDS:])
+    )
     end = weather.budget - Budget(weather.budget, 0.0, lambda: 0.0).reserve
     span = end - pool.ready[0]
     if span <= 0:
@@ -379,11 +416,15 @@ def main() -> int:
     late = sum(outcome.late > 0 for outcome in outcomes)
     invalid = sum(not outcome.valid for outcome in outcomes)
     used = sorted(outcome.used for outcome in outcomes if outcome.used is not None)
-    print(f"{len(outcomes)} runs: {late} ended late, {invalid} without valid answers; nearest to its end by "
-          f"{-max(outcome.late for outcome in outcomes):.3f} s")
+    print(
+        f"{len(outcomes)} runs: {late} ended late, {invalid} without valid answers; nearest to its end by "
+        f"{-max(outcome.late for outcome in outcomes):.3f} s"
+    )
     wasteful = sum(share < _ENOUGH_USED for share in used)
-    print(f"{len(used)} well-behaved runs: adaptation used {used[0]:.1%} to {used[-1]:.1%} of what was plannable, "
-          f"median {used[len(used) // 2]:.1%}; {wasteful} under {_ENOUGH_USED:.0%}")
+    print(
+        f"{len(used)} well-behaved runs: adaptation used {used[0]:.1%} to {used[-1]:.1%} of what was plannable, "
+        f"median {used[len(used) // 2]:.1%}; {wasteful} under {_ENOUGH_USED:.0%}"
+    )
     return 1 if late or invalid or wasteful else 0
 
 

@@ -84,104 +84,221 @@ def studies_of(model: ModelConfig) -> tuple[Study, ...]:
 def _architecture(model: ModelConfig) -> Study:
     layers, shared = model.H_layers + model.L_layers, {"architecture": "shared", "H_layers": 0}
     return Study(
-        "architecture", "Does the hierarchy matter, or does a Transformer of the same size do as well?", "network",
-        (Arm("HRM"),
-         Arm("HRM, 2 x 2 cycles", {"H_cycles": 2, "L_cycles": 2}),
-         Arm("Transformer", {"architecture": "transformer", "H_layers": layers, "L_layers": 0, "H_cycles": 1,
-                             "L_cycles": 0}),
-         Arm("shared, same size", shared | {"L_layers": layers}),
-         Arm("shared, same compute", shared | {"L_layers": model.L_layers})),
-        (Finding("a Transformer of the same size comes within about 5 points of HRM", "Transformer", "HRM", 5),
-         Finding("one small network in both roles beats HRM (TRM, arXiv 2510.04871: 44.6% against 41%)",
-                 "shared, same size", "HRM", size=3.6)),
+        "architecture",
+        "Does the hierarchy matter, or does a Transformer of the same size do as well?",
+        "network",
+        (
+            Arm("HRM"),
+            Arm("HRM, 2 x 2 cycles", {"H_cycles": 2, "L_cycles": 2}),
+            Arm(
+                "Transformer",
+                {"architecture": "transformer", "H_layers": layers, "L_layers": 0, "H_cycles": 1, "L_cycles": 0},
+            ),
+            Arm("shared, same size", shared | {"L_layers": layers}),
+            Arm("shared, same compute", shared | {"L_layers": model.L_layers}),
+        ),
+        (
+            Finding("a Transformer of the same size comes within about 5 points of HRM", "Transformer", "HRM", 5),
+            Finding(
+                "one small network in both roles beats HRM (TRM, arXiv 2510.04871: 44.6% against 41%)",
+                "shared, same size",
+                "HRM",
+                size=3.6,
+            ),
+        ),
     )
 
 
 _OTHERS = (
     Study(
-        "outer-loop", "What do outer steps add, in training and prediction together?", "outer steps",
+        "outer-loop",
+        "What do outer steps add, in training and prediction together?",
+        "outer steps",
         tuple(_of_depth(depth) for depth in _DEPTHS[:4]),
-        (Finding("1 to 2 outer steps: +13 points", "2", "1", size=13),
-         Finding("1 to 8 outer steps: the score doubles", "8", "1")),
+        (
+            Finding("1 to 2 outer steps: +13 points", "2", "1", size=13),
+            Finding("1 to 8 outer steps: the score doubles", "8", "1"),
+        ),
     ),
     Study(
-        "inference-loop", "Does refinement matter when a network is trained, or when it answers?", "outer steps",
+        "inference-loop",
+        "Does refinement matter when a network is trained, or when it answers?",
+        "outer steps",
         (_run_deeper(1, 1), _run_deeper(1, 4), *(_run_deeper(4, depth) for depth in _DEPTHS)),
-        (Finding("run with 1 outer step, a network trained with many is 15 points above one trained with 1",
-                 "trained 4, run 1", "trained 1, run 1", size=15),
-         Finding("a network trained with many loses little when it is run with 1", "trained 4, run 1",
-                 "trained 4, run 4", 5)),
+        (
+            Finding(
+                "run with 1 outer step, a network trained with many is 15 points above one trained with 1",
+                "trained 4, run 1",
+                "trained 1, run 1",
+                size=15,
+            ),
+            Finding(
+                "a network trained with many loses little when it is run with 1",
+                "trained 4, run 1",
+                "trained 4, run 4",
+                5,
+            ),
+        ),
     ),
     Study(
-        "transfer", "What do other tasks add to the ones that are asked?", "learned from",
-        (Arm("the tasks alone"),
-         Arm("with 60 others", {"others": 60}),
-         Arm("the tasks alone, 3 x the visits", {"visits_times": 3}),
-         Arm("the package's artifact", {"artifact": "bundled"})),
-        (Finding("other tasks add 10 points (31% to 41%)", "with 60 others", "the tasks alone",
-                 size=10),
-         Finding("that is little: at most 10 points", "with 60 others", "the tasks alone", 10),
-         Finding("does it help to have learned other tasks before?", "the package's artifact", "the tasks alone",
-                 published=False)),
+        "transfer",
+        "What do other tasks add to the ones that are asked?",
+        "learned from",
+        (
+            Arm("the tasks alone"),
+            Arm("with 60 others", {"others": 60}),
+            Arm("the tasks alone, 3 x the visits", {"visits_times": 3}),
+            Arm("the package's artifact", {"artifact": "bundled"}),
+        ),
+        (
+            Finding("other tasks add 10 points (31% to 41%)", "with 60 others", "the tasks alone", size=10),
+            Finding("that is little: at most 10 points", "with 60 others", "the tasks alone", 10),
+            Finding(
+                "does it help to have learned other tasks before?",
+                "the package's artifact",
+                "the tasks alone",
+                published=False,
+            ),
+        ),
     ),
     Study(
-        "augmentation", "How many augmentations does training need?", "augmentations",
+        "augmentation",
+        "How many augmentations does training need?",
+        "augmentations",
         tuple(Arm(f"{count}", _augmented(count), {"vote_views": 30}) for count in (0, 8, 30, 300, 1000)),
-        (Finding("300 augmentations do nearly what 1,000 do", "300", "1000", 4),
-         Finding("30 lose less than 4 points against 1,000", "30", "1000", 4)),
+        (
+            Finding("300 augmentations do nearly what 1,000 do", "300", "1000", 4),
+            Finding("30 lose less than 4 points against 1,000", "30", "1000", 4),
+        ),
     ),
     Study(
-        "vote-pool", "How many views does the vote need, of a network trained with 300 augmentations?", "views",
+        "vote-pool",
+        "How many views does the vote need, of a network trained with 300 augmentations?",
+        "views",
         tuple(Arm(f"{pool}", _augmented(300), {"vote_views": pool}) for pool in _POOLS),
-        (Finding("a smaller pool does nearly what the full one does (256 to 512 views against 1,000, arXiv 2512.11847)",
-                 "100", "300", 4),
-         Finding("would 8 views do?", "8", "300", 4, published=False)),
+        (
+            Finding(
+                "a smaller pool does nearly what the full one does (256 to 512 views against 1,000, arXiv 2512.11847)",
+                "100",
+                "300",
+                4,
+            ),
+            Finding("would 8 views do?", "8", "300", 4, published=False),
+        ),
     ),
     Study(
-        "halting", "Is learned halting worth its place, in training and in prediction?", "trained / run",
-        tuple(Arm(f"{form}, {'learned' if learned else 'fixed'} / {'learned' if early else 'fixed'}",
-                  {"halting": form, "halt_max_steps": 4, "learned_halting": learned},
-                  {"outer_steps": 4, "early_halting": early})
-              for form in ("halt-only", "q-learning") for learned in (True, False) for early in (True, False)),
-        (Finding("learned halting is within a few points of a fixed number of steps", "q-learning, learned / learned",
-                 "q-learning, fixed / fixed", 5),
-         Finding("the halt-only form does as well as Q-learning (TRM)", "halt-only, learned / learned",
-                 "q-learning, learned / learned", 5)),
+        "halting",
+        "Is learned halting worth its place, in training and in prediction?",
+        "trained / run",
+        tuple(
+            Arm(
+                f"{form}, {'learned' if learned else 'fixed'} / {'learned' if early else 'fixed'}",
+                {"halting": form, "halt_max_steps": 4, "learned_halting": learned},
+                {"outer_steps": 4, "early_halting": early},
+            )
+            for form in ("halt-only", "q-learning")
+            for learned in (True, False)
+            for early in (True, False)
+        ),
+        (
+            Finding(
+                "learned halting is within a few points of a fixed number of steps",
+                "q-learning, learned / learned",
+                "q-learning, fixed / fixed",
+                5,
+            ),
+            Finding(
+                "the halt-only form does as well as Q-learning (TRM)",
+                "halt-only, learned / learned",
+                "q-learning, learned / learned",
+                5,
+            ),
+        ),
     ),
     Study(
-        "per-task", "Can each task be learned alone, by a network of its own?", "learned",
-        (Arm("together"), Arm("each alone", {"alone": True}),
-         Arm("each alone, 4 x the visits", {"alone": True, "visits_times": 4})),
-        (Finding("tasks can be solved from nothing but their own demonstrations (CompressARC, 20%)",
-                 "each alone, 4 x the visits", None),
-         Finding("does a network of its own do as well as a shared one?", "each alone, 4 x the visits", "together",
-                 5, published=False)),
+        "per-task",
+        "Can each task be learned alone, by a network of its own?",
+        "learned",
+        (
+            Arm("together"),
+            Arm("each alone", {"alone": True}),
+            Arm("each alone, 4 x the visits", {"alone": True, "visits_times": 4}),
+        ),
+        (
+            Finding(
+                "tasks can be solved from nothing but their own demonstrations (CompressARC, 20%)",
+                "each alone, 4 x the visits",
+                None,
+            ),
+            Finding(
+                "does a network of its own do as well as a shared one?",
+                "each alone, 4 x the visits",
+                "together",
+                5,
+                published=False,
+            ),
+        ),
     ),
     Study(
-        "conditioning", "How should the network know which task it is at?", "conditioning",
-        (Arm("factored", {"conditioning": "factored"}), Arm("table", {"conditioning": "table"}),
-         Arm("few-shot", {"conditioning": "few-shot", "context_pairs": 2})),
-        (Finding("what if demonstrations stood in the context instead of a puzzle id?", "few-shot", "factored",
-                 published=False),
-         Finding("an explicit code for the augmentation is worse than an embedding each (Trelis, full size)", "table",
-                 "factored")),
+        "conditioning",
+        "How should the network know which task it is at?",
+        "conditioning",
+        (
+            Arm("factored", {"conditioning": "factored"}),
+            Arm("table", {"conditioning": "table"}),
+            Arm("few-shot", {"conditioning": "few-shot", "context_pairs": 2}),
+        ),
+        (
+            Finding(
+                "what if demonstrations stood in the context instead of a puzzle id?",
+                "few-shot",
+                "factored",
+                published=False,
+            ),
+            Finding(
+                "an explicit code for the augmentation is worse than an embedding each (Trelis, full size)",
+                "table",
+                "factored",
+            ),
+        ),
     ),
     Study(
-        "augmentation-kinds", "Which augmentations matter?", "augmentations",
-        (_kind("none", _NO_SYMMETRY), _kind("rotations", {"flips": False}), _kind("flips", {"rotations": False}),
-         _kind("both", {}), _kind("colours", _NO_SYMMETRY | _RECOLOURED),
-         _kind("translation", _NO_SYMMETRY | {"translate": 0.75}),
-         _kind("all", _RECOLOURED | {"translate": 0.75})),
-        tuple(Finding(text, arm, "none", published=False) for text, arm in (
-            ("do rotations and flips help?", "both"), ("do recoloured copies help?", "colours"),
-            ("do shifted copies help?", "translation"))),
+        "augmentation-kinds",
+        "Which augmentations matter?",
+        "augmentations",
+        (
+            _kind("none", _NO_SYMMETRY),
+            _kind("rotations", {"flips": False}),
+            _kind("flips", {"rotations": False}),
+            _kind("both", {}),
+            _kind("colours", _NO_SYMMETRY | _RECOLOURED),
+            _kind("translation", _NO_SYMMETRY | {"translate": 0.75}),
+            _kind("all", _RECOLOURED | {"translate": 0.75}),
+        ),
+        tuple(
+            Finding(text, arm, "none", published=False)
+            for text, arm in (
+                ("do rotations and flips help?", "both"),
+                ("do recoloured copies help?", "colours"),
+                ("do shifted copies help?", "translation"),
+            )
+        ),
     ),
     Study(
-        "induction", "Do a search over programs and a network solve different tasks?", "who votes",
-        tuple(Arm(name, {}, {"solver": solver}) for name, solver in (
-            ("network", "network"), (_INDUCTION, "induction"), ("both", "both"))),
-        (Finding("induction and transduction together solve more than transduction (Li et al., arXiv 2411.02272)",
-                 "both", "network"),
-         Finding("... and more than induction", "both", _INDUCTION)),
+        "induction",
+        "Do a search over programs and a network solve different tasks?",
+        "who votes",
+        tuple(
+            Arm(name, {}, {"solver": solver})
+            for name, solver in (("network", "network"), (_INDUCTION, "induction"), ("both", "both"))
+        ),
+        (
+            Finding(
+                "induction and transduction together solve more than transduction (Li et al., arXiv 2411.02272)",
+                "both",
+                "network",
+            ),
+            Finding("... and more than induction", "both", _INDUCTION),
+        ),
     ),
 )

@@ -106,9 +106,14 @@ def name_of_learning(trial: Trial, tasks: tuple[Task, ...]) -> str:
     """What tells a learning from all others: the whole network and recipe, not the words that changed them.
     Raises `InputError` for a trial that cannot be."""
     model, recipe, artifact = configs_of(trial, "study")
-    about = [dataclasses.asdict(model), dataclasses.asdict(recipe), trial.seed, digest_of(tasks),
-             artifact and artifact.digest,
-             {name: trial.changes.get(name) for name in ("alone", "others", "start")}]
+    about = [
+        dataclasses.asdict(model),
+        dataclasses.asdict(recipe),
+        trial.seed,
+        digest_of(tasks),
+        artifact and artifact.digest,
+        {name: trial.changes.get(name) for name in ("alone", "others", "start")},
+    ]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -119,8 +124,14 @@ def name_of_run(learning: str, votes: dict) -> str:
 
 def plan(studies: list[Study], scale: Scale, tasks: tuple[Task, ...]) -> dict[int, dict[tuple[str, str], str]]:
     """The name of each (study, arm)'s run, by seed. Raises `InputError`."""
-    return {seed: {(study.name, arm.name): name_of_run(name_of_learning(_trial(arm, scale, seed), tasks), arm.votes)
-                   for study in studies for arm in _possible_arms(study, scale)} for seed in scale.seeds}
+    return {
+        seed: {
+            (study.name, arm.name): name_of_run(name_of_learning(_trial(arm, scale, seed), tasks), arm.votes)
+            for study in studies
+            for arm in _possible_arms(study, scale)
+        }
+        for seed in scale.seeds
+    }
 
 
 def _possible_arms(study: Study, scale: Scale) -> list[Arm]:
@@ -148,17 +159,22 @@ def _trial(arm: Arm, scale: Scale, seed: int) -> Trial:
 
 def do(job: Job) -> list[dict]:
     """Learn once, vote in all ways that are wanted; a line each, or one that says why it failed."""
-    about = {"learn": job.trial.changes, "seed": job.trial.seed, "commit": environment.commit_of_checkout(),
-             "machine": describe_machine()}
+    about = {
+        "learn": job.trial.changes,
+        "seed": job.trial.seed,
+        "commit": environment.commit_of_checkout(),
+        "machine": describe_machine(),
+    }
     try:
         tasks = tasks_of(job.trial.tasks)
         learned = learn(job.trial, tasks)
         about |= learned.about()
-        return [{"run": run, "votes": votes} | about | _vote(learned, votes, tasks)
-                for run, votes in job.votes.items()]
+        return [{"run": run, "votes": votes} | about | _vote(learned, votes, tasks) for run, votes in job.votes.items()]
     except Exception as error:  # one arm that fails must not cost the others
-        return [{"run": run, "votes": votes, "failed": f"{type(error).__name__}: {error}"} | about
-                for run, votes in job.votes.items()]
+        return [
+            {"run": run, "votes": votes, "failed": f"{type(error).__name__}: {error}"} | about
+            for run, votes in job.votes.items()
+        ]
 
 
 def _vote(learned: Learned, votes: dict, tasks: tuple[Task, ...]) -> dict:
@@ -191,8 +207,10 @@ def describe_machine() -> str:
     processor = ", ".join(sorted(names)) or platform.processor() or platform.machine()
     if torch.cuda.is_available():
         processor = f"{torch.cuda.get_device_name()}, {processor}"
-    return (f"{processor}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, "
-            f"torch {torch.__version__}")
+    return (
+        f"{processor}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, "
+        f"torch {torch.__version__}"
+    )
 
 
 def work_off(jobs: list[Job], runs: Runs, workers: int, until: float) -> bool:
@@ -202,8 +220,11 @@ def work_off(jobs: list[Job], runs: Runs, workers: int, until: float) -> bool:
         with ProcessPoolExecutor(workers, get_context("spawn"), end_with_parent) as pool:
             return all([*_rounds(pool, jobs, runs, workers, until)])  # all of them: one that fails ends nothing
     except BrokenProcessPool:
-        print("a worker died, so the rest is not done: the same command goes on, with fewer --workers if it was for "
-              "memory", flush=True)
+        print(
+            "a worker died, so the rest is not done: the same command goes on, with fewer --workers if it was for "
+            "memory",
+            flush=True,
+        )
         return False
 
 
@@ -241,8 +262,14 @@ def main() -> int:
     try:
         every = studies_of(preset(options.preset).model)
         studies = [study for study in every if "all" in options.studies or study.name in options.studies]
-        scale = Scale(options.preset, f"{options.set}:0:{options.tasks}", options.visits, tuple(options.seeds),
-                      f"python tools/study.py {' '.join(sys.argv[1:])}", options.workers)
+        scale = Scale(
+            options.preset,
+            f"{options.set}:0:{options.tasks}",
+            options.visits,
+            tuple(options.seeds),
+            f"python tools/study.py {' '.join(sys.argv[1:])}",
+            options.workers,
+        )
         budget = parse_duration(options.budget)
         tasks = tasks_of(scale.tasks)
         names = plan(list(every), scale, tasks)
@@ -254,10 +281,14 @@ def main() -> int:
     jobs = missing_jobs(studies, scale, tasks, done.found)
     print(f"{len(tasks)} tasks, {len(scale.seeds)} seeds: {len(jobs)} learnings to be done", flush=True)
     complete = work_off(jobs, done, options.workers, started + budget)
-    found = {seed: {arm: done.found[run] for arm, run in arms.items() if run in done.found}
-             for seed, arms in names.items()}
-    reported = [study for study in every if study in studies
-                or any(all((study.name, arm.name) in runs for arm in study.arms) for runs in found.values())]
+    found = {
+        seed: {arm: done.found[run] for arm, run in arms.items() if run in done.found} for seed, arms in names.items()
+    }
+    reported = [
+        study
+        for study in every
+        if study in studies or any(all((study.name, arm.name) in runs for arm in study.arms) for runs in found.values())
+    ]
     for path in write_reports(reported, found, tasks, scale, out):
         print(path)
     return 0 if complete else 1
@@ -266,20 +297,39 @@ def main() -> int:
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     names = [study.name for study in studies_of(PRESETS[_PRESET].model)]
-    parser.add_argument("studies", nargs="+", metavar="NAME", choices=["all", *names],
-                        help="all, or some of " + ", ".join(names))
+    parser.add_argument(
+        "studies", nargs="+", metavar="NAME", choices=["all", *names], help="all, or some of " + ", ".join(names)
+    )
     parser.add_argument("--budget", default="2h", help="wall clock, e.g. 2h or 30m (default: %(default)s)")
     parser.add_argument("--set", default="rehearsal", help="a set's name or a file with labels (default: %(default)s)")
     parser.add_argument("--tasks", type=int, default=30, metavar="N", help="its smallest N (default: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(LEAST_SEEDS)))
-    parser.add_argument("--visits", type=int, default=300, metavar="N",
-                        help="times each demonstration is offered (default: %(default)s)")
-    parser.add_argument("--preset", default=_PRESET,
-                        choices=[name for name, found in PRESETS.items() if found.model.architecture == "hrm"])
-    parser.add_argument("--workers", type=int, default=1 if torch.cuda.is_available() else os.cpu_count(), metavar="N",
-                        help="runs at a time, a thread each (default: one a core, one on a GPU)")
-    parser.add_argument("--out", type=lambda text: Path(text).resolve(), metavar="DIR",
-                        default=environment.REPOSITORY / "studies", help="default: studies/")
+    parser.add_argument(
+        "--visits",
+        type=int,
+        default=300,
+        metavar="N",
+        help="times each demonstration is offered (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--preset",
+        default=_PRESET,
+        choices=[name for name, found in PRESETS.items() if found.model.architecture == "hrm"],
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1 if torch.cuda.is_available() else os.cpu_count(),
+        metavar="N",
+        help="runs at a time, a thread each (default: one a core, one on a GPU)",
+    )
+    parser.add_argument(
+        "--out",
+        type=lambda text: Path(text).resolve(),
+        metavar="DIR",
+        default=environment.REPOSITORY / "studies",
+        help="default: studies/",
+    )
     return parser.parse_args()
 
 

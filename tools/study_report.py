@@ -17,8 +17,20 @@ from hrm_offline.data.tasks import Task
 LEAST_SEEDS = 3
 _LEAST_PARTED = 6  # tasks: with fewer no sign test reaches 5%, and a bootstrap's interval is too narrow
 _NULL = "the null baseline"
-_COLUMNS = ("arm", "seed", "pass@2", "cells", "solved", "loss", "parameters", "example-steps", "vote steps", "seconds",
-            "vote seconds", "commit")
+_COLUMNS = (
+    "arm",
+    "seed",
+    "pass@2",
+    "cells",
+    "solved",
+    "loss",
+    "parameters",
+    "example-steps",
+    "vote steps",
+    "seconds",
+    "vote seconds",
+    "commit",
+)
 
 
 @dataclass(frozen=True)
@@ -94,16 +106,35 @@ def verdict(finding: Finding, difference: Difference | None) -> str:
 
 # ----- reports
 
-def write_reports(studies: list[Study], found: dict[int, dict[tuple[str, str], dict]], tasks: tuple[Task, ...],
-                  scale: Scale, out: Path) -> list[Path]:
+
+def write_reports(
+    studies: list[Study],
+    found: dict[int, dict[tuple[str, str], dict]],
+    tasks: tuple[Task, ...],
+    scale: Scale,
+    out: Path,
+) -> list[Path]:
     """NAME.md, NAME.csv and NAME.png of each study, and README.md over all of them. `found` has the runs by seed and
     (study, arm)."""
-    null = Result(_NULL, {-1: {"outcomes": {task.id: (task.right_either / task.outputs, task.cells)
-                                            for task in null_score(tasks).tasks}}})
+    null = Result(
+        _NULL,
+        {
+            -1: {
+                "outcomes": {
+                    task.id: (task.right_either / task.outputs, task.cells) for task in null_score(tasks).tasks
+                }
+            }
+        },
+    )
     written, rows = [], []
     for study in studies:
-        results = {arm.name: Result(arm.name, {seed: runs[study.name, arm.name] for seed, runs in found.items()
-                                               if (study.name, arm.name) in runs}) for arm in study.arms}
+        results = {
+            arm.name: Result(
+                arm.name,
+                {seed: runs[study.name, arm.name] for seed, runs in found.items() if (study.name, arm.name) in runs},
+            )
+            for arm in study.arms
+        }
         differences = [compare(results[f.arm], results[f.baseline] if f.baseline else null) for f in study.findings]
         rows += [(study, finding, difference) for finding, difference in zip(study.findings, differences)]
         _write_csv(results, out / f"{study.name}.csv")
@@ -115,22 +146,32 @@ def write_reports(studies: list[Study], found: dict[int, dict[tuple[str, str], d
     return [*written, out / "README.md"]
 
 
-def _overview(rows: list[tuple[Study, Finding, Difference | None]], found: dict[int, dict], tasks: tuple[Task, ...],
-              scale: Scale) -> str:
+def _overview(
+    rows: list[tuple[Study, Finding, Difference | None]], found: dict[int, dict], tasks: tuple[Task, ...], scale: Scale
+) -> str:
     runs = {run["run"]: run for runs in found.values() for run in runs.values()}.values()
     commits, machines = (sorted({run[name] for run in runs}) for name in ("commit", "machine"))
     learned = {(run["seed"], str(run["learn"])): run["seconds"] for run in runs}
     seconds = sum(learned.values()) + sum(run["vote seconds"] for run in runs)
-    lines = ["# ARC Prize's analysis, repeated at a small scale", "", f"`{scale.command}`", "",
-             _scale_line(tasks, scale), "",
-             f"Commit {', '.join(commits)}; {'; '.join(machines)}; {scale.workers} runs at a time, a thread each; "
-             f"{seconds:,.0f} core-seconds in all.", "",
-             "| study | published, or asked | compared | points of pass@2 | cells right | verdict |",
-             "| --- | --- | --- | --- | --- | --- |"]
+    lines = [
+        "# ARC Prize's analysis, repeated at a small scale",
+        "",
+        f"`{scale.command}`",
+        "",
+        _scale_line(tasks, scale),
+        "",
+        f"Commit {', '.join(commits)}; {'; '.join(machines)}; {scale.workers} runs at a time, a thread each; "
+        f"{seconds:,.0f} core-seconds in all.",
+        "",
+        "| study | published, or asked | compared | points of pass@2 | cells right | verdict |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
     for study, finding, difference in rows:
         seen = ("", "") if difference is None else (_in_points(difference.points), _in_points(difference.cells))
-        lines.append(f"| [{study.name}]({study.name}.md) | {finding.text} | {finding.arm} less "
-                     f"{finding.baseline or _NULL} | {' | '.join(seen)} | {verdict(finding, difference)} |")
+        lines.append(
+            f"| [{study.name}]({study.name}.md) | {finding.text} | {finding.arm} less "
+            f"{finding.baseline or _NULL} | {' | '.join(seen)} | {verdict(finding, difference)} |"
+        )
     return "\n".join([*lines, "", _RULES, "", _limits([d for _, _, d in rows if d]), ""])
 
 
@@ -148,26 +189,45 @@ def _limits(differences: list[Difference]) -> str:
     if not differences:
         return "Nothing was compared."
     width = float(np.median([(high - low) / 2 for _, low, high in (d.points for d in differences)]))
-    return (f"What cannot be concluded: the intervals reach {width:.0f} points to either side (the median), so an "
-            "effect smaller than that does not show, and a margin smaller than that cannot be confirmed. They tell of "
-            "other tasks of this kind, not of larger networks, larger grids or longer training. Of many comparisons "
-            "at 95%, about one in twenty stands out by chance.")
+    return (
+        f"What cannot be concluded: the intervals reach {width:.0f} points to either side (the median), so an "
+        "effect smaller than that does not show, and a margin smaller than that cannot be confirmed. They tell of "
+        "other tasks of this kind, not of larger networks, larger grids or longer training. Of many comparisons "
+        "at 95%, about one in twenty stands out by chance."
+    )
 
 
 def _scale_line(tasks: tuple[Task, ...], scale: Scale) -> str:
-    return (f"Scale: preset `{scale.preset}`, {len(tasks)} real tasks (`{scale.tasks}`, sides up to "
-            f"{max(size_of(task)[0] for task in tasks)}, {sum(len(task.test) for task in tasks)} test outputs), each "
-            f"demonstration offered {scale.visits} times unless an arm says otherwise, seeds "
-            f"{', '.join(map(str, scale.seeds))}.")
+    return (
+        f"Scale: preset `{scale.preset}`, {len(tasks)} real tasks (`{scale.tasks}`, sides up to "
+        f"{max(size_of(task)[0] for task in tasks)}, {sum(len(task.test) for task in tasks)} test outputs), each "
+        f"demonstration offered {scale.visits} times unless an arm says otherwise, seeds "
+        f"{', '.join(map(str, scale.seeds))}."
+    )
 
 
-def _study_report(study: Study, results: dict[str, Result], null: Result, differences: list[Difference | None],
-                  tasks: tuple[Task, ...], scale: Scale) -> str:
-    lines = [f"# {study.name}", "", study.question, "", _scale_line(tasks, scale), "",
-             f"![{study.name}]({study.name}.png)", "",
-             f"| {study.axis} | pass@2 | each seed | cells right | parameters | example-steps | steps of voting | "
-             "core-seconds of learning, voting |", "| --- | --- | --- | --- | --- | --- | --- | --- |",
-             f"| {_NULL} | {100 * null.measured(0).mean():.1f}% | | {100 * null.measured(1).mean():.1f}% | | | | |"]
+def _study_report(
+    study: Study,
+    results: dict[str, Result],
+    null: Result,
+    differences: list[Difference | None],
+    tasks: tuple[Task, ...],
+    scale: Scale,
+) -> str:
+    lines = [
+        f"# {study.name}",
+        "",
+        study.question,
+        "",
+        _scale_line(tasks, scale),
+        "",
+        f"![{study.name}]({study.name}.png)",
+        "",
+        f"| {study.axis} | pass@2 | each seed | cells right | parameters | example-steps | steps of voting | "
+        "core-seconds of learning, voting |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        f"| {_NULL} | {100 * null.measured(0).mean():.1f}% | | {100 * null.measured(1).mean():.1f}% | | | | |",
+    ]
     lines += [_row(result) for result in results.values()]
     lines += [""]
     for finding, difference in zip(study.findings, differences):
@@ -181,17 +241,21 @@ def _row(result: Result) -> str:
     points, cells = (100 * result.measured(what) for what in (0, 1))
     low, high = bootstrap(points.mean(axis=0))
     seeds = " ".join(f"{seed.mean():.1f}" for seed in points)
-    return (f"| {result.name} | {points.mean():.1f}% ({low:.1f} to {high:.1f}) | {seeds} | {cells.mean():.1f}% | "
-            f"{result.mean('parameters'):,.0f} | {result.mean('examples'):,.0f} | {result.mean('vote steps'):,.0f} | "
-            f"{result.mean('seconds'):.0f}, {result.mean('vote seconds'):.0f} |")
+    return (
+        f"| {result.name} | {points.mean():.1f}% ({low:.1f} to {high:.1f}) | {seeds} | {cells.mean():.1f}% | "
+        f"{result.mean('parameters'):,.0f} | {result.mean('examples'):,.0f} | {result.mean('vote steps'):,.0f} | "
+        f"{result.mean('seconds'):.0f}, {result.mean('vote seconds'):.0f} |"
+    )
 
 
 def _seen(finding: Finding, difference: Difference | None) -> str:
     if difference is None:
         return "Not run."
-    return (f"Seen: {finding.arm} less {finding.baseline or _NULL} {_in_points(difference.points)} points, cells "
-            f"{_in_points(difference.cells)}; seeds: {difference.seeds}, tasks that tell "
-            f"the two apart: {difference.parted}. **{verdict(finding, difference)}**.")
+    return (
+        f"Seen: {finding.arm} less {finding.baseline or _NULL} {_in_points(difference.points)} points, cells "
+        f"{_in_points(difference.cells)}; seeds: {difference.seeds}, tasks that tell "
+        f"the two apart: {difference.parted}. **{verdict(finding, difference)}**."
+    )
 
 
 def _in_points(value: tuple[float, float, float]) -> str:
@@ -201,6 +265,7 @@ def _in_points(value: tuple[float, float, float]) -> str:
 
 # ----- files
 
+
 def _write_csv(results: dict[str, Result], path: Path) -> None:
     """A line a run."""
     with open(path, "w", newline="") as file:
@@ -209,9 +274,22 @@ def _write_csv(results: dict[str, Result], path: Path) -> None:
         for result in results.values():
             for seed, run in result.runs.items():
                 points, cells = (result.measured(what, [seed])[0] for what in (0, 1))
-                writer.writerow([result.name, seed, round(points.mean(), 4), round(cells.mean(), 4),
-                                 int((points == 1).sum()), run["loss"], run["parameters"], run["examples"],
-                                 run["vote steps"], run["seconds"], run["vote seconds"], run["commit"]])
+                writer.writerow(
+                    [
+                        result.name,
+                        seed,
+                        round(points.mean(), 4),
+                        round(cells.mean(), 4),
+                        int((points == 1).sum()),
+                        run["loss"],
+                        run["parameters"],
+                        run["examples"],
+                        run["vote steps"],
+                        run["seconds"],
+                        run["vote seconds"],
+                        run["commit"],
+                    ]
+                )
 
 
 def _draw(study: Study, results: dict[str, Result], null: Result, path: Path) -> None:

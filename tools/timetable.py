@@ -39,10 +39,18 @@ def timetable(tasks, report: dict, workers: int) -> list[str]:
     predict_seconds = min(wanted, room)
     phases = [
         ("start", start, "as here"),
-        ("adapt", adapt_seconds, f"{done * carried.visits:,.0f} of the recipe's {large.adapt.visits:,} visits; "
-                                 f"{ADAPT_SHARE:.0%} of the budget would carry {carried}"),
-        ("predict", predict_seconds, f"{predict_seconds / wanted:.0%} of the {large.adapt.vote_views} views of each "
-                                     f"test input, {large.adapt.outer_steps} outer steps each"),
+        (
+            "adapt",
+            adapt_seconds,
+            f"{done * carried.visits:,.0f} of the recipe's {large.adapt.visits:,} visits; "
+            f"{ADAPT_SHARE:.0%} of the budget would carry {carried}",
+        ),
+        (
+            "predict",
+            predict_seconds,
+            f"{predict_seconds / wanted:.0%} of the {large.adapt.vote_views} views of each "
+            f"test input, {large.adapt.outer_steps} outer steps each",
+        ),
         ("left", room - predict_seconds, "nothing, or more visits"),
     ]
     return [
@@ -59,8 +67,10 @@ def prediction_flop(config: ModelConfig, puzzles: PuzzleSet) -> float:
     """Of predicting every view of every test input, without early halting."""
     views = np.array([len(v) for v in puzzles.views])[puzzles.tests.puzzles]
     views = np.minimum(views, puzzles.recipe.vote_views)
-    return sum(int(views[bucket.members].sum()) * puzzles.recipe.outer_steps * outer_step_flop(config, bucket.area)
-               for bucket in puzzles.buckets(puzzles.tests))
+    return sum(
+        int(views[bucket.members].sum()) * puzzles.recipe.outer_steps * outer_step_flop(config, bucket.area)
+        for bucket in puzzles.buckets(puzzles.tests)
+    )
 
 
 def _shares_of_peak(tasks, report: dict, workers: int) -> tuple[float, float]:

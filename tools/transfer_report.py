@@ -93,8 +93,9 @@ def require_unseen(tasks: list[Task], artifact: Path) -> None:
         raise InputError(f"{artifact / CONFIG_FILE}: its sets do not give the tasks it was pretrained on")
     leaks = find_leaks(tasks, learned)
     if leaks:
-        raise InputError(f"task {leaks[0].id} (one of {len(leaks)}) is in the pretraining data: "
-                         f"{', '.join(leaks[0].others)}")
+        raise InputError(
+            f"task {leaks[0].id} (one of {len(leaks)}) is in the pretraining data: {', '.join(leaks[0].others)}"
+        )
 
 
 def _run(arm: str, seed: int, artifact: Path, options: argparse.Namespace) -> Run:
@@ -102,10 +103,26 @@ def _run(arm: str, seed: int, artifact: Path, options: argparse.Namespace) -> Ru
     report = folder / "report.json"
     if not report.exists():
         print(f"{arm}, seed {seed}", flush=True)
-        command = [sys.executable, "-m", "hrm_offline", "solve", "--challenges", str(options.out / "challenges.json"),
-                   "--out", str(folder), "--budget", options.budget, "--workers", str(options.workers),
-                   "--seed", str(seed), "--preset", options.preset,
-                   "--artifact", str(artifact) if arm == "artifact" else "none"]
+        command = [
+            sys.executable,
+            "-m",
+            "hrm_offline",
+            "solve",
+            "--challenges",
+            str(options.out / "challenges.json"),
+            "--out",
+            str(folder),
+            "--budget",
+            options.budget,
+            "--workers",
+            str(options.workers),
+            "--seed",
+            str(seed),
+            "--preset",
+            options.preset,
+            "--artifact",
+            str(artifact) if arm == "artifact" else "none",
+        ]
         command += ["--visits", str(options.visits)] if options.visits else []
         make_folder(folder)
         with open(folder / "solve.log", "w") as log:
@@ -119,23 +136,28 @@ def _run(arm: str, seed: int, artifact: Path, options: argparse.Namespace) -> Ru
 
 # ----- what the runs say
 
+
 def describe(runs: list[Run], null: Score, options: argparse.Namespace) -> str:
     """The report in Markdown: what was run, a line a run, and the three comparisons."""
     some = runs[0].report
     lines = [
         f"# {len(null.tasks)} tasks of {options.set}, {options.budget} on {some['workers']} workers, "
-        f"seeds {', '.join(map(str, options.seeds))}", "",
+        f"seeds {', '.join(map(str, options.seeds))}",
+        "",
         f"{some['device']}, {some['threads']} threads a worker; Python {some['versions']['python']}, torch "
         f"{some['versions']['torch']}. The null baseline gets {_cells(null).mean():.1%} of the cells right and solves "
-        f"{len(null.solved)} tasks.", "",
+        f"{len(null.solved)} tasks.",
+        "",
         "| arm | seed | seconds | steps | loss at the end | cells right | points | solved | not by the null |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for run in runs:
         adapted, score = run.report["adapted"], run.score
-        lines.append(f"| {run.arm} | {run.seed} | {run.report['seconds in all']:.0f} | {adapted['steps']:,} | "
-                     f"{adapted['loss']:.3f} | {_cells(score).mean():.1%} | {score.task_points(2):.2f} | "
-                     f"{len(score.solved)} | {_beyond(score, null)} |")
+        lines.append(
+            f"| {run.arm} | {run.seed} | {run.report['seconds in all']:.0f} | {adapted['steps']:,} | "
+            f"{adapted['loss']:.3f} | {_cells(score).mean():.1%} | {score.task_points(2):.2f} | "
+            f"{len(score.solved)} | {_beyond(score, null)} |"
+        )
     pairs = list(zip(*([run for run in runs if run.arm == arm] for arm in ARMS)))
     return "\n".join([*lines, "", _cell_line(pairs), "", _solved_line(pairs, null), "", _loss_line(pairs), ""])
 
@@ -143,19 +165,25 @@ def describe(runs: list[Run], null: Score, options: argparse.Namespace) -> str:
 def _cell_line(pairs: list[tuple[Run, Run]]) -> str:
     gain = np.mean([_cells(ours.score) - _cells(theirs.score) for theirs, ours in pairs], axis=0)
     low, high = bootstrap(gain)
-    return (f"Cells right, artifact less random weights: {gain.mean():+.1%} (95% of resamplings of the tasks: "
-            f"{low:+.1%} to {high:+.1%}); better on {(gain > 0).sum()} tasks, worse on {(gain < 0).sum()}.")
+    return (
+        f"Cells right, artifact less random weights: {gain.mean():+.1%} (95% of resamplings of the tasks: "
+        f"{low:+.1%} to {high:+.1%}); better on {(gain > 0).sum()} tasks, worse on {(gain < 0).sum()}."
+    )
 
 
 def _solved_line(pairs: list[tuple[Run, Run]], null: Score) -> str:
     arms = list(zip(*pairs))
     counts = [[_beyond(run.score, null) for run in runs] for runs in arms]
-    shares = [np.mean([[task.id in set(run.score.solved) - set(null.solved) for task in null.tasks] for run in runs],
-                      axis=0) for runs in arms]
+    shares = [
+        np.mean([[task.id in set(run.score.solved) - set(null.solved) for task in null.tasks] for run in runs], axis=0)
+        for runs in arms
+    ]
     low, high = (len(null.tasks) * edge for edge in bootstrap(shares[1] - shares[0]))
-    return (f"Solved and not by the null baseline: random weights {', '.join(map(str, counts[0]))} (mean "
-            f"{np.mean(counts[0]):.2f}), artifact {', '.join(map(str, counts[1]))} (mean {np.mean(counts[1]):.2f}); "
-            f"difference {np.mean(counts[1]) - np.mean(counts[0]):+.2f} ({low:+.1f} to {high:+.1f}).")
+    return (
+        f"Solved and not by the null baseline: random weights {', '.join(map(str, counts[0]))} (mean "
+        f"{np.mean(counts[0]):.2f}), artifact {', '.join(map(str, counts[1]))} (mean {np.mean(counts[1]):.2f}); "
+        f"difference {np.mean(counts[1]) - np.mean(counts[0]):+.2f} ({low:+.1f} to {high:+.1f})."
+    )
 
 
 def _loss_line(pairs: list[tuple[Run, Run]]) -> str:
@@ -163,9 +191,11 @@ def _loss_line(pairs: list[tuple[Run, Run]]) -> str:
     reached = [share for share in shares if share is not None]
     if not reached:
         return "The artifact never reaches the loss at which random weights end."
-    return (f"The artifact reaches the loss at which random weights end after {np.mean(reached):.0%} of their steps "
-            f"(mean of the {len(reached)} of {len(shares)} groups that reach it; {min(reached):.0%} to "
-            f"{max(reached):.0%}).")
+    return (
+        f"The artifact reaches the loss at which random weights end after {np.mean(reached):.0%} of their steps "
+        f"(mean of the {len(reached)} of {len(shares)} groups that reach it; {min(reached):.0%} to "
+        f"{max(reached):.0%})."
+    )
 
 
 def steps_to_match(theirs: list[np.ndarray], ours: list[np.ndarray]) -> list[float | None]:
@@ -195,23 +225,44 @@ def _beyond(score: Score, null: Score) -> int:
 
 # ----- files
 
+
 def _write_tables(runs: list[Run], null: Score, out: Path) -> None:
     with open(out / "runs.csv", "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["arm", "seed", "seconds", "steps", "examples", "loss", "cells", "points", "solved",
-                         "beyond null"])
+        writer.writerow(
+            ["arm", "seed", "seconds", "steps", "examples", "loss", "cells", "points", "solved", "beyond null"]
+        )
         for run in runs:
             adapted, score = run.report["adapted"], run.score
-            writer.writerow([run.arm, run.seed, run.report["seconds in all"], adapted["steps"], adapted["examples"],
-                             round(adapted["loss"], 4), round(_cells(score).mean(), 4), round(score.task_points(2), 3),
-                             len(score.solved), _beyond(score, null)])
+            writer.writerow(
+                [
+                    run.arm,
+                    run.seed,
+                    run.report["seconds in all"],
+                    adapted["steps"],
+                    adapted["examples"],
+                    round(adapted["loss"], 4),
+                    round(_cells(score).mean(), 4),
+                    round(score.task_points(2), 3),
+                    len(score.solved),
+                    _beyond(score, null),
+                ]
+            )
     with open(out / "tasks.csv", "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["task", "arm", "seed", "cells", "points", "solved"])
         for arm, seed, score in [("null", "", null), *((run.arm, run.seed, run.score) for run in runs)]:
             for task in score.tasks:
-                writer.writerow([task.id, arm, seed, round(task.cells, 4), round(task.right_either / task.outputs, 3),
-                                 int(task.solved)])
+                writer.writerow(
+                    [
+                        task.id,
+                        arm,
+                        seed,
+                        round(task.cells, 4),
+                        round(task.right_either / task.outputs, 3),
+                        int(task.solved),
+                    ]
+                )
 
 
 def _draw(runs: list[Run], path: Path) -> None:
@@ -244,8 +295,13 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--visits", type=int, metavar="N", help="end earlier, as in solve")
     parser.add_argument("--preset", default="hrm-132k")
     parser.add_argument("--artifact", type=Path, metavar="DIR", help="default: the package's own for the preset")
-    parser.add_argument("--out", type=lambda text: Path(text).resolve(), metavar="DIR",
-                        default=environment.REPOSITORY / "transfer", help="default: transfer/")
+    parser.add_argument(
+        "--out",
+        type=lambda text: Path(text).resolve(),
+        metavar="DIR",
+        default=environment.REPOSITORY / "transfer",
+        help="default: transfer/",
+    )
     return parser.parse_args()
 
 

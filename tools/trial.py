@@ -72,7 +72,8 @@ class Learned:
         the end and before half of the steps (NaN without any), and a network's parameters."""
         reports = [report for _, _, report in self.networks]
         return {
-            "steps": sum(report.steps for report in reports), "examples": sum(report.examples for report in reports),
+            "steps": sum(report.steps for report in reports),
+            "examples": sum(report.examples for report in reports),
             "seconds": round(self.seconds, 1),
             "loss": round(statistics.mean(report.loss for report in reports), 4),
             "half": round(statistics.mean(_loss_at(report.losses, 0.5) for report in reports), 4),
@@ -81,6 +82,7 @@ class Learned:
 
 
 # ----- which tasks
+
 
 def tasks_of(name: str) -> tuple[Task, ...]:
     """The rehearsal's set, the one of larger grids, or some of a set by rank; all by sizes alone.
@@ -96,8 +98,10 @@ def tasks_of(name: str) -> tuple[Task, ...]:
         raise InputError(f"set '{name}' is none, expected small, larger or SET:FIRST:LAST with a task between the two")
     for task in tasks:
         if any(pair.output is None for pair in task.test):
-            raise InputError(f"set '{name}': task {shown_name(task.id)}: has a test input without output, expected "
-                             "labels to score against")
+            raise InputError(
+                f"set '{name}': task {shown_name(task.id)}: has a test input without output, expected "
+                "labels to score against"
+            )
     return tuple(tasks)
 
 
@@ -113,6 +117,7 @@ def other_tasks(tasks: tuple[Task, ...], count: int) -> tuple[Task, ...]:
 
 
 # ----- learning
+
 
 def configs_of(trial: Trial, where: str) -> tuple[ModelConfig, AdaptConfig, Artifact | None]:
     """The preset's network and recipe, or the artifact's and the preset's recipe for it, with the changes.
@@ -159,11 +164,15 @@ def busy_seconds() -> float:
     return time.perf_counter() if torch.cuda.is_available() else time.process_time()
 
 
-def _learn_together(trial: Trial, tasks: tuple[Task, ...], model_config: ModelConfig, recipe: AdaptConfig,
-                    artifact: Artifact | None) -> tuple[RecursiveModel, PuzzleSet, AdaptReport]:
+def _learn_together(
+    trial: Trial, tasks: tuple[Task, ...], model_config: ModelConfig, recipe: AdaptConfig, artifact: Artifact | None
+) -> tuple[RecursiveModel, PuzzleSet, AdaptReport]:
     puzzles, runtime = PuzzleSet(tasks, recipe, model_config, trial.seed), choose_runtime()
-    model = artifact.build(puzzles.num_rows, runtime.dtype) if artifact else \
-        RecursiveModel(model_config, puzzles.num_rows, runtime.dtype)
+    model = (
+        artifact.build(puzzles.num_rows, runtime.dtype)
+        if artifact
+        else RecursiveModel(model_config, puzzles.num_rows, runtime.dtype)
+    )
     model = model.to(runtime.device)
     _start_embeddings(model, puzzles, artifact, trial.changes.get("start", "mean"))
     report = adapt(model, puzzles, recipe, Budget(1e9), trial.seed, pretrained=artifact is not None)
@@ -199,14 +208,20 @@ def _demonstration_losses(model: RecursiveModel, puzzles: PuzzleSet, row: torch.
         plan = np.column_stack([bucket.members, puzzles.first_view[owners], corners]).astype(np.int32)
         sequences = maker.make(Batch(0, bucket.canvas, plan))
         states = model.initial_states(len(plan), bucket.canvas)
-        output = model(*states, sequences.inputs, model.puzzle_vectors(sequences.puzzle_identifiers), bucket.canvas,
-                       sequences.cells)[2]
+        output = model(
+            *states,
+            sequences.inputs,
+            model.puzzle_vectors(sequences.puzzle_identifiers),
+            bucket.canvas,
+            sequences.cells,
+        )[2]
         lost = softmax_cross_entropy(output.logits, sequences.labels).mean(1)
         losses.index_add_(0, torch.from_numpy(owners), lost.cpu())
     return losses
 
 
 # ----- prediction
+
 
 def predict(learned: Learned, changes: dict | None = None) -> tuple[Pools, int]:
     """The votes of all test inputs, under the recipe with some settings of prediction changed, and the outer steps
@@ -240,6 +255,8 @@ def _null_submission(tasks: tuple[Task, ...]) -> Submission:
 
 
 def _score(submission: Submission, tasks: tuple[Task, ...]) -> Score:
-    attempts = {task_id: [[np.array(entry[name]) for name in ATTEMPTS] for entry in entries]
-                for task_id, entries in submission.items()}
+    attempts = {
+        task_id: [[np.array(entry[name]) for name in ATTEMPTS] for entry in entries]
+        for task_id, entries in submission.items()
+    }
     return score_attempts(attempts, {task.id: [pair.output for pair in task.test] for task in tasks})

@@ -87,14 +87,38 @@ def download(lock: Path, out: Path) -> None:
     """Download the wheels of a lock for every Python version of the image. Raises `DownloadError`."""
     for version in PYTHON_VERSIONS:
         platforms = [word for platform in _PLATFORMS for word in ("--platform", platform)]
-        command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps",
-                   "--require-hashes", "--only-binary", ":all:", "--implementation", "cp", "--python-version", version,
-                   *platforms, "--retries", "1", "--timeout", "20", "--requirement", str(lock), "--dest", str(out)]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "--disable-pip-version-check",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--require-hashes",
+            "--only-binary",
+            ":all:",
+            "--implementation",
+            "cp",
+            "--python-version",
+            version,
+            *platforms,
+            "--retries",
+            "1",
+            "--timeout",
+            "20",
+            "--requirement",
+            str(lock),
+            "--dest",
+            str(out),
+        ]
         result = subprocess.run(command, capture_output=True, text=True)
         if result.returncode:
             said = " ".join(result.stderr.partition("ERROR: ")[2].split()) or f"exit code {result.returncode}"
-            raise DownloadError(f"{lock}: its wheels for Python {version} could not be downloaded (is the index "
-                                f"reachable?); pip says: {said}")
+            raise DownloadError(
+                f"{lock}: its wheels for Python {version} could not be downloaded (is the index "
+                f"reachable?); pip says: {said}"
+            )
 
 
 def requirements(folder: Path) -> str:
@@ -117,7 +141,7 @@ def dataset_metadata(user: str, names: Iterable[str]) -> dict:
         "id": f"{user}/{DATASET_SLUG}",
         "licenses": [{"name": "other"}],
         "description": "hrm_offline is under MIT-0, the other wheels are under the licences inside them. "
-                       f"Files: {', '.join(names)}",
+        f"Files: {', '.join(names)}",
     }
 
 
@@ -184,8 +208,12 @@ def _parse_arguments() -> argparse.Namespace:
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--out", type=Path, metavar="DIR", help="write the dataset here")
     action.add_argument("--verify", type=Path, metavar="DIR", help="check a folder against its SHA256SUMS")
-    parser.add_argument("--user", default=PLACEHOLDER_USER, metavar="NAME",
-                        help="your Kaggle user name, for the metadata (default: %(default)s, to be replaced)")
+    parser.add_argument(
+        "--user",
+        default=PLACEHOLDER_USER,
+        metavar="NAME",
+        help="your Kaggle user name, for the metadata (default: %(default)s, to be replaced)",
+    )
     return parser.parse_args()
 
 

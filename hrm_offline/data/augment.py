@@ -52,8 +52,14 @@ class Views:
         return (self[index] for index in range(len(self)))
 
 
-def views_of(task: Task, seed: int, rotations: bool = True, flips: bool = True, colour_permutations: int = 0,
-             keep_black: bool = True) -> Views:
+def views_of(
+    task: Task,
+    seed: int,
+    rotations: bool = True,
+    flips: bool = True,
+    colour_permutations: int = 0,
+    keep_black: bool = True,
+) -> Views:
     """Distinct views of a task, the identity first, then the others that rotations and flips make, then recoloured.
 
     A view whose content equals an earlier one's (over demonstrations and test inputs) is left

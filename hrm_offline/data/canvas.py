@@ -87,5 +87,7 @@ def make_buckets(rooms: np.ndarray, canvas: str, largest: Canvas) -> list[Bucket
     if canvas == "full":
         return [Bucket(largest, np.arange(len(rooms)))]
     sides = rooms.max(axis=1)
-    return [Bucket((min(side + 1, largest[0]), min(side + 1, largest[1])), np.flatnonzero(sides == side))
-            for side in np.unique(sides).tolist()]
+    return [
+        Bucket((min(side + 1, largest[0]), min(side + 1, largest[1])), np.flatnonzero(sides == side))
+        for side in np.unique(sides).tolist()
+    ]

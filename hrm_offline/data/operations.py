@@ -29,14 +29,24 @@ class Repertoire:
     @classmethod
     def of_colours(cls, given: Iterable[int], wanted: Iterable[int]) -> Repertoire:
         """All there are, with a colour of the inputs, `given`, or of the outputs, `wanted`, where they need one."""
-        named = [{f"{name} {colour}": partial(operation, colour=colour)
-                  for name, operation in table.items() for colour in colours}
-                 for table, colours in ((_KEEPING_OF_GIVEN, given), (_KEEPING_OF_WANTED, wanted),
-                                        (_CHANGING_OF_GIVEN, given), (_CHANGING_OF_WANTED, wanted))]
+        named = [
+            {
+                f"{name} {colour}": partial(operation, colour=colour)
+                for name, operation in table.items()
+                for colour in colours
+            }
+            for table, colours in (
+                (_KEEPING_OF_GIVEN, given),
+                (_KEEPING_OF_WANTED, wanted),
+                (_CHANGING_OF_GIVEN, given),
+                (_CHANGING_OF_WANTED, wanted),
+            )
+        ]
         return cls(_TURNS | _KEEPING | named[0] | named[1], _TURNS | _CHANGING | named[2] | named[3])
 
 
 # ----- parts
+
 
 def _pieces(grid: Grid, count: int, axis: int) -> list[Grid] | None:
     """Equal parts along an axis, side by side or one line apart."""
@@ -67,6 +77,7 @@ _RULES: dict[str, Callable[[Grid, Grid], Grid]] = {
     "without": lambda a, b: np.where(b, 0, a),
     "xor": lambda a, b: np.where(a, np.where(b, 0, a), b),
 }
+
 
 def _box(grid: Grid, mask: np.ndarray) -> Grid | None:
     return grid[bounding_box(mask)] if mask.any() else None
@@ -112,6 +123,7 @@ def _crop_shape(grid: Grid, measure: Callable, most: bool, diagonal: bool) -> Gr
 
 
 # ----- whole grids
+
 
 def _turned(operation: Operation, element: int) -> Operation:
     """The operation in another direction."""
@@ -212,6 +224,7 @@ def _repeated_rows(grid: Grid) -> Grid:
 
 # ----- with a colour
 
+
 def _fill(grid: Grid, colour: int) -> Grid:
     return np.where(_enclosed(grid), colour, grid)
 
@@ -236,6 +249,7 @@ def _interior(grid: Grid, colour: int) -> Grid:
 
 
 # ----- what can be said of a cell, beside its colour
+
 
 def _ends(grid: Grid, diagonal: bool) -> np.ndarray:
     """1 in the smallest shapes, 2 in the largest ones, 3 where all are alike."""
@@ -287,12 +301,18 @@ def _depth(grid: Grid) -> np.ndarray:
 
 # Those that tell fewer cases apart come first: of two that agree with the demonstrations they are the simpler rule.
 FEATURES: dict[str, Callable[[Grid], np.ndarray]] = {
-    "enclosed": lambda grid: _enclosed(grid) > 0, "has hole": _has_hole, "is box": _is_box,
+    "enclosed": lambda grid: _enclosed(grid) > 0,
+    "has hole": _has_hole,
+    "is box": _is_box,
     "checkers": lambda grid: np.indices(grid.shape).sum(0) % 2,
-    "ends": partial(_ends, diagonal=False), "ends diagonal": partial(_ends, diagonal=True),
-    "empty lines": lambda grid: ~grid.any(1)[:, None] + 2 * ~grid.any(0), "directions": _directions,
-    "near": partial(_count_near, diagonal=False), "near diagonal": partial(_count_near, diagonal=True),
-    "depth": _depth, "size": lambda grid: sizes(_labels(grid != 0, False))[_labels(grid != 0, False)],
+    "ends": partial(_ends, diagonal=False),
+    "ends diagonal": partial(_ends, diagonal=True),
+    "empty lines": lambda grid: ~grid.any(1)[:, None] + 2 * ~grid.any(0),
+    "directions": _directions,
+    "near": partial(_count_near, diagonal=False),
+    "near diagonal": partial(_count_near, diagonal=True),
+    "depth": _depth,
+    "size": lambda grid: sizes(_labels(grid != 0, False))[_labels(grid != 0, False)],
     "enclosed cells": _enclosed,
 }
 
@@ -301,37 +321,67 @@ _MEASURES = {"cells": _cells, "colours": _colours, "alike": _alike}
 _TURNS: dict[str, Operation] = {f"turn {element}": partial(dihedral, element=element) for element in range(1, 8)}
 
 _KEEPING: dict[str, Operation] = {
-    **{f"{name} {side}": _turned(operation, element)
-       for name, operation in (("fall", _fall), ("smear", _smear)) for side, element in _SIDES.items()},
-    "connect down": _connect, "connect across": _turned(_connect, 6), "connect": _connect_all,
+    **{
+        f"{name} {side}": _turned(operation, element)
+        for name, operation in (("fall", _fall), ("smear", _smear))
+        for side, element in _SIDES.items()
+    },
+    "connect down": _connect,
+    "connect across": _turned(_connect, 6),
+    "connect": _connect_all,
     **{f"symmetrise {element}": partial(_symmetrise, element=element) for element in (2, 4, 5, 6, 7)},
-    "keep commonest": partial(_keep_colour, rarest=False), "keep rarest": partial(_keep_colour, rarest=True),
-    "grounded": _grounded, "swap": _swap, "repeated": _repeated,
+    "keep commonest": partial(_keep_colour, rarest=False),
+    "keep rarest": partial(_keep_colour, rarest=True),
+    "grounded": _grounded,
+    "swap": _swap,
+    "repeated": _repeated,
 }
 _CHANGING: dict[str, Operation] = {
     "crop": lambda grid: _box(grid, grid != 0),
-    **{f"crop {'most' if most else 'least'} {name}{' diagonal' * diagonal}":
-       partial(_crop_shape, measure=measure, most=most, diagonal=diagonal)
-       for name, measure in _MEASURES.items() for most in (True, False) for diagonal in (True, False)},
-    **{f"part {index} of {count} along {axis}": partial(_piece, count=count, axis=axis, index=index)
-       for count in (2, 3) for axis in (0, 1) for index in range(count)},
-    **{f"{name} of {count} along {axis}": partial(_overlay, rule=rule, count=count, axis=axis)
-       for name, rule in _RULES.items() for count in (2, 3) for axis in (0, 1)},
-    **{f"beside {element} along {axis}": partial(_beside, element=element, axis=axis)
-       for element in (0, 2, 4, 5) for axis in (0, 1)},
-    "thrice along 0": lambda grid: np.tile(grid, (3, 1)), "thrice along 1": lambda grid: np.tile(grid, (1, 3)),
+    **{
+        f"crop {'most' if most else 'least'} {name}{' diagonal' * diagonal}": partial(
+            _crop_shape, measure=measure, most=most, diagonal=diagonal
+        )
+        for name, measure in _MEASURES.items()
+        for most in (True, False)
+        for diagonal in (True, False)
+    },
+    **{
+        f"part {index} of {count} along {axis}": partial(_piece, count=count, axis=axis, index=index)
+        for count in (2, 3)
+        for axis in (0, 1)
+        for index in range(count)
+    },
+    **{
+        f"{name} of {count} along {axis}": partial(_overlay, rule=rule, count=count, axis=axis)
+        for name, rule in _RULES.items()
+        for count in (2, 3)
+        for axis in (0, 1)
+    },
+    **{
+        f"beside {element} along {axis}": partial(_beside, element=element, axis=axis)
+        for element in (0, 2, 4, 5)
+        for axis in (0, 1)
+    },
+    "thrice along 0": lambda grid: np.tile(grid, (3, 1)),
+    "thrice along 1": lambda grid: np.tile(grid, (1, 3)),
     **{f"enlarge {factor}": partial(_enlarge, factor=factor) for factor in (2, 3, 4, 5)},
-    "fractal": lambda grid: np.kron(grid != 0, grid), "shrink": _shrink,
-    "without empty": _without_empty, "without lines": _without_lines,
-    "without border": lambda grid: grid[1:-1, 1:-1], "edge doubled": lambda grid: np.pad(grid, 1, mode="edge"),
+    "fractal": lambda grid: np.kron(grid != 0, grid),
+    "shrink": _shrink,
+    "without empty": _without_empty,
+    "without lines": _without_lines,
+    "without border": lambda grid: grid[1:-1, 1:-1],
+    "edge doubled": lambda grid: np.pad(grid, 1, mode="edge"),
 }
 _KEEPING_OF_GIVEN = {
     "keep": lambda grid, colour: np.where(grid == colour, grid, 0),
     "erase": lambda grid, colour: np.where(grid == colour, 0, grid),
 }
 _KEEPING_OF_WANTED = {
-    "fill": _fill, "interior": _interior,
-    "outline": partial(_outline, diagonal=False), "outline diagonal": partial(_outline, diagonal=True),
+    "fill": _fill,
+    "interior": _interior,
+    "outline": partial(_outline, diagonal=False),
+    "outline diagonal": partial(_outline, diagonal=True),
 }
 _CHANGING_OF_GIVEN = {"crop to": lambda grid, colour: _box(grid, grid == colour)}
 _CHANGING_OF_WANTED = {"border": lambda grid, colour: ringed(grid, colour)}

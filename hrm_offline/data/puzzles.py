@@ -75,19 +75,23 @@ class PuzzleSet:
         if not tasks:
             raise InputError("there is no task to learn from")
         if model.puzzle_columns not in (0, recipe.puzzle_columns):
-            raise InputError(f"conditioning '{recipe.conditioning}' has {recipe.puzzle_columns} embeddings "
-                             f"a sequence, the model takes {model.puzzle_columns}")
+            raise InputError(
+                f"conditioning '{recipe.conditioning}' has {recipe.puzzle_columns} embeddings "
+                f"a sequence, the model takes {model.puzzle_columns}"
+            )
         if (recipe.conditioning == "few-shot") != bool(model.context_pairs):
-            raise InputError(f"conditioning '{recipe.conditioning}' does not suit a model with context_pairs "
-                             f"{model.context_pairs}")
+            raise InputError(
+                f"conditioning '{recipe.conditioning}' does not suit a model with context_pairs {model.context_pairs}"
+            )
         self.tasks = tasks
         self.recipe = recipe
         self.seed = seed
         self.columns, self.context_pairs, self.canvases = model.puzzle_columns, model.context_pairs, model.canvases
         self.largest_canvas = (model.canvas_rows, model.canvas_cols)
         self.views = [views_of(t, seed, recipe.rotations, recipe.flips, recipe.colour_permutations) for t in tasks]
-        self.all_views = Views(np.concatenate([v.elements for v in self.views]),
-                               np.concatenate([v.colours for v in self.views]), 0)
+        self.all_views = Views(
+            np.concatenate([v.elements for v in self.views]), np.concatenate([v.colours for v in self.views]), 0
+        )
         self.first_view = np.concatenate([[0], np.cumsum([len(v) for v in self.views])])
         self.demonstrations = self._examples([(p, pair, True) for p, task in enumerate(tasks) for pair in task.train])
         self.tests = self._examples([(p, pair, False) for p, task in enumerate(tasks) for pair in task.test])
@@ -125,16 +129,23 @@ class PuzzleSet:
 
     def labelled(self) -> Examples:
         """Every pair whose output is known, test pairs included."""
-        return self._examples([(p, pair, True) for p, task in enumerate(self.tasks)
-                               for pair in (*task.train, *task.test) if pair.output is not None])
+        return self._examples(
+            [
+                (p, pair, True)
+                for p, task in enumerate(self.tasks)
+                for pair in (*task.train, *task.test)
+                if pair.output is not None
+            ]
+        )
 
     def _examples(self, found: list[tuple[int, Pair, bool]]) -> Examples:
         limit = min(self.largest_canvas)  # only a model with an unusual largest canvas is ever short of it
         for puzzle, pair, with_output in found:
             side = max(*pair.input.shape, *(pair.output.shape if with_output else ()))
             if side > limit:
-                raise InputError(f"task {self.tasks[puzzle].id}: needs a canvas of side {side}, "
-                                 f"the model's has {limit}")
+                raise InputError(
+                    f"task {self.tasks[puzzle].id}: needs a canvas of side {side}, the model's has {limit}"
+                )
         rooms = np.array([needed_room(self.tasks[puzzle], pair, with_output) for puzzle, pair, with_output in found])
         owners = np.array([puzzle for puzzle, _, _ in found])
         if self.context_pairs:
@@ -143,8 +154,12 @@ class PuzzleSet:
 
     def _demonstrated_rooms(self) -> np.ndarray:
         """Rows and columns [puzzles, 2] that hold every demonstration, which a context has to show."""
-        return np.array([[max(needed_room(task, pair, True)[axis] for pair in task.train) for axis in (0, 1)]
-                         for task in self.tasks])
+        return np.array(
+            [
+                [max(needed_room(task, pair, True)[axis] for pair in task.train) for axis in (0, 1)]
+                for task in self.tasks
+            ]
+        )
 
     def contexts(self, examples: Examples) -> ContextSource:
         """Where the contexts of examples are drawn from."""
@@ -160,8 +175,12 @@ class PuzzleSet:
 
 def shared_row_names() -> list[str]:
     """Names of the first `SHARED_ROWS` rows of every embedding table."""
-    return ["<blank>", *(f"<dihedral {e}>" for e in range(8)), "<new puzzle>",
-            *(f"<colour {old} to {new}>" for old in range(COLOURS) for new in range(COLOURS))]
+    return [
+        "<blank>",
+        *(f"<dihedral {e}>" for e in range(8)),
+        "<new puzzle>",
+        *(f"<colour {old} to {new}>" for old in range(COLOURS) for new in range(COLOURS)),
+    ]
 
 
 class ExampleSource:

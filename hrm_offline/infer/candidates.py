@@ -45,8 +45,9 @@ class VotesFile:
         try:
             return cls(Path(path), float(weight))
         except ValueError:
-            raise InputError(f"{text}: the weight is {shown(weight)}, expected FILE or FILE=WEIGHT with a number "
-                             "above 0") from None
+            raise InputError(
+                f"{text}: the weight is {shown(weight)}, expected FILE or FILE=WEIGHT with a number above 0"
+            ) from None
 
 
 @dataclass
@@ -71,8 +72,9 @@ def read_outside(files: Iterable[VotesFile], tasks: TaskSet) -> Outside:
             continue
         if faults:
             outside.warnings.append(f"the votes for {len(faults)} tasks are left out, the first of them: {faults[0]}")
-        voted = {(task_id, i): entry for task_id, entries in candidates.items()
-                 for i, entry in enumerate(entries) if entry}
+        voted = {
+            (task_id, i): entry for task_id, entries in candidates.items() for i, entry in enumerate(entries) if entry
+        }
         for key, entry in voted.items():
             outside.sources.setdefault(key, []).append((entry, file.weight))
         outside.counted.append({"file": str(file.path), "weight": file.weight, "test inputs": len(voted)})
@@ -99,14 +101,21 @@ def merged(own: Pool, sources: Iterable[Source]) -> Pool:
 
 def top_candidates(votes: dict[tuple[str, int], Pool], test_counts: dict[str, int], count: int) -> Candidates:
     """The `count` best of every test input of the tasks in `test_counts`, none where there is no vote."""
-    return {task_id: [best(votes.get((task_id, i), Pool()).ranking(), count) for i in range(tests)]
-            for task_id, tests in test_counts.items()}
+    return {
+        task_id: [best(votes.get((task_id, i), Pool()).ranking(), count) for i in range(tests)]
+        for task_id, tests in test_counts.items()
+    }
 
 
 def write_candidates(path: str | Path, candidates: Candidates) -> None:
     """Replace a candidates file, atomically. Raises `OSError`."""
-    write_json(path, {task_id: [[_to_json(candidate) for candidate in entry] for entry in entries]
-                      for task_id, entries in candidates.items()})
+    write_json(
+        path,
+        {
+            task_id: [[_to_json(candidate) for candidate in entry] for entry in entries]
+            for task_id, entries in candidates.items()
+        },
+    )
 
 
 def read_candidates(path: str | Path, tasks: TaskSet) -> Candidates:

@@ -40,8 +40,10 @@ class PredictionPlan:
         most = min(config.vote_views, int(np.diff(self._first_voter).max()) * (1 + self._translates))
         stops = [0, 1, _DIHEDRAL_VIEWS, *range(_DIHEDRAL_VIEWS + _VIEWS_A_ROUND, most, _VIEWS_A_ROUND), most]
         stops = sorted({min(stop, most) for stop in stops})
-        self.rounds = [[batch for index in range(len(self.buckets)) for batch in self._batches(index, range(*span))]
-                       for span in pairwise(stops)]
+        self.rounds = [
+            [batch for index in range(len(self.buckets)) for batch in self._batches(index, range(*span))]
+            for span in pairwise(stops)
+        ]
 
     def _find_voters(self, config: AdaptConfig) -> None:
         """The views that vote, counted over all puzzles; those of puzzle p from `_first_voter[p]` on."""

@@ -93,8 +93,9 @@ class Predictor:
                 stays = (~ends).nonzero().squeeze(1)
                 if not len(stays):
                     return
-                rows, z_H, z_L, inputs, vectors, cells = (None if tensor is None else tensor[stays] for tensor in
-                                                          (rows, z_H, z_L, inputs, vectors, cells))
+                rows, z_H, z_L, inputs, vectors, cells = (
+                    None if tensor is None else tensor[stays] for tensor in (rows, z_H, z_L, inputs, vectors, cells)
+                )
 
 
 def _answers(output: Output, which: torch.Tensor | slice = slice(None)) -> tuple[torch.Tensor, torch.Tensor]:

@@ -59,9 +59,12 @@ class Score:
 
     def as_dict(self) -> dict:
         return {
-            "outputs": self.outputs, "tasks": len(self.tasks),
-            "pass@1 per output": self.per_output(1), "pass@2 per output": self.per_output(2),
-            "pass@1 per task": self.per_task(1), "pass@2 per task": self.per_task(2),
+            "outputs": self.outputs,
+            "tasks": len(self.tasks),
+            "pass@1 per output": self.per_output(1),
+            "pass@2 per output": self.per_output(2),
+            "pass@1 per task": self.per_task(1),
+            "pass@2 per task": self.per_task(2),
             "solved": self.solved,
         }
 
@@ -72,9 +75,11 @@ class Score:
         return "\n".join([*lines, self.summary()])
 
     def summary(self) -> str:
-        return (f"pass@1 {self.per_output(1):.2%}, pass@2 {self.per_output(2):.2%} of {self.outputs} test outputs; "
-                f"pass@1 {self.per_task(1):.2%}, pass@2 {self.per_task(2):.2%} by task "
-                f"({self.task_points(2):.2f} of {len(self.tasks)}); {len(self.solved)} tasks solved whole")
+        return (
+            f"pass@1 {self.per_output(1):.2%}, pass@2 {self.per_output(2):.2%} of {self.outputs} test outputs; "
+            f"pass@1 {self.per_task(1):.2%}, pass@2 {self.per_task(2):.2%} by task "
+            f"({self.task_points(2):.2f} of {len(self.tasks)}); {len(self.solved)} tasks solved whole"
+        )
 
 
 def score_attempts(attempts: Attempts, solutions: dict[str, list[np.ndarray]]) -> Score:
@@ -83,8 +88,9 @@ def score_attempts(attempts: Attempts, solutions: dict[str, list[np.ndarray]]) -
     for task_id, truths in solutions.items():
         hits = [[np.array_equal(grid, truth) for grid in pair] for pair, truth in zip(attempts[task_id], truths)]
         cells = [max(cells_right(grid, truth) for grid in pair) for pair, truth in zip(attempts[task_id], truths)]
-        tasks.append(TaskScore(task_id, len(truths), sum(h[0] for h in hits), sum(any(h) for h in hits),
-                               sum(cells) / len(cells)))
+        tasks.append(
+            TaskScore(task_id, len(truths), sum(h[0] for h in hits), sum(any(h) for h in hits), sum(cells) / len(cells))
+        )
     return Score(tuple(tasks))
 
 

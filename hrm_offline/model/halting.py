@@ -83,6 +83,7 @@ def initial_carry(model: RecursiveModel, offered: Sequences, canvas: Canvas) -> 
 @torch.no_grad()
 def refill_(model: RecursiveModel, carry: Carry, offered: Sequences) -> None:
     """In place: halted slots take the offered sequence and start from the initial states."""
+
     def replace_(old: torch.Tensor, new: torch.Tensor) -> None:
         torch.where(carry.halted.view(-1, *[1] * (old.ndim - 1)), new, old, out=old)
 
@@ -102,8 +103,9 @@ def advance_(carry: Carry, step: Step) -> None:
         getattr(carry, name).copy_(getattr(step, name))
 
 
-def training_step(model: RecursiveModel, carry: Carry, puzzle_vectors: torch.Tensor | None, min_steps: torch.Tensor,
-                  look_ahead: bool) -> Step:
+def training_step(
+    model: RecursiveModel, carry: Carry, puzzle_vectors: torch.Tensor | None, min_steps: torch.Tensor, look_ahead: bool
+) -> Step:
     """One outer step of a refilled carry, with learned halting; the carry stays as it is.
 
     min_steps int [B] holds sequences back from halting (exploration; 0 where not). With Q-learning

@@ -93,8 +93,7 @@ class Block(nn.Module):
         self.self_attn = Attention(config)
         self.mlp = SwiGLU(config)
 
-    def forward(self, x: torch.Tensor, table: torch.Tensor | None,
-                lengths: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, table: torch.Tensor | None, lengths: torch.Tensor | None = None) -> torch.Tensor:
         return self.mlp(self.self_attn(x, table, lengths))
 
 
@@ -105,8 +104,13 @@ class ReasoningModule(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(Block(config) for _ in range(layers))
 
-    def forward(self, state: torch.Tensor, injection: torch.Tensor, table: torch.Tensor | None,
-                lengths: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        state: torch.Tensor,
+        injection: torch.Tensor,
+        table: torch.Tensor | None,
+        lengths: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         x = state + injection
         for layer in self.layers:
             x = layer(x, table, lengths)

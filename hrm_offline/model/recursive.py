@@ -82,11 +82,20 @@ class RecursiveModel(nn.Module):
         config = self.config
         tokens = config.puzzle_tokens + config.canvases * canvas[0] * canvas[1]
         lengths = (tokens, tokens if config.L_cycles else 0)
-        return tuple(init.to(self.dtype).expand(batch_size, length, config.hidden_size)
-                     for init, length in zip((self.H_init, self.L_init), lengths))
+        return tuple(
+            init.to(self.dtype).expand(batch_size, length, config.hidden_size)
+            for init, length in zip((self.H_init, self.L_init), lengths)
+        )
 
-    def forward(self, z_H: torch.Tensor, z_L: torch.Tensor, inputs: torch.Tensor, puzzle_vectors: torch.Tensor | None,
-                canvas: Canvas, cells: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor, Output]:
+    def forward(
+        self,
+        z_H: torch.Tensor,
+        z_L: torch.Tensor,
+        inputs: torch.Tensor,
+        puzzle_vectors: torch.Tensor | None,
+        canvas: Canvas,
+        cells: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, Output]:
         """One outer step: states [B, T, D], inputs [B, canvases x S] tokens -> new detached states, output.
 
         The input's canvas is the last of a sequence's; those of its context, if it has one, stand before it.
@@ -133,8 +142,15 @@ class RecursiveModel(nn.Module):
                 named, colours = puzzle_vectors.split([2, COLOURS], dim=1)
                 puzzle_vectors = torch.cat([named, colours.mean(1, keepdim=True)], dim=1)
             front = puzzle_vectors.flatten(1)
-        return embedding(inputs, self.embed_tokens.embedding_weight, front, config.puzzle_tokens,
-                         sum(added) if added else None, scale, self.dtype)
+        return embedding(
+            inputs,
+            self.embed_tokens.embedding_weight,
+            front,
+            config.puzzle_tokens,
+            sum(added) if added else None,
+            scale,
+            self.dtype,
+        )
 
     def _learned_positions(self, canvas: Canvas) -> torch.Tensor:
         prefix = self.config.puzzle_tokens
@@ -150,6 +166,14 @@ class RecursiveModel(nn.Module):
         # A kernel reads the table again for every block of keys. float16 halves that, and rounds a cosine
         # eight times finer than bfloat16 rounds what it turns.
         dtype = torch.float16 if self.dtype.itemsize == 2 else torch.float32
-        table = rope_table(config.positions, canvas, config.puzzle_tokens, config.canvas_cols,
-                           config.head_dim, config.rope_theta, self.device, dtype)
+        table = rope_table(
+            config.positions,
+            canvas,
+            config.puzzle_tokens,
+            config.canvas_cols,
+            config.head_dim,
+            config.rope_theta,
+            self.device,
+            dtype,
+        )
         return table.repeat(config.canvases, 1) if config.context_pairs else table  # without puzzle tokens

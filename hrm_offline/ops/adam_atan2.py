@@ -17,8 +17,18 @@ if triton:
 Tensors = Sequence[torch.Tensor]
 
 
-def adam_atan2_(params: Tensors, grads: Tensors, m: Tensors, v: Tensors, *, step: int, lr: float, beta1: float,
-                beta2: float, weight_decay: float) -> None:
+def adam_atan2_(
+    params: Tensors,
+    grads: Tensors,
+    m: Tensors,
+    v: Tensors,
+    *,
+    step: int,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    weight_decay: float,
+) -> None:
     """One update of all parameters in place; `step` counts from 1, m and v are the two moments.
 
     As the reference's compiled extension has it: the first moment's bias is corrected through
@@ -35,17 +45,39 @@ def adam_atan2_(params: Tensors, grads: Tensors, m: Tensors, v: Tensors, *, step
     problem = None if fits else "tensors are not all float32, contiguous and on one device"
     if not uses_triton("adam_atan2", params[0], problem):
         for param_and_state in zip(params, grads, m, v):
-            adam_atan2_reference_(*param_and_state, step=step, lr=lr, beta1=beta1, beta2=beta2,
-                                  weight_decay=weight_decay)
+            adam_atan2_reference_(
+                *param_and_state, step=step, lr=lr, beta1=beta1, beta2=beta2, weight_decay=weight_decay
+            )
         return
     addresses = _addresses(tuple(t.data_ptr() for t in tensors), params[0].device)
     chunks = _chunks(tuple(p.numel() for p in params), params[0].device)
-    adam_atan2_step(list(params), list(grads), list(m), list(v), addresses, chunks, 1 - lr * weight_decay, beta1,
-                    beta2, 1 / math.sqrt(1 - beta2**step), lr / (1 - beta1**step))
+    adam_atan2_step(
+        list(params),
+        list(grads),
+        list(m),
+        list(v),
+        addresses,
+        chunks,
+        1 - lr * weight_decay,
+        beta1,
+        beta2,
+        1 / math.sqrt(1 - beta2**step),
+        lr / (1 - beta1**step),
+    )
 
 
-def adam_atan2_reference_(param: torch.Tensor, grad: torch.Tensor, m: torch.Tensor, v: torch.Tensor, *, step: int,
-                          lr: float, beta1: float, beta2: float, weight_decay: float) -> None:
+def adam_atan2_reference_(
+    param: torch.Tensor,
+    grad: torch.Tensor,
+    m: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    step: int,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    weight_decay: float,
+) -> None:
     """`adam_atan2_` of one parameter in plain PyTorch."""
     param.mul_(1 - lr * weight_decay)
     m.lerp_(grad, 1 - beta1)
@@ -71,13 +103,28 @@ def _chunks(sizes: tuple[int, ...], device: torch.device) -> torch.Tensor:
     return torch.tensor(chunks, dtype=torch.int64).to(device)
 
 
-@launcher("(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] m, Tensor(c!)[] v, Tensor addresses, Tensor chunks, "
-          "float decay, float beta1, float beta2, float root_factor, float step_size) -> ()")
+@launcher(
+    "(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] m, Tensor(c!)[] v, Tensor addresses, Tensor chunks, "
+    "float decay, float beta1, float beta2, float root_factor, float step_size) -> ()"
+)
 def adam_atan2_step(params, grads, m, v, addresses, chunks, decay, beta1, beta2, root_factor, step_size):
     """Update params, m and v, which `addresses` point at, in pieces of `chunks`."""
-    launch(_kernel, len(chunks), addresses, chunks, len(params), decay, 1 - beta1, beta2, 1 - beta2, root_factor,
-           step_size, ALIGNED=all(t.data_ptr() % 16 == 0 for t in (*params, *grads, *m, *v)), CHUNK=_CHUNK,
-           num_warps=4)
+    launch(
+        _kernel,
+        len(chunks),
+        addresses,
+        chunks,
+        len(params),
+        decay,
+        1 - beta1,
+        beta2,
+        1 - beta2,
+        root_factor,
+        step_size,
+        ALIGNED=all(t.data_ptr() % 16 == 0 for t in (*params, *grads, *m, *v)),
+        CHUNK=_CHUNK,
+        num_warps=4,
+    )
 
 
 @jit
@@ -96,8 +143,19 @@ def _atan_of_quotient(y, x):
 
 
 @jit
-def _kernel(addresses_ptr, chunks_ptr, count, decay, m_weight, beta2, v_weight, root_factor, step_size,
-            ALIGNED: tl.constexpr, CHUNK: tl.constexpr):
+def _kernel(
+    addresses_ptr,
+    chunks_ptr,
+    count,
+    decay,
+    m_weight,
+    beta2,
+    v_weight,
+    root_factor,
+    step_size,
+    ALIGNED: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
     chunk_ptr = chunks_ptr + tl.program_id(0) * 3
     tensor, start, size = tl.load(chunk_ptr), tl.load(chunk_ptr + 1), tl.load(chunk_ptr + 2)
     param_at = tl.load(addresses_ptr + tensor)

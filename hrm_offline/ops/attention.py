@@ -24,8 +24,9 @@ if triton:
 HEAD_DIMS = (16, 32, 64)  # that the kernels are made for
 
 
-def attention(qkv: torch.Tensor, num_heads: int, table: torch.Tensor | None = None,
-              lengths: torch.Tensor | None = None) -> torch.Tensor:
+def attention(
+    qkv: torch.Tensor, num_heads: int, table: torch.Tensor | None = None, lengths: torch.Tensor | None = None
+) -> torch.Tensor:
     """qkv [B, T, 3 x heads x head_dim], a token's queries, keys and values in turn -> [B, T, heads x head_dim].
 
     Scores are scaled by 1/sqrt(head_dim). `table` (see `rope_table`) is [T, head_dim] or, for
@@ -47,8 +48,9 @@ def attention(qkv: torch.Tensor, num_heads: int, table: torch.Tensor | None = No
     return _forward(qkv, table, lengths, num_heads, ragged, None)
 
 
-def attention_reference(qkv: torch.Tensor, num_heads: int, table: torch.Tensor | None = None,
-                        lengths: torch.Tensor | None = None) -> torch.Tensor:
+def attention_reference(
+    qkv: torch.Tensor, num_heads: int, table: torch.Tensor | None = None, lengths: torch.Tensor | None = None
+) -> torch.Tensor:
     """`attention` in plain PyTorch."""
     batch, tokens, width = qkv.shape
     exists = None
@@ -109,8 +111,9 @@ class _Attention(torch.autograd.Function):
     def backward(ctx, grad):
         qkv, table, lengths, out, lse = ctx.saved_tensors
         grad_qkv = torch.zeros_like(qkv) if ctx.ragged else torch.empty_like(qkv)
-        attention_backward(grad.contiguous(), qkv, table, lengths, ctx.num_heads, out, lse,
-                           torch.empty_like(lse), grad_qkv)
+        attention_backward(
+            grad.contiguous(), qkv, table, lengths, ctx.num_heads, out, lse, torch.empty_like(lse), grad_qkv
+        )
         return grad_qkv, None, None, None, None
 
 
@@ -151,21 +154,47 @@ def attention_forward(qkv, table, lengths, num_heads, out, lse):
     args, constants = _shape(qkv, table, num_heads)
     config = pick(_FORWARD, qkv)
     programs = triton.cdiv(qkv.shape[1], config["BLOCK_M"]) * num_heads * len(qkv)
-    launch(_forward_kernel, programs, qkv, table, lengths, out, lse, *args, **constants,
-           SAVE=lse is not None, **config)
+    launch(_forward_kernel, programs, qkv, table, lengths, out, lse, *args, **constants, SAVE=lse is not None, **config)
 
 
-@launcher("(Tensor grad, Tensor qkv, Tensor? table, Tensor lengths, int num_heads, Tensor out, Tensor lse, "
-          "Tensor(a!) delta, Tensor(b!) grad_qkv) -> ()")
+@launcher(
+    "(Tensor grad, Tensor qkv, Tensor? table, Tensor lengths, int num_heads, Tensor out, Tensor lse, "
+    "Tensor(a!) delta, Tensor(b!) grad_qkv) -> ()"
+)
 def attention_backward(grad, qkv, table, lengths, num_heads, out, lse, delta, grad_qkv):
     """Fill grad_qkv, except after a sequence's length; delta [B, heads, T] is room to work in."""
     args, constants = _shape(qkv, table, num_heads)
     config = pick(_BACKWARD_32 if constants["HEAD_DIM"] == 32 else _BACKWARD, qkv)
     sequences = num_heads * len(qkv)
-    launch(_grad_q_kernel, triton.cdiv(qkv.shape[1], config["BLOCK_M"]) * sequences,
-           qkv, table, lengths, grad, out, lse, delta, grad_qkv, *args, **constants, **config)
-    launch(_grad_kv_kernel, triton.cdiv(qkv.shape[1], config["BLOCK_N"]) * sequences,
-           qkv, table, lengths, grad, lse, delta, grad_qkv, *args, **constants, **config)
+    launch(
+        _grad_q_kernel,
+        triton.cdiv(qkv.shape[1], config["BLOCK_M"]) * sequences,
+        qkv,
+        table,
+        lengths,
+        grad,
+        out,
+        lse,
+        delta,
+        grad_qkv,
+        *args,
+        **constants,
+        **config,
+    )
+    launch(
+        _grad_kv_kernel,
+        triton.cdiv(qkv.shape[1], config["BLOCK_N"]) * sequences,
+        qkv,
+        table,
+        lengths,
+        grad,
+        lse,
+        delta,
+        grad_qkv,
+        *args,
+        **constants,
+        **config,
+    )
 
 
 @jit
@@ -228,9 +257,22 @@ def _store_rotated_back(ptr, x, table_ptr, rows, inside, row_stride, HEAD_DIM: t
 
 
 @jit
-def _forward_kernel(qkv_ptr, table_ptr, lengths_ptr, out_ptr, lse_ptr, tokens, heads, table_stride, scale,
-                    HEAD_DIM: tl.constexpr, ROTATE: tl.constexpr, SAVE: tl.constexpr,
-                    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+def _forward_kernel(
+    qkv_ptr,
+    table_ptr,
+    lengths_ptr,
+    out_ptr,
+    lse_ptr,
+    tokens,
+    heads,
+    table_stride,
+    scale,
+    HEAD_DIM: tl.constexpr,
+    ROTATE: tl.constexpr,
+    SAVE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
     start, length, sequence, q_at, out_at, sum_at = _place(lengths_ptr, tokens, heads, HEAD_DIM, BLOCK_M)
     if start >= length:
         return
@@ -267,9 +309,24 @@ def _forward_kernel(qkv_ptr, table_ptr, lengths_ptr, out_ptr, lse_ptr, tokens, h
 
 
 @jit
-def _grad_q_kernel(qkv_ptr, table_ptr, lengths_ptr, grad_ptr, out_ptr, lse_ptr, delta_ptr, grad_qkv_ptr,
-                   tokens, heads, table_stride, scale, HEAD_DIM: tl.constexpr, ROTATE: tl.constexpr,
-                   BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+def _grad_q_kernel(
+    qkv_ptr,
+    table_ptr,
+    lengths_ptr,
+    grad_ptr,
+    out_ptr,
+    lse_ptr,
+    delta_ptr,
+    grad_qkv_ptr,
+    tokens,
+    heads,
+    table_stride,
+    scale,
+    HEAD_DIM: tl.constexpr,
+    ROTATE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
     """Gradient of BLOCK_M queries; writes delta, the row sums of grad * out, for the other kernel."""
     start, length, sequence, q_at, out_at, sum_at = _place(lengths_ptr, tokens, heads, HEAD_DIM, BLOCK_M)
     if start >= length:
@@ -305,9 +362,23 @@ def _grad_q_kernel(qkv_ptr, table_ptr, lengths_ptr, grad_ptr, out_ptr, lse_ptr, 
 
 
 @jit
-def _grad_kv_kernel(qkv_ptr, table_ptr, lengths_ptr, grad_ptr, lse_ptr, delta_ptr, grad_qkv_ptr,
-                    tokens, heads, table_stride, scale, HEAD_DIM: tl.constexpr, ROTATE: tl.constexpr,
-                    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+def _grad_kv_kernel(
+    qkv_ptr,
+    table_ptr,
+    lengths_ptr,
+    grad_ptr,
+    lse_ptr,
+    delta_ptr,
+    grad_qkv_ptr,
+    tokens,
+    heads,
+    table_stride,
+    scale,
+    HEAD_DIM: tl.constexpr,
+    ROTATE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
     """Gradients of BLOCK_N keys and values."""
     start, length, sequence, q_at, out_at, sum_at = _place(lengths_ptr, tokens, heads, HEAD_DIM, BLOCK_N)
     if start >= length:
@@ -338,7 +409,8 @@ def _grad_kv_kernel(qkv_ptr, table_ptr, lengths_ptr, grad_ptr, lse_ptr, delta_pt
         grad_scores = weights * (grad_weights - delta[None, :])
         grad_k = dot(grad_scores.to(q.dtype), q, grad_k)
 
-    _store_rotated_back(grad_qkv_ptr + q_at + width, grad_k * scale, table_ptr, columns, column_inside, 3 * width,
-                        HEAD_DIM, ROTATE)
+    _store_rotated_back(
+        grad_qkv_ptr + q_at + width, grad_k * scale, table_ptr, columns, column_inside, 3 * width, HEAD_DIM, ROTATE
+    )
     at = grad_qkv_ptr + q_at + 2 * width + columns[:, None] * (3 * width) + tl.arange(0, HEAD_DIM)[None, :]
     tl.store(at, grad_v, mask=column_inside[:, None])

@@ -128,8 +128,10 @@ def summary(device: torch.device, dtype: torch.dtype) -> str:
     for op in RULES:
         decision = decide(op, device, torch.float32 if op in FLOAT32_OPS else dtype)
         groups.setdefault((decision.triton, decision.reason), []).append(op)
-    return "; ".join(f"{'Triton' if triton else 'PyTorch'} for {', '.join(ops)} ({reason})"
-                     for (triton, reason), ops in groups.items())
+    return "; ".join(
+        f"{'Triton' if triton else 'PyTorch'} for {', '.join(ops)} ({reason})"
+        for (triton, reason), ops in groups.items()
+    )
 
 
 _override: str | None = None

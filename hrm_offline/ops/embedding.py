@@ -13,8 +13,15 @@ if triton:
     import triton.language as tl
 
 
-def embedding(tokens: torch.Tensor, table: torch.Tensor, puzzle: torch.Tensor | None, puzzle_tokens: int,
-              positions: torch.Tensor | None, scale: float, dtype: torch.dtype) -> torch.Tensor:
+def embedding(
+    tokens: torch.Tensor,
+    table: torch.Tensor,
+    puzzle: torch.Tensor | None,
+    puzzle_tokens: int,
+    positions: torch.Tensor | None,
+    scale: float,
+    dtype: torch.dtype,
+) -> torch.Tensor:
     """scale x ([puzzle, table[tokens]] + positions), [B, puzzle_tokens + S, width] in `dtype`.
 
     tokens integers [B, S]; table float32 [vocabulary, width]; puzzle float32 [B, numbers], laid
@@ -23,8 +30,11 @@ def embedding(tokens: torch.Tensor, table: torch.Tensor, puzzle: torch.Tensor | 
     NaN in the kernel. Raises `ValueError` for shapes that do not fit.
     """
     length, width = puzzle_tokens + tokens.shape[1], table.shape[1]
-    if ((puzzle is not None and (len(puzzle) != len(tokens) or puzzle.shape[1] > puzzle_tokens * width))
-            or (positions is not None and positions.shape != (length, width)) or tokens.is_floating_point()):
+    if (
+        (puzzle is not None and (len(puzzle) != len(tokens) or puzzle.shape[1] > puzzle_tokens * width))
+        or (positions is not None and positions.shape != (length, width))
+        or tokens.is_floating_point()
+    ):
         given = describe(tokens=tokens, table=table, puzzle=puzzle, positions=positions)
         raise ValueError(f"embedding: these do not fit {puzzle_tokens} puzzle tokens: {given}")
     if not decide("embedding", table.device, dtype).triton:
@@ -36,8 +46,15 @@ def embedding(tokens: torch.Tensor, table: torch.Tensor, puzzle: torch.Tensor | 
     return _Embedding.apply(*args) if tracked(table, puzzle, positions) else _forward(*args)
 
 
-def embedding_reference(tokens: torch.Tensor, table: torch.Tensor, puzzle: torch.Tensor | None, puzzle_tokens: int,
-                        positions: torch.Tensor | None, scale: float, dtype: torch.dtype) -> torch.Tensor:
+def embedding_reference(
+    tokens: torch.Tensor,
+    table: torch.Tensor,
+    puzzle: torch.Tensor | None,
+    puzzle_tokens: int,
+    positions: torch.Tensor | None,
+    scale: float,
+    dtype: torch.dtype,
+) -> torch.Tensor:
     """`embedding` in plain PyTorch."""
     embedded = F.embedding(tokens, table.to(dtype))
     if puzzle is not None:
@@ -66,7 +83,7 @@ class _Embedding(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        tokens, = ctx.saved_tensors
+        (tokens,) = ctx.saved_tensors
         grad = grad.contiguous()
         grad_table = grad_puzzle = grad_positions = None
         if ctx.needs_input_grad[1]:
@@ -85,17 +102,37 @@ class _Embedding(torch.autograd.Function):
 _ROWS_A_PART = 1024
 
 
-@launcher("(Tensor tokens, Tensor table, Tensor? puzzle, int puzzle_tokens, Tensor? positions, float scale, "
-          "Tensor(a!) out) -> ()")
+@launcher(
+    "(Tensor tokens, Tensor table, Tensor? puzzle, int puzzle_tokens, Tensor? positions, float scale, "
+    "Tensor(a!) out) -> ()"
+)
 def embedding_forward(tokens, table, puzzle, puzzle_tokens, positions, scale, out):
     """Fill out [B, puzzle_tokens + S, width]."""
     vocabulary, width = table.shape
     numbers = 0 if puzzle is None else puzzle.shape[1]
     rows, padded = out.numel() // width, triton.next_power_of_2(width)
     tile_rows = max(1, 2048 // padded)
-    launch(_forward_kernel, triton.cdiv(rows, tile_rows), tokens, table, puzzle, positions, out, rows,
-           tokens.shape[1], puzzle_tokens, numbers, vocabulary, width, scale, PUZZLE=puzzle is not None,
-           POSITIONS=positions is not None, ROWS=tile_rows, WIDTH=padded, num_warps=4)
+    launch(
+        _forward_kernel,
+        triton.cdiv(rows, tile_rows),
+        tokens,
+        table,
+        puzzle,
+        positions,
+        out,
+        rows,
+        tokens.shape[1],
+        puzzle_tokens,
+        numbers,
+        vocabulary,
+        width,
+        scale,
+        PUZZLE=puzzle is not None,
+        POSITIONS=positions is not None,
+        ROWS=tile_rows,
+        WIDTH=padded,
+        num_warps=4,
+    )
 
 
 @launcher("(Tensor grad, Tensor tokens, int puzzle_tokens, Tensor(a!) partial) -> ()")
@@ -104,15 +141,44 @@ def embedding_backward(grad, tokens, puzzle_tokens, partial):
     summed over the tokens of each part."""
     parts, vocabulary, width = partial.shape
     columns = max(16, min(64, triton.next_power_of_2(width)))
-    launch(_backward_kernel, parts * triton.cdiv(width, columns), grad, tokens, partial, tokens.numel(),
-           tokens.shape[1], puzzle_tokens, vocabulary, width, PART=_ROWS_A_PART, ROWS=32,
-           VOCABULARY=max(16, triton.next_power_of_2(vocabulary)), COLUMNS=columns, num_warps=4)
+    launch(
+        _backward_kernel,
+        parts * triton.cdiv(width, columns),
+        grad,
+        tokens,
+        partial,
+        tokens.numel(),
+        tokens.shape[1],
+        puzzle_tokens,
+        vocabulary,
+        width,
+        PART=_ROWS_A_PART,
+        ROWS=32,
+        VOCABULARY=max(16, triton.next_power_of_2(vocabulary)),
+        COLUMNS=columns,
+        num_warps=4,
+    )
 
 
 @jit
-def _forward_kernel(tokens_ptr, table_ptr, puzzle_ptr, positions_ptr, out_ptr, rows, cells, puzzle_tokens, numbers,
-                    vocabulary, width, scale, PUZZLE: tl.constexpr, POSITIONS: tl.constexpr, ROWS: tl.constexpr,
-                    WIDTH: tl.constexpr):
+def _forward_kernel(
+    tokens_ptr,
+    table_ptr,
+    puzzle_ptr,
+    positions_ptr,
+    out_ptr,
+    rows,
+    cells,
+    puzzle_tokens,
+    numbers,
+    vocabulary,
+    width,
+    scale,
+    PUZZLE: tl.constexpr,
+    POSITIONS: tl.constexpr,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, WIDTH)[None, :]
     row_inside, column_inside = row < rows, column < width
@@ -136,8 +202,20 @@ def _forward_kernel(tokens_ptr, table_ptr, puzzle_ptr, positions_ptr, out_ptr, r
 
 
 @jit
-def _backward_kernel(grad_ptr, tokens_ptr, partial_ptr, count, cells, puzzle_tokens, vocabulary, width,
-                     PART: tl.constexpr, ROWS: tl.constexpr, VOCABULARY: tl.constexpr, COLUMNS: tl.constexpr):
+def _backward_kernel(
+    grad_ptr,
+    tokens_ptr,
+    partial_ptr,
+    count,
+    cells,
+    puzzle_tokens,
+    vocabulary,
+    width,
+    PART: tl.constexpr,
+    ROWS: tl.constexpr,
+    VOCABULARY: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
     blocks = tl.cdiv(width, COLUMNS)
     part = tl.program_id(0) // blocks
     column = tl.program_id(0) % blocks * COLUMNS + tl.arange(0, COLUMNS)
@@ -148,8 +226,11 @@ def _backward_kernel(grad_ptr, tokens_ptr, partial_ptr, count, cells, puzzle_tok
         inside = cell < count
         token = tl.load(tokens_ptr + cell, mask=inside, other=0)
         row = cell // cells * (puzzle_tokens + cells) + puzzle_tokens + cell % cells
-        grad = tl.load(grad_ptr + row[:, None] * width + column[None, :],
-                       mask=inside[:, None] & (column < width)[None, :], other=0.0)
+        grad = tl.load(
+            grad_ptr + row[:, None] * width + column[None, :],
+            mask=inside[:, None] & (column < width)[None, :],
+            other=0.0,
+        )
         # In float32: Triton before 3.4 cannot compile this product in 16 bits for every chip.
         chosen = (word[:, None] == token[None, :]).to(tl.float32)
         total = dot(chosen, grad.to(tl.float32), total)

@@ -25,8 +25,14 @@ class Grids:
     cols: torch.Tensor
 
 
-def encode(grids: Grids, index: torch.Tensor, symmetry: torch.Tensor, colours: torch.Tensor, corner: torch.Tensor,
-           canvas: Canvas) -> torch.Tensor:
+def encode(
+    grids: Grids,
+    index: torch.Tensor,
+    symmetry: torch.Tensor,
+    colours: torch.Tensor,
+    corner: torch.Tensor,
+    canvas: Canvas,
+) -> torch.Tensor:
     """Tokens int32 [B, rows x cols] of the grids `index` int32 [B], each with its upper left cell at corner
     int32 [B, 2] of the canvas.
 
@@ -36,21 +42,40 @@ def encode(grids: Grids, index: torch.Tensor, symmetry: torch.Tensor, colours: t
     """
     size = len(index)
     if symmetry.shape != (size, 3) or colours.shape != (size, COLOURS) or corner.shape != (size, 2):
-        raise ValueError(f"encode: these do not fit {size} grids: "
-                         f"{describe(symmetry=symmetry, colours=colours, corner=corner)}")
+        raise ValueError(
+            f"encode: these do not fit {size} grids: {describe(symmetry=symmetry, colours=colours, corner=corner)}"
+        )
     if not decide("encode", grids.cells.device, torch.float32).triton:
         return encode_reference(grids, index, symmetry, colours, corner, canvas)
     out = torch.empty(size, canvas[0] * canvas[1], dtype=torch.int32, device=grids.cells.device)
-    encode_grids(grids.cells, grids.start, grids.rows, grids.cols, index.contiguous(),
-                 symmetry.to(torch.uint8).contiguous(), colours.contiguous(), corner.contiguous(), canvas[1], out)
+    encode_grids(
+        grids.cells,
+        grids.start,
+        grids.rows,
+        grids.cols,
+        index.contiguous(),
+        symmetry.to(torch.uint8).contiguous(),
+        colours.contiguous(),
+        corner.contiguous(),
+        canvas[1],
+        out,
+    )
     return out
 
 
-def encode_reference(grids: Grids, index: torch.Tensor, symmetry: torch.Tensor, colours: torch.Tensor,
-                     corner: torch.Tensor, canvas: Canvas) -> torch.Tensor:
+def encode_reference(
+    grids: Grids,
+    index: torch.Tensor,
+    symmetry: torch.Tensor,
+    colours: torch.Tensor,
+    corner: torch.Tensor,
+    canvas: Canvas,
+) -> torch.Tensor:
     """`encode` in plain PyTorch."""
-    i, j = (torch.arange(length, device=index.device, dtype=torch.int32)[None] - start[:, None]
-            for length, start in zip(canvas, corner.unbind(1)))
+    i, j = (
+        torch.arange(length, device=index.device, dtype=torch.int32)[None] - start[:, None]
+        for length, start in zip(canvas, corner.unbind(1))
+    )
     cols = grids.cols[index]
     place = Place(grids.rows[index], cols, symmetry, i, j)
     cell = grids.cells[place.flat(cols[:, None]) + grids.start[index][:, None]].long()
@@ -87,19 +112,55 @@ class Place:
 _BLOCK = 256
 
 
-@launcher("(Tensor cells, Tensor start, Tensor rows, Tensor cols, Tensor index, Tensor symmetry, Tensor colours, "
-          "Tensor corner, int width, Tensor(a!) out) -> ()")
+@launcher(
+    "(Tensor cells, Tensor start, Tensor rows, Tensor cols, Tensor index, Tensor symmetry, Tensor colours, "
+    "Tensor corner, int width, Tensor(a!) out) -> ()"
+)
 def encode_grids(cells, start, rows, cols, index, symmetry, colours, corner, width, out):
     """Fill out int32 [B, S], the tokens of canvases `width` columns wide."""
     blocks = triton.cdiv(out.shape[1], _BLOCK)
-    launch(_kernel, len(out) * blocks, cells, start, rows, cols, index, symmetry, colours, corner, out, out.shape[1],
-           width, COLOURS=COLOURS, FIRST_COLOUR=FIRST_COLOUR, EOS=EOS, PAD=PAD, BLOCK=_BLOCK, num_warps=4)
+    launch(
+        _kernel,
+        len(out) * blocks,
+        cells,
+        start,
+        rows,
+        cols,
+        index,
+        symmetry,
+        colours,
+        corner,
+        out,
+        out.shape[1],
+        width,
+        COLOURS=COLOURS,
+        FIRST_COLOUR=FIRST_COLOUR,
+        EOS=EOS,
+        PAD=PAD,
+        BLOCK=_BLOCK,
+        num_warps=4,
+    )
 
 
 @jit
-def _kernel(cells_ptr, start_ptr, rows_ptr, cols_ptr, index_ptr, symmetry_ptr, colours_ptr, corner_ptr, out_ptr,
-            size, canvas_cols, COLOURS: tl.constexpr, FIRST_COLOUR: tl.constexpr, EOS: tl.constexpr, PAD: tl.constexpr,
-            BLOCK: tl.constexpr):
+def _kernel(
+    cells_ptr,
+    start_ptr,
+    rows_ptr,
+    cols_ptr,
+    index_ptr,
+    symmetry_ptr,
+    colours_ptr,
+    corner_ptr,
+    out_ptr,
+    size,
+    canvas_cols,
+    COLOURS: tl.constexpr,
+    FIRST_COLOUR: tl.constexpr,
+    EOS: tl.constexpr,
+    PAD: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     blocks = tl.cdiv(size, BLOCK)
     sequence = tl.program_id(0) // blocks
     place = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)

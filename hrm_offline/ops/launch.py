@@ -71,8 +71,9 @@ def tracked(*tensors: torch.Tensor | None) -> bool:
 
 def describe(**tensors: torch.Tensor | None) -> str:
     """Names, dtypes and shapes, for an error message."""
-    return ", ".join(f"{name} {str(t.dtype).removeprefix('torch.')} {list(t.shape)}"
-                     for name, t in tensors.items() if t is not None)
+    return ", ".join(
+        f"{name} {str(t.dtype).removeprefix('torch.')} {list(t.shape)}" for name, t in tensors.items() if t is not None
+    )
 
 
 def launcher(schema: str) -> Callable[[Callable], Callable]:

@@ -22,8 +22,11 @@ def linear_rms_norm(x: torch.Tensor, weight: torch.Tensor, residual: torch.Tenso
     Raises `ValueError` for shapes or dtypes that do not fit.
     """
     width = len(weight)
-    if (weight.shape[1] != x.shape[-1] or residual.shape != (*x.shape[:-1], width)
-            or not x.dtype == weight.dtype == residual.dtype):
+    if (
+        weight.shape[1] != x.shape[-1]
+        or residual.shape != (*x.shape[:-1], width)
+        or not x.dtype == weight.dtype == residual.dtype
+    ):
         raise ValueError(f"linear_rms_norm: these do not fit: {describe(x=x, weight=weight, residual=residual)}")
     problem = f"rows of {width} are wider than {WIDEST}" if width > WIDEST else None
     if not uses_triton("linear_rms_norm", x, problem):
@@ -36,8 +39,9 @@ def linear_rms_norm(x: torch.Tensor, weight: torch.Tensor, residual: torch.Tenso
     return y
 
 
-def linear_rms_norm_reference(x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor,
-                              eps: float) -> torch.Tensor:
+def linear_rms_norm_reference(
+    x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor, eps: float
+) -> torch.Tensor:
     """`linear_rms_norm` in plain PyTorch."""
     return rms_norm_reference(F.linear(x, weight), eps, residual)
 
@@ -77,14 +81,42 @@ def linear_rms_norm_forward(x, weight, residual, y, inverse, eps):
     width, inner = weight.shape
     rows = x.numel() // inner
     config = pick(_CONFIGS, x)
-    launch(_kernel, triton.cdiv(rows, config["BLOCK_M"]), x, weight, residual, y, inverse, rows, width, inner, eps,
-           SAVE=inverse is not None, EVEN_K=inner % config["BLOCK_K"] == 0,
-           WIDTH=max(16, triton.next_power_of_2(width)), **config)
+    launch(
+        _kernel,
+        triton.cdiv(rows, config["BLOCK_M"]),
+        x,
+        weight,
+        residual,
+        y,
+        inverse,
+        rows,
+        width,
+        inner,
+        eps,
+        SAVE=inverse is not None,
+        EVEN_K=inner % config["BLOCK_K"] == 0,
+        WIDTH=max(16, triton.next_power_of_2(width)),
+        **config,
+    )
 
 
 @jit
-def _kernel(x_ptr, weight_ptr, residual_ptr, y_ptr, inverse_ptr, rows, width, inner, eps, SAVE: tl.constexpr,
-            EVEN_K: tl.constexpr, WIDTH: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr):
+def _kernel(
+    x_ptr,
+    weight_ptr,
+    residual_ptr,
+    y_ptr,
+    inverse_ptr,
+    rows,
+    width,
+    inner,
+    eps,
+    SAVE: tl.constexpr,
+    EVEN_K: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
     # Addresses are a 64-bit start and 32-bit offsets, which take half the registers.
     start_row = tl.program_id(0).to(tl.int64) * BLOCK_M
     row = tl.arange(0, BLOCK_M)

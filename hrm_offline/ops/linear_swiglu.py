@@ -72,8 +72,20 @@ def _launch(x, weight, grad, out, config: Config) -> None:
     width, inner = x.shape[-1], len(weight) // 2
     rows = x.numel() // width
     programs = triton.cdiv(rows, config["BLOCK_M"]) * triton.cdiv(inner, config["BLOCK_N"])
-    launch(_kernel, programs, x, weight, grad, out, rows, inner, width, BACKWARD=grad is not None,
-           EVEN_K=width % config["BLOCK_K"] == 0, **config)
+    launch(
+        _kernel,
+        programs,
+        x,
+        weight,
+        grad,
+        out,
+        rows,
+        inner,
+        width,
+        BACKWARD=grad is not None,
+        EVEN_K=width % config["BLOCK_K"] == 0,
+        **config,
+    )
 
 
 @launcher("(Tensor x, Tensor weight, Tensor(a!) hidden) -> ()")
@@ -89,8 +101,21 @@ def linear_swiglu_backward(x, weight, grad, grad_gate_up):
 
 
 @jit
-def _kernel(x_ptr, weight_ptr, grad_ptr, out_ptr, rows, inner, width, BACKWARD: tl.constexpr, EVEN_K: tl.constexpr,
-            BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr):
+def _kernel(
+    x_ptr,
+    weight_ptr,
+    grad_ptr,
+    out_ptr,
+    rows,
+    inner,
+    width,
+    BACKWARD: tl.constexpr,
+    EVEN_K: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP: tl.constexpr,
+):
     # Programs that run at the same time share GROUP blocks of rows, which stay in the L2 cache.
     blocks_m, blocks_n = tl.cdiv(rows, BLOCK_M), tl.cdiv(inner, BLOCK_N)
     group = tl.program_id(0) // (GROUP * blocks_n)

@@ -67,8 +67,20 @@ def rms_norm_forward(x, residual, y, inverse, eps):
     width = x.shape[-1]
     rows = x.numel() // width
     constants = _constants(width)
-    launch(_forward_kernel, triton.cdiv(rows, constants["ROWS"]), x, residual, y, inverse, rows, width, eps,
-           RESIDUAL=residual is not None, SAVE=inverse is not None, **constants)
+    launch(
+        _forward_kernel,
+        triton.cdiv(rows, constants["ROWS"]),
+        x,
+        residual,
+        y,
+        inverse,
+        rows,
+        width,
+        eps,
+        RESIDUAL=residual is not None,
+        SAVE=inverse is not None,
+        **constants,
+    )
 
 
 @launcher("(Tensor grad, Tensor y, Tensor inverse, Tensor(a!) grad_x) -> ()")
@@ -81,8 +93,19 @@ def rms_norm_backward(grad, y, inverse, grad_x):
 
 
 @jit
-def _forward_kernel(x_ptr, residual_ptr, y_ptr, inverse_ptr, rows, width, eps,
-                    RESIDUAL: tl.constexpr, SAVE: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+def _forward_kernel(
+    x_ptr,
+    residual_ptr,
+    y_ptr,
+    inverse_ptr,
+    rows,
+    width,
+    eps,
+    RESIDUAL: tl.constexpr,
+    SAVE: tl.constexpr,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, WIDTH)
     inside = (row < rows)[:, None] & (column < width)[None, :]
@@ -97,8 +120,7 @@ def _forward_kernel(x_ptr, residual_ptr, y_ptr, inverse_ptr, rows, width, eps,
 
 
 @jit
-def _backward_kernel(grad_ptr, y_ptr, inverse_ptr, grad_x_ptr, rows, width,
-                     ROWS: tl.constexpr, WIDTH: tl.constexpr):
+def _backward_kernel(grad_ptr, y_ptr, inverse_ptr, grad_x_ptr, rows, width, ROWS: tl.constexpr, WIDTH: tl.constexpr):
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, WIDTH)
     inside = (row < rows)[:, None] & (column < width)[None, :]

@@ -9,8 +9,16 @@ import torch
 
 @functools.lru_cache(maxsize=128)
 @torch.inference_mode(False)  # a cached table serves training too, whoever asks first
-def rope_table(kind: str, canvas: tuple[int, int], prefix: int, stride: int, head_dim: int, theta: float,
-               device: torch.device, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+def rope_table(
+    kind: str,
+    canvas: tuple[int, int],
+    prefix: int,
+    stride: int,
+    head_dim: int,
+    theta: float,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+) -> torch.Tensor:
     """[prefix + rows x cols, head_dim]: for each token of a canvas with tokens in front, head_dim / 2
     cosines and as many sines.
 

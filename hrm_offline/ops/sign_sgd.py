@@ -11,8 +11,9 @@ if triton:
     import triton.language as tl
 
 
-def sparse_sign_sgd_(table: torch.Tensor, ids: torch.Tensor, grads: torch.Tensor, *, lr: float,
-                     weight_decay: float) -> None:
+def sparse_sign_sgd_(
+    table: torch.Tensor, ids: torch.Tensor, grads: torch.Tensor, *, lr: float, weight_decay: float
+) -> None:
     """table [N, D], ids int64 [R], grads [R, D]: w = w (1 - lr wd) - lr sign(sum of its grads).
 
     Gradients of the same row are summed first, so a row moves once however often it appears.
@@ -28,8 +29,9 @@ def sparse_sign_sgd_(table: torch.Tensor, ids: torch.Tensor, grads: torch.Tensor
     sign_sgd_step(table, ids.contiguous(), grads.contiguous(), lr, 1 - lr * weight_decay)
 
 
-def sparse_sign_sgd_reference_(table: torch.Tensor, ids: torch.Tensor, grads: torch.Tensor, *, lr: float,
-                               weight_decay: float) -> None:
+def sparse_sign_sgd_reference_(
+    table: torch.Tensor, ids: torch.Tensor, grads: torch.Tensor, *, lr: float, weight_decay: float
+) -> None:
     """`sparse_sign_sgd_` in plain PyTorch."""
     rows, position = ids.unique(return_inverse=True)
     total = torch.zeros(len(rows), table.shape[1], dtype=grads.dtype, device=grads.device)
@@ -42,13 +44,27 @@ def sign_sgd_step(table, ids, grads, lr, decay):
     """Update the rows of `table` that `ids` names."""
     columns = min(128, triton.next_power_of_2(table.shape[1]))
     programs = len(ids) * triton.cdiv(table.shape[1], columns)
-    launch(_kernel, programs, table, ids, grads, len(ids), len(table), table.shape[1], lr, decay, BLOCK=16,
-           COLUMNS=columns, num_warps=4)
+    launch(
+        _kernel,
+        programs,
+        table,
+        ids,
+        grads,
+        len(ids),
+        len(table),
+        table.shape[1],
+        lr,
+        decay,
+        BLOCK=16,
+        COLUMNS=columns,
+        num_warps=4,
+    )
 
 
 @jit
-def _kernel(table_ptr, ids_ptr, grads_ptr, count, table_rows, width, lr, decay, BLOCK: tl.constexpr,
-            COLUMNS: tl.constexpr):
+def _kernel(
+    table_ptr, ids_ptr, grads_ptr, count, table_rows, width, lr, decay, BLOCK: tl.constexpr, COLUMNS: tl.constexpr
+):
     """Some columns of one id. The first program of an id sums the gradients of all its places, in
     their order; those of the later places have nothing to do. A batch has few ids, and reading
     them all here is cheaper than a sort."""

@@ -80,8 +80,19 @@ def _launch(kernel, logits, labels, *tensors) -> None:
     vocabulary = logits.shape[-1]
     columns = triton.next_power_of_2(vocabulary)
     block = max(1, 1024 // columns)
-    launch(kernel, triton.cdiv(labels.numel(), block), logits, labels, *tensors, labels.numel(), vocabulary,
-           IGNORE=IGNORE, BLOCK=block, COLUMNS=columns, num_warps=4)
+    launch(
+        kernel,
+        triton.cdiv(labels.numel(), block),
+        logits,
+        labels,
+        *tensors,
+        labels.numel(),
+        vocabulary,
+        IGNORE=IGNORE,
+        BLOCK=block,
+        COLUMNS=columns,
+        num_warps=4,
+    )
 
 
 @jit
@@ -98,8 +109,16 @@ def _load_tokens(logits_ptr, labels_ptr, count, vocabulary, BLOCK: tl.constexpr,
 
 
 @jit
-def _forward_kernel(logits_ptr, labels_ptr, loss_ptr, count, vocabulary, IGNORE: tl.constexpr, BLOCK: tl.constexpr,
-                    COLUMNS: tl.constexpr):
+def _forward_kernel(
+    logits_ptr,
+    labels_ptr,
+    loss_ptr,
+    count,
+    vocabulary,
+    IGNORE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
     token, _, _, _, s, label, is_label = _load_tokens(logits_ptr, labels_ptr, count, vocabulary, BLOCK, COLUMNS)
     at_label = tl.sum(tl.where(is_label, s, 0.0), 1)
     at_label = tl.where(at_label > 0, at_label, float("nan"))  # s is never 0: this label is no token
@@ -114,8 +133,17 @@ def _forward_kernel(logits_ptr, labels_ptr, loss_ptr, count, vocabulary, IGNORE:
 
 
 @jit
-def _backward_kernel(logits_ptr, labels_ptr, grad_ptr, grad_logits_ptr, count, vocabulary, IGNORE: tl.constexpr,
-                     BLOCK: tl.constexpr, COLUMNS: tl.constexpr):
+def _backward_kernel(
+    logits_ptr,
+    labels_ptr,
+    grad_ptr,
+    grad_logits_ptr,
+    count,
+    vocabulary,
+    IGNORE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
     token, at, inside, x, s, label, is_label = _load_tokens(logits_ptr, labels_ptr, count, vocabulary, BLOCK, COLUMNS)
     others = tl.sum(tl.where(is_label, 0.0, s), 1)
     total = tl.maximum(others + tl.sum(tl.where(is_label, s, 0.0), 1), 1e-37)  # 0 beyond the last token

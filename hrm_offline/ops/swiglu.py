@@ -42,7 +42,7 @@ class _Swiglu(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        gate_up, = ctx.saved_tensors
+        (gate_up,) = ctx.saved_tensors
         grad_gate_up = torch.empty_like(gate_up)
         swiglu_backward(grad.contiguous(), gate_up, grad_gate_up)
         return grad_gate_up
@@ -51,8 +51,16 @@ class _Swiglu(torch.autograd.Function):
 def _launch(kernel, *tensors: torch.Tensor, rows: int, width: int) -> None:
     columns = min(512, triton.next_power_of_2(width))
     tile_rows = 2048 // columns
-    launch(kernel, triton.cdiv(rows, tile_rows) * triton.cdiv(width, columns), *tensors, rows, width,
-           ROWS=tile_rows, COLUMNS=columns, num_warps=4)
+    launch(
+        kernel,
+        triton.cdiv(rows, tile_rows) * triton.cdiv(width, columns),
+        *tensors,
+        rows,
+        width,
+        ROWS=tile_rows,
+        COLUMNS=columns,
+        num_warps=4,
+    )
 
 
 @launcher("(Tensor gate_up, Tensor(a!) hidden) -> ()")

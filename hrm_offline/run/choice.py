@@ -77,6 +77,7 @@ def pick_preset(runtime: Runtime, seconds_a_task: float) -> tuple[str, str]:
 def nearest_preset(config: ModelConfig) -> str:
     """The preset whose network is nearest in width, of those of the same architecture if there are any: its recipe
     suits."""
+
     def distance(name: str) -> tuple[bool, int]:
         model = PRESETS[name].model
         return model.architecture != config.architecture, abs(model.hidden_size - config.hidden_size)

@@ -62,11 +62,17 @@ class Engine:
     def hello(self) -> Hello:
         runtime, choice = self.runtime, self.choice
         return Hello(
-            device=str(runtime), gpus=torch.cuda.device_count(), model=choice.model, recipe=choice.recipe,
+            device=str(runtime),
+            gpus=torch.cuda.device_count(),
+            model=choice.model,
+            recipe=choice.recipe,
             artifact=str(choice.artifact.folder) if choice.artifact else None,
-            artifact_digest=self._artifact_digest(), reason=choice.reason,
-            seconds_a_token=self.seconds_a_token, threads=self.threads,
-            operations=dispatch.summary(runtime.device, runtime.dtype), warning=choice.warning,
+            artifact_digest=self._artifact_digest(),
+            reason=choice.reason,
+            seconds_a_token=self.seconds_a_token,
+            threads=self.threads,
+            operations=dispatch.summary(runtime.device, runtime.dtype),
+            warning=choice.warning,
             versions={"torch": str(torch.__version__)},  # a plain string: reading it must not load torch
         )
 
@@ -81,8 +87,9 @@ class Engine:
         backend = "nccl" if self.runtime.device.type == "cuda" else "gloo"
         world = meet(backend, job.meeting, job.rank, job.size) if job.size > 1 else World()
         try:
-            self.adaptation = Adaptation.of_model(model, puzzles, recipe, self.setup.seed,
-                                                  self.choice.artifact is not None, world)
+            self.adaptation = Adaptation.of_model(
+                model, puzzles, recipe, self.setup.seed, self.choice.artifact is not None, world
+            )
             self.adaptation.clock, self.adaptation.until = self.clock, job.until
             self.adaptation.learner.lr_scale = job.lr_scale
             yield from self._learn(job)
@@ -125,8 +132,11 @@ class Engine:
 
     def _new_network(self, puzzles: PuzzleSet) -> RecursiveModel:
         choice, dtype = self.choice, self.runtime.dtype
-        model = choice.artifact.build(puzzles.num_rows, dtype) if choice.artifact else \
-            RecursiveModel(choice.model, puzzles.num_rows, dtype)
+        model = (
+            choice.artifact.build(puzzles.num_rows, dtype)
+            if choice.artifact
+            else RecursiveModel(choice.model, puzzles.num_rows, dtype)
+        )
         return model.to(self.runtime.device)
 
     def _new_predictor(self, puzzles: PuzzleSet) -> Predictor:
@@ -226,13 +236,17 @@ class Engine:
             puzzles = self._puzzles(job.tasks)
             model = load_network(self.setup.folder, job.group, self.choice.model, puzzles, self.runtime.dtype)
             model = model.to(self.runtime.device)
-            self.loaded = (job.group, Predictor(model, puzzles, self.choice.recipe),
-                           PredictionPlan(puzzles, self.choice.recipe))
+            self.loaded = (
+                job.group,
+                Predictor(model, puzzles, self.choice.recipe),
+                PredictionPlan(puzzles, self.choice.recipe),
+            )
         return self.loaded[1:]
 
 
-def load_network(folder: Path, group: int, config: ModelConfig, puzzles: PuzzleSet,
-                 dtype: torch.dtype) -> RecursiveModel:
+def load_network(
+    folder: Path, group: int, config: ModelConfig, puzzles: PuzzleSet, dtype: torch.dtype
+) -> RecursiveModel:
     """The adapted network of a group, whose tasks are `puzzles`, on the CPU. Raises `InputError` if it cannot be
     read."""
     model = RecursiveModel(config, puzzles.num_rows, dtype)

@@ -33,8 +33,9 @@ class Ledger:
     May be used by several threads; one that finds it taken for seconds goes on without waiting longer.
     """
 
-    def __init__(self, fallback: Submission, path: Path, say: Callable[[str], None],
-                 clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self, fallback: Submission, path: Path, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ):
         self.fallback, self.path, self.say, self.clock = fallback, path, say, clock
         self.outside = Outside()
         self.keys: list[list[TestKey]] = []  # the test inputs of each group

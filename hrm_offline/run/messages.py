@@ -20,6 +20,7 @@ class State(Enum):
 
 # ----- to a worker
 
+
 @dataclass(frozen=True)
 class Setup:
     """What a worker needs to know before any job. The first worker of a run finds `model` and `recipe`
@@ -82,6 +83,7 @@ class Quit:
 
 
 # ----- from a worker
+
 
 @dataclass(frozen=True)
 class Hello:

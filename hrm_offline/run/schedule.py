@@ -112,8 +112,16 @@ class Schedule:
     overruns: list[float] = field(default_factory=list)  # seconds by which adaptations missed their ends
 
     @classmethod
-    def of_tasks(cls, tasks: tuple[Task, ...], model: ModelConfig, recipe: AdaptConfig, seed: int,
-                 groups: list[tuple[int, ...]], end: float, sharing: str) -> Schedule:
+    def of_tasks(
+        cls,
+        tasks: tuple[Task, ...],
+        model: ModelConfig,
+        recipe: AdaptConfig,
+        seed: int,
+        groups: list[tuple[int, ...]],
+        end: float,
+        sharing: str,
+    ) -> Schedule:
         made = []
         for index, members in enumerate(groups):
             puzzles = PuzzleSet(tuple(tasks[i] for i in members), recipe, model, seed)
@@ -125,8 +133,16 @@ class Schedule:
     @property
     def has_work(self) -> bool:
         """Whether a group has to be adapted, or predictions of an adapted one are missing."""
-        return any(group.waits or (group.report is not None and group.lost is None and any(group.outstanding)
-                                   and not self._is_unlearned(group)) for group in self.groups)
+        return any(
+            group.waits
+            or (
+                group.report is not None
+                and group.lost is None
+                and any(group.outstanding)
+                and not self._is_unlearned(group)
+            )
+            for group in self.groups
+        )
 
     def next_job(self, worker: int, now: float) -> Adapt | Predict | None:
         """What a free worker should do: a first vote for adapted groups, then adapt another, then more votes."""
@@ -141,8 +157,10 @@ class Schedule:
         if group is None or self.flying or len(self.speeds) < 2:
             return {}
         size, until = len(self.speeds), self._slice(group, now)
-        jobs = {worker: Adapt(group.index, group.tasks, until, group.parts, group.lr_scale, rank, size, meeting)
-                for rank, worker in enumerate(sorted(self.speeds))}
+        jobs = {
+            worker: Adapt(group.index, group.tasks, until, group.parts, group.lr_scale, rank, size, meeting)
+            for rank, worker in enumerate(sorted(self.speeds))
+        }
         self.flying |= jobs
         return jobs
 

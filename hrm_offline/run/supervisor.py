@@ -55,8 +55,9 @@ class Crew:
         if self.sharing not in SHARING:
             raise InputError(f"sharing is '{self.sharing}', expected one of {', '.join(SHARING)}")
         if not self.hang_after >= 5:
-            raise InputError(f"hang_after is {self.hang_after}, expected 5 seconds or more: signs of life come "
-                             "every second")
+            raise InputError(
+                f"hang_after is {self.hang_after}, expected 5 seconds or more: signs of life come every second"
+            )
 
 
 @dataclass
@@ -184,7 +185,8 @@ class Supervisor:
         """Seconds until the first job, and of each phase as a mean over the workers."""
         workers = max(1, len(self.slots))
         return {"start": self.started or self.budget.elapsed()} | {
-            name: seconds / workers for name, seconds in self.worker_seconds.items()}
+            name: seconds / workers for name, seconds in self.worker_seconds.items()
+        }
 
     def _welcome(self, index: int, hello: Hello) -> None:
         self.slots[index].ready = True
@@ -202,13 +204,22 @@ class Supervisor:
         count = self.crew.workers or (hello.gpus if self.setup.device in (None, "cuda") and hello.gpus else 1)
         suited = self._suited(hello)
         whole = PuzzleSet(tuple(self.tasks[i] for i in suited), hello.recipe, hello.model, self.setup.seed)
-        groups = [tuple(suited[i] for i in group)
-                  for group in split_tasks(whole.tasks, whole, self._group_count(count, len(suited)))]
+        groups = [
+            tuple(suited[i] for i in group)
+            for group in split_tasks(whole.tasks, whole, self._group_count(count, len(suited)))
+        ]
         if self.history is not None:
             groups = self.history.begin(self._identity(hello), groups)
         self.ledger.reset([test_keys(self.tasks, group) for group in groups])
-        self.schedule = Schedule.of_tasks(self.tasks, hello.model, hello.recipe, self.setup.seed, groups,
-                                          self.budget.now() + self.budget.plannable(), self.crew.sharing)
+        self.schedule = Schedule.of_tasks(
+            self.tasks,
+            hello.model,
+            hello.recipe,
+            self.setup.seed,
+            groups,
+            self.budget.now() + self.budget.plannable(),
+            self.crew.sharing,
+        )
         self._replay()
         for index in range(1, count):
             self._start(index, self._device_of(index, hello))
@@ -223,8 +234,12 @@ class Supervisor:
         suited = []
         for index, task in enumerate(self.tasks):
             try:
-                PuzzleSet((task,), dataclasses.replace(hello.recipe, colour_permutations=0),
-                          dataclasses.replace(hello.model, puzzle_columns=0), self.setup.seed)
+                PuzzleSet(
+                    (task,),
+                    dataclasses.replace(hello.recipe, colour_permutations=0),
+                    dataclasses.replace(hello.model, puzzle_columns=0),
+                    self.setup.seed,
+                )
                 suited.append(index)
             except InputError as error:
                 self.unsuited[task.id] = str(error)
@@ -235,9 +250,15 @@ class Supervisor:
 
     def _identity(self, hello: Hello) -> dict:
         """What must be the same for a run to go on from a journal: an artifact's bytes, wherever it is."""
-        identity = {"version": __version__, "challenges": digest_of(self.tasks), "seed": self.setup.seed,
-                    "model": dataclasses.asdict(hello.model), "recipe": dataclasses.asdict(hello.recipe),
-                    "artifact": hello.artifact_digest, "sharing": self.crew.sharing}
+        identity = {
+            "version": __version__,
+            "challenges": digest_of(self.tasks),
+            "seed": self.setup.seed,
+            "model": dataclasses.asdict(hello.model),
+            "recipe": dataclasses.asdict(hello.recipe),
+            "artifact": hello.artifact_digest,
+            "sharing": self.crew.sharing,
+        }
         return json.loads(json.dumps(identity))  # as the journal will give it back: tuples become lists
 
     def _replay(self) -> None:
@@ -253,8 +274,10 @@ class Supervisor:
                 self.schedule.groups[group].report = report
         left = sum(any(group.outstanding) for group in self.schedule.groups)
         if left < len(self.schedule.groups) or self.ledger.tally.votes:
-            self.say(f"going on from {self.history.journal.path}: {len(self.ledger.tally.votes)} batches of votes are "
-                     f"there, {left} of {len(self.schedule.groups)} groups of tasks are not done")
+            self.say(
+                f"going on from {self.history.journal.path}: {len(self.ledger.tally.votes)} batches of votes are "
+                f"there, {left} of {len(self.schedule.groups)} groups of tasks are not done"
+            )
 
     def _device_of(self, index: int, hello: Hello) -> str | None:
         on_gpus = hello.gpus and self.setup.device in (None, "cuda")
@@ -269,8 +292,10 @@ class Supervisor:
         if self.budget.elapsed() - self.told >= _PROGRESS_SECONDS:
             self.told = self.budget.elapsed()
             loss = "" if beat.loss is None else f", loss {beat.loss:.3f}"
-            self.say(f"adapt: group {self.schedule.flying[index].group}, step {beat.step} of {beat.total}{loss}, "
-                     f"{self.told:.0f} s")
+            self.say(
+                f"adapt: group {self.schedule.flying[index].group}, step {beat.step} of {beat.total}{loss}, "
+                f"{self.told:.0f} s"
+            )
 
     def _voted(self, index: int, message: Voted) -> None:
         self.schedule.voted(message.key)
@@ -285,8 +310,10 @@ class Supervisor:
             return  # the first worker tells for all
         self.schedule.adapted(message.group, index, message.report, message.saved)
         report = message.report
-        self.say(f"adapt: group {message.group} ended after {report['steps']} of {report['planned_steps']} steps, loss "
-                 f"{report['loss']:.3f}, {self.budget.elapsed():.0f} s")
+        self.say(
+            f"adapt: group {message.group} ended after {report['steps']} of {report['planned_steps']} steps, loss "
+            f"{report['loss']:.3f}, {self.budget.elapsed():.0f} s"
+        )
         if self.history is not None and message.saved:
             self.history.adapted(message)
 

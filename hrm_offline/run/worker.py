@@ -33,8 +33,13 @@ class Worker:
     """`receive` returns the next message, or None if there is none yet; `send` takes one. `make_engine` makes
     what computes, from (setup, clock, say)."""
 
-    def __init__(self, receive: Callable, send: Callable, make_engine: Callable = Engine,
-                 clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        receive: Callable,
+        send: Callable,
+        make_engine: Callable = Engine,
+        clock: Callable[[], float] = time.monotonic,
+    ):
         self.receive, self.send, self.make_engine, self.clock = receive, send, make_engine, clock
         self.engine = None
         self.beaten = clock()

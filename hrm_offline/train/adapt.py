@@ -36,8 +36,9 @@ class AdaptReport:
     losses: tuple[float, ...]
 
 
-def adapt(model: RecursiveModel, puzzles: PuzzleSet, config: AdaptConfig, budget: Budget, seed: int,
-          pretrained: bool) -> AdaptReport:
+def adapt(
+    model: RecursiveModel, puzzles: PuzzleSet, config: AdaptConfig, budget: Budget, seed: int, pretrained: bool
+) -> AdaptReport:
     """Train the model in place within a budget and leave the averaged weights in it (see `Adaptation`)."""
     adaptation = Adaptation.of_model(model, puzzles, config, seed, pretrained)
     adaptation.clock, adaptation.until = budget.elapsed, budget.total
@@ -69,15 +70,26 @@ class Adaptation:
     _since: int = 0
 
     @classmethod
-    def of_model(cls, model: RecursiveModel, puzzles: PuzzleSet, config: AdaptConfig, seed: int, pretrained: bool,
-                 world: World | None = None) -> Adaptation:
+    def of_model(
+        cls,
+        model: RecursiveModel,
+        puzzles: PuzzleSet,
+        config: AdaptConfig,
+        seed: int,
+        pretrained: bool,
+        world: World | None = None,
+    ) -> Adaptation:
         """The recipe's adaptation to a puzzle set: `config.visits` of every demonstration pair. Random weights have
         nothing to protect, so with them the network learns from the first step."""
         source = ExampleSource(puzzles, seed)
         planned = max(1, round(source.steps_a_visit * config.visits)) if config.visits else 0
         embeddings_only = config.embeddings_only if pretrained and model.config.puzzle_columns else 0.0
-        return cls(Learner(model, config, planned, seed, world), training_batches(source, model.device), planned,
-                   embeddings_only)
+        return cls(
+            Learner(model, config, planned, seed, world),
+            training_batches(source, model.device),
+            planned,
+            embeddings_only,
+        )
 
     def run(self) -> Iterator[int]:
         """Take the steps; yields the number taken after each. Raises `Diverged`."""
@@ -102,8 +114,9 @@ class Adaptation:
             self.learner.ema.swap()
         last = self.losses[-max(1, round(0.1 * len(self.losses))) :]
         loss = sum(last) / len(last) if last else float("nan")
-        return AdaptReport(self.planned, self.learner.step, self.examples, loss,
-                           tuple(round(mean, 4) for mean in self.losses))
+        return AdaptReport(
+            self.planned, self.learner.step, self.examples, loss, tuple(round(mean, 4) for mean in self.losses)
+        )
 
     @property
     def is_sound(self) -> bool:
@@ -112,8 +125,12 @@ class Adaptation:
 
     def progress(self) -> dict:
         """What a saved state has to hold beside the learner, in JSON."""
-        return {"total_steps": self.learner.total_steps, "examples": self.examples, "losses": self.losses,
-                "micro_batches": self.learner.micro_batches}
+        return {
+            "total_steps": self.learner.total_steps,
+            "examples": self.examples,
+            "losses": self.losses,
+            "micro_batches": self.learner.micro_batches,
+        }
 
     def resume(self, progress: dict) -> None:
         """Continue from a saved state that was loaded into the learner."""

@@ -56,8 +56,10 @@ class World:
         all_grads = [torch.empty_like(grads) for _ in counts]
         dist.all_gather(all_ids, ids)
         dist.all_gather(all_grads, grads)
-        return (torch.cat([part[:count] for part, count in zip(all_ids, counts)]),
-                torch.cat([part[:count] for part, count in zip(all_grads, counts)]))
+        return (
+            torch.cat([part[:count] for part, count in zip(all_ids, counts)]),
+            torch.cat([part[:count] for part, count in zip(all_grads, counts)]),
+        )
 
     def sum_metrics(self, metrics: dict[str, torch.Tensor]) -> dict[str, float]:
         """Metrics summed over the processes, as numbers; one transfer from the device."""

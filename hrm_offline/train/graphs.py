@@ -67,8 +67,9 @@ class Graphs:
                 print(f"CUDA graphs: not used, recording failed ({error})", file=sys.stderr)
                 return self.compute(carry, offered, min_steps, size)
         recorded = self.recorded[key]
-        for own, given in zip([*vars(recorded.offered).values(), recorded.min_steps],
-                              [*vars(offered).values(), min_steps]):
+        for own, given in zip(
+            [*vars(recorded.offered).values(), recorded.min_steps], [*vars(offered).values(), min_steps]
+        ):
             if own is not None:
                 own.copy_(given)
         recorded.graph.replay()

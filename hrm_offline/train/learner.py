@@ -138,8 +138,9 @@ class Learner:
     def _update_embeddings(self, ids: torch.Tensor, grads: torch.Tensor, lr: float) -> None:
         # Signs ignore the loss scale. An overflowed row (float16 only) counts as no gradient.
         grads = torch.nan_to_num(grads, nan=0.0, posinf=0.0, neginf=0.0) if self.scaler.is_enabled() else grads
-        sparse_sign_sgd_(self.model.puzzle_emb.weights, ids, grads, lr=lr,
-                         weight_decay=self.recipe.puzzle_emb_weight_decay)
+        sparse_sign_sgd_(
+            self.model.puzzle_emb.weights, ids, grads, lr=lr, weight_decay=self.recipe.puzzle_emb_weight_decay
+        )
 
     def _min_halt_steps(self, size: int) -> torch.Tensor:
         """Exploration: a share of the sequences must take 2 to halt_max_steps outer steps; all of them without

@@ -49,8 +49,9 @@ def outer_step_loss(step: Step, labels: torch.Tensor, loss: str) -> tuple[torch.
         }
     if step.continuation is not None:
         ahead = step.continuation
-        q_continue_loss = F.binary_cross_entropy_with_logits(ahead.predicted, ahead.target, ahead.known.float(),
-                                                             reduction="sum")
+        q_continue_loss = F.binary_cross_entropy_with_logits(
+            ahead.predicted, ahead.target, ahead.known.float(), reduction="sum"
+        )
         halting_loss = halting_loss + q_continue_loss
         metrics["q_continue_loss"] = q_continue_loss.detach()
     return lm_loss + 0.5 * halting_loss, metrics

@@ -16,8 +16,13 @@ class AdamATan2(torch.optim.Optimizer):
     Raises `ValueError` for a negative rate or decay, or betas outside [0, 1).
     """
 
-    def __init__(self, params: Iterable[torch.nn.Parameter], lr: float, betas: tuple[float, float] = (0.9, 0.95),
-                 weight_decay: float = 0.1):
+    def __init__(
+        self,
+        params: Iterable[torch.nn.Parameter],
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.95),
+        weight_decay: float = 0.1,
+    ):
         if lr < 0 or weight_decay < 0 or not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"lr {lr}, betas {betas}, weight_decay {weight_decay}: out of range")
         super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
@@ -37,9 +42,17 @@ class AdamATan2(torch.optim.Optimizer):
                 by_step.setdefault(state["step"], []).append(param)
             for step, params in by_step.items():
                 states = [self.state[param] for param in params]
-                adam_atan2_(params, [p.grad for p in params], [s["m"] for s in states], [s["v"] for s in states],
-                            step=step, lr=group["lr"], beta1=group["betas"][0], beta2=group["betas"][1],
-                            weight_decay=group["weight_decay"])
+                adam_atan2_(
+                    params,
+                    [p.grad for p in params],
+                    [s["m"] for s in states],
+                    [s["v"] for s in states],
+                    step=step,
+                    lr=group["lr"],
+                    beta1=group["betas"][0],
+                    beta2=group["betas"][1],
+                    weight_decay=group["weight_decay"],
+                )
         return loss
 
 

@@ -1,7 +1,7 @@
 """Offline pretraining on public tasks, in one process or under torchrun, resumable.
 
-    python -m hrm_offline pretrain --preset hrm-132k --data arc1-train --out runs/first
-    torchrun --nproc-per-node 2 -m hrm_offline pretrain --preset hrm-132k --out runs/first
+python -m hrm_offline pretrain --preset hrm-132k --data arc1-train --out runs/first
+torchrun --nproc-per-node 2 -m hrm_offline pretrain --preset hrm-132k --out runs/first
 """
 
 from __future__ import annotations
@@ -42,9 +42,16 @@ METRICS_FILE = "metrics.jsonl"
 _FREE_SETTINGS = ("log_every", "save_every")
 
 
-def pretrain(config: PretrainConfig, out: str | Path, device: str | None = None, dtype: str | None = None,
-             threads: int | None = None, minutes: float | None = None, relay: str | Path | None = None,
-             relay_moments: bool = True) -> bool:
+def pretrain(
+    config: PretrainConfig,
+    out: str | Path,
+    device: str | None = None,
+    dtype: str | None = None,
+    threads: int | None = None,
+    minutes: float | None = None,
+    relay: str | Path | None = None,
+    relay_moments: bool = True,
+) -> bool:
     """Train to `config.steps` and write the artifact into `out`; continue a run that is there.
 
     Returns False if SIGTERM or SIGINT, or `minutes` of training, ended it early, with its state saved. Into the
@@ -71,8 +78,10 @@ def pretrain(config: PretrainConfig, out: str | Path, device: str | None = None,
         identity = _identity(config, tasks)
         resumed, warm_at = _resume(learner, identity, out, relay)
         if world.is_main:
-            print(f"computing on {runtime}; {selection}; {puzzles.num_rows} embedding rows"
-                  + (f"; continuing at step {learner.step}{resumed}" if resumed is not None else ""))
+            print(
+                f"computing on {runtime}; {selection}; {puzzles.num_rows} embedding rows"
+                + (f"; continuing at step {learner.step}{resumed}" if resumed is not None else "")
+            )
             print(f"operations: {dispatch.summary(runtime.device, runtime.dtype)}")
         source = ExampleSource(puzzles, config.seed, config.include_tests)
         origin = {"pretrained": identity, "torch": torch.__version__, **_provenance()}  # sources may change under it
@@ -105,8 +114,15 @@ def _identity(config: PretrainConfig, tasks: tuple[Task, ...]) -> dict:
     return json.loads(json.dumps(settings | {"tasks": digest_of(tasks)}))
 
 
-def _run(learner: Learner, source: ExampleSource, config: PretrainConfig, out: Path, identity: dict,
-         stop: _StopSignal, warm_at: int) -> bool:
+def _run(
+    learner: Learner,
+    source: ExampleSource,
+    config: PretrainConfig,
+    out: Path,
+    identity: dict,
+    stop: _StopSignal,
+    warm_at: int,
+) -> bool:
     """Train to the end, or until asked to stop, only embeddings until step `warm_at`; saves the state either way."""
     extra = {"warm_at": warm_at}
     log = _MetricsLog(out, learner.step, learner.world, config.log_every)
@@ -176,8 +192,9 @@ class _MetricsLog:
             return None
         sums = self.world.sum_metrics(self.sums)
         halted = max(1.0, sums.pop("count"))
-        line = {"step": step} | {name: value / (self.examples if name.endswith("loss") else halted)
-                                 for name, value in sums.items()}
+        line = {"step": step} | {
+            name: value / (self.examples if name.endswith("loss") else halted) for name, value in sums.items()
+        }
         now = time.monotonic()
         line["examples_per_second"] = self.examples / (now - self.since)
         self.sums, self.examples, self.since = {}, 0, now
@@ -193,16 +210,20 @@ def _provenance() -> dict:
     git = shutil.which("git")
     describe = [git, "describe", "--always", "--abbrev=40", "--dirty", "--exclude", "*"]
     shown = git and subprocess.run(describe, cwd=folder, capture_output=True, text=True)
-    return {"command": shlex.join(["python", "-m", "hrm_offline", *sys.argv[1:]]),
-            "commit": shown.stdout.strip() if shown and shown.returncode == 0 else None}
+    return {
+        "command": shlex.join(["python", "-m", "hrm_offline", *sys.argv[1:]]),
+        "commit": shown.stdout.strip() if shown and shown.returncode == 0 else None,
+    }
 
 
-def _finish(learner: Learner, model: ModelConfig, conditioning: str, puzzles: PuzzleSet, origin: dict,
-            out: Path) -> None:
+def _finish(
+    learner: Learner, model: ModelConfig, conditioning: str, puzzles: PuzzleSet, origin: dict, out: Path
+) -> None:
     if learner.ema:
         learner.ema.swap()
-    save_artifact(out, model, conditioning, learner.model.state_dict(), puzzles.row_names(),
-                  origin | {"steps": learner.step})
+    save_artifact(
+        out, model, conditioning, learner.model.state_dict(), puzzles.row_names(), origin | {"steps": learner.step}
+    )
     if learner.ema:
         learner.ema.swap()
     print(f"artifact of {learner.step} steps in {out}")

@@ -81,12 +81,18 @@ def _write(folder: Path, learner: Learner, identity: dict, moments: bool) -> Non
     names = [_part_name(learner.step, i) for i in range(len(pieces))]
     for name, piece in zip(names, pieces):
         write_bytes(folder / name, piece)
-    write_json(folder / INDEX_FILE, {
-        "format": FORMAT, "step": learner.step, "identity": identity,
-        "inside": sorted({name.split("/")[0] for name in tensors}),
-        "table_rows": len(tensors[_TABLE]) if _TABLE in tensors else 0,
-        "parts": [{"bytes": len(piece), "sha256": hashlib.sha256(piece).hexdigest()} for piece in pieces],
-    }, indent=2)
+    write_json(
+        folder / INDEX_FILE,
+        {
+            "format": FORMAT,
+            "step": learner.step,
+            "identity": identity,
+            "inside": sorted({name.split("/")[0] for name in tensors}),
+            "table_rows": len(tensors[_TABLE]) if _TABLE in tensors else 0,
+            "parts": [{"bytes": len(piece), "sha256": hashlib.sha256(piece).hexdigest()} for piece in pieces],
+        },
+        indent=2,
+    )
     for old in folder.glob("relay-*.part"):
         if old.name not in names:
             old.unlink()
@@ -98,8 +104,11 @@ def _part_name(step: int, number: int) -> str:
 
 def _travelling(tensors: dict[str, torch.Tensor], moments: bool) -> dict[str, torch.Tensor]:
     """Of a learner's tensors those that are carried, as they are carried."""
-    tensors = {name: value.bfloat16() if name.endswith(("/m", "/v")) else value for name, value in tensors.items()
-               if moments or not name.startswith("adam/")}
+    tensors = {
+        name: value.bfloat16() if name.endswith(("/m", "/v")) else value
+        for name, value in tensors.items()
+        if moments or not name.startswith("adam/")
+    }
     if _TABLE in tensors and tensors[_TABLE].nbytes > _MOST_TABLE_BYTES:
         tensors[_TABLE] = shared_rows(tensors[_TABLE])
     return tensors
@@ -111,9 +120,11 @@ def _read_index(path: Path, identity: dict) -> dict:
     index = read_json(path, _MOST_INDEX_BYTES)
     if not isinstance(index, dict) or index.get("format") != FORMAT:
         raise InputError(f"{path}: expected the index of a '{FORMAT}'")
-    checks = {"step": lambda step: type(step) is int and step >= 0,
-              "identity": lambda settings: isinstance(settings, dict) and all(map(_is_setting, settings.values())),
-              "parts": lambda parts: isinstance(parts, list) and all(map(_is_part, parts))}
+    checks = {
+        "step": lambda step: type(step) is int and step >= 0,
+        "identity": lambda settings: isinstance(settings, dict) and all(map(_is_setting, settings.values())),
+        "parts": lambda parts: isinstance(parts, list) and all(map(_is_part, parts)),
+    }
     for key, makes_sense in checks.items():
         if not makes_sense(index.get(key)):
             raise InputError(f"{path}: '{key}' is {shown(index.get(key))}, which makes no sense")
@@ -168,7 +179,8 @@ def _require_fit(tensors: dict[str, torch.Tensor], learner: Learner, step: int, 
             raise InputError(f"{where}: tensor '{shown_name(name)}' has no place in this run")
         found, (dtype, shape) = tensors[name], expected[name]
         if (found.dtype, found.shape) != (dtype, shape):
-            raise InputError(f"{where}: tensor '{name}' is {found.dtype} {list(found.shape)}, "
-                             f"this run has {dtype} {list(shape)}")
+            raise InputError(
+                f"{where}: tensor '{name}' is {found.dtype} {list(found.shape)}, this run has {dtype} {list(shape)}"
+            )
         if name.endswith("/step") and not 1 <= int(found) <= step:
             raise InputError(f"{where}: tensor '{name}' is {int(found)}, expected 1 to {step}")

@@ -37,11 +37,19 @@ def save_state(folder: Path, learner: Learner, identity: dict, extra: dict | Non
         save_file(learner_tensors(learner), target / LEARNER_FILE)
     world.barrier()
     if world.is_main:
-        write_json(folder / STATE_FILE, {
-            "folder": name, "step": learner.step, "processes": world.size, "identity": identity,
-            "loss scaler": learner.scaler.state_dict(), "carries": carries, "extra": extra or {},
-            "checksum": checksum(target / LEARNER_FILE),
-        })
+        write_json(
+            folder / STATE_FILE,
+            {
+                "folder": name,
+                "step": learner.step,
+                "processes": world.size,
+                "identity": identity,
+                "loss scaler": learner.scaler.state_dict(),
+                "carries": carries,
+                "extra": extra or {},
+                "checksum": checksum(target / LEARNER_FILE),
+            },
+        )
         for old in folder.glob("state-*"):
             if old.name != name:
                 shutil.rmtree(old, ignore_errors=True)
@@ -55,8 +63,9 @@ def load_state(folder: Path, learner: Learner, identity: dict) -> dict | None:
     if saved is None:
         return None
     if saved["carries"] and saved["processes"] != learner.world.size:
-        raise InputError(f"{folder / STATE_FILE}: was saved by {saved['processes']} processes, "
-                         f"these are {learner.world.size}")
+        raise InputError(
+            f"{folder / STATE_FILE}: was saved by {saved['processes']} processes, these are {learner.world.size}"
+        )
     source = folder / saved["folder"]
     if not (source / LEARNER_FILE).exists() or checksum(source / LEARNER_FILE) != saved["checksum"]:
         raise InputError(f"{source / LEARNER_FILE}: is missing or damaged: its checksum is not the one that was saved")
@@ -87,8 +96,10 @@ def require_same_run(saved: dict, identity: dict, path: Path) -> None:
     """Raise `InputError` naming the first setting in which what `path` saved is another run than `identity`."""
     for key in sorted(identity):
         if saved.get(key) != identity[key]:
-            raise InputError(f"{path}: was saved with {key} = {saved.get(key)!r}, this run has {identity[key]!r}; "
-                             "continue with the same settings or use another folder")
+            raise InputError(
+                f"{path}: was saved with {key} = {saved.get(key)!r}, this run has {identity[key]!r}; "
+                "continue with the same settings or use another folder"
+            )
 
 
 def learner_tensors(learner: Learner) -> dict[str, torch.Tensor]:
@@ -105,8 +116,9 @@ def learner_tensors(learner: Learner) -> dict[str, torch.Tensor]:
 
 def restore_learner(learner: Learner, tensors: dict[str, torch.Tensor]) -> None:
     """Put the tensors of `learner_tensors` back, moments of any dtype."""
-    learner.model.load_state_dict({name.removeprefix("model/"): value for name, value in tensors.items()
-                                   if name.startswith("model/")})
+    learner.model.load_state_dict(
+        {name.removeprefix("model/"): value for name, value in tensors.items() if name.startswith("model/")}
+    )
     for i, param in enumerate(learner.params):
         if learner.ema:
             learner.ema.average[i].copy_(tensors[f"ema/{i}"])
@@ -123,8 +135,11 @@ def _carry_tensors(learner: Learner) -> dict[str, torch.Tensor]:
         where = f"{bucket}/{part}"
         tensors[f"{where}/canvas"] = torch.tensor(carry.canvas)
         tensors |= {f"{where}/{name}": getattr(carry, name) for name in _TENSORS}
-        tensors |= {f"{where}/{name}": getattr(carry.sequences, name) for name in _SEQUENCES
-                    if getattr(carry.sequences, name) is not None}
+        tensors |= {
+            f"{where}/{name}": getattr(carry.sequences, name)
+            for name in _SEQUENCES
+            if getattr(carry.sequences, name) is not None
+        }
     return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
 
 
