@@ -14,10 +14,10 @@ import typing
 from pathlib import Path
 
 from hrm_offline import __version__
-from hrm_offline.budget import Budget, parse_duration
+from hrm_offline.common.budget import Budget, parse_duration
+from hrm_offline.common.errors import InputError, shown_name
+from hrm_offline.common.files import make_folder, read_json, write_json
 from hrm_offline.config import PRESETS, SHARING, PretrainConfig, from_dict, preset
-from hrm_offline.errors import InputError, shown_name
-from hrm_offline.files import make_folder, read_json, write_json
 
 
 def main(argv: list[str] | None = None, started: float | None = None) -> int:
@@ -35,9 +35,9 @@ def main(argv: list[str] | None = None, started: float | None = None) -> int:
 
 
 def _solve(options: argparse.Namespace, started: float | None) -> int:
-    from hrm_offline.infer.candidates import VotesFile
-    from hrm_offline.pipeline import SolveOptions, solve
-    from hrm_offline.run.supervisor import Crew
+    from hrm_offline.answers.candidates import VotesFile
+    from hrm_offline.solve.job import SolveOptions, solve
+    from hrm_offline.solve.supervisor import Crew
 
     budget = Budget(parse_duration(options.budget), started)
     solve(
@@ -72,9 +72,9 @@ def _start_of(options: argparse.Namespace) -> dict:
 
 
 def _induce(options: argparse.Namespace, _) -> int:
+    from hrm_offline.answers.candidates import write_candidates
     from hrm_offline.data.sets import load_set
-    from hrm_offline.induction import EFFORT, induce
-    from hrm_offline.infer.candidates import write_candidates
+    from hrm_offline.induction.search import EFFORT, induce
 
     tasks = load_set(options.challenges)
     make_folder(Path(options.out).parent)
@@ -91,7 +91,7 @@ def _induce(options: argparse.Namespace, _) -> int:
 
 
 def _score(options: argparse.Namespace, _) -> int:
-    from hrm_offline.infer.score import score_files
+    from hrm_offline.answers.score import score_files
 
     score = score_files(options.submission, options.solutions)
     print(score.table())
@@ -101,7 +101,7 @@ def _score(options: argparse.Namespace, _) -> int:
 
 
 def _show(options: argparse.Namespace, _) -> int:
-    from hrm_offline.album import draw_folder
+    from hrm_offline.show.collect import draw_folder
 
     run = Path(options.run_dir)
     out = Path(options.out) if options.out else (run if run.is_dir() else run.parent) / "pictures"
@@ -145,7 +145,7 @@ def _pretrain_config(options: argparse.Namespace) -> PretrainConfig:
 
 
 def _import_checkpoint(options: argparse.Namespace, _) -> int:
-    from hrm_offline.artifact import import_checkpoint
+    from hrm_offline.model.artifact import import_checkpoint
 
     config = import_checkpoint(
         options.checkpoint,

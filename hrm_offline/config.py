@@ -12,8 +12,8 @@ import sys
 import typing
 from dataclasses import dataclass
 
-from hrm_offline.errors import InputError, shown, shown_name
-from hrm_offline.tokens import COLOURS
+from hrm_offline.common.errors import InputError, shown, shown_name
+from hrm_offline.common.tokens import COLOURS
 
 ARCHITECTURES = ("hrm", "transformer", "shared")
 POSITIONS = ("rope-1d", "rope-2d", "learned")

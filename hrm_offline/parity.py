@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from hrm_offline.batching import OfferedBatch, fixed_batch
+from hrm_offline.answers.vote import Vote, choose_attempts, rank
+from hrm_offline.common.errors import InputError
+from hrm_offline.common.files import read_json
 from hrm_offline.config import ModelConfig, Recipe
 from hrm_offline.data.augment import View
 from hrm_offline.data.grids import DIHEDRAL_INVERSE, crop, encode
-from hrm_offline.errors import InputError
-from hrm_offline.files import read_json
-from hrm_offline.infer.vote import Vote, choose_attempts, rank
+from hrm_offline.model.batching import OfferedBatch, fixed_batch
 from hrm_offline.model.halting import Carry, Sequences
 from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.ops.adam_atan2 import adam_atan2_

@@ -23,8 +23,6 @@ if not torch.cuda.is_available():
 
 from hrm_offline.data.tasks import Pair, Task
 
-GOLDEN = Path(__file__).parent / "golden"
-
 
 def pytest_collection_modifyitems(items):
     if not torch.cuda.is_available():

@@ -7,11 +7,11 @@ import shutil
 import numpy as np
 import pytest
 
-from hrm_offline.album import Album, pretraining_curves, shown_steps
-from hrm_offline.artifact import bundled_artifact
 from hrm_offline.cli import main
+from hrm_offline.common.errors import InputError
 from hrm_offline.data.tasks import Pair, Task, to_challenges, to_solutions
-from hrm_offline.errors import InputError
+from hrm_offline.model.artifact import bundled_artifact
+from hrm_offline.show.collect import Album, pretraining_curves, shown_steps
 
 PICTURES = {"predictions.png", "votes.png", "outer_steps.png", "training.png"}
 

@@ -7,19 +7,19 @@ import pytest
 import torch
 
 import hrm_offline
-from hrm_offline.batching import BatchMaker
-from hrm_offline.budget import Budget
+from hrm_offline.common.budget import Budget
+from hrm_offline.common.errors import InputError
+from hrm_offline.common.tokens import PAD
 from hrm_offline.config import PRESETS, ModelConfig
 from hrm_offline.data.context import NO_PAIR
 from hrm_offline.data.grids import encode
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.data.sets import rehearsal_tasks
-from hrm_offline.errors import InputError
-from hrm_offline.infer.plan import PredictionPlan
-from hrm_offline.infer.predict import Predictor
+from hrm_offline.model.batching import BatchMaker
 from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.ops import dispatch, launch
-from hrm_offline.tokens import PAD
+from hrm_offline.predict.plan import PredictionPlan
+from hrm_offline.predict.predictor import Predictor
 from hrm_offline.train.adapt import adapt
 
 SMALL = PRESETS["hrm-132k"]

@@ -6,11 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hrm_offline.artifact import import_checkpoint, load_artifact, save_artifact
 from hrm_offline.cli import main
+from hrm_offline.common.errors import InputError
 from hrm_offline.config import ModelConfig
 from hrm_offline.data.puzzles import NEW_PUZZLE_ROW, SHARED_ROWS
-from hrm_offline.errors import InputError
+from hrm_offline.model.artifact import import_checkpoint, load_artifact, save_artifact
 from hrm_offline.model.recursive import RecursiveModel
 
 TINY = ModelConfig(hidden_size=32, num_heads=2, H_layers=1, L_layers=2, puzzle_emb_ndim=32, halt_max_steps=3)

@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from hrm_offline.batching import BatchMaker
+from hrm_offline.common.tokens import IGNORE, PAD
 from hrm_offline.config import ModelConfig, Recipe
 from hrm_offline.data.augment import View, Views
 from hrm_offline.data.grids import crop, encode
 from hrm_offline.data.puzzles import Batch, ExampleSource, PuzzleSet
 from hrm_offline.data.tasks import Pair, Task, load_tasks
+from hrm_offline.model.batching import BatchMaker
 from hrm_offline.ops import dispatch, launch
-from hrm_offline.tokens import IGNORE, PAD
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 needs_triton = pytest.mark.skipif(launch.triton is None, reason="Triton is not installed")

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from hrm_offline.artifact import bundled_artifact, load_artifact
 from hrm_offline.cli import main
 from hrm_offline.config import PRESETS, PretrainConfig, from_dict, preset
 from hrm_offline.data.leaks import find_leaks
 from hrm_offline.data.sets import load_set, select_tasks
 from hrm_offline.data.tasks import digest_of, to_challenges
+from hrm_offline.model.artifact import bundled_artifact, load_artifact
+from tools.build_wheel import build_wheel
 
 FOLDER = bundled_artifact("hrm-132k")
 ORIGIN = json.loads((FOLDER / "config.json").read_text())["origin"]
@@ -87,10 +88,7 @@ def test_workers_share_the_first_ones_choice(make_task, tmp_path, write_json):
     assert (report["artifact"], report["workers"], report["failures"]) == (str(FOLDER), 2, [])
 
 
-def test_it_travels_in_our_wheel(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "tools"))
-    from build_wheel import build_wheel
-
+def test_it_travels_in_our_wheel(tmp_path):
     wheel = build_wheel(tmp_path)
     assert wheel.stat().st_size < 10e6
     names = zipfile.ZipFile(wheel).namelist()

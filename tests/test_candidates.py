@@ -9,11 +9,7 @@ import pytest
 from test_run import CutOff, said_until_sigterm
 from test_solve import check
 
-from hrm_offline.budget import Budget
-from hrm_offline.cli import main
-from hrm_offline.data.tasks import BadTask, TaskSet, to_challenges
-from hrm_offline.errors import InputError
-from hrm_offline.infer.candidates import (
+from hrm_offline.answers.candidates import (
     VotesFile,
     merged,
     read_candidates,
@@ -21,11 +17,15 @@ from hrm_offline.infer.candidates import (
     top_candidates,
     write_candidates,
 )
-from hrm_offline.infer.submission import build_submission, fallback_submission
-from hrm_offline.infer.vote import Candidate, Pool
-from hrm_offline.pipeline import SolveOptions, solve
-from hrm_offline.run.supervisor import Crew
-from hrm_offline.run.worker import Worker
+from hrm_offline.answers.submission import build_submission, fallback_submission
+from hrm_offline.answers.vote import Candidate, Pool
+from hrm_offline.cli import main
+from hrm_offline.common.budget import Budget
+from hrm_offline.common.errors import InputError
+from hrm_offline.data.tasks import BadTask, TaskSet, to_challenges
+from hrm_offline.solve.job import SolveOptions, solve
+from hrm_offline.solve.supervisor import Crew
+from hrm_offline.solve.worker import Worker
 
 
 def grid(*rows):

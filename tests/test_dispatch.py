@@ -8,8 +8,9 @@ import sys
 import pytest
 import torch
 
+from hrm_offline.common.errors import InputError
+from hrm_offline.common.tokens import IGNORE
 from hrm_offline.config import PRESETS, ModelConfig, Recipe
-from hrm_offline.errors import InputError
 from hrm_offline.model.halting import Sequences, initial_carry, refill_, training_step
 from hrm_offline.model.layers import Block
 from hrm_offline.model.recursive import RecursiveModel
@@ -23,7 +24,6 @@ from hrm_offline.ops.rms_norm import rms_norm
 from hrm_offline.ops.rope import rope_table
 from hrm_offline.ops.sign_sgd import sparse_sign_sgd_
 from hrm_offline.ops.stablemax import stablemax_cross_entropy
-from hrm_offline.tokens import IGNORE
 from hrm_offline.train.losses import outer_step_loss
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,15 +1,11 @@
-"""Some hundred of the files of `tools/fuzz_challenges.py`, always the same ones, and that it notices what is wrong."""
+"""Run some hundred files of `tools/stress/fuzz_challenges.py`, always the same, and check that it notices faults."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
-
-import fuzz_challenges
-from fuzz_challenges import Problem, check_file, check_learning
+from tools.stress import fuzz_challenges
+from tools.stress.fuzz_challenges import Problem, check_file, check_learning
 
 ENTRY = {"attempt_1": [[1, 2]], "attempt_2": [[0]]}
 

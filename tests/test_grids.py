@@ -4,10 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from hrm_offline.common.tokens import EOS, PAD
 from hrm_offline.data.augment import View, views_of
 from hrm_offline.data.grids import crop, dihedral, encode, symmetries
 from hrm_offline.data.tasks import Pair, Task
-from hrm_offline.tokens import EOS, PAD
 
 GRIDS = arrays(np.uint8, st.tuples(st.integers(1, 30), st.integers(1, 30)), elements=st.integers(0, 9))
 VIEWS = st.builds(View, st.integers(0, 7), st.permutations(range(10)).map(tuple))

@@ -13,11 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hrm_offline.artifact import import_checkpoint, load_artifact, save_artifact
+from hrm_offline.common.errors import InputError, shown
+from hrm_offline.common.files import read_tensor_header
 from hrm_offline.config import PRESETS, ModelConfig
 from hrm_offline.data.puzzles import SHARED_ROWS
-from hrm_offline.errors import InputError, shown
-from hrm_offline.files import read_tensor_header
+from hrm_offline.model.artifact import import_checkpoint, load_artifact, save_artifact
 from hrm_offline.model.recursive import RecursiveModel
 
 TINY = ModelConfig(hidden_size=32, num_heads=2, H_layers=1, L_layers=1, puzzle_emb_ndim=32)
@@ -385,8 +385,8 @@ BOMBS = {
 
 MEASURE = """
 import json, re, sys
-from hrm_offline.artifact import load_artifact
-from hrm_offline.errors import InputError, shown
+from hrm_offline.model.artifact import load_artifact
+from hrm_offline.common.errors import InputError, shown
 
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from test_solve import check
 
+from hrm_offline.answers.candidates import read_candidates
 from hrm_offline.cli import main
+from hrm_offline.common.errors import InputError
 from hrm_offline.data.grids import dihedral
-from hrm_offline.data.operations import FEATURES, Repertoire
 from hrm_offline.data.sets import load_set
 from hrm_offline.data.shapes import bounding_box, components
 from hrm_offline.data.tasks import Pair, Task, load_tasks, to_challenges
-from hrm_offline.errors import InputError
-from hrm_offline.induction import EFFORT, Search, induce
-from hrm_offline.infer.candidates import read_candidates
+from hrm_offline.induction.operations import FEATURES, Repertoire
+from hrm_offline.induction.search import EFFORT, Search, induce
 
 
 def grids(count, seed=0, side=7, colours=4):

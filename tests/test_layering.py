@@ -6,31 +6,28 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import PACKAGE
 
-PACKAGE = Path(__file__).parent.parent / "hrm_offline"
-
-# What each part may import of the package, beside itself.
-LEAVES = {"errors", "tokens", "files", "config", "budget"}
+# The rooms and files of the package, and the others that each may import. An import never points upwards.
 ALLOWED = {
-    "errors": set(),
-    "tokens": set(),
-    "files": {"errors"},
-    "config": {"errors", "tokens"},
-    "budget": {"errors"},
-    "kaggle": {"errors"},
-    "device": LEAVES,
-    "data": LEAVES,
-    "ops": LEAVES,
-    "model": LEAVES | {"device", "ops"},
-    "artifact": LEAVES | {"data", "model"},
-    "batching": LEAVES | {"data", "ops", "model"},
-    "train": LEAVES | {"device", "data", "ops", "model", "batching", "artifact"},
-    "infer": LEAVES | {"device", "data", "ops", "model", "batching"},
-    "induction": LEAVES | {"data", "infer"},
-    "run": LEAVES | {"device", "data", "ops", "model", "batching", "artifact", "train", "infer"},
-    "show": LEAVES | {"data", "infer"},
-    "album": LEAVES | {"data", "infer", "run", "train", "show", "pipeline"},
+    "common": set(),
+    "config": {"common"},
+    "data": {"common", "config"},
+    "ops": {"common", "config"},
+    "model": {"common", "config", "data", "ops"},
+    "train": {"common", "config", "data", "ops", "model"},
+    "answers": {"common", "config", "data"},
+    "predict": {"common", "config", "data", "ops", "model", "answers"},
+    "induction": {"common", "data", "answers"},
+    "solve": {"common", "config", "data", "ops", "model", "train", "answers", "predict"},
+    "show": {"common", "config", "data", "model", "answers", "predict", "train", "solve"},
+    "parity": {"common", "config", "data", "ops", "model", "train", "answers"},
+    "cli": {"common", "config", "data", "model", "train", "answers", "predict", "induction", "solve", "show", "parity"},
+    "__main__": {"cli"},
+    "__init__": {"config", "data", "model"},
 }
+NO_TORCH = ("common", "config", "data", "answers", "induction", "cli")
+STANDARD_LIBRARY_ONLY = ("common", "config", "solve/kaggle")
 
 
 def imports_of(path: Path):
@@ -41,27 +38,37 @@ def imports_of(path: Path):
             yield node.module
 
 
+def files_of(part: str) -> list[Path]:
+    return sorted((PACKAGE / part).glob("*.py")) or [PACKAGE / f"{part}.py"]
+
+
+def test_every_room_and_file_has_its_rule():
+    rooms = {path.parent.name for path in PACKAGE.glob("*/*.py")} | {path.stem for path in PACKAGE.glob("*.py")}
+    assert rooms == set(ALLOWED)
+
+
 @pytest.mark.parametrize("part", ALLOWED)
 def test_parts_import_only_what_lies_below_them(part):
-    files = list((PACKAGE / part).glob("*.py")) or [PACKAGE / f"{part}.py"]
-    for file in files:
+    for file in files_of(part):
         ours = {name.split(".")[1] for name in imports_of(file) if name.startswith("hrm_offline.")}
         assert ours <= ALLOWED[part] | {part}, file
 
 
-@pytest.mark.parametrize("part", ["errors", "tokens", "files", "config", "budget", "kaggle"])
+@pytest.mark.parametrize("part", STANDARD_LIBRARY_ONLY)
 def test_leaves_need_the_standard_library_alone(part):
-    outside = {name.split(".")[0] for name in imports_of(PACKAGE / f"{part}.py")}
-    assert outside <= set(sys.stdlib_module_names) | {"hrm_offline"}
+    for file in files_of(part):
+        outside = {name.split(".")[0] for name in imports_of(file)}
+        assert outside <= set(sys.stdlib_module_names) | {"hrm_offline"}, file
 
 
-def test_data_never_imports_torch():
-    for file in (PACKAGE / "data").glob("*.py"):
+@pytest.mark.parametrize("part", NO_TORCH)
+def test_rooms_without_torch_never_import_it(part):
+    for file in files_of(part):
         assert not any(name.split(".")[0] == "torch" for name in imports_of(file)), file
 
 
 def test_candidates_files_are_read_without_torch():
-    code = "import sys, hrm_offline.infer.candidates; sys.exit('torch' in sys.modules)"
+    code = "import sys, hrm_offline.answers.candidates; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import hrm_offline
+from hrm_offline.common.errors import InputError
 from hrm_offline.config import PRESETS, ModelConfig
-from hrm_offline.errors import InputError
 from hrm_offline.model.halting import Sequences, advance_, initial_carry, refill_, training_step
 from hrm_offline.model.layers import truncated_normal
 from hrm_offline.model.recursive import RecursiveModel

@@ -9,6 +9,7 @@ import math
 import pytest
 import torch
 
+from hrm_offline.common.tokens import IGNORE
 from hrm_offline.ops.adam_atan2 import adam_atan2_
 from hrm_offline.ops.attention import attention, attention_backward, attention_forward, attention_reference
 from hrm_offline.ops.dispatch import override
@@ -20,7 +21,6 @@ from hrm_offline.ops.rope import rope_table
 from hrm_offline.ops.sign_sgd import sparse_sign_sgd_
 from hrm_offline.ops.stablemax import stablemax_cross_entropy, stablemax_cross_entropy_reference
 from hrm_offline.ops.swiglu import swiglu, swiglu_reference
-from hrm_offline.tokens import IGNORE
 
 pytest.importorskip("triton")
 

@@ -1,11 +1,11 @@
 import json
 
 import pytest
-from conftest import GOLDEN
+from places import GOLDEN
 from safetensors.torch import load_file, save_file
 
 from hrm_offline.cli import main
-from hrm_offline.errors import InputError
+from hrm_offline.common.errors import InputError
 from hrm_offline.ops import dispatch, launch
 from hrm_offline.parity import run_case
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hrm_offline.artifact import load_artifact
 from hrm_offline.cli import main
 from hrm_offline.data.puzzles import SHARED_ROWS
+from hrm_offline.model.artifact import load_artifact
 
 # Eight real tasks, the smallest canvases, steps of a few milliseconds.
 SETTINGS = [

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from hrm_offline.batching import BatchMaker
+from hrm_offline.common.errors import InputError
+from hrm_offline.common.tokens import IGNORE, PAD
 from hrm_offline.config import ModelConfig, Recipe
 from hrm_offline.data.canvas import SIDES, make_buckets, needed_room
 from hrm_offline.data.grids import crop
@@ -16,8 +17,7 @@ from hrm_offline.data.puzzles import (
     PuzzleSet,
 )
 from hrm_offline.data.tasks import Pair, load_tasks
-from hrm_offline.errors import InputError
-from hrm_offline.tokens import IGNORE, PAD
+from hrm_offline.model.batching import BatchMaker
 
 TABLE = Recipe(tokens_per_step=400, colour_permutations=3, translate=0.5)
 FACTORED = dataclasses.replace(TABLE, conditioning="factored")

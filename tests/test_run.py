@@ -15,28 +15,26 @@ import faults
 import numpy as np
 import pytest
 import torch
+from places import REPOSITORY
 from test_solve import check
 
-from hrm_offline.artifact import save_artifact
-from hrm_offline.budget import Budget
+from hrm_offline.answers.submission import read_submission
 from hrm_offline.cli import main
+from hrm_offline.common.budget import Budget
+from hrm_offline.common.errors import InputError
 from hrm_offline.config import PRESETS
 from hrm_offline.data.puzzles import SHARED_ROWS, PuzzleSet
 from hrm_offline.data.tasks import to_challenges
-from hrm_offline.errors import InputError
-from hrm_offline.infer.plan import tokens_of
-from hrm_offline.infer.submission import read_submission
+from hrm_offline.model.artifact import save_artifact
 from hrm_offline.model.recursive import RecursiveModel
-from hrm_offline.pipeline import SolveOptions, solve
-from hrm_offline.run.journal import Journal
-from hrm_offline.run.messages import Adapt
-from hrm_offline.run.pool import InlinePool, ProcessPool
-from hrm_offline.run.schedule import Schedule, Speed, split_tasks
-from hrm_offline.run.supervisor import Crew
-from hrm_offline.run.worker import Worker
-
-REPOSITORY = Path(__file__).parent.parent
-sys.path.insert(0, str(REPOSITORY / "tools"))
+from hrm_offline.predict.plan import tokens_of
+from hrm_offline.solve.job import SolveOptions, solve
+from hrm_offline.solve.journal import Journal
+from hrm_offline.solve.messages import Adapt
+from hrm_offline.solve.pool import InlinePool, ProcessPool
+from hrm_offline.solve.schedule import Schedule, Speed, split_tasks
+from hrm_offline.solve.supervisor import Crew
+from hrm_offline.solve.worker import Worker
 
 SMALL = PRESETS["hrm-132k"]
 
@@ -213,7 +211,7 @@ def test_alone_every_task_has_its_votes_and_its_share_of_a_budget_too_short_for_
 
 @pytest.mark.parametrize(("first", "sharing"), [(0, "sharded"), (10, "sharded"), (0, "per-task")])
 def test_simulated_runs_end_in_time_and_use_it(first, sharing):
-    from simulate_runs import simulate
+    from tools.stress.simulate_runs import simulate
 
     for seed in range(first, first + 10):
         outcome = simulate(seed, sharing)

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from hrm_offline.cli import main
+from hrm_offline.common.errors import InputError
 from hrm_offline.config import PretrainConfig
 from hrm_offline.data.augment import View
 from hrm_offline.data.leaks import content_of, find_leaks, without_repeats
 from hrm_offline.data.sets import load_set, rehearsal_tasks, select_tasks, size_of, smallest
 from hrm_offline.data.synthetic import FAMILIES, synthetic_tasks
 from hrm_offline.data.tasks import Pair, Task, digest_of, load_tasks, to_challenges
-from hrm_offline.errors import InputError
 
 
 def viewed(task: Task, view: View, name: str) -> Task:

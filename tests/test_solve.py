@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from hrm_offline.budget import Budget
+from hrm_offline.answers.submission import read_submission
 from hrm_offline.cli import main
+from hrm_offline.common.budget import Budget
 from hrm_offline.config import PRESETS
 from hrm_offline.data.puzzles import SHARED_ROWS
 from hrm_offline.data.tasks import Pair, Task, load_tasks, to_challenges
-from hrm_offline.device import Runtime
-from hrm_offline.infer.submission import read_submission
+from hrm_offline.model.device import Runtime
 from hrm_offline.model.recursive import RecursiveModel
-from hrm_offline.pipeline import SolveOptions, solve
-from hrm_offline.run.choice import nearest_preset, pick_preset
-from hrm_offline.run.supervisor import Crew
+from hrm_offline.solve.choice import nearest_preset, pick_preset
+from hrm_offline.solve.job import SolveOptions, solve
+from hrm_offline.solve.supervisor import Crew
 
 
 @pytest.fixture
@@ -223,8 +223,8 @@ def test_a_larger_preset_runs_where_it_is_asked_for(run, make_task):
 
 def test_null_truth_of_the_default_rehearsal():
     """The public sets load as hidden tasks and give a complete fallback without any label."""
+    from hrm_offline.answers.submission import fallback_submission
     from hrm_offline.data.tasks import TaskSet
-    from hrm_offline.infer.submission import fallback_submission
 
     tasks = tuple(task.without_labels() for task in load_tasks("arc2-eval").tasks)
     fallback = fallback_submission(TaskSet("arc2-eval", tasks))

@@ -8,24 +8,20 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
+from places import REPOSITORY
 
-REPOSITORY = Path(__file__).parent.parent
-sys.path.insert(0, str(REPOSITORY / "tools"))
-
-from studies import Arm, Finding, Study, studies_of  # noqa: E402
-from study import Job, Runs, do, missing_jobs, name_of_learning, plan, work_off  # noqa: E402
-from study_report import Result, Scale, compare, verdict, write_reports  # noqa: E402
-from trial import Trial, configs_of, learn, other_tasks, predict, score_votes, tasks_of  # noqa: E402
-
-from hrm_offline.config import preset  # noqa: E402
-from hrm_offline.data.leaks import find_leaks  # noqa: E402
-from hrm_offline.errors import InputError  # noqa: E402
-from hrm_offline.model.recursive import RecursiveModel  # noqa: E402
+from hrm_offline.common.errors import InputError
+from hrm_offline.config import preset
+from hrm_offline.data.leaks import find_leaks
+from hrm_offline.model.recursive import RecursiveModel
+from tools.study.report import Result, Scale, compare, verdict, write_reports
+from tools.study.studies import Arm, Finding, Study, studies_of
+from tools.study.study import Job, Runs, do, missing_jobs, name_of_learning, plan, work_off
+from tools.study.trial import Trial, configs_of, learn, other_tasks, predict, score_votes, tasks_of
 
 STUDIES = studies_of(preset("hrm-132k").model)
 SCALE = Scale("hrm-132k", "rehearsal:0:3", 2, (0, 1, 2), "the command", 1)
@@ -300,7 +296,7 @@ def test_nothing_is_begun_that_the_budget_has_no_time_for(tmp_path):
 def test_a_study_goes_on_after_a_kill_and_repeats_nothing(tmp_path):
     command = [
         sys.executable,
-        str(REPOSITORY / "tools" / "study.py"),
+        str(REPOSITORY / "tools" / "study" / "study.py"),
         "outer-loop",
         "--tasks",
         "3",

@@ -3,11 +3,11 @@ import json
 import numpy as np
 import pytest
 
+from hrm_offline.answers.score import cells_right, score_attempts, score_files
+from hrm_offline.answers.submission import build_submission, fallback_submission
+from hrm_offline.answers.vote import Vote, Votes, choose_attempts, rank
 from hrm_offline.cli import main
 from hrm_offline.data.tasks import BadTask, Pair, Task, TaskSet
-from hrm_offline.infer.score import cells_right, score_attempts, score_files
-from hrm_offline.infer.submission import build_submission, fallback_submission
-from hrm_offline.infer.vote import Vote, Votes, choose_attempts, rank
 
 
 def grid(*rows):

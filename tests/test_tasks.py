@@ -6,9 +6,9 @@ import sys
 import numpy as np
 import pytest
 
+from hrm_offline.common.errors import InputError, shown
+from hrm_offline.common.files import read_json
 from hrm_offline.data.tasks import load_tasks, read_solutions, to_challenges, to_solutions
-from hrm_offline.errors import InputError, shown
-from hrm_offline.files import read_json
 
 GOOD = {"train": [{"input": [[1]], "output": [[2]]}], "test": [{"input": [[3]]}]}
 
@@ -194,8 +194,8 @@ def test_a_file_that_memory_does_not_hold_is_refused(tmp_path):
     (tmp_path / "c.json").write_text("[" + "[]," * 10**6 + "[]]")
     code = """
 import resource, sys
-from hrm_offline.errors import InputError
-from hrm_offline.files import read_json
+from hrm_offline.common.errors import InputError
+from hrm_offline.common.files import read_json
 pages = int(open("/proc/self/statm").read().split()[0])
 resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**25,) * 2)
 try:

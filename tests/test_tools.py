@@ -9,22 +9,19 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from places import REPOSITORY
 
-REPOSITORY = Path(__file__).parent.parent
-sys.path.insert(0, str(REPOSITORY / "tools"))
-
-import build_kernel  # noqa: E402
-import compare_learning  # noqa: E402
-from build_wheel import build_wheel  # noqa: E402
-from local_dryrun import choose_tasks  # noqa: E402
-from offline import OfflineRunner  # noqa: E402
-
-from hrm_offline.data.sets import size_of  # noqa: E402
-from hrm_offline.data.tasks import TaskSet, to_challenges, to_solutions  # noqa: E402
-from hrm_offline.files import write_json as write  # noqa: E402
-from hrm_offline.infer.score import score_files  # noqa: E402
-from hrm_offline.infer.submission import fallback_submission  # noqa: E402
-from hrm_offline.ops import launch  # noqa: E402
+from hrm_offline.answers.score import score_files
+from hrm_offline.answers.submission import fallback_submission
+from hrm_offline.common.files import write_json as write
+from hrm_offline.data.sets import size_of
+from hrm_offline.data.tasks import TaskSet, to_challenges, to_solutions
+from hrm_offline.ops import launch
+from tools import build_kernel
+from tools.build_wheel import build_wheel
+from tools.local_dryrun import choose_tasks
+from tools.study import compare_learning
+from tools.support.offline import OfflineRunner
 
 
 def test_the_default_rehearsal_and_its_null_baseline(tmp_path):
@@ -195,10 +192,11 @@ needs_triton = pytest.mark.skipif(launch.triton is None, reason="Triton is not i
 def kernel_report(*arguments, before="pass"):
     """The tool in a process of its own, where kernels are compiled and not interpreted."""
     code = (
-        f"import sys; sys.argv = ['kernel_report.py', *{arguments!r}]; import kernel_report; {before}; "
+        f"import sys; sys.path += ['tools']; sys.argv = ['kernel_report.py', *{arguments!r}]; "
+        f"from tools.bench import kernel_report; {before}; "
         "sys.exit(kernel_report.main())"
     )
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY / "tools")
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
 
 
 @needs_triton
@@ -231,7 +229,7 @@ def test_a_kernel_that_spills_fails_the_report():
 @needs_triton
 def test_the_memory_report_finds_the_fused_path_smaller():
     report = subprocess.run(
-        [sys.executable, "tools/memory_report.py", "--preset", "hrm-132k"],
+        [sys.executable, "tools/bench/memory_report.py", "--preset", "hrm-132k"],
         capture_output=True,
         text=True,
         cwd=REPOSITORY,
@@ -245,7 +243,7 @@ def test_the_memory_report_finds_the_fused_path_smaller():
 def test_the_benchmark_refuses_without_a_gpu_and_its_smoke_run_takes_every_path(tmp_path):
     def bench(*arguments):
         return subprocess.run(
-            [sys.executable, "tools/bench_ops.py", *arguments],
+            [sys.executable, "tools/bench/ops.py", *arguments],
             capture_output=True,
             text=True,
             cwd=REPOSITORY,
@@ -294,7 +292,7 @@ def test_the_throughput_benchmark_measures_both_canvases(tmp_path, make_task):
     write(tmp_path / "tasks.json", challenges)
     out = tmp_path / "bench.json"
     result = run_tool(
-        "bench_adapt",
+        "bench/adapt",
         "--sets",
         tmp_path / "tasks.json",
         "--only",
@@ -317,7 +315,7 @@ def test_the_throughput_benchmark_measures_both_canvases(tmp_path, make_task):
     assert by_way["ours", "tight"]["shapes"] == 2
     assert all(row["examples/s"] > 0 and row["TFLOP/s"] > 0 for row in rows["steps"])
     refused = run_tool(
-        "bench_adapt",
+        "bench/adapt",
         "--sets",
         tmp_path / "tasks.json",
         "--only",

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from hrm_offline.batching import training_batches
-from hrm_offline.budget import Budget
+from hrm_offline.common.budget import Budget
+from hrm_offline.common.tokens import IGNORE
 from hrm_offline.config import PRESETS, Recipe
 from hrm_offline.data.puzzles import SHARED_ROWS, ExampleSource, PuzzleSet
-from hrm_offline.infer.plan import PredictionPlan
-from hrm_offline.infer.predict import Predictor
+from hrm_offline.model.batching import training_batches
 from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.ops.sign_sgd import sparse_sign_sgd_
 from hrm_offline.ops.stablemax import stablemax_cross_entropy
-from hrm_offline.tokens import IGNORE
+from hrm_offline.predict.plan import PredictionPlan
+from hrm_offline.predict.predictor import Predictor
 from hrm_offline.train.adapt import adapt
 from hrm_offline.train.learner import Learner
 from hrm_offline.train.optim import AdamATan2, Ema, lr_factor

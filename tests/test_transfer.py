@@ -3,24 +3,20 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from places import REPOSITORY
 
-REPOSITORY = Path(__file__).parent.parent
-sys.path.insert(0, str(REPOSITORY / "tools"))
-
-from intervals import bootstrap, wilson  # noqa: E402
-from transfer_report import require_unseen, steps_to_match  # noqa: E402
-from trial import Trial, configs_of, learn, tasks_of  # noqa: E402
-
-from hrm_offline.cli import main  # noqa: E402
-from hrm_offline.config import PretrainConfig  # noqa: E402
-from hrm_offline.data.sets import rehearsal_tasks, select_tasks  # noqa: E402
-from hrm_offline.data.tasks import load_tasks, to_challenges  # noqa: E402
-from hrm_offline.errors import InputError  # noqa: E402
-from hrm_offline.files import write_json  # noqa: E402
+from hrm_offline.cli import main
+from hrm_offline.common.errors import InputError
+from hrm_offline.common.files import write_json
+from hrm_offline.config import PretrainConfig
+from hrm_offline.data.sets import rehearsal_tasks, select_tasks
+from hrm_offline.data.tasks import load_tasks, to_challenges
+from tools.study.transfer_report import require_unseen, steps_to_match
+from tools.study.trial import Trial, configs_of, learn, tasks_of
+from tools.support.intervals import bootstrap, wilson
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 10), (5, 10), (41, 100), (10, 10), (1, 1)])
@@ -99,7 +95,7 @@ def test_an_artifact_of_unknown_origin_is_refused(artifact, tmp_path):
 
 @pytest.mark.slow
 def test_a_report_is_written_and_goes_on_where_it_was(artifact, tmp_path):
-    program = [sys.executable, str(REPOSITORY / "tools" / "transfer_report.py")]
+    program = [sys.executable, str(REPOSITORY / "tools" / "study" / "transfer_report.py")]
     command = [
         *program,
         "--tasks",

@@ -13,18 +13,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+from places import REPOSITORY
 
-REPOSITORY = Path(__file__).parent.parent
-sys.path.insert(0, str(REPOSITORY / "tools"))
-
-import build_kernel  # noqa: E402
-import build_wheel as wheel_builder  # noqa: E402
-import vendor_wheels  # noqa: E402
-from kaggle_metadata import check_dataset, check_kernel, check_slug, slugify  # noqa: E402
-from kill_solve import kill_solve  # noqa: E402
-
-from hrm_offline import kaggle  # noqa: E402
-from hrm_offline.errors import InputError  # noqa: E402
+from hrm_offline.common.errors import InputError
+from hrm_offline.solve import kaggle
+from tools import build_kernel, vendor_wheels
+from tools import build_wheel as wheel_builder
+from tools.support.kaggle_metadata import check_dataset, check_kernel, check_slug, slugify
+from tools.support.kill_solve import kill_solve
 
 CHALLENGES = {"a": {"train": [], "test": [{"input": [[1]]}, {"input": [[2]]}]}, "b": {"train": [], "test": [{}]}}
 
@@ -343,7 +339,7 @@ def test_a_notebook_that_cannot_install_ends_and_keeps_the_fallback(tmp_path, da
         with zipfile.ZipFile(mounted / wheel.name, "a") as archive:
             archive.writestr("surprise.py", "")
     result = run_python(
-        REPOSITORY / "tools" / "execute_notebook.py",
+        REPOSITORY / "tools" / "support" / "execute_notebook.py",
         NOTEBOOK,
         submission.with_name("executed.ipynb"),
         60,

@@ -11,6 +11,8 @@ a cell of its own, for those who upload by hand, and there is a dataset only for
 
 from __future__ import annotations
 
+import script_setup
+
 import argparse
 import base64
 import json
@@ -20,17 +22,13 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import environment
-
-sys.path.insert(0, str(environment.REPOSITORY))
-
-from build_wheel import build_wheel
-from kaggle_metadata import DATASET_FILE, KERNEL_FILE, check_dataset, check_kernel, check_slug
-from vendor_wheels import DATASET_SLUG, LOCK, REQUIREMENTS_FILE, clear_earlier, requirements, sha256, vendor
-
-from hrm_offline.errors import InputError
-from hrm_offline.files import make_folder, read_json, write_json
-from hrm_offline.kaggle import ARTIFACT_FILES
+from hrm_offline.common.errors import InputError
+from hrm_offline.common.files import make_folder, read_json, write_json
+from hrm_offline.solve.kaggle import ARTIFACT_FILES
+from tools.build_wheel import build_wheel
+from tools.support import environment
+from tools.support.kaggle_metadata import DATASET_FILE, KERNEL_FILE, check_dataset, check_kernel, check_slug
+from tools.vendor_wheels import DATASET_SLUG, LOCK, REQUIREMENTS_FILE, clear_earlier, requirements, sha256, vendor
 
 KERNEL = environment.REPOSITORY / "kernel"
 _USER, _COMPETITION = "YOUR_USERNAME", "COMPETITION_SLUG"  # what kernel/kernel-metadata.json has for them

@@ -7,6 +7,8 @@ is setuptools' own version, which tools/requirements.txt pins.
 
 from __future__ import annotations
 
+import script_setup
+
 import os
 import shutil
 import subprocess
@@ -16,11 +18,8 @@ import time
 import zipfile
 from pathlib import Path
 
-import environment
-
-sys.path.insert(0, str(environment.REPOSITORY))
-
-from hrm_offline.errors import InputError
+from hrm_offline.common.errors import InputError
+from tools.support import environment
 
 WHEELS = environment.REPOSITORY / "wheels"
 _SOURCES = ("hrm_offline", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")

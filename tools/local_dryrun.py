@@ -11,6 +11,8 @@ solve is killed on its way and the notebook executed again, as a user would. Exi
 
 from __future__ import annotations
 
+import script_setup
+
 import argparse
 import json
 import os
@@ -23,9 +25,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import environment
-
-sys.path.insert(0, str(environment.REPOSITORY))
+from tools.support import environment
 
 # A name for the bundle that the rehearsal builds itself.
 _USER, _COMPETITION = "rehearsal", "arc-prize"
@@ -36,7 +36,7 @@ _CELL_GRACE, _NOTEBOOK_GRACE = 120, 180
 def main() -> int:
     options = _parse_arguments()
     environment.ensure()
-    from hrm_offline.errors import InputError
+    from hrm_offline.common.errors import InputError
 
     try:
         return rehearse(options)
@@ -47,10 +47,9 @@ def main() -> int:
 
 def rehearse(options: argparse.Namespace) -> int:
     """Lay out, execute once or twice, judge; returns the exit code."""
-    from offline import OfflineRunner
-    from rehearsal_report import Rehearsal, build_twice, judge
-
-    from hrm_offline.budget import parse_duration
+    from hrm_offline.common.budget import parse_duration
+    from tools.support.offline import OfflineRunner
+    from tools.support.rehearsal_report import Rehearsal, build_twice, judge
 
     started = time.monotonic()
     seconds = parse_duration(options.budget)
@@ -83,8 +82,8 @@ def choose_tasks(data: str, count: int | None):
 
 def _bundle(options: argparse.Namespace):
     """The bundle to rehearse: the one given, or one built now, without the vendored wheels where they cannot be had."""
-    from build_kernel import build, read_bundle
-    from vendor_wheels import DownloadError
+    from tools.build_kernel import build, read_bundle
+    from tools.vendor_wheels import DownloadError
 
     if options.bundle is not None:
         return read_bundle(options.bundle)
@@ -100,9 +99,8 @@ def _bundle(options: argparse.Namespace):
 
 def _lay_out(out: Path, tasks, bundle) -> Path | None:
     """A tree like Kaggle's: input (read-only), working and temp (empty). Returns where the dataset is mounted."""
-    from kaggle_metadata import DATASET_FILE
-
     from hrm_offline.data.tasks import to_challenges
+    from tools.support.kaggle_metadata import DATASET_FILE
 
     root = out / "kaggle"
     if root.exists():
@@ -129,12 +127,12 @@ def _set_writable(root: Path, writable: bool) -> None:
 
 def _execute(bundle, options: argparse.Namespace, offline, budget: float, name: str, kill_at: float | None = None):
     """Execute the notebook once; with `kill_at`, solve is killed that many seconds after it started."""
-    from kill_solve import kill_solve
-    from rehearsal_report import Run
+    from tools.support.kill_solve import kill_solve
+    from tools.support.rehearsal_report import Run
 
     command = [
         sys.executable,
-        str(environment.REPOSITORY / "tools" / "execute_notebook.py"),
+        str(environment.REPOSITORY / "tools" / "support" / "execute_notebook.py"),
         str(bundle.notebook),
         str(options.out / "kaggle" / "working" / name),
         str(budget + _CELL_GRACE),

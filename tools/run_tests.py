@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import script_setup
+
 import subprocess
 import sys
 
-import environment
+from tools.support import environment
 
 
 def main() -> int:

@@ -10,6 +10,8 @@ Everything lies in one folder without subfolders, since Kaggle's client leaves t
 
 from __future__ import annotations
 
+import script_setup
+
 import argparse
 import hashlib
 import re
@@ -20,15 +22,11 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-import environment
-
-sys.path.insert(0, str(environment.REPOSITORY))
-
-from build_wheel import WHEELS, build_wheel
-from kaggle_metadata import DATASET_FILE, check_dataset, check_slug
-
-from hrm_offline.errors import InputError
-from hrm_offline.files import make_folder, write_json
+from hrm_offline.common.errors import InputError
+from hrm_offline.common.files import make_folder, write_json
+from tools.build_wheel import WHEELS, build_wheel
+from tools.support import environment
+from tools.support.kaggle_metadata import DATASET_FILE, check_dataset, check_slug
 
 LOCK = WHEELS / "requirements.lock"
 REQUIREMENTS_FILE, SUMS_FILE = "requirements.txt", "SHA256SUMS"

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hrm_offline.common.tokens import COLOURS
 from hrm_offline.data.grids import DIHEDRAL_INVERSE, dihedral, symmetries
 from hrm_offline.data.tasks import Task
-from hrm_offline.tokens import COLOURS
 
 _DRAWS = 5  # rounds of drawing what is still missing, before a task with few distinct views is left short
 

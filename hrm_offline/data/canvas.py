@@ -12,8 +12,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from hrm_offline.common.tokens import Canvas
 from hrm_offline.data.tasks import MAX_SIDE, Pair, Task
-from hrm_offline.tokens import Canvas
 
 # Few sides, so that whatever is prepared for a shape (rotary tables, compiled kernels, CUDA graphs) is reused.
 SIDES = (3, 5, 7, 10, 12, 14, 16, 18, 20, 23, 26, MAX_SIDE)

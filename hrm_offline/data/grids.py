@@ -1,7 +1,7 @@
 """Grids as token sequences on a canvas, and back.
 
 Tokens: PAD 0 around the grid, EOS 1 along its lower and right edge, colour c as c + 2. The
-published canvas is 30 x 30. These work on one grid and say what is meant; `hrm_offline.batching`
+published canvas is 30 x 30. These work on one grid and say what is meant; `hrm_offline.model.batching`
 does the same to whole batches on the device.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hrm_offline.tokens import EOS, FIRST_COLOUR, PAD, VOCABULARY, Canvas
+from hrm_offline.common.tokens import EOS, FIRST_COLOUR, PAD, VOCABULARY, Canvas
 
 # The dihedral group as gathers: transformed[i, j] = grid[x, y], where (x, y) is (j, i) if the
 # element transposes, else (i, j), and each of x, y is then counted from the far side if flipped.

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hrm_offline.common.tokens import COLOURS
 from hrm_offline.data.grids import dihedral
 from hrm_offline.data.tasks import Pair, Task
-from hrm_offline.tokens import COLOURS
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from hrm_offline.common.errors import InputError
+from hrm_offline.common.tokens import COLOURS, Canvas
 from hrm_offline.config import ModelConfig, Recipe
 from hrm_offline.data.augment import Views, views_of
 from hrm_offline.data.canvas import Bucket, make_buckets, needed_room
 from hrm_offline.data.context import NO_PAIR, ContextSource
 from hrm_offline.data.grids import TRANSPOSES
 from hrm_offline.data.tasks import Pair, Task
-from hrm_offline.errors import InputError
-from hrm_offline.tokens import COLOURS, Canvas
 
 BLANK_ROW, FIRST_DIHEDRAL_ROW, NEW_PUZZLE_ROW, FIRST_COLOUR_ROW = 0, 1, 9, 10
 SHARED_ROWS = FIRST_COLOUR_ROW + COLOURS * COLOURS
@@ -44,7 +44,7 @@ class Examples:
 @dataclass(frozen=True, eq=False)
 class Batch:
     """Which examples of a bucket, how augmented and where on its canvas; the tokens are made of
-    this on the device (`hrm_offline.batching`).
+    this on the device (`hrm_offline.model.batching`).
 
     plan int32 [B, 4 + context pairs]: example, view (counted over all puzzles), row and column of the corner,
     and the demonstrations of the context (`NO_PAIR`: none).

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from hrm_offline.common.errors import InputError
 from hrm_offline.config import PretrainConfig
 from hrm_offline.data.augment import View, views_of
 from hrm_offline.data.leaks import find_leaks, without_repeats
 from hrm_offline.data.synthetic import FAMILIES, synthetic_tasks
 from hrm_offline.data.tasks import MAX_SIDE, Pair, Task, TaskSet, load_tasks
-from hrm_offline.errors import InputError
 
 REHEARSAL = "rehearsal"
 # How much of each split the rehearsal takes, smallest tasks first.

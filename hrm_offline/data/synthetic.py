@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+from hrm_offline.common.errors import InputError
+from hrm_offline.common.tokens import COLOURS
 from hrm_offline.data.grids import dihedral
 from hrm_offline.data.shapes import bounding_box, components, sizes
 from hrm_offline.data.tasks import Pair, Task
-from hrm_offline.errors import InputError
-from hrm_offline.tokens import COLOURS
 
 Rng = np.random.Generator
 Draw = Callable[[], tuple[np.ndarray, np.ndarray]]

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from hrm_offline.errors import InputError, shown, shown_name
-from hrm_offline.files import read_json
-from hrm_offline.tokens import COLOURS
+from hrm_offline.common.errors import InputError, shown, shown_name
+from hrm_offline.common.files import read_json
+from hrm_offline.common.tokens import COLOURS
 
 MAX_SIDE = 30
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
+from hrm_offline.common.tokens import Canvas
 from hrm_offline.model.recursive import Output, RecursiveModel
-from hrm_offline.tokens import Canvas
 
 
 @dataclass

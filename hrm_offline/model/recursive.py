@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from hrm_offline.common.tokens import COLOURS, Canvas
 from hrm_offline.config import ModelConfig
 from hrm_offline.model.layers import (
     Embedding,
@@ -26,7 +27,6 @@ from hrm_offline.model.layers import (
 )
 from hrm_offline.ops.embedding import embedding
 from hrm_offline.ops.rope import rope_table
-from hrm_offline.tokens import COLOURS, Canvas
 
 
 @dataclass

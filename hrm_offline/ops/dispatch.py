@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
-from hrm_offline.errors import InputError
+from hrm_offline.common.errors import InputError
 from hrm_offline.ops import launch
 
 VARIABLE = "HRM_OFFLINE_OPS"

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
+from hrm_offline.common.tokens import COLOURS, EOS, FIRST_COLOUR, PAD, Canvas
 from hrm_offline.ops.dispatch import decide
 from hrm_offline.ops.launch import describe, jit, launch, launcher, triton
-from hrm_offline.tokens import COLOURS, EOS, FIRST_COLOUR, PAD, Canvas
 
 if triton:
     import triton.language as tl

@@ -5,7 +5,7 @@ Functions that launch kernels are registered with `launcher` as PyTorch operator
 `torch.compile` calls as they are. Under CUDA graph capture they need, as usual, a call of the same
 shape before it. Tile sizes come from tables by compute capability and are never
 searched for at run time: a notebook has no minutes to spare, and a search may end differently
-each time. `recording` collects launches, which `tools/kernel_report.py` compiles without a GPU.
+each time. `recording` collects launches, which `tools/bench/kernel_report.py` compiles without a GPU.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch.autograd.function import once_differentiable
 
+from hrm_offline.common.tokens import IGNORE
 from hrm_offline.ops.dispatch import uses_triton
 from hrm_offline.ops.launch import describe, jit, launch, launcher, tracked, triton
-from hrm_offline.tokens import IGNORE
 
 if triton:
     import triton.language as tl

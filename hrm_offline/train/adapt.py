@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 import torch
 
-from hrm_offline.batching import OfferedBatch, training_batches
-from hrm_offline.budget import Budget, Pace
+from hrm_offline.common.budget import Budget, Pace
 from hrm_offline.config import AdaptConfig
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
+from hrm_offline.model.batching import OfferedBatch, training_batches
 from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.train.distributed import World
 from hrm_offline.train.learner import Learner, sum_metrics

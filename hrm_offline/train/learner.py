@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from hrm_offline.batching import OfferedBatch, to_device
 from hrm_offline.config import Recipe
+from hrm_offline.model.batching import OfferedBatch, to_device
 from hrm_offline.model.halting import Carry, Sequences, Step, advance_, initial_carry, refill_, training_step
 from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.ops.sign_sgd import sparse_sign_sgd_

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from hrm_offline.common.tokens import IGNORE
 from hrm_offline.model.halting import Step
 from hrm_offline.ops.stablemax import stablemax_cross_entropy
-from hrm_offline.tokens import IGNORE
 
 
 def softmax_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -21,15 +21,15 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from hrm_offline.artifact import save_artifact
-from hrm_offline.batching import training_batches
+from hrm_offline.common.errors import InputError
+from hrm_offline.common.files import make_folder
 from hrm_offline.config import ModelConfig, PretrainConfig, preset
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.data.sets import select_tasks
 from hrm_offline.data.tasks import Task, digest_of
-from hrm_offline.device import choose_runtime
-from hrm_offline.errors import InputError
-from hrm_offline.files import make_folder
+from hrm_offline.model.artifact import save_artifact
+from hrm_offline.model.batching import training_batches
+from hrm_offline.model.device import choose_runtime
 from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.ops import dispatch
 from hrm_offline.train.distributed import World, join_world, leave_world

@@ -21,10 +21,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from hrm_offline.artifact import parse_safetensors, require_finite, shared_rows, table_of_new
+from hrm_offline.common.errors import InputError, shown, shown_name
+from hrm_offline.common.files import read_json, write_bytes, write_json
 from hrm_offline.data.puzzles import SHARED_ROWS
-from hrm_offline.errors import InputError, shown, shown_name
-from hrm_offline.files import read_json, write_bytes, write_json
+from hrm_offline.model.artifact import parse_safetensors, require_finite, shared_rows, table_of_new
 from hrm_offline.train.learner import Learner
 from hrm_offline.train.state import learner_tensors, require_same_run, restore_learner
 

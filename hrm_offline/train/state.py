@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from hrm_offline.artifact import read_safetensors
-from hrm_offline.errors import InputError
-from hrm_offline.files import checksum, make_folder, read_json, write_json
+from hrm_offline.common.errors import InputError
+from hrm_offline.common.files import checksum, make_folder, read_json, write_json
+from hrm_offline.model.artifact import read_safetensors
 from hrm_offline.model.halting import Carry, Sequences
 from hrm_offline.train.learner import Learner
 

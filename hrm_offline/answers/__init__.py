@@ -1,0 +1,1 @@
+"""Vote, write the submission and score it. numpy only, never torch."""

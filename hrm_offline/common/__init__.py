@@ -1,0 +1,1 @@
+"""Errors, files, the budget and the vocabulary. Standard library only."""

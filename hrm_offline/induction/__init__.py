@@ -1,0 +1,1 @@
+"""Search for programs that reproduce all demonstrations. numpy only, never torch."""

@@ -1,1 +1,0 @@
-"""Prediction over augmented views, voting, and the submission with its score."""

@@ -1,0 +1,1 @@
+"""Plan and compute predictions over augmented views."""

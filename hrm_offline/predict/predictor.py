@@ -1,0 +1,103 @@
+"""Prediction over augmented views: outer steps without gradient, decoding, de-augmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from hrm_offline.answers.vote import Votes
+from hrm_offline.common.tokens import Canvas
+from hrm_offline.config import AdaptConfig
+from hrm_offline.data.puzzles import Batch, PuzzleSet
+from hrm_offline.model.batching import BatchMaker
+from hrm_offline.model.halting import Sequences, wants_to_halt
+from hrm_offline.model.recursive import Output, RecursiveModel
+
+
+@dataclass(frozen=True, eq=False)
+class OuterStep:
+    """What an outer step came to for the sequences that took it: their rows in the batch int64 [A], the output, and
+    which of them end with it, bool [A], None where none does."""
+
+    rows: torch.Tensor
+    output: Output
+    ends: torch.Tensor | None
+
+
+class Predictor:
+    """Predicts batches of a puzzle set's test inputs (see `PredictionPlan`), `outer_steps` from fresh states.
+    `sequence_steps` counts the outer steps that were computed, summed over sequences."""
+
+    def __init__(self, model: RecursiveModel, puzzles: PuzzleSet, config: AdaptConfig):
+        self.model = model
+        self.config = config
+        self.maker = BatchMaker(puzzles, puzzles.tests, model.device)
+        self.sequence_steps = 0
+
+    def predict(self, batch: Batch) -> Votes:
+        """A vote for each row of the batch, as a grid of the original task. What does not fit into memory
+        is computed in halves."""
+        try:
+            return self._predict(batch)
+        except torch.OutOfMemoryError:
+            if len(batch) == 1:
+                raise
+        if self.model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        half = len(batch) // 2
+        return Votes.joined([self.predict(batch.rows(slice(half))), self.predict(batch.rows(slice(half, None)))])
+
+    @torch.inference_mode()
+    def trace(self, batch: Batch) -> list[Votes]:
+        """What the votes for a batch would be after each outer step: no sequence ends before the last."""
+        steps = self._outer_steps(self.maker.make(batch), batch.canvas, early_halting=False)
+        return [self._read(batch, *_answers(step.output)) for step in steps]
+
+    @torch.inference_mode()
+    def _predict(self, batch: Batch) -> Votes:
+        sequences = self.maker.make(batch)
+        tokens = sequences.inputs.new_zeros(len(batch), batch.canvas[0] * batch.canvas[1])
+        confidence = torch.zeros(len(tokens), device=tokens.device)
+        for step in self._outer_steps(sequences, batch.canvas, self.config.early_halting):
+            if step.ends is not None:
+                rows = step.rows[step.ends]
+                ended, confidence[rows] = _answers(step.output, step.ends)
+                tokens[rows] = ended.to(tokens.dtype)
+        return self._read(batch, tokens, confidence)
+
+    def _read(self, batch: Batch, tokens: torch.Tensor, confidence: torch.Tensor) -> Votes:
+        plan = torch.from_numpy(batch.plan).to(self.model.device).long()
+        sides, cells = self.maker.read(tokens, plan[:, 1], plan[:, 2:4], batch.canvas)
+        return Votes(batch.plan[:, 0], sides.cpu().numpy(), cells.cpu().numpy(), confidence.cpu().numpy())
+
+    def _outer_steps(self, sequences: Sequences, canvas: Canvas, early_halting: bool) -> Iterator[OuterStep]:
+        """The steps, one after another. With `early_halting` a sequence that wants to halt leaves the batch, which
+        costs a look at the device every outer step."""
+        model, last = self.model, self.config.outer_steps
+        vectors = model.puzzle_vectors(sequences.puzzle_identifiers)
+        z_H, z_L = model.initial_states(len(sequences.inputs), canvas)
+        inputs, cells = sequences.inputs, sequences.cells
+        rows = torch.arange(len(inputs), device=inputs.device)
+        for step in range(1, last + 1):
+            z_H, z_L, output = model(z_H, z_L, inputs, vectors, canvas, cells)
+            self.sequence_steps += len(rows)
+            if step == last:
+                yield OuterStep(rows, output, torch.ones_like(rows, dtype=torch.bool))
+            elif not early_halting:
+                yield OuterStep(rows, output, None)
+            else:
+                ends = wants_to_halt(model, output)
+                yield OuterStep(rows, output, ends)
+                stays = (~ends).nonzero().squeeze(1)
+                if not len(stays):
+                    return
+                rows, z_H, z_L, inputs, vectors, cells = (
+                    None if tensor is None else tensor[stays] for tensor in (rows, z_H, z_L, inputs, vectors, cells)
+                )
+
+
+def _answers(output: Output, which: torch.Tensor | slice = slice(None)) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens int64 [B, S] and confidence float32 [B] of some of the sequences."""
+    return output.logits[which].argmax(-1), output.q_halt[which].sigmoid()

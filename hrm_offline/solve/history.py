@@ -1,0 +1,99 @@
+"""What a run writes into its journal, and how a run that was cut off goes on from it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hrm_offline.answers.vote import BatchKey, Votes
+from hrm_offline.common.files import checksum, make_folder
+from hrm_offline.solve.journal import Journal, Record
+from hrm_offline.solve.messages import Adapted, Voted
+from hrm_offline.solve.paths import JOURNAL_FILE, network_path
+
+Groups = list[tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Past:
+    """What a journal tells of one run: which it was, and its groups of tasks."""
+
+    identity: dict
+    groups: Groups
+
+
+class History:
+    """The journal of a run in `folder`. Raises `OSError` if it cannot be opened."""
+
+    def __init__(self, folder: Path, say: Callable[[str], None], clock: Callable[[], float]):
+        self.folder, self.say = make_folder(folder), say
+        self.journal = Journal(folder / JOURNAL_FILE, say, clock)
+        if self.journal.damaged:
+            say(f"WARNING: {self.journal.path}: {self.journal.damaged} damaged records are ignored")
+
+    def past(self) -> Past | None:
+        """The run that the journal is of, None if it is new or its first record is damaged."""
+        return past_of(self.journal.records)
+
+    def begin(self, identity: dict, groups: Groups) -> Groups:
+        """Go on with the journal's run if it is this one, whose groups are returned; else start it anew."""
+        past = self.past()
+        if past is not None and past.identity == identity:
+            return past.groups
+        if self.journal.records:
+            self.say(f"{self.journal.path} is of another run, or lacks its beginning: starting anew")
+        self.journal.clear()
+        self._drop_networks()
+        self.journal.append({"identity": identity, "groups": groups})
+        return groups
+
+    def voted(self, message: Voted) -> None:
+        self.journal.append({"voted": message.key}, vars(message.votes))
+
+    def adapted(self, message: Adapted) -> None:
+        self.journal.append({"adapted": message.group, "report": message.report, "crc": message.crc})
+
+    def votes(self) -> Iterator[tuple[BatchKey, Votes]]:
+        return votes_of(self.journal.records)
+
+    def reports(self) -> Iterator[tuple[int, dict, bool]]:
+        """Groups that were adapted, with their reports, and whether their networks are still there, intact."""
+        for record in self.journal.records:
+            if "adapted" in record.about:
+                path = network_path(self.folder, record.about["adapted"])
+                intact = path.exists() and checksum(path) == record.about["crc"]
+                if path.exists() and not intact:
+                    self.say(f"WARNING: {path}: is damaged, the group is adapted again")
+                yield record.about["adapted"], record.about["report"], intact
+
+    def close(self, keep_networks: bool) -> None:
+        """End the journal of a run that has ended. Its networks are large, and of use only to one that goes on, and to
+        `show`."""
+        self.journal.close()
+        if not keep_networks:
+            self._drop_networks()
+
+    def _drop_networks(self) -> None:
+        """Remove adapted networks, and states of adaptations, from the folder."""
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path != self.journal.path:
+                path.unlink(missing_ok=True)
+
+
+def past_of(records: list[Record]) -> Past | None:
+    """The run that a journal's records are of, None if there are none or the first is damaged."""
+    first = records[0].about if records else {}
+    if "identity" not in first:
+        return None
+    return Past(first["identity"], [tuple(group) for group in first["groups"]])
+
+
+def votes_of(records: list[Record]) -> Iterator[tuple[BatchKey, Votes]]:
+    """The votes among a journal's records, by batch."""
+    for record in records:
+        if "voted" in record.about:
+            yield tuple(record.about["voted"]), Votes(**record.arrays)

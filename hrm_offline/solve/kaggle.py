@@ -1,0 +1,76 @@
+"""Inside a Kaggle session: finding the competition's files and our own, and running `solve` under a limit."""
+
+from __future__ import annotations
+
+import contextlib
+import filecmp
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from hrm_offline.common.errors import InputError
+
+# Older public copies write a hyphen between the split and the word.
+CHALLENGES = ("arc-agi_test_challenges.json", "arc-agi_test-challenges.json")
+ARTIFACT_FILES = ("model.safetensors", "config.json")
+
+_SECONDS_TO_DRAIN = 10  # for the last lines of a command that has ended or was killed
+
+Say = Callable[[str], None]
+
+
+def find_file(root: str | Path, names: tuple[str, ...], say: Say = print) -> Path:
+    """The file under `root` with one of `names`, wherever the platform mounted it.
+
+    Where several copies are mounted, the shallowest path and then the first in order is taken; `say` gets a line
+    about the others. Raises `InputError` saying which folders were looked at.
+    """
+    root = Path(root)
+    found = [path for name in names for path in root.rglob(name)] if root.is_dir() else []
+    if not found:
+        mounted = sorted(str(p.relative_to(root)) for p in root.glob("*")) if root.is_dir() else []
+        raise InputError(f"{root}: no {' or '.join(names)} in any folder below; mounted there: {mounted}")
+    return _nearest(found, lambda a, b: filecmp.cmp(a, b, shallow=False), say)
+
+
+def find_artifact(root: str | Path, say: Say = print) -> Path | None:
+    """The folder of a pretrained artifact under `root`, or None; of several as in `find_file`."""
+    weights, _ = ARTIFACT_FILES
+    found = [p.parent for p in Path(root).rglob(weights) if all((p.parent / name).exists() for name in ARTIFACT_FILES)]
+    if not found:
+        return None
+    return _nearest(found, lambda a, b: all(filecmp.cmp(a / n, b / n, shallow=False) for n in ARTIFACT_FILES), say)
+
+
+def _nearest(found: list[Path], same: Callable[[Path, Path], bool], say: Say) -> Path:
+    taken, *others = sorted(found, key=lambda path: (len(path.parts), str(path)))
+    if others:
+        told = [f"{path} ({'the same' if same(taken, path) else 'DIFFERENT'})" for path in others]
+        say(f"found {len(found)} times: taken {taken}; not taken {', '.join(told)}")
+    return taken
+
+
+def run_with_limit(command: list[str], seconds: float, say: Say = print) -> int:
+    """Run a command, `say` its output line by line, and return its exit code.
+
+    Whatever of its process group is left is killed when it ends, or after `seconds`: a run that hangs cannot use up
+    the session.
+    """
+    run = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True
+    )
+    # In a thread, since a process that left the group may hold the pipe open for ever.
+    reader = threading.Thread(target=lambda: [say(line.rstrip("\n")) for line in run.stdout], daemon=True)
+    reader.start()
+    try:
+        run.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        say(f"still running after {seconds:.0f} s: killed")
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
+    reader.join(_SECONDS_TO_DRAIN)
+    return run.wait()

@@ -1,0 +1,104 @@
+"""The answers a run knows so far, and the files they are kept in."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hrm_offline.answers.candidates import Outside, merged
+from hrm_offline.answers.submission import Submission, build_submission
+from hrm_offline.answers.vote import BatchKey, Pool, Tally, Votes
+from hrm_offline.common.files import write_json
+from hrm_offline.data.tasks import Task
+
+_WRITE_SECONDS = 5.0  # between two renewals of the file
+_WRITING_SHARE = 0.02  # of the time may go into them
+_LOCK_SECONDS = 5.0
+
+TestKey = tuple[str, int]  # task id, index of its test input
+
+
+def test_keys(tasks: tuple[Task, ...], members: tuple[int, ...]) -> list[TestKey]:
+    """The test inputs of the tasks with the given indices, in the order in which votes count them."""
+    return [(tasks[i].id, test) for i in members for test in range(len(tasks[i].test))]
+
+
+class Ledger:
+    """Votes by group, and the submission that they and the votes from `outside` make. `path` is written atomically, and
+    a failure to write (a full disk) leaves the file that is there and is told to `say`.
+
+    May be used by several threads; one that finds it taken for seconds goes on without waiting longer.
+    """
+
+    def __init__(
+        self, fallback: Submission, path: Path, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ):
+        self.fallback, self.path, self.say, self.clock = fallback, path, say, clock
+        self.outside = Outside()
+        self.keys: list[list[TestKey]] = []  # the test inputs of each group
+        self.tally = Tally()
+        self.pooled: dict[int, dict[int, Pool]] = {}
+        self.lock = threading.Lock()
+        self.dirty = False
+        self.due = 0.0
+
+    def reset(self, keys: list[list[TestKey]]) -> None:
+        """Forget all votes: the groups of tasks are these from now on."""
+        with self._locked():
+            self.keys, self.tally, self.pooled, self.dirty = keys, Tally(), {}, True
+
+    def add(self, key: BatchKey, votes: Votes) -> None:
+        with self._locked():
+            self.tally.add(key, votes)
+            self.pooled.pop(key[0], None)
+            self.dirty = True
+
+    def votes(self) -> dict[TestKey, Pool]:
+        """The pool of every test input that has votes of the network's own."""
+        with self._locked():
+            return self._votes()
+
+    def submission(self) -> Submission:
+        """Every test input's best answers."""
+        with self._locked():
+            return self._submission()
+
+    def write(self) -> None:
+        """Renew the submission."""
+        before = self.clock()
+        with self._locked():
+            self.dirty = False
+            try:
+                write_json(self.path, self._submission())
+            except OSError as error:
+                self.say(f"WARNING: {self.path}: keeps its last state, it cannot be written ({error})")
+        self.due = self.clock() + max(_WRITE_SECONDS, (self.clock() - before) / _WRITING_SHARE)
+
+    def write_if_due(self) -> None:
+        if self.dirty and self.clock() >= self.due:
+            self.write()
+
+    def _submission(self) -> Submission:
+        own = self._votes()
+        others = {key: merged(own.get(key, Pool()), sources) for key, sources in self.outside.sources.items()}
+        return build_submission(self.fallback, own | others)
+
+    def _votes(self) -> dict[TestKey, Pool]:
+        votes = {}
+        for group, keys in enumerate(self.keys):
+            if group not in self.pooled:
+                self.pooled[group] = self.tally.pools(group)
+            votes |= {keys[test]: pool for test, pool in self.pooled[group].items()}
+        return votes
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        taken = self.lock.acquire(timeout=_LOCK_SECONDS)
+        try:
+            yield
+        finally:
+            if taken:
+                self.lock.release()

@@ -1,0 +1,129 @@
+"""A worker: does one job after another, tells that it lives, and ends when something goes wrong.
+
+It is a generator, so that the same code runs in a process of its own, inside the supervising process, and
+on a simulated clock.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+
+from hrm_offline.common.errors import InputError
+from hrm_offline.solve.engine import Engine
+from hrm_offline.solve.messages import Adapt, Beat, Done, Failed, Predict, Quit, Say, Setup, State, Until
+from hrm_offline.train.adapt import Diverged
+
+_BEAT_SECONDS = 1.0
+_SIGKILL_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
+
+
+class _Quit(Exception):
+    pass
+
+
+class Worker:
+    """`receive` returns the next message, or None if there is none yet; `send` takes one. `make_engine` makes
+    what computes, from (setup, clock, say)."""
+
+    def __init__(
+        self,
+        receive: Callable,
+        send: Callable,
+        make_engine: Callable = Engine,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.receive, self.send, self.make_engine, self.clock = receive, send, make_engine, clock
+        self.engine = None
+        self.beaten = clock()
+
+    def run(self) -> Iterator[State]:
+        """Serve until told to quit, or until something fails, which is sent before the end."""
+        try:
+            while True:
+                message = self.receive()
+                if message is None:
+                    yield State.IDLE
+                else:
+                    yield from self._serve(message)
+                    yield State.BUSY
+        except _Quit:
+            pass
+        except Exception as error:
+            self.send(Failed(_kind(error), f"{type(error).__name__}: {error}"))
+
+    def _serve(self, message) -> Iterator[State]:
+        if isinstance(message, Quit):
+            raise _Quit
+        if isinstance(message, Setup):
+            self.engine = self.make_engine(message, self.clock, lambda text: self.send(Say(text)))
+            self.send(self.engine.hello())
+        elif isinstance(message, Adapt):
+            yield from self._adapt(message)
+            self.send(Done())
+        elif isinstance(message, Predict):
+            for voted in self.engine.predict(message):
+                self.send(voted)
+                self._heed()
+                yield State.BUSY
+            self.send(Done())
+        # An `Until` that comes after its adaptation has ended is of no use.
+
+    def _adapt(self, job: Adapt) -> Iterator[State]:
+        for step in self.engine.adapt(job):
+            adaptation = self.engine.adaptation
+            if self.clock() - self.beaten >= _BEAT_SECONDS:
+                self.beaten = self.clock()
+                loss = adaptation.losses[-1] if adaptation.losses else None
+                self.send(Beat(step, adaptation.learner.total_steps, loss, adaptation.pace.slowdown()))
+            self._heed()
+            yield State.BUSY
+        self.send(self.engine.adapted)
+
+    def _heed(self) -> None:
+        """Take the message that has come in during a job, if one has."""
+        message = self.receive()
+        if isinstance(message, Quit):
+            raise _Quit
+        if isinstance(message, Until) and self.engine.adaptation is not None:
+            self.engine.adaptation.until = message.time
+
+
+def _kind(error: Exception) -> str:
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return "memory"
+    if isinstance(error, Diverged):
+        return "diverged"
+    return "input" if isinstance(error, InputError) else "error"
+
+
+def main(connection, make_engine: Callable = Engine) -> None:
+    """A worker process: serves the other end of `connection`, and ends with it."""
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervising process decides
+
+    def receive():
+        return connection.recv() if connection.poll() else None
+
+    try:
+        for state in Worker(receive, connection.send, make_engine).run():
+            if state is State.IDLE:
+                connection.poll(None)
+    except (EOFError, OSError):
+        pass  # the supervising process is gone
+
+
+def end_with_parent() -> None:
+    """Have the system kill this process when its parent dies, even in the middle of a long computation."""
+    parent = multiprocessing.parent_process()
+    if sys.platform == "linux" and parent is not None:
+        ctypes.CDLL(None).prctl(_SIGKILL_WITH_PARENT, signal.SIGKILL)
+        if os.getppid() != parent.pid:  # it died before the call
+            os._exit(1)

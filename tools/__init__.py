@@ -1,0 +1,1 @@
+"""Scripts around the package: rehearse, build, test, benchmark, study, stress."""

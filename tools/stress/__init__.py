@@ -1,0 +1,1 @@
+"""Try to break a run: kills, simulated clocks, damaged files."""

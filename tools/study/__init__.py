@@ -1,0 +1,1 @@
+"""Repeat published studies, and compare ways to learn."""

@@ -1,0 +1,307 @@
+"""What does a pretrained artifact buy? The same tasks and budget, from random weights and from the artifact.
+
+    python tools/study/transfer_report.py --set arc1-eval --tasks 100 --budget 3m --workers 2
+
+Runs `python -m hrm_offline solve` once an arm and seed, one after another, on the smallest tasks of a set (by
+`size_of`, which sees no test output), scores against the held-back labels, and compares: cells of the unseen outputs
+right (paired over tasks, bootstrap interval), tasks solved and those that the null baseline does not solve, and how
+soon the artifact reaches the loss at which random weights end. Refuses tasks that the artifact was pretrained on.
+
+Writes into `--out`: runs.csv (a line a run), tasks.csv (a line a run and task), report.md and transfer.png. A run
+that is there is not repeated, so a broken-off report goes on.
+"""
+
+from __future__ import annotations
+
+import script_setup
+
+import argparse
+import csv
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hrm_offline.answers.score import Score, score_files
+from hrm_offline.answers.submission import fallback_submission
+from hrm_offline.common.errors import InputError
+from hrm_offline.common.files import make_folder, read_json, write_json
+from hrm_offline.config import PretrainConfig, from_dict
+from hrm_offline.data.leaks import find_leaks
+from hrm_offline.data.sets import load_set, select_tasks, smallest
+from hrm_offline.data.tasks import Task, TaskSet, digest_of, to_challenges, to_solutions
+from hrm_offline.model.artifact import CONFIG_FILE, bundled_artifact
+from hrm_offline.train.adapt import LOOK_EVERY
+from tools.support import environment
+from tools.support.intervals import bootstrap
+
+ARMS = ("random weights", "artifact")
+_SMOOTHED = 5  # looks at the loss that make a mean
+
+
+@dataclass(frozen=True)
+class Run:
+    """One solve: its report.json and its scores."""
+
+    arm: str
+    seed: int
+    report: dict
+    score: Score
+
+    def curves(self) -> list[np.ndarray]:
+        """Of each group of tasks, the smoothed loss after every look at it."""
+        return [_smoothed(np.array(group["losses"])) for group in self.report["adapted"]["groups"]]
+
+
+def main() -> int:
+    options = _parse_arguments()
+    try:
+        artifact = options.artifact or bundled_artifact(options.preset)
+        if artifact is None:
+            raise InputError(f"no artifact comes with the package for {options.preset}; give one with --artifact")
+        tasks = smallest(load_set(options.set).require_good(), options.tasks)
+        require_unseen(tasks, artifact)
+        out = make_folder(options.out)
+        write_json(out / "challenges.json", to_challenges(tasks))
+        write_json(out / "solutions.json", to_solutions(tasks))
+        write_json(out / "null.json", fallback_submission(TaskSet("null", tuple(t.without_labels() for t in tasks))))
+        runs = [_run(arm, seed, artifact, options) for seed in options.seeds for arm in ARMS]
+    except InputError as error:
+        print(f"transfer_report: error: {error}", file=sys.stderr)
+        return 2
+    null = score_files(out / "null.json", out / "solutions.json")
+    _write_tables(runs, null, out)
+    text = describe(runs, null, options)
+    (out / "report.md").write_text(text)
+    print(text)
+    _draw(runs, out / "transfer.png")
+    return 0
+
+
+def require_unseen(tasks: list[Task], artifact: Path) -> None:
+    """Raise `InputError` unless the artifact says what it was pretrained on, and none of the tasks is among it."""
+    origin = read_json(artifact / CONFIG_FILE)["origin"].get("pretrained")
+    if origin is None:
+        raise InputError(f"{artifact / CONFIG_FILE}: does not say what the artifact was pretrained on")
+    digest = origin.pop("tasks")
+    learned = select_tasks(from_dict(PretrainConfig, origin, str(artifact / CONFIG_FILE))).tasks
+    if digest_of(learned) != digest:
+        raise InputError(f"{artifact / CONFIG_FILE}: its sets do not give the tasks it was pretrained on")
+    leaks = find_leaks(tasks, learned)
+    if leaks:
+        raise InputError(
+            f"task {leaks[0].id} (one of {len(leaks)}) is in the pretraining data: {', '.join(leaks[0].others)}"
+        )
+
+
+def _run(arm: str, seed: int, artifact: Path, options: argparse.Namespace) -> Run:
+    folder = options.out / f"{arm.replace(' ', '-')}-{seed}"
+    report = folder / "report.json"
+    if not report.exists():
+        print(f"{arm}, seed {seed}", flush=True)
+        command = [
+            sys.executable,
+            "-m",
+            "hrm_offline",
+            "solve",
+            "--challenges",
+            str(options.out / "challenges.json"),
+            "--out",
+            str(folder),
+            "--budget",
+            options.budget,
+            "--workers",
+            str(options.workers),
+            "--seed",
+            str(seed),
+            "--preset",
+            options.preset,
+            "--artifact",
+            str(artifact) if arm == "artifact" else "none",
+        ]
+        command += ["--visits", str(options.visits)] if options.visits else []
+        make_folder(folder)
+        with open(folder / "solve.log", "w") as log:
+            if subprocess.run(command, cwd=environment.REPOSITORY, stdout=log, stderr=log).returncode:
+                raise InputError(f"solve failed, see {folder / 'solve.log'}")
+    found = read_json(report)
+    if not found.get("adapted", {}).get("steps"):
+        raise InputError(f"{report}: {options.budget} were too short to learn anything")
+    return Run(arm, seed, found, score_files(folder / "submission.json", options.out / "solutions.json"))
+
+
+# ----- what the runs say
+
+
+def describe(runs: list[Run], null: Score, options: argparse.Namespace) -> str:
+    """The report in Markdown: what was run, a line a run, and the three comparisons."""
+    some = runs[0].report
+    lines = [
+        f"# {len(null.tasks)} tasks of {options.set}, {options.budget} on {some['workers']} workers, "
+        f"seeds {', '.join(map(str, options.seeds))}",
+        "",
+        f"{some['device']}, {some['threads']} threads a worker; Python {some['versions']['python']}, torch "
+        f"{some['versions']['torch']}. The null baseline gets {_cells(null).mean():.1%} of the cells right and solves "
+        f"{len(null.solved)} tasks.",
+        "",
+        "| arm | seed | seconds | steps | loss at the end | cells right | points | solved | not by the null |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for run in runs:
+        adapted, score = run.report["adapted"], run.score
+        lines.append(
+            f"| {run.arm} | {run.seed} | {run.report['seconds in all']:.0f} | {adapted['steps']:,} | "
+            f"{adapted['loss']:.3f} | {_cells(score).mean():.1%} | {score.task_points(2):.2f} | "
+            f"{len(score.solved)} | {_beyond(score, null)} |"
+        )
+    pairs = list(zip(*([run for run in runs if run.arm == arm] for arm in ARMS)))
+    return "\n".join([*lines, "", _cell_line(pairs), "", _solved_line(pairs, null), "", _loss_line(pairs), ""])
+
+
+def _cell_line(pairs: list[tuple[Run, Run]]) -> str:
+    gain = np.mean([_cells(ours.score) - _cells(theirs.score) for theirs, ours in pairs], axis=0)
+    low, high = bootstrap(gain)
+    return (
+        f"Cells right, artifact less random weights: {gain.mean():+.1%} (95% of resamplings of the tasks: "
+        f"{low:+.1%} to {high:+.1%}); better on {(gain > 0).sum()} tasks, worse on {(gain < 0).sum()}."
+    )
+
+
+def _solved_line(pairs: list[tuple[Run, Run]], null: Score) -> str:
+    arms = list(zip(*pairs))
+    counts = [[_beyond(run.score, null) for run in runs] for runs in arms]
+    shares = [
+        np.mean([[task.id in set(run.score.solved) - set(null.solved) for task in null.tasks] for run in runs], axis=0)
+        for runs in arms
+    ]
+    low, high = (len(null.tasks) * edge for edge in bootstrap(shares[1] - shares[0]))
+    return (
+        f"Solved and not by the null baseline: random weights {', '.join(map(str, counts[0]))} (mean "
+        f"{np.mean(counts[0]):.2f}), artifact {', '.join(map(str, counts[1]))} (mean {np.mean(counts[1]):.2f}); "
+        f"difference {np.mean(counts[1]) - np.mean(counts[0]):+.2f} ({low:+.1f} to {high:+.1f})."
+    )
+
+
+def _loss_line(pairs: list[tuple[Run, Run]]) -> str:
+    shares = [share for theirs, ours in pairs for share in steps_to_match(theirs.curves(), ours.curves())]
+    reached = [share for share in shares if share is not None]
+    if not reached:
+        return "The artifact never reaches the loss at which random weights end."
+    return (
+        f"The artifact reaches the loss at which random weights end after {np.mean(reached):.0%} of their steps "
+        f"(mean of the {len(reached)} of {len(shares)} groups that reach it; {min(reached):.0%} to "
+        f"{max(reached):.0%})."
+    )
+
+
+def steps_to_match(theirs: list[np.ndarray], ours: list[np.ndarray]) -> list[float | None]:
+    """For each group of tasks, the share of their steps after which our smoothed loss is where theirs ends."""
+    shares = []
+    for their, our in zip(theirs, ours, strict=True):
+        below = np.flatnonzero(our <= their[-1])
+        shares.append(float(below[0] + 1) / len(their) if len(below) else None)
+    return shares
+
+
+def _smoothed(losses: np.ndarray) -> np.ndarray:
+    """Means over the last few looks, fewer at the beginning."""
+    sums = np.concatenate([[0.0], np.cumsum(losses)])
+    ends = np.arange(1, len(losses) + 1)
+    starts = np.maximum(0, ends - _SMOOTHED)
+    return (sums[ends] - sums[starts]) / (ends - starts)
+
+
+def _cells(score: Score) -> np.ndarray:
+    return np.array([task.cells for task in score.tasks])
+
+
+def _beyond(score: Score, null: Score) -> int:
+    return len(set(score.solved) - set(null.solved))
+
+
+# ----- files
+
+
+def _write_tables(runs: list[Run], null: Score, out: Path) -> None:
+    with open(out / "runs.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(
+            ["arm", "seed", "seconds", "steps", "examples", "loss", "cells", "points", "solved", "beyond null"]
+        )
+        for run in runs:
+            adapted, score = run.report["adapted"], run.score
+            writer.writerow(
+                [
+                    run.arm,
+                    run.seed,
+                    run.report["seconds in all"],
+                    adapted["steps"],
+                    adapted["examples"],
+                    round(adapted["loss"], 4),
+                    round(_cells(score).mean(), 4),
+                    round(score.task_points(2), 3),
+                    len(score.solved),
+                    _beyond(score, null),
+                ]
+            )
+    with open(out / "tasks.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["task", "arm", "seed", "cells", "points", "solved"])
+        for arm, seed, score in [("null", "", null), *((run.arm, run.seed, run.score) for run in runs)]:
+            for task in score.tasks:
+                writer.writerow(
+                    [
+                        task.id,
+                        arm,
+                        seed,
+                        round(task.cells, 4),
+                        round(task.right_either / task.outputs, 3),
+                        int(task.solved),
+                    ]
+                )
+
+
+def _draw(runs: list[Run], path: Path) -> None:
+    """Left the loss over the steps of every group, right the cells right of every task, arm against arm."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.5), layout="tight")
+    left, right = figure.subplots(1, 2)
+    for arm, colour in zip(ARMS, ("tab:gray", "tab:blue")):
+        for run in (run for run in runs if run.arm == arm):
+            for curve in run.curves():
+                left.plot(LOOK_EVERY * np.arange(1, len(curve) + 1), curve, color=colour, alpha=0.5, linewidth=0.8)
+        left.plot([], [], color=colour, label=arm)
+    left.set(xlabel="steps of a group", ylabel="token loss", title="learning the demonstrations")
+    left.legend()
+    theirs, ours = (np.mean([_cells(run.score) for run in runs if run.arm == arm], axis=0) for arm in ARMS)
+    right.plot([0, 1], [0, 1], color="tab:gray", linewidth=0.8)
+    right.plot(theirs, ours, ".", color="tab:blue")
+    right.set(xlabel="random weights", ylabel="artifact", title="share of an unseen output's cells, a point a task")
+    figure.savefig(path, dpi=90)
+
+
+def _parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--set", default="arc1-eval", help="a set's name or a file with labels (default: %(default)s)")
+    parser.add_argument("--tasks", type=int, default=100, metavar="N", help="its smallest N (default: %(default)s)")
+    parser.add_argument("--budget", default="3m", help="of each run (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=2, metavar="N")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--visits", type=int, metavar="N", help="end earlier, as in solve")
+    parser.add_argument("--preset", default="hrm-132k")
+    parser.add_argument("--artifact", type=Path, metavar="DIR", help="default: the package's own for the preset")
+    parser.add_argument(
+        "--out",
+        type=lambda text: Path(text).resolve(),
+        metavar="DIR",
+        default=environment.REPOSITORY / "transfer",
+        help="default: transfer/",
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
