@@ -26,7 +26,7 @@ VOTES = ("rotations", "flips", "colours", "translation")
 SHARING = ("sharded", "joint", "per-task")  # which tasks learn one network together
 
 # Far beyond any use. A config beyond them is a mistake, or there to exhaust the machine that builds it.
-_MOST = {
+_MAX_VALUES = {
     "hidden_size": 2**14,
     "num_heads": 2**10,
     "H_layers": 256,
@@ -43,9 +43,9 @@ _MOST = {
     "halt_max_steps": 2**12,
     "halt_exploration_prob": 1,
 }
-_MOST_CELLS = 512 * 512
-_MOST_PUZZLE_TOKENS = 256
-_MOST_LAYERS_A_STEP = 2**14
+_MAX_CELLS = 512 * 512
+_MAX_PUZZLE_TOKENS = 256
+_MAX_LAYERS_PER_STEP = 2**14
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class ModelConfig:
             if not getattr(self, name) >= 0:
                 raise InputError(f"{name} is {shown(getattr(self, name))}, expected 0 or more")
         self._require_modules()
-        for name, most in _MOST.items():
+        for name, most in _MAX_VALUES.items():
             if getattr(self, name) > most:
                 raise InputError(f"{name} is {shown(getattr(self, name))}, expected at most {most}")
         self._require_affordable()
@@ -144,9 +144,9 @@ class ModelConfig:
         if not self.intermediate_size:
             raise InputError(f"expansion is {self.expansion}, too little for hidden_size {self.hidden_size}")
         for what, value, most in (
-            ("canvas_rows x canvas_cols", self.canvas_rows * self.canvas_cols, _MOST_CELLS),
-            ("puzzle_columns x puzzle_emb_ndim in tokens of hidden_size", self.puzzle_tokens, _MOST_PUZZLE_TOKENS),
-            ("layers that an outer step passes, cycles x layers,", self.layer_passes, _MOST_LAYERS_A_STEP),
+            ("canvas_rows x canvas_cols", self.canvas_rows * self.canvas_cols, _MAX_CELLS),
+            ("puzzle_columns x puzzle_emb_ndim in tokens of hidden_size", self.puzzle_tokens, _MAX_PUZZLE_TOKENS),
+            ("layers that an outer step passes, cycles x layers,", self.layer_passes, _MAX_LAYERS_PER_STEP),
         ):
             if value > most:
                 raise InputError(f"{what} is {shown(value)}, expected at most {most}")

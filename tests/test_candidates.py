@@ -269,14 +269,14 @@ def test_a_run_writes_its_best_candidates_and_another_one_counts_them(run, chall
     assert candidates["bad"] == [[], []]
     for task_id, i in (("a", 0), ("a", 1), ("b", 0)):
         ranking = candidates[task_id][i]
-        assert sum(c["votes"] for c in ranking) == report["votes a test input"]["mean"]
+        assert sum(c["votes"] for c in ranking) == report["votes per test input"]["mean"]
         assert ranking == sorted(ranking, key=lambda c: (c["votes"], c["confidence"]), reverse=True)
         assert [c["grid"] for c in ranking[:2]] == list(submission[task_id][i].values())[: len(ranking)]
     assert run()[0] == submission  # nothing is left of other votes
 
     outside = {"b": [[{"grid": [[7]], "votes": 1e-9}]], "bad": [[{"grid": [[8]], "votes": 1}], []]}
     path = write_json("votes.json", outside)
-    first, total = candidates["b"][0][0]["votes"], report["votes a test input"]["mean"]
+    first, total = candidates["b"][0][0]["votes"], report["votes per test input"]["mean"]
     for votes, wins in ((first + 0.5, True), (first - 0.5, False)):
         other, report, own = run("--candidates", 1000, "--votes", f"{path}={votes / total}", "--votes", path.parent)
         assert other["b"][0]["attempt_1"] == ([[7]] if wins else candidates["b"][0][0]["grid"])

@@ -155,7 +155,7 @@ def test_buckets_take_turns_in_proportion_to_their_work(make_task):
     counts = np.bincount([source.batch(s).bucket for s in range(1000)], minlength=2)
     expected = np.array([18 / (400 // 16), 3 / (400 // 121)])
     assert np.allclose(counts / 1000, expected / expected.sum(), atol=0.01)
-    assert source.steps_a_visit == pytest.approx(expected.sum())
+    assert source.steps_per_visit == pytest.approx(expected.sum())
 
 
 def test_batches_have_near_equal_token_counts():

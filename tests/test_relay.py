@@ -134,7 +134,7 @@ def test_without_moments_the_optimiser_counts_anew(tmp_path):
 
 
 def test_a_large_table_stays_and_its_fresh_rows_learn_first(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(relay, "_MOST_TABLE_BYTES", 10_000)
+    monkeypatch.setattr(relay, "_MAX_TABLE_BYTES", 10_000)
     monkeypatch.setattr(relay, "_REWARM_STEPS", 10)
     settings = ("--conditioning", "table", "--relay", tmp_path / "relay")
     seen = {}

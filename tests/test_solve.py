@@ -68,7 +68,7 @@ def test_odd_tasks_are_all_answered(run, make_task):
     submission, report = check(out, challenges)
     assert report["tasks"] == 6
     assert report["test inputs without a vote"] == 0
-    assert report["price a task"] == pytest.approx(report["seconds in all"] * 0.001 / 6, rel=0.05)
+    assert report["price per task"] == pytest.approx(report["seconds in all"] * 0.001 / 6, rel=0.05)
     assert sum(report["seconds"].values()) <= report["seconds in all"] + 0.1
     assert submission["equal"][0] == submission["equal"][1]
     differ = [entry["attempt_1"] != entry["attempt_2"] for entries in submission.values() for entry in entries]
@@ -81,7 +81,7 @@ def test_test_inputs_are_told_apart_by_index(run, make_task):
     challenges = to_challenges([Task("equal", task.train, (task.test[0], task.test[0]))])
     _, out = run(challenges)
     _, report = check(out, challenges)
-    assert report["votes a test input"] == {"least": 8, "mean": 8.0, "most": 8}
+    assert report["votes per test input"] == {"least": 8, "mean": 8.0, "most": 8}
 
 
 def test_one_bad_task_costs_the_others_nothing(run, make_task, capsys):

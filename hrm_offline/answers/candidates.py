@@ -19,9 +19,9 @@ Candidates = dict[str, list[list[Candidate]]]
 Source = tuple[list[Candidate], float]  # of one test input, and its weight
 
 # Read before any worker starts, so in about a second.
-_MOST_BYTES = 2**26
+_MAX_BYTES = 2**26
 # Sums and products of finite numbers stay finite.
-_MOST = 1e100
+_MAX_VALUES = 1e100
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def read_candidates(path: str | Path, tasks: TaskSet) -> Candidates:
 def _sort_out(path: str | Path, tasks: TaskSet) -> tuple[Candidates, list[InputError]]:
     """The candidates for those tasks whose entries are as they should be, and what is wrong with the other tasks.
     Raises `InputError` where the file has no tasks to be read."""
-    raw = read_json(path, _MOST_BYTES)
+    raw = read_json(path, _MAX_BYTES)
     if not isinstance(raw, dict):
         raise InputError(f"{path}: expected an object of tasks, found {shown(raw)}")
     counts, candidates, faults = tasks.test_counts(), {}, []
@@ -177,7 +177,7 @@ def _read_candidate(value, where: str) -> Candidate:
 
 
 def _is_positive(value) -> bool:
-    return type(value) in (int, float) and 0 < value <= _MOST
+    return type(value) in (int, float) and 0 < value <= _MAX_VALUES
 
 
 def _to_json(candidate: Candidate) -> dict:

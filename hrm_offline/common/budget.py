@@ -13,7 +13,7 @@ from hrm_offline.common.errors import InputError
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?$")
 
 # Kept back for the last vote, the files and the end of the processes: a share of the budget within bounds.
-_RESERVED_SHARE, _LEAST_RESERVE, _MOST_RESERVE = 0.02, 0.5, 120.0
+_RESERVED_SHARE, _MIN_RESERVE, _MAX_RESERVE = 0.02, 0.5, 120.0
 
 
 def parse_duration(text: str) -> float:
@@ -59,7 +59,7 @@ class Budget:
     @property
     def reserve(self) -> float:
         """Seconds at the end in which nothing is computed: the last vote is taken and the files are written."""
-        return min(_MOST_RESERVE, max(_LEAST_RESERVE, _RESERVED_SHARE * self.total))
+        return min(_MAX_RESERVE, max(_MIN_RESERVE, _RESERVED_SHARE * self.total))
 
     def plannable(self) -> float:
         """Seconds left for adaptation and prediction, 0 at the least."""

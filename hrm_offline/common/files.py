@@ -16,10 +16,10 @@ from typing import BinaryIO
 from hrm_offline.common.errors import InputError, shown, shown_name
 
 # Parsed JSON can take twenty times the room of its text. The public sets have some megabytes.
-_MOST_JSON_BYTES = 2**28
+_MAX_JSON_BYTES = 2**28
 # A megabyte names 8,000 tensors: the largest network that a config may ask for, with its optimiser's state.
-_MOST_HEADER_BYTES = 2**21
-_MOST_DIMENSIONS = 8
+_MAX_HEADER_BYTES = 2**21
+_MAX_DIMENSIONS = 8
 _ITEM_BYTES = {
     "BOOL": 1,
     "U8": 1,
@@ -37,7 +37,7 @@ _ITEM_BYTES = {
 }
 
 
-def read_json(path: str | Path, most_bytes: int = _MOST_JSON_BYTES):
+def read_json(path: str | Path, most_bytes: int = _MAX_JSON_BYTES):
     """Parse a JSON file of at most `most_bytes`, in any encoding that JSON may have.
 
     Of equal keys the last one counts. Raises `InputError` naming the file if it cannot be read or
@@ -87,8 +87,8 @@ def parse_tensor_header(file: BinaryIO, size: int) -> dict[str, TensorInfo]:
     """`read_tensor_header` of a file of `size` bytes that is open at its start. Raises `ValueError` or
     `RecursionError` unless it is well-formed."""
     length = int.from_bytes(file.read(8), "little")
-    if length > min(size - 8, _MOST_HEADER_BYTES):
-        raise ValueError(f"its header would have {length} of its {size} bytes, expected at most {_MOST_HEADER_BYTES}")
+    if length > min(size - 8, _MAX_HEADER_BYTES):
+        raise ValueError(f"its header would have {length} of its {size} bytes, expected at most {_MAX_HEADER_BYTES}")
     text = file.read(length).decode("utf-8")
     return _checked_tensors(json.loads(text, object_pairs_hook=_without_duplicates), size - 8 - length)
 
@@ -135,7 +135,7 @@ def _checked_place(name: str, entry) -> tuple[int, int]:
     dtype, shape, place = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
         raise ValueError(f"{tensor} has dtype {shown(dtype)}, expected one of {', '.join(_ITEM_BYTES)}")
-    if not _are_counts(shape) or len(shape) > _MOST_DIMENSIONS or not _are_counts(place) or len(place) != 2:
+    if not _are_counts(shape) or len(shape) > _MAX_DIMENSIONS or not _are_counts(place) or len(place) != 2:
         raise ValueError(f"{tensor} has shape {shown(shape)} and data_offsets {shown(place)}")
     begin, end = place
     if end - begin != math.prod(shape) * _ITEM_BYTES[dtype]:

@@ -199,7 +199,7 @@ class ExampleSource:
         tokens = puzzles.recipe.tokens_per_step // puzzles.canvases
         self.batch_sizes = [min(b.batch_size(tokens), int(self._num_views[b.members].sum())) for b in self.buckets]
         steps_to_cover = np.array([len(b.members) / size for b, size in zip(self.buckets, self.batch_sizes)])
-        self.steps_a_visit = float(steps_to_cover.sum())
+        self.steps_per_visit = float(steps_to_cover.sum())
         self.shares = steps_to_cover / steps_to_cover.sum()
         self._cumulative = np.cumsum(self.shares)
         self._phase = np.random.default_rng(seed).random()

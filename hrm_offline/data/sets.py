@@ -22,7 +22,7 @@ from hrm_offline.data.tasks import MAX_SIDE, Pair, Task, TaskSet, load_tasks
 REHEARSAL = "rehearsal"
 # How much of each split the rehearsal takes, smallest tasks first.
 _REHEARSAL_SPLIT = (("arc1-train", 20), ("arc1-eval", 10))
-_LEAST_DEMONSTRATIONS = 3
+_MIN_DEMONSTRATIONS = 3
 _SYNTHETIC = re.compile(r"synthetic-([1-9]\d{0,5})(?:-sides-(\d{1,2}))?(?:-(only|without)-([a-z_,]+))?")
 
 
@@ -59,7 +59,7 @@ def rehearsal_tasks(count: int | None = None) -> tuple[Task, ...]:
 
 def smallest(tasks: Iterable[Task], count: int | None) -> list[Task]:
     """The first `count` (None: all) of the tasks with at least three demonstrations, by `size_of`."""
-    return sorted((task for task in tasks if len(task.train) >= _LEAST_DEMONSTRATIONS), key=size_of)[:count]
+    return sorted((task for task in tasks if len(task.train) >= _MIN_DEMONSTRATIONS), key=size_of)[:count]
 
 
 def size_of(task: Task) -> tuple[int, int, str]:

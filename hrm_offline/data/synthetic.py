@@ -21,15 +21,15 @@ Draw = Callable[[], tuple[np.ndarray, np.ndarray]]
 
 _BLACK = 0
 _DEMONSTRATIONS = (3, 5)
-_MOST_TRIES = 50  # of a pair before a task is drawn anew
-_LEAST_ROOM = 5  # what a family needs so that its grids differ
+_MAX_TRIES = 50  # of a pair before a task is drawn anew
+_MIN_ROOM = 5  # what a family needs so that its grids differ
 
 
 def synthetic_tasks(count: int, max_side: int, seed: int = 0, families: tuple[str, ...] = ()) -> tuple[Task, ...]:
     """`count` tasks whose grids have sides of at most `max_side`, the named families (by default all) in turn; the
     first of a larger set are those of a smaller one. Raises `InputError` where there is no room for some family."""
-    if max_side < _LEAST_ROOM:
-        raise InputError(f"made-up tasks are to have sides of at most {max_side}, expected {_LEAST_ROOM} or more")
+    if max_side < _MIN_ROOM:
+        raise InputError(f"made-up tasks are to have sides of at most {max_side}, expected {_MIN_ROOM} or more")
     names = families or tuple(FAMILIES)
     drawn = (names[i % len(names)] for i in range(count))
     return tuple(_task(name, FAMILIES[name], i, max_side, seed) for i, name in enumerate(drawn))
@@ -49,7 +49,7 @@ def _task(name: str, family: Callable[[Rng, int], Draw], number: int, max_side: 
 
 def _distinct_pairs(draw: Draw, wanted: int, max_side: int) -> list[Pair]:
     found: dict[bytes, Pair] = {}
-    for _ in range(_MOST_TRIES):
+    for _ in range(_MAX_TRIES):
         given, answer = (np.ascontiguousarray(grid, dtype=np.uint8) for grid in draw())
         if len(found) < wanted and max(*given.shape, *answer.shape) <= max_side:
             found.setdefault(given.tobytes() + bytes(given.shape), Pair(given, answer))

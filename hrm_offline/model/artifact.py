@@ -39,7 +39,7 @@ FORMAT = "hrm_offline artifact 2"
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 PUZZLES_FILE, PUZZLE_NAMES_FILE = "puzzles.safetensors", "puzzles.json"
 _TABLE = "puzzle_emb.weights"
-_MOST_CONFIG_BYTES = 2**20
+_MAX_CONFIG_BYTES = 2**20
 _KEYS = ("format", "model", "conditioning", "origin")
 # Columns of puzzle embeddings that each conditioning can fill.
 _COLUMNS = {"table": (0, 1), "factored": (0, 2, 3), "few-shot": (0,)}
@@ -141,7 +141,7 @@ def load_artifact(folder: str | Path) -> Artifact:
 
 def _read_config(path: Path) -> tuple[ModelConfig, str]:
     """The model's configuration and the conditioning. Raises `InputError`."""
-    settings = read_json(path, _MOST_CONFIG_BYTES)
+    settings = read_json(path, _MAX_CONFIG_BYTES)
     if not isinstance(settings, dict) or settings.get("format") != FORMAT:
         raise InputError(f"{path}: expected a config of '{FORMAT}'")
     unknown = sorted(settings.keys() - set(_KEYS))

@@ -110,7 +110,7 @@ def _chunks(sizes: tuple[int, ...], device: torch.device) -> torch.Tensor:
 def adam_atan2_step(params, grads, m, v, addresses, chunks, decay, beta1, beta2, root_factor, step_size):
     """Update params, m and v, which `addresses` point at, in pieces of `chunks`."""
     launch(
-        _kernel,
+        _adam_atan2_kernel,
         len(chunks),
         addresses,
         chunks,
@@ -143,7 +143,7 @@ def _atan_of_quotient(y, x):
 
 
 @jit
-def _kernel(
+def _adam_atan2_kernel(
     addresses_ptr,
     chunks_ptr,
     count,

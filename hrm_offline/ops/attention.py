@@ -154,7 +154,19 @@ def attention_forward(qkv, table, lengths, num_heads, out, lse):
     args, constants = _shape(qkv, table, num_heads)
     config = pick(_FORWARD, qkv)
     programs = triton.cdiv(qkv.shape[1], config["BLOCK_M"]) * num_heads * len(qkv)
-    launch(_forward_kernel, programs, qkv, table, lengths, out, lse, *args, **constants, SAVE=lse is not None, **config)
+    launch(
+        _attention_forward_kernel,
+        programs,
+        qkv,
+        table,
+        lengths,
+        out,
+        lse,
+        *args,
+        **constants,
+        SAVE=lse is not None,
+        **config,
+    )
 
 
 @launcher(
@@ -167,7 +179,7 @@ def attention_backward(grad, qkv, table, lengths, num_heads, out, lse, delta, gr
     config = pick(_BACKWARD_32 if constants["HEAD_DIM"] == 32 else _BACKWARD, qkv)
     sequences = num_heads * len(qkv)
     launch(
-        _grad_q_kernel,
+        _attention_grad_q_kernel,
         triton.cdiv(qkv.shape[1], config["BLOCK_M"]) * sequences,
         qkv,
         table,
@@ -182,7 +194,7 @@ def attention_backward(grad, qkv, table, lengths, num_heads, out, lse, delta, gr
         **config,
     )
     launch(
-        _grad_kv_kernel,
+        _attention_grad_kv_kernel,
         triton.cdiv(qkv.shape[1], config["BLOCK_N"]) * sequences,
         qkv,
         table,
@@ -257,7 +269,7 @@ def _store_rotated_back(ptr, x, table_ptr, rows, inside, row_stride, HEAD_DIM: t
 
 
 @jit
-def _forward_kernel(
+def _attention_forward_kernel(
     qkv_ptr,
     table_ptr,
     lengths_ptr,
@@ -309,7 +321,7 @@ def _forward_kernel(
 
 
 @jit
-def _grad_q_kernel(
+def _attention_grad_q_kernel(
     qkv_ptr,
     table_ptr,
     lengths_ptr,
@@ -362,7 +374,7 @@ def _grad_q_kernel(
 
 
 @jit
-def _grad_kv_kernel(
+def _attention_grad_kv_kernel(
     qkv_ptr,
     table_ptr,
     lengths_ptr,

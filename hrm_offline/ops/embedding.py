@@ -113,7 +113,7 @@ def embedding_forward(tokens, table, puzzle, puzzle_tokens, positions, scale, ou
     rows, padded = out.numel() // width, triton.next_power_of_2(width)
     tile_rows = max(1, 2048 // padded)
     launch(
-        _forward_kernel,
+        _embedding_forward_kernel,
         triton.cdiv(rows, tile_rows),
         tokens,
         table,
@@ -142,7 +142,7 @@ def embedding_backward(grad, tokens, puzzle_tokens, partial):
     parts, vocabulary, width = partial.shape
     columns = max(16, min(64, triton.next_power_of_2(width)))
     launch(
-        _backward_kernel,
+        _embedding_backward_kernel,
         parts * triton.cdiv(width, columns),
         grad,
         tokens,
@@ -161,7 +161,7 @@ def embedding_backward(grad, tokens, puzzle_tokens, partial):
 
 
 @jit
-def _forward_kernel(
+def _embedding_forward_kernel(
     tokens_ptr,
     table_ptr,
     puzzle_ptr,
@@ -202,7 +202,7 @@ def _forward_kernel(
 
 
 @jit
-def _backward_kernel(
+def _embedding_backward_kernel(
     grad_ptr,
     tokens_ptr,
     partial_ptr,

@@ -120,7 +120,7 @@ def encode_grids(cells, start, rows, cols, index, symmetry, colours, corner, wid
     """Fill out int32 [B, S], the tokens of canvases `width` columns wide."""
     blocks = triton.cdiv(out.shape[1], _BLOCK)
     launch(
-        _kernel,
+        _encode_kernel,
         len(out) * blocks,
         cells,
         start,
@@ -143,7 +143,7 @@ def encode_grids(cells, start, rows, cols, index, symmetry, colours, corner, wid
 
 
 @jit
-def _kernel(
+def _encode_kernel(
     cells_ptr,
     start_ptr,
     rows_ptr,

@@ -82,7 +82,7 @@ def linear_rms_norm_forward(x, weight, residual, y, inverse, eps):
     rows = x.numel() // inner
     config = pick(_CONFIGS, x)
     launch(
-        _kernel,
+        _linear_rms_norm_kernel,
         triton.cdiv(rows, config["BLOCK_M"]),
         x,
         weight,
@@ -101,7 +101,7 @@ def linear_rms_norm_forward(x, weight, residual, y, inverse, eps):
 
 
 @jit
-def _kernel(
+def _linear_rms_norm_kernel(
     x_ptr,
     weight_ptr,
     residual_ptr,

@@ -73,7 +73,7 @@ def _launch(x, weight, grad, out, config: Config) -> None:
     rows = x.numel() // width
     programs = triton.cdiv(rows, config["BLOCK_M"]) * triton.cdiv(inner, config["BLOCK_N"])
     launch(
-        _kernel,
+        _linear_swiglu_kernel,
         programs,
         x,
         weight,
@@ -101,7 +101,7 @@ def linear_swiglu_backward(x, weight, grad, grad_gate_up):
 
 
 @jit
-def _kernel(
+def _linear_swiglu_kernel(
     x_ptr,
     weight_ptr,
     grad_ptr,

@@ -68,7 +68,7 @@ def rms_norm_forward(x, residual, y, inverse, eps):
     rows = x.numel() // width
     constants = _constants(width)
     launch(
-        _forward_kernel,
+        _rms_norm_forward_kernel,
         triton.cdiv(rows, constants["ROWS"]),
         x,
         residual,
@@ -89,11 +89,21 @@ def rms_norm_backward(grad, y, inverse, grad_x):
     width = y.shape[-1]
     rows = y.numel() // width
     constants = _constants(width)
-    launch(_backward_kernel, triton.cdiv(rows, constants["ROWS"]), grad, y, inverse, grad_x, rows, width, **constants)
+    launch(
+        _rms_norm_backward_kernel,
+        triton.cdiv(rows, constants["ROWS"]),
+        grad,
+        y,
+        inverse,
+        grad_x,
+        rows,
+        width,
+        **constants,
+    )
 
 
 @jit
-def _forward_kernel(
+def _rms_norm_forward_kernel(
     x_ptr,
     residual_ptr,
     y_ptr,
@@ -120,7 +130,9 @@ def _forward_kernel(
 
 
 @jit
-def _backward_kernel(grad_ptr, y_ptr, inverse_ptr, grad_x_ptr, rows, width, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+def _rms_norm_backward_kernel(
+    grad_ptr, y_ptr, inverse_ptr, grad_x_ptr, rows, width, ROWS: tl.constexpr, WIDTH: tl.constexpr
+):
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, WIDTH)
     inside = (row < rows)[:, None] & (column < width)[None, :]

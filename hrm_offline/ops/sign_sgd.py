@@ -45,7 +45,7 @@ def sign_sgd_step(table, ids, grads, lr, decay):
     columns = min(128, triton.next_power_of_2(table.shape[1]))
     programs = len(ids) * triton.cdiv(table.shape[1], columns)
     launch(
-        _kernel,
+        _sign_sgd_kernel,
         programs,
         table,
         ids,
@@ -62,7 +62,7 @@ def sign_sgd_step(table, ids, grads, lr, decay):
 
 
 @jit
-def _kernel(
+def _sign_sgd_kernel(
     table_ptr, ids_ptr, grads_ptr, count, table_rows, width, lr, decay, BLOCK: tl.constexpr, COLUMNS: tl.constexpr
 ):
     """Some columns of one id. The first program of an id sums the gradients of all its places, in

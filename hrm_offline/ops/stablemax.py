@@ -67,13 +67,13 @@ class _Stablemax(torch.autograd.Function):
 @launcher("(Tensor logits, Tensor labels, Tensor(a!) loss) -> ()")
 def stablemax_forward(logits, labels, loss):
     """Fill loss float32 [...]."""
-    _launch(_forward_kernel, logits, labels, loss)
+    _launch(_stablemax_forward_kernel, logits, labels, loss)
 
 
 @launcher("(Tensor grad, Tensor logits, Tensor labels, Tensor(a!) grad_logits) -> ()")
 def stablemax_backward(grad, logits, labels, grad_logits):
     """Fill grad_logits from the losses' gradient float32 [...]."""
-    _launch(_backward_kernel, logits, labels, grad, grad_logits)
+    _launch(_stablemax_backward_kernel, logits, labels, grad, grad_logits)
 
 
 def _launch(kernel, logits, labels, *tensors) -> None:
@@ -109,7 +109,7 @@ def _load_tokens(logits_ptr, labels_ptr, count, vocabulary, BLOCK: tl.constexpr,
 
 
 @jit
-def _forward_kernel(
+def _stablemax_forward_kernel(
     logits_ptr,
     labels_ptr,
     loss_ptr,
@@ -133,7 +133,7 @@ def _forward_kernel(
 
 
 @jit
-def _backward_kernel(
+def _stablemax_backward_kernel(
     logits_ptr,
     labels_ptr,
     grad_ptr,

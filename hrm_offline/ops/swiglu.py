@@ -67,14 +67,14 @@ def _launch(kernel, *tensors: torch.Tensor, rows: int, width: int) -> None:
 def swiglu_forward(gate_up, hidden):
     """Fill hidden [..., width] from gate_up [..., 2 x width]."""
     width = hidden.shape[-1]
-    _launch(_forward_kernel, gate_up, hidden, rows=hidden.numel() // width, width=width)
+    _launch(_swiglu_forward_kernel, gate_up, hidden, rows=hidden.numel() // width, width=width)
 
 
 @launcher("(Tensor grad, Tensor gate_up, Tensor(a!) grad_gate_up) -> ()")
 def swiglu_backward(grad, gate_up, grad_gate_up):
     """Fill grad_gate_up [..., 2 x width] from the output's gradient [..., width]."""
     width = grad.shape[-1]
-    _launch(_backward_kernel, grad, gate_up, grad_gate_up, rows=grad.numel() // width, width=width)
+    _launch(_swiglu_backward_kernel, grad, gate_up, grad_gate_up, rows=grad.numel() // width, width=width)
 
 
 @jit
@@ -94,7 +94,7 @@ def _tile(rows, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 
 @jit
-def _forward_kernel(gate_up_ptr, hidden_ptr, rows, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def _swiglu_forward_kernel(gate_up_ptr, hidden_ptr, rows, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     row, column, inside = _tile(rows, width, ROWS, COLUMNS)
     gate_at = row * (2 * width) + column
     gate = tl.load(gate_up_ptr + gate_at, mask=inside, other=0.0).to(tl.float32)
@@ -103,7 +103,9 @@ def _forward_kernel(gate_up_ptr, hidden_ptr, rows, width, ROWS: tl.constexpr, CO
 
 
 @jit
-def _backward_kernel(grad_ptr, gate_up_ptr, grad_gate_up_ptr, rows, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def _swiglu_backward_kernel(
+    grad_ptr, gate_up_ptr, grad_gate_up_ptr, rows, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+):
     row, column, inside = _tile(rows, width, ROWS, COLUMNS)
     gate_at = row * (2 * width) + column
     gate = tl.load(gate_up_ptr + gate_at, mask=inside, other=0.0).to(tl.float32)

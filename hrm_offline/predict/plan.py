@@ -13,7 +13,7 @@ from hrm_offline.data.grids import TRANSPOSES, symmetries
 from hrm_offline.data.puzzles import Batch, PuzzleSet
 
 _DIHEDRAL_VIEWS = 8  # at most these keep a task's colours
-_VIEWS_A_ROUND = 16  # recoloured ones
+_VIEWS_PER_ROUND = 16  # recoloured ones
 
 # The identity, then the other dihedral views: what every test input should have before any has more.
 BASE_ROUNDS = 2
@@ -38,7 +38,7 @@ class PredictionPlan:
         self._translates = "translation" in config.vote_augmentations
         self._find_voters(config)
         most = min(config.vote_views, int(np.diff(self._first_voter).max()) * (1 + self._translates))
-        stops = [0, 1, _DIHEDRAL_VIEWS, *range(_DIHEDRAL_VIEWS + _VIEWS_A_ROUND, most, _VIEWS_A_ROUND), most]
+        stops = [0, 1, _DIHEDRAL_VIEWS, *range(_DIHEDRAL_VIEWS + _VIEWS_PER_ROUND, most, _VIEWS_PER_ROUND), most]
         stops = sorted({min(stop, most) for stop in stops})
         self.rounds = [
             [batch for index in range(len(self.buckets)) for batch in self._batches(index, range(*span))]

@@ -33,8 +33,8 @@ from hrm_offline.solve.paths import FOLDER, JOURNAL_FILE, network_path
 from hrm_offline.train.adapt import LOOK_EVERY
 from hrm_offline.train.pretrain import METRICS_FILE
 
-_MOST_TESTS = 24  # on a picture, where no tasks are named
-_MOST_CANDIDATES = 8  # of a histogram
+_MAX_TESTS = 24  # on a picture, where no tasks are named
+_MAX_CANDIDATES = 8  # of a histogram
 _MISSING = {
     "votes.png": "no test input of these has a vote",
     "outer_steps.png": "the adapted networks are not there any more; solve --keep-networks leaves them",
@@ -109,7 +109,7 @@ class Album:
                 raise InputError(f"task {shown_name(task_id)}: is not a task of this run")
         if task_ids:
             return [key for key in self.truths if key[0] in task_ids]
-        return list(self.truths)[:_MOST_TESTS]
+        return list(self.truths)[:_MAX_TESTS]
 
     def viewed(self, chosen: list[TestKey]) -> tuple[list[Task], dict]:
         """The tasks that have these test inputs, and the submission."""
@@ -124,7 +124,7 @@ class Album:
         found = []
         for key in chosen:
             if key in self.votes:
-                candidates = self.votes[key].ranking()[:_MOST_CANDIDATES]
+                candidates = self.votes[key].ranking()[:_MAX_CANDIDATES]
                 right = [i for i, c in enumerate(candidates) if self._is_right(key, c.grid)]
                 found.append(Ballot(_name(key), candidates, self.votes[key].count, right[0] if right else None))
         return found

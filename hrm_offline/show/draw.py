@@ -27,7 +27,7 @@ _PALETTE = (
 )
 
 
-_MOST_NAMED = 10  # curves of a panel
+_MAX_NAMED = 10  # curves of a panel
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +129,7 @@ def draw_curves(panels: dict[str, list[Curve]], path: str | Path) -> None:
                 label=curve.name.replace("$", r"\$"),
             )
         ax.set(xlabel="steps", ylabel=title)
-        if 1 < len(curves) <= _MOST_NAMED:
+        if 1 < len(curves) <= _MAX_NAMED:
             ax.legend(fontsize=7)
     figure.savefig(path, dpi=90)
 

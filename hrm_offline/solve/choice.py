@@ -38,7 +38,7 @@ def choose(setup: Setup, runtime: Runtime) -> Choice:
     if name is None and artifact is not None:
         name, reason = nearest_preset(artifact.config), "nearest in size"
     elif name is None:
-        name, reason = pick_preset(runtime, setup.seconds_a_task)
+        name, reason = pick_preset(runtime, setup.seconds_per_task)
     if setup.bundled and setup.artifact is None:
         artifact, warning = _load(bundled_artifact(name))
     model, recipe = preset(name).model, preset(name).recipe(artifact is not None)
@@ -63,15 +63,15 @@ def _load(folder: Path | None) -> tuple[Artifact | None, str | None]:
         return None, f"the artifact cannot be used, random weights are adapted instead: {error}"
 
 
-def pick_preset(runtime: Runtime, seconds_a_task: float) -> tuple[str, str]:
+def pick_preset(runtime: Runtime, seconds_per_task: float) -> tuple[str, str]:
     """The preset that suits a device and the seconds that one device has for each task, and why."""
     if runtime.device.type == "cpu":
         return "hrm-132k", "a CPU carries no more"
     if runtime.memory < _BYTES_FOR_LARGE:
         return "hrm-3m", f"{runtime.memory / 2**30:.0f} GiB of GPU memory"
-    if seconds_a_task < _SECONDS_FOR_LARGE:
-        return "hrm-3m", f"{seconds_a_task:.0f} s a task are too few for the large network"
-    return "hrm-27m", f"{seconds_a_task:.0f} s a task"
+    if seconds_per_task < _SECONDS_FOR_LARGE:
+        return "hrm-3m", f"{seconds_per_task:.0f} s a task are too few for the large network"
+    return "hrm-27m", f"{seconds_per_task:.0f} s a task"
 
 
 def nearest_preset(config: ModelConfig) -> str:

@@ -39,7 +39,7 @@ _GUESS = 2.0
 _PROBE_SECONDS = 0.1
 _PROBES, _MORE_PROBES = 3, 7
 _PROBING_SHARE = 0.005  # of the budget may go into the further ones
-_MOST_CARRY_BYTES = 2**28
+_MAX_CARRY_BYTES = 2**28
 _SAVING_SHARE = 0.01  # of the time may go into saving states
 
 
@@ -57,7 +57,7 @@ class Engine:
         self.threads = self._set_threads()
         self.adaptation: Adaptation | None = None
         self.loaded: tuple[int, Predictor, PredictionPlan] | None = None  # the group whose network is in memory
-        self.seconds_a_token = self._probe()
+        self.seconds_per_token = self._probe()
 
     def hello(self) -> Hello:
         runtime, choice = self.runtime, self.choice
@@ -69,7 +69,7 @@ class Engine:
             artifact=str(choice.artifact.folder) if choice.artifact else None,
             artifact_digest=self._artifact_digest(),
             reason=choice.reason,
-            seconds_a_token=self.seconds_a_token,
+            seconds_per_token=self.seconds_per_token,
             threads=self.threads,
             operations=dispatch.summary(runtime.device, runtime.dtype),
             warning=choice.warning,
@@ -108,13 +108,13 @@ class Engine:
         for number in job.batches:
             batch = plan.rounds[job.round][number]
             before = self.clock()
-            if before + _GUESS * self.seconds_a_token * tokens_of(batch) > job.until:
+            if before + _GUESS * self.seconds_per_token * tokens_of(batch) > job.until:
                 return
             votes = predictor.predict(batch)
             if not np.isfinite(votes.confidence).all():
                 raise Diverged(f"group {job.group}: the network predicts no numbers")
             seconds = self.clock() - before
-            self.seconds_a_token = seconds / tokens_of(batch)
+            self.seconds_per_token = seconds / tokens_of(batch)
             yield Voted((job.group, job.round, number), votes, tokens_of(batch), seconds)
 
     def _artifact_digest(self) -> str | None:
@@ -169,7 +169,7 @@ class Engine:
 
     def _affordable_probes(self, seconds: float) -> int:
         """How many further probes of `seconds` each the budget has time for."""
-        budget = self.setup.seconds_a_task * len(self.tasks)
+        budget = self.setup.seconds_per_task * len(self.tasks)
         return min(_MORE_PROBES, int(_PROBING_SHARE * budget / max(seconds, 1e-6)))
 
     def _largest_puzzle(self) -> PuzzleSet | None:
@@ -205,7 +205,7 @@ class Engine:
         """With its carries, so that a run that goes on equals an unbroken one, unless they outweigh the rest
         or other workers would need them: then the sequences start anew here and there alike."""
         adaptation, learner = self.adaptation, self.adaptation.learner
-        carries = learner.world.size == 1 and learner.carry_bytes() <= _MOST_CARRY_BYTES
+        carries = learner.world.size == 1 and learner.carry_bytes() <= _MAX_CARRY_BYTES
         if not carries:
             learner.restart_sequences()
         try:

@@ -219,7 +219,7 @@ def _report(supervisor: Supervisor, options: SolveOptions, task_set: TaskSet, en
         "test inputs": len(tests),
         "test inputs without a vote": len(unanswered),
         "tasks on their fallback": _on_fallback(supervisor, unanswered),
-        "votes a test input": {"least": min(counts), "mean": float(np.mean(counts)), "most": max(counts)},
+        "votes per test input": {"least": min(counts), "mean": float(np.mean(counts)), "most": max(counts)},
         "votes from elsewhere": outside.counted,
         "failures": supervisor.failures,
         "ended early": ended_early,
@@ -240,7 +240,7 @@ def _report(supervisor: Supervisor, options: SolveOptions, task_set: TaskSet, en
     }
     if options.price_per_hour is not None:
         report["price"] = options.price_per_hour * budget.elapsed() / 3600
-        report["price a task"] = report["price"] / report["tasks"]
+        report["price per task"] = report["price"] / report["tasks"]
     return report
 
 

@@ -37,7 +37,7 @@ class Setup:
     bundled: bool = False
     preset: str | None = None
     visits: int | None = None
-    seconds_a_task: float = 0.0
+    seconds_per_task: float = 0.0
     save_every: float = 60.0
     model: ModelConfig | None = None
     recipe: AdaptConfig | None = None
@@ -100,7 +100,7 @@ class Hello:
     artifact: str | None
     artifact_digest: str | None
     reason: str
-    seconds_a_token: float
+    seconds_per_token: float
     threads: int
     operations: str
     versions: dict[str, str]

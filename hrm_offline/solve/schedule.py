@@ -15,7 +15,7 @@ from hrm_offline.solve.messages import Adapt, Predict
 
 GROUPS_A_WORKER = 2  # so that a worker that falls behind can leave one to another
 _BATCHES_A_JOB = 16
-_MOST_FAILURES = 3
+_MAX_FAILURES = 3
 
 # Base rounds are given at least this much more time than the measured speed asks for. Time for others, which may be cut
 # short, counts towards it.
@@ -64,7 +64,7 @@ class Group:
 class Speed:
     """How fast a worker is: seconds to predict a canvas token, and how much slower it has become."""
 
-    seconds_a_token: float
+    seconds_per_token: float
     slowdown: float = 1.0
     seconds: float = 0.0
     tokens: float = 0.0
@@ -72,7 +72,7 @@ class Speed:
     def measured(self, seconds: float, tokens: int) -> None:
         """A batch took so long: a mean in which the last ones weigh most takes the place of the first guess."""
         self.seconds, self.tokens = _FADING * self.seconds + seconds, _FADING * self.tokens + tokens
-        self.seconds_a_token, self.slowdown = self.seconds / self.tokens, 1.0
+        self.seconds_per_token, self.slowdown = self.seconds / self.tokens, 1.0
 
 
 def split_tasks(tasks: tuple[Task, ...], puzzles: PuzzleSet, groups: int) -> list[tuple[int, ...]]:
@@ -217,20 +217,20 @@ class Schedule:
             group.parts *= 2
         if kind == "diverged":
             group.lr_scale /= 2
-        if group.failures >= _MOST_FAILURES:
+        if group.failures >= _MAX_FAILURES:
             group.lost = reason
 
     def adaptation_end(self) -> float:
         """When the last adaptation should end so that prediction gets its share, less what it has had."""
-        span, seconds = self.end - self.began, self._seconds_a_token()
+        span, seconds = self.end - self.began, self._seconds_per_token()
         base, extra = self.begun_with
         both = seconds * base + min(seconds * extra, _EXTRA_SHARE * span)
         share = min(max(_SAFETY * seconds * base, both), _PREDICT_SHARE * span)
         return self.end - max(0.0, share - seconds * (base + extra - sum(self._tokens())))
 
-    def _seconds_a_token(self) -> float:
+    def _seconds_per_token(self) -> float:
         """Seconds in which all workers together predict a canvas token."""
-        speeds = [speed.seconds_a_token * speed.slowdown for speed in self.speeds.values()]
+        speeds = [speed.seconds_per_token * speed.slowdown for speed in self.speeds.values()]
         return sum(speeds) / max(1, len(speeds)) / max(1, self.workers)
 
     def _adaptation(self, worker: int, now: float) -> Adapt | None:
@@ -266,7 +266,7 @@ class Schedule:
     def _first_rounds(self, group: Group) -> int:
         """How many rounds come right after a group's adaptation: all base rounds of a network that is one of many, or
         that only its worker has, if there is time for those of all groups."""
-        hurried = self._seconds_a_token() * self.begun_with[0] > _PREDICT_SHARE * (self.end - (self.began or 0.0))
+        hurried = self._seconds_per_token() * self.begun_with[0] > _PREDICT_SHARE * (self.end - (self.began or 0.0))
         alone = self.sharing == "per-task" or group.home is not None
         return BASE_ROUNDS if alone and not hurried else _FIRST_ROUND
 

@@ -33,7 +33,7 @@ from hrm_offline.solve.messages import (
 )
 from hrm_offline.solve.schedule import GROUPS_A_WORKER, Schedule, Speed, split_tasks
 
-_MOST_FAILURES = 3  # of a worker in a row
+_MAX_FAILURES = 3  # of a worker in a row
 _STARTING_FACTOR = 2  # a worker that starts may be silent longer: it imports torch and compiles kernels
 _GLANCE_SECONDS = 1.0
 _PROGRESS_SECONDS = 30.0
@@ -193,7 +193,7 @@ class Supervisor:
         if self.hello is None:
             self.hello = hello
             self._begin(hello)
-        self.schedule.speeds[index] = Speed(hello.seconds_a_token)
+        self.schedule.speeds[index] = Speed(hello.seconds_per_token)
 
     def _begin(self, hello: Hello) -> None:
         """The first worker has said what it is: plan the run, and start the others."""
@@ -336,7 +336,7 @@ class Supervisor:
             self.schedule.failed(job.group, kind, f"{kind}: {reason}")
         if isinstance(job, Adapt) and job.size > 1:
             self._break_up(job)
-        if slot.failures < _MOST_FAILURES:
+        if slot.failures < _MAX_FAILURES:
             self._start(index, slot.device)
         else:
             del self.slots[index]

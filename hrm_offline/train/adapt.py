@@ -82,7 +82,7 @@ class Adaptation:
         """The recipe's adaptation to a puzzle set: `config.visits` of every demonstration pair. Random weights have
         nothing to protect, so with them the network learns from the first step."""
         source = ExampleSource(puzzles, seed)
-        planned = max(1, round(source.steps_a_visit * config.visits)) if config.visits else 0
+        planned = max(1, round(source.steps_per_visit * config.visits)) if config.visits else 0
         embeddings_only = config.embeddings_only if pretrained and model.config.puzzle_columns else 0.0
         return cls(
             Learner(model, config, planned, seed, world),

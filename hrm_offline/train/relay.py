@@ -31,8 +31,8 @@ from hrm_offline.train.state import learner_tensors, require_same_run, restore_l
 FORMAT = "hrm_offline relay 1"
 INDEX_FILE = "relay.json"
 PART_BYTES = 16 * 10**6
-_MOST_TABLE_BYTES = 8 * 10**6
-_MOST_INDEX_BYTES = 2**20
+_MAX_TABLE_BYTES = 8 * 10**6
+_MAX_INDEX_BYTES = 2**20
 # How long only embeddings learn where their table did not travel, so that its fresh rows do not disturb the network.
 _REWARM_STEPS = 200
 _TABLE = "model/puzzle_emb.weights"
@@ -109,7 +109,7 @@ def _travelling(tensors: dict[str, torch.Tensor], moments: bool) -> dict[str, to
         for name, value in tensors.items()
         if moments or not name.startswith("adam/")
     }
-    if _TABLE in tensors and tensors[_TABLE].nbytes > _MOST_TABLE_BYTES:
+    if _TABLE in tensors and tensors[_TABLE].nbytes > _MAX_TABLE_BYTES:
         tensors[_TABLE] = shared_rows(tensors[_TABLE])
     return tensors
 
@@ -117,7 +117,7 @@ def _travelling(tensors: dict[str, torch.Tensor], moments: bool) -> dict[str, to
 def _read_index(path: Path, identity: dict) -> dict:
     """`relay.json`, whose step, identity and parts can be relied on to be well-formed and this run's. Raises
     `InputError`."""
-    index = read_json(path, _MOST_INDEX_BYTES)
+    index = read_json(path, _MAX_INDEX_BYTES)
     if not isinstance(index, dict) or index.get("format") != FORMAT:
         raise InputError(f"{path}: expected the index of a '{FORMAT}'")
     checks = {

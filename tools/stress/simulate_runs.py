@@ -246,7 +246,7 @@ class SimulatedEngine(Engine):
         self.choice = SimpleNamespace(model=MODEL, recipe=recipe_of(weather))
         self.tasks = load_tasks(setup.challenges).tasks
         self.adaptation = None
-        self.seconds_a_token = self._probe()
+        self.seconds_per_token = self._probe()
 
     def hello(self) -> Hello:
         self.worker.pool.ready.append(self.worker.now)
@@ -258,7 +258,7 @@ class SimulatedEngine(Engine):
             None,
             None,
             "simulated",
-            self.seconds_a_token,
+            self.seconds_per_token,
             1,
             "none",
             {},
@@ -279,7 +279,7 @@ class SimulatedEngine(Engine):
             return SimpleNamespace(size=len(batch), tokens=tokens_of(batch))
 
         learner.learn = learn
-        planned = max(1, round(source.steps_a_visit * recipe.visits))
+        planned = max(1, round(source.steps_per_visit * recipe.visits))
         self.adaptation = Adaptation(learner, offer, planned, clock=self.clock, until=job.until)
         yield from self.adaptation.run()
         report = self.adaptation.finish()
@@ -392,8 +392,8 @@ def _used(weather: Weather, pool: SimulatedPool, challenges: Path, report: dict)
         return None
     predict = min(base + min(extra, schedule._EXTRA_SHARE * span), schedule._PREDICT_SHARE * span)
     room = sum(max(0.0, end - ready - predict) for ready in pool.ready)
-    tokens_a_visit = sum(len(bucket.members) * bucket.area for bucket in puzzles.buckets(puzzles.demonstrations))
-    wanted = weather.step * mean * weather.visits * tokens_a_visit / recipe.tokens_per_step
+    tokens_per_visit = sum(len(bucket.members) * bucket.area for bucket in puzzles.buckets(puzzles.demonstrations))
+    wanted = weather.step * mean * weather.visits * tokens_per_visit / recipe.tokens_per_step
     return pool.adapting / min(room, wanted) if min(room, wanted) > 0 else None
 
 

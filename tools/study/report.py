@@ -14,8 +14,8 @@ from tools.study.studies import Finding, Study
 from tools.study.trial import null_score
 from tools.support.intervals import bootstrap
 
-LEAST_SEEDS = 3
-_LEAST_PARTED = 6  # tasks: with fewer no sign test reaches 5%, and a bootstrap's interval is too narrow
+MIN_SEEDS = 3
+_MIN_PARTED = 6  # tasks: with fewer no sign test reaches 5%, and a bootstrap's interval is too narrow
 _NULL = "the null baseline"
 _COLUMNS = (
     "arm",
@@ -92,7 +92,7 @@ def verdict(finding: Finding, difference: Difference | None) -> str:
         return "not run"
     if not finding.published:
         return "open question"
-    if difference.seeds < LEAST_SEEDS or difference.parted < _LEAST_PARTED:
+    if difference.seeds < MIN_SEEDS or difference.parted < _MIN_PARTED:
         return "cannot tell"
     _, low, high = difference.points
     margin = finding.margin
@@ -179,7 +179,7 @@ _RULES = (
     "Differences are in percentage points, paired over tasks, means over seeds, with 95% of 10,000 resamplings of the "
     "tasks. `agree`: all of the interval lies where the finding says, above 0 or, where it is that two are alike, "
     "within its margin. `disagree`: all of it lies on the other side. Else, and where less than "
-    f"{LEAST_SEEDS} seeds or less than {_LEAST_PARTED} tasks tell the two apart: `cannot tell`. `but less than "
+    f"{MIN_SEEDS} seeds or less than {_MIN_PARTED} tasks tell the two apart: `cannot tell`. `but less than "
     "published`: all of it lies below the published difference. Only pass@2 counts for the verdict."
 )
 

@@ -44,7 +44,7 @@ from hrm_offline.data.tasks import Task, digest_of
 from hrm_offline.induction.search import induce
 from hrm_offline.model.artifact import bundled_artifact
 from hrm_offline.solve.worker import end_with_parent
-from tools.study.report import LEAST_SEEDS, Scale, write_reports
+from tools.study.report import MIN_SEEDS, Scale, write_reports
 from tools.study.studies import Arm, Study, studies_of
 from tools.study.trial import (
     BUNDLED,
@@ -301,7 +301,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--budget", default="2h", help="wall clock, e.g. 2h or 30m (default: %(default)s)")
     parser.add_argument("--set", default="rehearsal", help="a set's name or a file with labels (default: %(default)s)")
     parser.add_argument("--tasks", type=int, default=30, metavar="N", help="its smallest N (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(LEAST_SEEDS)))
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(MIN_SEEDS)))
     parser.add_argument(
         "--visits",
         type=int,

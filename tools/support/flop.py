@@ -53,13 +53,13 @@ class Projection:
     """What an adaptation would come to on several chips: steps, examples a step, visits of each pair, hours."""
 
     steps: float
-    examples_a_step: float
+    examples_per_step: float
     visits: float
     hours: float
 
     def __str__(self) -> str:
         return (
-            f"{self.steps:,.0f} steps of {self.examples_a_step:,.0f} examples on average in {self.hours:.1f} h, "
+            f"{self.steps:,.0f} steps of {self.examples_per_step:,.0f} examples on average in {self.hours:.1f} h, "
             f"{self.visits:,.0f} visits of each demonstration"
         )
 
@@ -69,5 +69,5 @@ def project(
 ) -> Projection:
     """Every chip takes its part of the tasks and reaches `share_of_peak` of its dense product rate."""
     visits = chips * tflops * 1e12 * share_of_peak * hours * 3600 / visit_flop(config, source)
-    examples = len(source.examples) / source.steps_a_visit
-    return Projection(visits * source.steps_a_visit, examples, visits, hours)
+    examples = len(source.examples) / source.steps_per_visit
+    return Projection(visits * source.steps_per_visit, examples, visits, hours)
