@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-from hrm_offline.ops.dispatch import uses_triton
+from hrm_offline.ops.dispatch import run_or_demote, uses_triton
 from hrm_offline.ops.launch import describe, jit, launch, launcher, triton
 
 if triton:
@@ -43,27 +43,24 @@ def adam_atan2_(
     tensors = [*params, *grads, *m, *v]
     fits = all(t.device == params[0].device and t.dtype is torch.float32 and t.is_contiguous() for t in tensors)
     problem = None if fits else "tensors are not all float32, contiguous and on one device"
-    if not uses_triton("adam_atan2", params[0], problem):
+
+    def plain() -> None:
         for param_and_state in zip(params, grads, m, v):
             adam_atan2_reference_(
                 *param_and_state, step=step, lr=lr, beta1=beta1, beta2=beta2, weight_decay=weight_decay
             )
-        return
-    addresses = _addresses(tuple(t.data_ptr() for t in tensors), params[0].device)
-    chunks = _chunks(tuple(p.numel() for p in params), params[0].device)
-    adam_atan2_step(
-        list(params),
-        list(grads),
-        list(m),
-        list(v),
-        addresses,
-        chunks,
-        1 - lr * weight_decay,
-        beta1,
-        beta2,
-        1 / math.sqrt(1 - beta2**step),
-        lr / (1 - beta1**step),
-    )
+
+    def kernel() -> None:
+        addresses = _addresses(tuple(t.data_ptr() for t in tensors), params[0].device)
+        chunks = _chunks(tuple(p.numel() for p in params), params[0].device)
+        root_factor, step_size = 1 / math.sqrt(1 - beta2**step), lr / (1 - beta1**step)
+        lists = [list(part) for part in (params, grads, m, v)]
+        adam_atan2_step(*lists, addresses, chunks, 1 - lr * weight_decay, beta1, beta2, root_factor, step_size)
+
+    if uses_triton("adam_atan2", params[0], problem):
+        run_or_demote(kernel, plain)
+    else:
+        plain()
 
 
 def adam_atan2_reference_(

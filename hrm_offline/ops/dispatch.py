@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 
 from hrm_offline.common.errors import InputError
 from hrm_offline.ops import launch
+from hrm_offline.ops.faults import KernelFault
 
 VARIABLE = "HRM_OFFLINE_OPS"
 MODES = ("auto", "reference", "triton")
@@ -43,6 +44,7 @@ RULES = {
     "linear_swiglu": _MATRIX,
     "rms_norm": _POINTWISE,
     "swiglu": _POINTWISE,
+    "rotate": _POINTWISE,
     "embedding": _POINTWISE,
     "stablemax": _POINTWISE,
     "adam_atan2": Rule(_OLDEST, (torch.float32,)),
@@ -75,6 +77,8 @@ def uses_triton(op: str, tensor: torch.Tensor, problem: str | None = None) -> bo
 @torch.compiler.assume_constant_result  # in a compiled model
 def decide(op: str, device: torch.device, dtype: torch.dtype) -> Decision:
     """The choice for an operation. Raises `InputError` as `uses_triton` does."""
+    if op in _demoted:
+        return Decision(False, f"demoted: {_demoted[op]}")
     return _decide(op, device, dtype, _mode())
 
 
@@ -102,6 +106,46 @@ def decide_for(op: str, capability: int, dtype: torch.dtype) -> Decision:
     if dtype not in rule.dtypes:
         return Decision(False, f"{_name(dtype)} gains nothing here")
     return Decision(True, f"compute capability {_dotted(capability)}")
+
+
+# Operations that plain PyTorch serves in this process whatever the rules say, and why.
+_demoted: dict[str, str] = {}
+
+
+def demote(op: str, reason: str) -> bool:
+    """Have plain PyTorch serve `op` in this process from now on. Return False if that was so already."""
+    if op in _demoted:
+        return False
+    _demoted[op] = reason
+    return True
+
+
+def demotions() -> dict[str, str]:
+    """Return the operations that were demoted in this process, with the reasons."""
+    return dict(_demoted)
+
+
+def promote_all() -> None:
+    """Forget all demotions."""
+    _demoted.clear()
+
+
+def demote_after(fault: KernelFault) -> None:
+    """Demote the operation whose kernel failed, so that its caller can compute again.
+
+    Raises the fault itself where kernels were demanded, or where the operation is demoted already.
+    """
+    if _mode() == "triton" or not demote(fault.op, str(fault)):
+        raise fault
+
+
+def run_or_demote(kernel: Callable[[], None], plain: Callable[[], None]) -> None:
+    """Run the kernel of an operation that autograd does not follow, or plain PyTorch where the kernel fails."""
+    try:
+        kernel()
+    except KernelFault as fault:
+        demote_after(fault)
+        plain()
 
 
 def _missing(device: torch.device, dtype: torch.dtype) -> str | None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from hrm_offline.common.tokens import COLOURS, EOS, FIRST_COLOUR, PAD, Canvas
-from hrm_offline.ops.dispatch import decide
+from hrm_offline.ops.dispatch import decide, demote_after
+from hrm_offline.ops.faults import KernelFault
 from hrm_offline.ops.launch import describe, jit, launch, launcher, triton
 
 if triton:
@@ -48,18 +49,22 @@ def encode(
     if not decide("encode", grids.cells.device, torch.float32).triton:
         return encode_reference(grids, index, symmetry, colours, corner, canvas)
     out = torch.empty(size, canvas[0] * canvas[1], dtype=torch.int32, device=grids.cells.device)
-    encode_grids(
-        grids.cells,
-        grids.start,
-        grids.rows,
-        grids.cols,
-        index.contiguous(),
-        symmetry.to(torch.uint8).contiguous(),
-        colours.contiguous(),
-        corner.contiguous(),
-        canvas[1],
-        out,
-    )
+    try:
+        encode_grids(
+            grids.cells,
+            grids.start,
+            grids.rows,
+            grids.cols,
+            index.contiguous(),
+            symmetry.to(torch.uint8).contiguous(),
+            colours.contiguous(),
+            corner.contiguous(),
+            canvas[1],
+            out,
+        )
+    except KernelFault as fault:
+        demote_after(fault)
+        return encode_reference(grids, index, symmetry, colours, corner, canvas)
     return out
 
 

@@ -2,7 +2,9 @@
 
 Triton is optional: without it `jit` leaves a kernel as it is, and `dispatch` never asks for one.
 Functions that launch kernels are registered with `launcher` as PyTorch operators, which
-`torch.compile` calls as they are. Under CUDA graph capture they need, as usual, a call of the same
+`torch.compile` calls as they are. Eager code calls the function itself,
+since a call through PyTorch's dispatcher costs more than the launch. A launch that fails raises
+`KernelFault`. Under CUDA graph capture they need, as usual, a call of the same
 shape before it. Tile sizes come from tables by compute capability and are never
 searched for at run time: a notebook has no minutes to spare, and a search may end differently
 each time. `recording` collects launches, which `tools/bench/kernel_report.py` compiles without a GPU.
@@ -17,6 +19,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
+
+from hrm_offline.ops.faults import KernelFault, is_context_lost, is_out_of_memory
 
 try:
     import triton
@@ -86,9 +90,30 @@ def launcher(schema: str) -> Callable[[Callable], Callable]:
 
     def register(function: Callable) -> Callable:
         name = f"hrm_offline::{function.__name__.strip('_')}"
-        return torch.library.custom_op(name, function, mutates_args=written, schema=schema)
+        operator = torch.library.custom_op(name, function, mutates_args=written, schema=schema)
+        op = function.__module__.rpartition(".")[2]
+
+        @functools.wraps(function)
+        def call(*args):
+            if torch.compiler.is_compiling() or not _is_plain(args[0]):
+                operator(*args)
+                return
+            try:
+                function(*args)
+            except Exception as error:
+                if is_out_of_memory(error) or is_context_lost(error):
+                    raise
+                raise KernelFault(op, error) from error
+
+        return call
 
     return register
+
+
+def _is_plain(first: torch.Tensor | list[torch.Tensor]) -> bool:
+    """Return whether a launcher's first argument is a real tensor, and not the stand-in of a tracer."""
+    tensor = first[0] if isinstance(first, (list, tuple)) else first
+    return type(tensor) in (torch.Tensor, torch.nn.Parameter)
 
 
 def launch(kernel, programs: int, *args, **constants) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from hrm_offline.ops.dispatch import uses_triton
+from hrm_offline.ops.dispatch import run_or_demote, uses_triton
 from hrm_offline.ops.launch import describe, jit, launch, launcher, triton
 
 if triton:
@@ -24,9 +24,17 @@ def sparse_sign_sgd_(
     if grads.shape != (len(ids), table.shape[1]) or ids.is_floating_point():
         raise ValueError(f"sign_sgd: these do not fit: {describe(table=table, ids=ids, grads=grads)}")
     problem = None if table.is_contiguous() and grads.dtype is table.dtype else "a strided table or mixed dtypes"
-    if not uses_triton("sign_sgd", table, problem):
-        return sparse_sign_sgd_reference_(table, ids, grads, lr=lr, weight_decay=weight_decay)
-    sign_sgd_step(table, ids.contiguous(), grads.contiguous(), lr, 1 - lr * weight_decay)
+
+    def plain() -> None:
+        sparse_sign_sgd_reference_(table, ids, grads, lr=lr, weight_decay=weight_decay)
+
+    def kernel() -> None:
+        sign_sgd_step(table, ids.contiguous(), grads.contiguous(), lr, 1 - lr * weight_decay)
+
+    if uses_triton("sign_sgd", table, problem):
+        run_or_demote(kernel, plain)
+    else:
+        plain()
 
 
 def sparse_sign_sgd_reference_(

@@ -14,6 +14,8 @@ from hrm_offline.data.puzzles import Batch, PuzzleSet
 from hrm_offline.model.batching import BatchMaker
 from hrm_offline.model.halting import Sequences, wants_to_halt
 from hrm_offline.model.recursive import Output, RecursiveModel
+from hrm_offline.ops import dispatch
+from hrm_offline.ops.faults import KernelFault, is_out_of_memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,16 +40,20 @@ class Predictor:
 
     def predict(self, batch: Batch) -> Votes:
         """A vote for each row of the batch, as a grid of the original task. What does not fit into memory
-        is computed in halves."""
+        is computed in halves; an operation whose kernel fails is demoted to plain PyTorch."""
         try:
             return self._predict(batch)
-        except torch.OutOfMemoryError:
-            if len(batch) == 1:
+        except KernelFault as fault:
+            dispatch.demote_after(fault)
+            parts = [batch]
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or len(batch) == 1:
                 raise
+            half = len(batch) // 2
+            parts = [batch.rows(slice(half)), batch.rows(slice(half, None))]
         if self.model.device.type == "cuda":
             torch.cuda.empty_cache()
-        half = len(batch) // 2
-        return Votes.joined([self.predict(batch.rows(slice(half))), self.predict(batch.rows(slice(half, None)))])
+        return Votes.joined([self.predict(part) for part in parts])
 
     @torch.inference_mode()
     def trace(self, batch: Batch) -> list[Votes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,8 @@ from hrm_offline.config import Recipe
 from hrm_offline.model.batching import OfferedBatch, to_device
 from hrm_offline.model.halting import Carry, Sequences, Step, advance_, initial_carry, refill_, training_step
 from hrm_offline.model.recursive import RecursiveModel
+from hrm_offline.ops import dispatch
+from hrm_offline.ops.faults import KernelFault, is_out_of_memory
 from hrm_offline.ops.sign_sgd import sparse_sign_sgd_
 from hrm_offline.train.distributed import World
 from hrm_offline.train.graphs import Graphs
@@ -62,14 +65,13 @@ class Learner:
 
         Gradients of the network stay on its parameters until the next step. A lone process that runs
         out of memory computes its batches in twice as many parts from then on, each with fresh slots.
+        An operation whose kernel fails is demoted to plain PyTorch, and the gradients are computed again.
         """
-        while True:
-            try:
-                return self._learn(batch)
-            except torch.OutOfMemoryError:
-                if self.world.size > 1 or self.micro_batches >= batch.size:
-                    raise
-            self._halve_parts()
+        while (parts := self._compute_or_adjust(batch)) is None:
+            pass
+        self.step += 1
+        self._update(parts)
+        return parts
 
     def carry_bytes(self) -> int:
         """What the carries of all buckets hold."""
@@ -81,22 +83,40 @@ class Learner:
         for carry in self.carries.values():
             carry.halted.fill_(True)
 
+    def _compute_or_adjust(self, batch: OfferedBatch) -> list[Part] | None:
+        """Compute a step's gradients. Return None where that failed and another try may succeed."""
+        try:
+            return self._compute_gradients(batch)
+        except KernelFault as fault:
+            dispatch.demote_after(fault)
+            adjust = self._forget_recordings
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or self.world.size > 1 or self.micro_batches >= batch.size:
+                raise
+            adjust = self._halve_parts
+        adjust()  # outside of `except`, which keeps the failed step's tensors alive
+        return None
+
     def _halve_parts(self) -> None:
         self.micro_batches *= 2
         self.carries.clear()
+        self._forget_recordings()
+        self._free_cache()
+
+    def _forget_recordings(self) -> None:
         if self.graphs:
             self.graphs.clear()
+
+    def _free_cache(self) -> None:
         if self.model.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _learn(self, batch: OfferedBatch) -> list[Part]:
+    def _compute_gradients(self, batch: OfferedBatch) -> list[Part]:
+        """Sum the gradients of this process' share. Nothing but the carries has moved when this fails."""
         self.optimizer.zero_grad(set_to_none=self.graphs is None)  # a graph adds to gradients where they were
         min_steps = self._min_halt_steps(batch.size)
         shares = self.world.shares(batch.size, self.micro_batches)
-        parts = [self._learn_part((batch.bucket, i), batch, share, min_steps[share]) for i, share in enumerate(shares)]
-        self.step += 1
-        self._update(parts)
-        return parts
+        return [self._learn_part((batch.bucket, i), batch, share, min_steps[share]) for i, share in enumerate(shares)]
 
     def _learn_part(self, key: tuple[int, int], batch: OfferedBatch, share: slice, min_steps: torch.Tensor) -> Part:
         """Forward and backward of some rows of a global batch; adds to the gradients."""
@@ -125,15 +145,27 @@ class Learner:
         if parts[0].puzzle_vectors is not None:
             ids = torch.cat([part.identifiers.flatten() for part in parts])
             grads = torch.cat([part.puzzle_vectors.grad.flatten(0, 1) for part in parts])
-            self._update_embeddings(*self.world.gather_rows(ids, grads), self.recipe.puzzle_emb_lr * factor)
+            ids, grads = self.world.gather_rows(ids, grads)
+            self._within_memory(lambda: self._update_embeddings(ids, grads, self.recipe.puzzle_emb_lr * factor))
         if not self.embeddings_only:
             self.world.sum_gradients_(self.params)
             for group in self.optimizer.param_groups:
                 group["lr"] = self.recipe.lr * factor
-            self.scaler.step(self.optimizer)
+            self._within_memory(lambda: self.scaler.step(self.optimizer))
             self.scaler.update()
             if self.ema:
-                self.ema.update(self.step)
+                self._within_memory(lambda: self.ema.update(self.step))
+
+    def _within_memory(self, update: Callable[[], object]) -> None:
+        """Run an update in place. Where memory runs out before anything moved, free the cache and run it once more."""
+        try:
+            update()
+            return
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        self._free_cache()
+        update()
 
     def _update_embeddings(self, ids: torch.Tensor, grads: torch.Tensor, lr: float) -> None:
         # Signs ignore the loss scale. An overflowed row (float16 only) counts as no gradient.

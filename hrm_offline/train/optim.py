@@ -31,20 +31,18 @@ class AdamATan2(torch.optim.Optimizer):
     def step(self, closure=None):
         loss = closure() if closure is not None else None
         for group in self.param_groups:
+            params = [param for param in group["params"] if param.grad is not None]
+            for param in params:  # all memory is taken before anything moves
+                if not self.state[param]:
+                    self.state[param].update(step=0, m=torch.zeros_like(param), v=torch.zeros_like(param))
             by_step: dict[int, list[torch.nn.Parameter]] = {}
-            for param in group["params"]:
-                if param.grad is None:
-                    continue
-                state = self.state[param]
-                if not state:
-                    state.update(step=0, m=torch.zeros_like(param), v=torch.zeros_like(param))
-                state["step"] += 1
-                by_step.setdefault(state["step"], []).append(param)
-            for step, params in by_step.items():
-                states = [self.state[param] for param in params]
+            for param in params:
+                by_step.setdefault(self.state[param]["step"] + 1, []).append(param)
+            for step, alike in by_step.items():
+                states = [self.state[param] for param in alike]
                 adam_atan2_(
-                    params,
-                    [p.grad for p in params],
+                    alike,
+                    [p.grad for p in alike],
                     [s["m"] for s in states],
                     [s["v"] for s in states],
                     step=step,
@@ -53,6 +51,8 @@ class AdamATan2(torch.optim.Optimizer):
                     beta2=group["betas"][1],
                     weight_decay=group["weight_decay"],
                 )
+                for state in states:
+                    state["step"] = step
         return loss
 
 
