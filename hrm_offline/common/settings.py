@@ -99,19 +99,23 @@ def _check_limits(field: dataclasses.Field, value) -> None:
     if is_low or (is_high and above is None and least is not None):
         raise InputError(f"{field.name} is {shown(value)}, expected {limits_of(field)}")
     if is_high:
-        raise InputError(f"{field.name} is {shown(value)}, expected at most {most}")
+        raise InputError(f"{field.name} is {shown(value)}, expected at most {_number(most)}")
 
 
 def limits_of(field: dataclasses.Field) -> str:
     """Return the limits of a number in words: "more than 0", "0 or more", "0 to 1", or an empty text."""
     above, least, most = (field.metadata.get(name) for name in ("above", "least", "most"))
     if least is not None and most is not None:
-        return f"{least} to {most}"
+        return f"{_number(least)} to {_number(most)}"
     if least is not None:
-        return f"{least} or more"
-    low = "" if above is None else f"more than {above}"
-    high = "" if most is None else f"at most {most}"
+        return f"{_number(least)} or more"
+    low = "" if above is None else f"more than {_number(above)}"
+    high = "" if most is None else f"at most {_number(most)}"
     return ", ".join(filter(None, (low, high)))
+
+
+def _number(value: float) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def from_dict(cls: type[T], values: dict, where: str) -> T:
