@@ -55,9 +55,12 @@ def main(argv: list[str] | None = None, started: float | None = None) -> int:
 
 
 def _solve(options: argparse.Namespace, started: float | None) -> int:
-    _require_packages_or_write_blank(options)
-    from hrm_offline.solve.job import solve
-
+    try:
+        from hrm_offline.solve.job import solve
+    except ModuleNotFoundError:
+        _write_blank(options)
+        require_packages(*_NETWORK)
+        raise  # a package that nobody said is needed
     budget = Budget(parse_duration(options.budget), started)
     solve(
         SolveOptions(**given(options, SolveOptions), **_start_of(options)),
@@ -68,15 +71,11 @@ def _solve(options: argparse.Namespace, started: float | None) -> int:
     return 0
 
 
-def _require_packages_or_write_blank(options: argparse.Namespace) -> None:
-    """Raise `InputError` where packages are missing, once a blank submission is there: that needs no package."""
-    try:
-        require_packages(*_NETWORK)
-    except InputError:
-        path = options.out / "submission.json"
-        if options.challenges.exists() and write_blank(options.challenges, path):  # a set's name needs packages
-            print(f"a valid submission of blank answers is in {path}", flush=True)
-        raise
+def _write_blank(options: argparse.Namespace) -> None:
+    """Write the submission that needs no package. Where the tasks are a set by name, that is impossible."""
+    path = options.out / "submission.json"
+    if options.challenges.exists() and write_blank(options.challenges, path):
+        print(f"a valid submission of blank answers is in {path}", flush=True)
 
 
 def _start_of(options: argparse.Namespace) -> dict:
@@ -220,7 +219,7 @@ def _add_solve(commands) -> None:
         commands,
         "solve",
         _solve,
-        (),  # packages are asked for once a blank submission is there
+        (),  # asked for once a submission is there, which needs no package
         "adapt to the hidden tasks, predict, vote, write submission.json",
         "%(prog)s --challenges FILE --out DIR [--budget TIME] [options]",
     )

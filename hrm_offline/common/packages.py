@@ -12,7 +12,7 @@ def require_packages(*names: str) -> None:
     missing = [name for name in names if not _is_there(name)]
     if missing:
         verb = "is" if len(missing) == 1 else "are"
-        raise InputError(f"{', '.join(missing)} {verb} needed here and not installed: pip install {' '.join(missing)}")
+        raise InputError(f"{', '.join(missing)} {verb} not installed (pip install {' '.join(missing)})")
 
 
 def _is_there(name: str) -> bool:
