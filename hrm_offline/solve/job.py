@@ -45,9 +45,9 @@ def solve(
     """Run the whole job and return the report that is also written to `report.json`.
 
     A run that was cut off goes on from its journal in `options.out`. A task that cannot be used keeps its fallback
-    entry and is named in the report. `end_process` (`os._exit`) arms a watchdog: when SIGTERM arrives, or when all else hangs
-    at the end of the budget, the best answers are written and `end_process(0)` is called. `pool` starts the workers; by
-    default each worker is a process of its own.
+    entry and is named in the report. `end_process` (`os._exit`) arms a watchdog: when SIGTERM arrives, or when all
+    else hangs at the end of the budget, the best answers are written and `end_process(0)` is called. `pool` starts the
+    workers; by default each worker is a process of its own.
 
     Raises `InputError` when nothing can be done at all. Without a readable challenges file or a writable folder nothing
     is left behind. Without a usable task, or if the device, preset or artifact asked for does not exist, the fallback
