@@ -181,6 +181,12 @@ def summary(device: torch.device, dtype: torch.dtype) -> str:
 _override: str | None = None
 
 
+def set_mode(mode: str) -> None:
+    """Have `mode` ("auto", "reference" or "triton") stand in for the environment variable in this process."""
+    global _override
+    _override = mode
+
+
 @contextlib.contextmanager
 def override(mode: str) -> Iterator[None]:
     """Within, `mode` ("auto", "reference" or "triton") stands in for the environment variable."""

@@ -1,7 +1,7 @@
 """Rotate the queries and keys of a projection by rotary positions, before attention reads them.
 
-Attention can rotate as it loads, which needs no pass over memory but repeats the rotation of every key for each block of
-queries. Where arithmetic is dearer than memory, one pass in front is less work. The formula is that of `rope`.
+Attention can rotate as it loads, which needs no pass over memory but repeats the rotation of every key for each block
+of queries. Where arithmetic is dearer than memory, one pass in front is less work. The formula is that of `rope`.
 """
 
 from __future__ import annotations

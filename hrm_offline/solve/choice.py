@@ -6,15 +6,19 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from hrm_offline.common.errors import InputError
 from hrm_offline.config import PRESETS, AdaptConfig, ModelConfig, preset
 from hrm_offline.model.artifact import Artifact, bundled_artifact, load_artifact
 from hrm_offline.model.device import Runtime
 from hrm_offline.solve.messages import Network, Setup
+from hrm_offline.solve.options import SolveOptions
 
 # With fewer GPU-seconds per task, a large network would see each demonstration too rarely.
 _MIN_SECONDS_FOR_LARGE = 60.0
 _MIN_BYTES_FOR_LARGE = 12 * 2**30
+_LARGE_WIDTH = 256
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ def choose(setup: Setup, runtime: Runtime) -> Choice:
     if name is None and artifact is not None:
         name, reason = nearest_preset(artifact.config), "nearest in size"
     elif name is None:
-        name, reason = pick_preset(runtime, setup.seconds_per_task)
+        name, reason = pick_preset(runtime, setup.seconds_per_task * _devices(options, runtime))
     if options.bundled and options.artifact is None:
         artifact, warning = _load(bundled_artifact(name))
     model, recipe = preset(name).model, preset(name).recipe(artifact is not None)
@@ -57,8 +61,19 @@ def choose(setup: Setup, runtime: Runtime) -> Choice:
     if artifact is not None:
         model, recipe = artifact.config, _conditioned(recipe, artifact)
         words = f"network of {artifact.folder}, adapted by the recipe of {name} ({reason})"
+    elif warning is None and options.preset is None and model.hidden_size >= _LARGE_WIDTH:
+        warning = (
+            f"no pretrained network is given: preset {name} learns from RANDOM weights, which solve few tasks in the "
+            "time of one run. Attach an artifact, or take --preset hrm-132k, which comes pretrained"
+        )
     recipe = dataclasses.replace(recipe, **options.overrides)
     return Choice(Network(model, recipe, artifact.folder if artifact else None), artifact, words, warning)
+
+
+def _devices(options: SolveOptions, runtime: Runtime) -> int:
+    """Return how many devices share the tasks: all GPUs, unless one was named."""
+    uses_all = runtime.device.type == "cuda" and options.device in (None, "cuda")
+    return max(1, torch.cuda.device_count()) if uses_all else 1
 
 
 def _load(folder: Path | None) -> tuple[Artifact | None, str | None]:

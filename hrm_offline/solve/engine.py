@@ -53,6 +53,8 @@ class Engine:
 
     def __init__(self, setup: Setup, clock: Callable[[], float], say: Callable[[str], None]):
         self.setup, self.options, self.clock, self.say = setup, setup.options, clock, say
+        if setup.plain_operations:
+            dispatch.set_mode("reference")
         self.runtime: Runtime = choose_runtime(self.options.device, self.options.dtype)
         if self.runtime.device.type == "cuda":
             torch.cuda.set_device(self.runtime.device)
@@ -61,6 +63,7 @@ class Engine:
         self.threads = self._set_threads()
         self.adaptation: Adaptation | None = None
         self.loaded: tuple[int, Predictor, PredictionPlan] | None = None  # the group whose network is in memory
+        self.micro_batches = self.choice.recipe.micro_batches  # grows when memory runs out
         self.seconds_per_token = self._probe()
 
     def hello(self) -> Hello:
@@ -84,7 +87,9 @@ class Engine:
         An attempt that was cut off goes on from its saved state. Raises `Diverged` if the loss is not a number.
         """
         self.loaded = None
-        recipe = dataclasses.replace(self.choice.recipe, micro_batches=self.choice.recipe.micro_batches * job.parts)
+        # Parts that memory has forced upon one group are kept for the next.
+        parts = max(self.micro_batches, self.choice.recipe.micro_batches * job.parts)
+        recipe = dataclasses.replace(self.choice.recipe, micro_batches=parts)
         puzzles = self._puzzles(job.tasks)
         torch.manual_seed(self.options.seed)
         model = self._new_network(puzzles)
@@ -98,6 +103,7 @@ class Engine:
             self.adaptation.learner.lr_scale = job.lr_scale
             yield from self._learn(job)
             report = self.adaptation.finish()
+            self.micro_batches = self.adaptation.learner.micro_batches
         finally:
             self.adaptation = None
             leave_world()
@@ -160,11 +166,15 @@ class Engine:
         predictor, plan = self._new_predictor(puzzles), PredictionPlan(puzzles, self.choice.recipe)
         batch = plan.rounds[0][-1]
         full, rows = plan.buckets[batch.bucket].batch_size(self.choice.recipe.predict_tokens), 1
-        predictor.predict(batch)  # the first call compiles kernels and takes memory
+        before = None
         while True:
             trial = dataclasses.replace(batch, plan=np.resize(batch.plan, (rows, batch.plan.shape[1])))
+            predictor.predict(trial)  # the first call of a shape compiles kernels and takes memory
             seconds = self._seconds_of(_PROBES, predictor, trial)
-            if seconds >= _PROBES * _PROBE_SECONDS or rows >= full:
+            # While four times the rows take less than twice the time, launching is measured and not computing.
+            computes = self.runtime.device.type == "cpu" or (before is not None and seconds > 2 * before)
+            before = seconds
+            if rows >= full or (computes and seconds >= _PROBES * _PROBE_SECONDS):
                 more = self._affordable_probes(seconds / _PROBES)
                 seconds += self._seconds_of(more, predictor, trial)
                 return seconds / (_PROBES + more) / tokens_of(trial)

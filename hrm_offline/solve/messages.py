@@ -42,13 +42,15 @@ class Setup:
 
     `options` are the user's; their `device` and `dtype` are this worker's. `folder` keeps adapted networks and saved
     states. `seconds_per_task` is the budget divided by the number of tasks. The first worker of a run gets no
-    `network` and chooses one; the others get its choice.
+    `network` and chooses one; the others get its choice. With `plain_operations` PyTorch serves every operation: a
+    kernel has cost a worker its device before.
     """
 
     options: SolveOptions
     folder: Path
     seconds_per_task: float
     network: Network | None = None
+    plain_operations: bool = False
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,14 @@ class Say:
 
 
 @dataclass(frozen=True)
+class Demoted:
+    """Say that plain PyTorch serves an operation from now on, and why."""
+
+    op: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Beat:
     """Say that the worker lives. During an adaptation it also tells its progress.
 
@@ -173,7 +183,10 @@ class Done:
 
 @dataclass(frozen=True)
 class Failed:
-    """Say that the worker could not go on and has ended. `kind` is "memory", "diverged", "input" or "error"."""
+    """Say that the worker could not go on and has ended.
+
+    `kind` is "memory", "diverged", "input", "device" (the GPU refuses every further call) or "error".
+    """
 
     kind: str
     reason: str

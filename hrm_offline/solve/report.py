@@ -34,6 +34,7 @@ def make_report(
         "votes per test input": {"least": min(counts), "mean": float(np.mean(counts)), "most": max(counts)},
         "votes from elsewhere": outside.counted,
         "failures": supervisor.failures,
+        "demoted operations": supervisor.demotions,
         "ended early": ended_early,
         "seconds": {name: round(value, 2) for name, value in supervisor.phases().items()},
         "seconds in all": round(budget.elapsed(), 2),

@@ -20,6 +20,7 @@ from hrm_offline.solve.messages import (
     Adapt,
     Adapted,
     Beat,
+    Demoted,
     Done,
     Failed,
     Hello,
@@ -37,6 +38,7 @@ _MAX_FAILURES = 3  # in a row, after which a worker is given up
 _STARTING_FACTOR = 2  # a worker that starts may be silent longer, since it imports torch and compiles kernels
 _GLANCE_SECONDS = 1.0  # between two looks at silent workers
 _PROGRESS_SECONDS = 30.0  # between two progress lines
+_MAX_WIDTH_ON_CPU = 256  # hidden size; a wider network learns next to nothing on a CPU within a budget
 _PROGRESS_BEATS = 30  # a rate is the mean over this many signs of life, which come every second
 
 
@@ -61,7 +63,8 @@ class Supervisor:
 
     Votes go to the ledger and the history as they come. Tasks that do not suit the network are left out and named in
     `unsuited`. `failures` are the warnings of the run. `started` is when the first worker was ready, in seconds of the
-    budget. `worker_seconds` and `predicted_tokens` measure the phases.
+    budget. `demotions` are the operations whose kernels failed, with the reasons. `worker_seconds` and
+    `predicted_tokens` measure the phases.
     """
 
     pool: object
@@ -80,6 +83,7 @@ class Supervisor:
     started: float | None = None
     worker_seconds: dict[str, float] = field(default_factory=lambda: {"adapt": 0.0, "predict": 0.0})
     predicted_tokens: int = 0
+    demotions: dict[str, str] = field(default_factory=dict)
 
     @property
     def options(self) -> SolveOptions:
@@ -149,6 +153,8 @@ class Supervisor:
                 self._welcome(index, message)
             case Say():
                 self.say(message.text)
+            case Demoted():
+                self._demoted(index, message)
             case Beat():
                 self._beat(index, message)
             case Voted():
@@ -308,6 +314,12 @@ class Supervisor:
             words += f", {steps_per_second:.3g} steps/s, {examples_per_second:,.0f} examples/s, {in_words(left)} left"
         return words
 
+    def _demoted(self, index: int, message: Demoted) -> None:
+        """Say once for all workers that a kernel has failed."""
+        if message.op not in self.demotions:
+            self.demotions[message.op] = message.reason
+            self.warn(f"worker {index}: plain PyTorch serves {message.op} from now on: {message.reason}")
+
     def _voted(self, index: int, message: Voted) -> None:
         self.schedule.voted(message.key)
         self.schedule.speeds[index].measured(message.seconds, message.tokens)
@@ -352,15 +364,38 @@ class Supervisor:
             self.schedule.failed(job.group, kind, f"{kind}: {reason}")
         if isinstance(job, Adapt) and job.size > 1:
             self._break_up(job)
+        if kind in ("device", "lost") and self._is_on_gpu(slot) and not self.setup.plain_operations:
+            self.warn("workers that start from now on compute all operations in plain PyTorch")
+            self.setup = dataclasses.replace(self.setup, plain_operations=True)
         if slot.failures < _MAX_FAILURES:
             self._start(index, slot.device)
-        else:
-            del self.slots[index]
-            self.warn(f"worker {index} is given up")
-            if not self.slots and slot.device != "cpu":
-                self.warn("no device is left, a CPU goes on")
-                self.setup = dataclasses.replace(self.setup, options=dataclasses.replace(self.options, dtype=None))
-                self._start(len(self.failures), "cpu")
+            return
+        del self.slots[index]
+        self.warn(f"worker {index} is given up")
+        if not self.slots and slot.device != "cpu":
+            self._go_on_without_gpu()
+
+    def _is_on_gpu(self, slot: Slot) -> bool:
+        """Return whether a slot's worker computes on a GPU, as far as anyone knows."""
+        device = slot.device or (self.hello.device if self.hello else "")
+        return device.startswith("cuda")
+
+    def _go_on_without_gpu(self) -> None:
+        """Let a CPU go on, with the network that suits a CPU if nothing was answered yet.
+
+        A network of another size would need other groups and another journal. So once there are answers, a CPU goes on
+        only with a network that it can carry.
+        """
+        options = dataclasses.replace(self.options, dtype=None)
+        if self.hello is not None and self.hello.network.model.hidden_size > _MAX_WIDTH_ON_CPU:
+            if self.ledger.tally.votes:
+                self.warn("no device is left; the network is too large for a CPU, so open tasks keep their fallback")
+                return
+            self.hello, self.schedule = None, None
+            options = dataclasses.replace(options, preset=None, artifact=None, bundled=True)
+        self.warn("no device is left, a CPU goes on")
+        self.setup = dataclasses.replace(self.setup, options=options)
+        self._start(len(self.failures), "cpu")
 
     def _break_up(self, job: Adapt) -> None:
         """End a joint adaptation that has lost a worker, since the others would wait in vain. One goes on alone."""

@@ -14,11 +14,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-import torch
-
 from hrm_offline.common.errors import InputError
+from hrm_offline.ops import dispatch
+from hrm_offline.ops.faults import is_context_lost, is_out_of_memory
 from hrm_offline.solve.engine import Engine
-from hrm_offline.solve.messages import Adapt, Beat, Done, Failed, Predict, Quit, Say, Setup, State, Until
+from hrm_offline.solve.messages import Adapt, Beat, Demoted, Done, Failed, Predict, Quit, Say, Setup, State, Until
 from hrm_offline.train.adapt import Diverged
 
 _BEAT_SECONDS = 1.0
@@ -46,6 +46,7 @@ class Worker:
         self.receive, self.send, self.make_engine, self.clock = receive, send, make_engine, clock
         self.engine = None
         self.beaten = clock()
+        self.told_demotions: set[str] = set()
 
     def run(self) -> Iterator[State]:
         """Serve until told to quit. A failure is sent to the supervising process and ends the worker."""
@@ -68,6 +69,7 @@ class Worker:
         if isinstance(message, Setup):
             self.engine = self.make_engine(message, self.clock, lambda text: self.send(Say(text)))
             self.send(self.engine.hello())
+            self._tell_demotions()
         elif isinstance(message, Adapt):
             yield from self._adapt(message)
             self.send(Done())
@@ -92,16 +94,25 @@ class Worker:
         self.send(self.engine.adapted)
 
     def _heed(self) -> None:
-        """Act on a message that has come in during a job."""
+        """Act on a message that has come in during a job, and tell which kernels have failed."""
+        self._tell_demotions()
         message = self.receive()
         if isinstance(message, Quit):
             raise _Quit
         if isinstance(message, Until) and self.engine.adaptation is not None:
             self.engine.adaptation.until = message.time
 
+    def _tell_demotions(self) -> None:
+        for op, reason in dispatch.demotions().items():
+            if op not in self.told_demotions:
+                self.told_demotions.add(op)
+                self.send(Demoted(op, reason))
+
 
 def _kind(error: Exception) -> str:
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+    if is_context_lost(error):
+        return "device"
+    if is_out_of_memory(error):
         return "memory"
     if isinstance(error, Diverged):
         return "diverged"
@@ -111,6 +122,8 @@ def _kind(error: Exception) -> str:
 def main(connection, make_engine: Callable = Engine) -> None:
     """Run a worker process that serves the other end of `connection` until that end closes."""
     end_with_parent()
+    # Blocks that grow waste less memory between buckets of many shapes. Set before the first CUDA call.
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervising process decides
 
     def receive():
