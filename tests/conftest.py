@@ -23,6 +23,9 @@ if not torch.cuda.is_available():
 
 from hrm_offline.data.tasks import Pair, Task
 
+# Their assertions then say what differed, as those of test files do.
+pytest.register_assert_rewrite("kernels", "pretraining", "runs")
+
 
 def pytest_collection_modifyitems(items):
     if not torch.cuda.is_available():
@@ -64,3 +67,19 @@ def write_json(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory):
+    """A dataset of our wheel alone, written once; tests copy what they change."""
+    from tools import vendor_wheels
+
+    folder = tmp_path_factory.mktemp("vendored") / "dataset"
+    vendor_wheels.vendor(folder, "somebody", lock=None)
+    return folder
+
+
+@pytest.fixture
+def wheel(dataset):
+    """Our wheel, inside that dataset."""
+    return next(dataset.glob("hrm_offline-*.whl"))

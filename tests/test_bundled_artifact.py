@@ -1,4 +1,4 @@
-"""The artifact that comes with the package: what it is, and that it is used where it fits."""
+"""Test the artifact that comes with the package: what it is, and that it is used where it fits."""
 
 import json
 import zipfile

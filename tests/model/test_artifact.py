@@ -1,3 +1,5 @@
+"""Test that artifacts are saved, loaded and imported, and refused where they cannot be used."""
+
 import dataclasses
 import json
 import pickle

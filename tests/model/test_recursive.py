@@ -1,23 +1,24 @@
+"""Test the recursive model: its sizes, positions, gradients and every architecture."""
+
 import dataclasses
 
 import pytest
 import torch
+from few_shot import few_shot
+from kernels import DEVICE, needs_triton
+from networks import ARCHITECTURES, ROPE_2D, TINY, sequences
 
 import hrm_offline
 from hrm_offline.common.errors import InputError
-from hrm_offline.config import PRESETS, ModelConfig
-from hrm_offline.model.halting import Sequences, advance_, initial_carry, refill_, training_step
-from hrm_offline.model.layers import truncated_normal
+from hrm_offline.config import PRESETS
+from hrm_offline.data.puzzles import SHARED_ROWS
+from hrm_offline.data.sets import rehearsal_tasks
 from hrm_offline.model.recursive import RecursiveModel
-from hrm_offline.ops.rope import rope, rope_table
-
-TINY = ModelConfig(hidden_size=32, num_heads=2, H_layers=1, L_layers=1, puzzle_emb_ndim=32, halt_max_steps=3)
+from hrm_offline.ops import dispatch
 
 
-def sequences(size: int, cells: int, seed: int = 0) -> Sequences:
-    generator = torch.Generator().manual_seed(seed)
-    tokens = torch.randint(0, 12, (size, cells), generator=generator)
-    return Sequences(tokens.int(), tokens.long(), torch.zeros(size, 1, dtype=torch.long))
+def test_model_of_a_fresh_start_has_zero_embeddings():
+    assert not RecursiveModel(PRESETS["hrm-132k"].model, SHARED_ROWS + 2).puzzle_emb.weights.any()
 
 
 def run(model: RecursiveModel, tokens: torch.Tensor, canvas, steps: int = 2):
@@ -26,14 +27,6 @@ def run(model: RecursiveModel, tokens: torch.Tensor, canvas, steps: int = 2):
     for _ in range(steps):
         z_H, z_L, output = model(z_H, z_L, tokens, vectors, canvas)
     return output
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_presets_build_and_their_adapters_fit(name):
-    model_config, adapt, pretrain = dataclasses.astuple(PRESETS[name])[0], PRESETS[name].adapt, PRESETS[name].pretrain
-    assert model_config
-    assert PRESETS[name].model.puzzle_columns == adapt.puzzle_columns == pretrain.puzzle_columns
-    assert pretrain.preset == name
 
 
 def test_the_published_size_is_27_million():
@@ -61,23 +54,6 @@ def test_a_cell_keeps_its_position_on_every_canvas(positions):
     tight, full = model._rope_table((4, 5)), model._rope_table((30, 30))
     assert torch.equal(tight[1:], full[1:][rows * 30 + cols])
     assert torch.equal(tight[0], full[0])
-
-
-def test_flattened_rope_on_the_full_canvas_is_the_published_one():
-    table = rope_table("rope-1d", (30, 30), 1, 30, 8, 10000.0, torch.device("cpu"))
-    angles = torch.outer(torch.arange(901.0), 10000.0 ** -(torch.arange(0, 8, 2) / 8))
-    assert torch.allclose(table, torch.cat([angles.cos(), angles.sin()], dim=1), atol=1e-6)
-
-
-def test_two_dimensional_rope_sees_row_and_column_distances_only():
-    """A score between two cells depends on their offset, not on where they stand."""
-    table = rope_table("rope-2d", (9, 9), 0, 30, 16, 100.0, torch.device("cpu"))
-    torch.manual_seed(0)
-    q, k = (torch.randn(16).expand(1, 81, 1, 16) for _ in range(2))
-    q, k = rope(q, table)[0, :, 0], rope(k, table)[0, :, 0]
-    score = (q @ k.T).view(9, 9, 9, 9)
-    assert torch.allclose(score[0, 0, 2, 3], score[5, 4, 7, 7], atol=1e-5)
-    assert not torch.allclose(score[0, 0, 2, 3], score[0, 0, 3, 2], atol=1e-3)
 
 
 def test_examples_of_a_batch_do_not_mix():
@@ -111,94 +87,6 @@ def test_only_the_last_cycle_carries_gradient_and_states_go_on_detached():
         z_L = model.L_level(z_L, z_H + embedded, table)
     single(z_H, z_L, batch.inputs, vectors, (3, 3))[2].logits.sum().backward()
     assert torch.allclose(single.L_level.layers[0].mlp.down_proj.weight.grad, one_step, atol=1e-5)
-
-
-def filled_carry(model, offered):
-    carry = initial_carry(model, offered, (3, 3))
-    refill_(model, carry, offered)
-    return carry
-
-
-def test_halted_slots_take_the_offered_sequence_and_the_others_go_on():
-    torch.manual_seed(0)
-    model = RecursiveModel(TINY, 1)
-    first, second = sequences(3, 9, seed=1), sequences(3, 9, seed=2)
-    carry = filled_carry(model, first)
-    assert torch.equal(carry.sequences.inputs, first.inputs)
-    carry.halted.copy_(torch.tensor([False, True, False]))
-    carry.steps.copy_(torch.tensor([1, 2, 1]))
-    carry.z_H += 1
-    before = carry.z_H.clone()
-    where = [tensor.data_ptr() for tensor in (carry.z_H, carry.sequences.inputs, carry.steps)]
-    refill_(model, carry, second)
-    assert torch.equal(carry.sequences.inputs[1], second.inputs[1])
-    assert torch.equal(carry.sequences.labels[0], first.labels[0])
-    assert carry.steps.tolist() == [1, 0, 1]
-    assert torch.equal(carry.z_H[1], model.H_init.expand(10, 32))
-    assert torch.equal(carry.z_H[0], before[0])
-    # In place: a recorded step finds them again.
-    assert where == [tensor.data_ptr() for tensor in (carry.z_H, carry.sequences.inputs, carry.steps)]
-
-
-@pytest.mark.parametrize("halting", ["q-learning", "halt-only"])
-def test_halting_obeys_the_head_the_minimum_and_the_last_step(halting):
-    model = RecursiveModel(dataclasses.replace(TINY, halting=halting), 1)
-    batch = sequences(3, 9)
-    carry = filled_carry(model, batch)
-    vectors = model.puzzle_vectors(batch.puzzle_identifiers)
-    with torch.no_grad():
-        model.q_head.bias.copy_(torch.tensor([2.0, -2.0]))  # always wants to halt
-    min_steps = torch.tensor([0, 3, 2])
-    halted = []
-    for _ in range(3):
-        step = training_step(model, carry, vectors, min_steps, look_ahead=True)
-        advance_(carry, step)
-        halted.append(carry.halted.tolist())
-    assert halted == [[True, False, False], [True, False, True], [True, True, True]]
-    assert (step.continuation is None) == (halting == "halt-only")
-    with torch.no_grad():
-        model.q_head.bias.copy_(torch.tensor([-2.0, 2.0]))  # never does
-    carry = filled_carry(model, batch)
-    for expected in (False, False, True):
-        advance_(carry, training_step(model, carry, vectors, torch.zeros(3), look_ahead=True))
-        assert carry.halted.tolist() == [expected] * 3
-
-
-def test_the_next_steps_own_pass_gives_the_target_that_looking_ahead_gives():
-    """With the weights held still, what one step saw by a second pass is what the next one computes anyway."""
-    torch.manual_seed(0)
-    model = RecursiveModel(dataclasses.replace(TINY, halt_max_steps=8), 1)
-    with torch.no_grad():
-        model.q_head.weight.normal_(std=0.3)
-    batch = sequences(4, 9)
-    vectors = model.puzzle_vectors(batch.puzzle_identifiers)
-    carry = filled_carry(model, batch)
-    looked = training_step(model, carry, vectors, torch.full((4,), 9), look_ahead=True)
-    first = training_step(model, carry, vectors, torch.full((4,), 9), look_ahead=False)
-    assert not first.continuation.known.any()  # nothing was predicted before the first step
-    advance_(carry, first)
-    carry.halted[3] = True
-    refill_(model, carry, batch)
-    second = training_step(model, carry, vectors, torch.full((4,), 9), look_ahead=False).continuation
-    assert second.known.tolist() == [True, True, True, False]
-    assert torch.allclose(second.target[:3], looked.continuation.target[:3], atol=1e-6)
-    assert torch.allclose(second.predicted[:3], looked.continuation.predicted[:3], atol=1e-6)
-    second.predicted.sum().backward()
-    reached = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
-    assert reached == {"q_head.weight", "q_head.bias"}
-
-
-def test_a_last_step_counts_with_the_value_of_halting():
-    torch.manual_seed(0)
-    model = RecursiveModel(dataclasses.replace(TINY, halt_max_steps=2), 1)
-    with torch.no_grad():
-        model.q_head.bias.copy_(torch.tensor([-1.0, 3.0]))
-    batch = sequences(2, 9)
-    vectors = model.puzzle_vectors(batch.puzzle_identifiers)
-    carry = filled_carry(model, batch)
-    advance_(carry, training_step(model, carry, vectors, torch.zeros(2), look_ahead=False))
-    step = training_step(model, carry, vectors, torch.zeros(2), look_ahead=False)
-    assert torch.allclose(step.continuation.target, step.output.q_halt.sigmoid())
 
 
 def test_cells_that_do_not_exist_are_not_seen():
@@ -235,13 +123,6 @@ def test_the_third_column_is_the_mean_of_what_becomes_of_each_colour():
     assert vectors.grad[0, 2].any()
 
 
-def test_truncated_normal_has_the_stated_deviation():
-    torch.manual_seed(0)
-    drawn = truncated_normal(200_000, std=0.3)
-    assert drawn.std() == pytest.approx(0.3, rel=0.01)
-    assert drawn.abs().max() < 0.3 * 2.3
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_lower_precision_stays_near_float32(dtype):
     torch.manual_seed(0)
@@ -254,16 +135,125 @@ def test_lower_precision_stays_near_float32(dtype):
     assert (ours.float() - expected).norm() < 0.1 * expected.norm()
 
 
-@pytest.mark.parametrize(
-    ("change", "word"),
-    [
-        ({"hidden_size": 30, "num_heads": 4}, "multiple"),
-        ({"positions": "sine"}, "positions"),
-        ({"H_layers": 0}, "H_layers"),
-        ({"halt_exploration_prob": 1.5}, "halt_exploration_prob"),
-        ({"hidden_size": 12, "num_heads": 2, "positions": "rope-2d"}, "rope-2d"),
-    ],
-)
-def test_a_configuration_that_cannot_be_is_refused(change, word):
-    with pytest.raises(InputError, match=word):
-        dataclasses.replace(TINY, **change)
+def parameters(preset: str) -> int:
+    with torch.device("meta"):
+        return sum(p.numel() for p in hrm_offline.build_model(preset).parameters())
+
+
+def test_the_transformer_is_as_large_as_the_published_model_and_the_shared_one_a_quarter():
+    assert parameters("transformer-27m") == pytest.approx(parameters("hrm-27m"), rel=0.02)
+    assert parameters("shared-7m") == pytest.approx(7e6, rel=0.05)
+
+
+def by_hand(model: RecursiveModel, z_H, z_L, embedded, table):
+    """States after an outer step, and which of its passes carry gradient, written out for each architecture."""
+    level = {name: module for name, module in model.named_children() if name.endswith("_level")}
+    if model.config.architecture == "transformer":
+        with torch.no_grad():
+            z_H = level["H_level"](z_H, embedded, table)
+        return level["H_level"](z_H, embedded, table), z_L
+    net = level["L_level"]
+    with torch.no_grad():
+        for _ in range(3):
+            z_L = net(z_L, z_H + embedded, table)
+        z_H = net(z_H, z_L, table)
+    for _ in range(3):
+        z_L = net(z_L, z_H + embedded, table)
+    return net(z_H, z_L, table), z_L
+
+
+@pytest.mark.parametrize("architecture", ["transformer", "shared"])
+def test_an_outer_step_is_the_one_written_out_with_its_gradients(architecture):
+    torch.manual_seed(0)
+    model = RecursiveModel(ARCHITECTURES[architecture], 2)
+    tokens, ids = torch.randint(0, 12, (2, 9), dtype=torch.int32), torch.zeros(2, 1, dtype=torch.long)
+    states = model.initial_states(2, (3, 3))
+    vectors = model.puzzle_vectors(ids)
+    z_H, z_L, output = model(*states, tokens, vectors, (3, 3))
+    output.logits.square().sum().backward()
+    ours = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    expected_H, expected_L = by_hand(model, *states, model._embed(tokens, vectors, (3, 3)), model._rope_table((3, 3)))
+    assert torch.allclose(z_H, expected_H, atol=1e-6)
+    assert torch.equal(z_L, expected_L)
+    model.lm_head(expected_H)[:, 1:].square().sum().backward()
+    assert len(ours) == sum(p.grad is not None for p in model.parameters())
+    for name, p in model.named_parameters():
+        if p.grad is not None:
+            assert torch.allclose(ours[name], p.grad, rtol=1e-4, atol=1e-5), name
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_counted_layer_passes_are_those_made(architecture, monkeypatch):
+    model = RecursiveModel(ARCHITECTURES[architecture], 1)
+    made = []
+    block = type(next(m for m in model.modules() if type(m).__name__ == "Block"))
+    forward = block.forward
+    monkeypatch.setattr(
+        block, "forward", lambda self, *args: made.append(torch.is_grad_enabled()) or forward(self, *args)
+    )
+    tokens = torch.zeros(1, 4, dtype=torch.int32)
+    model(*model.initial_states(1, (2, 2)), tokens, model.puzzle_vectors(torch.zeros(1, 1, dtype=torch.long)), (2, 2))
+    assert len(made) == model.config.layer_passes
+    assert sum(made) == model.config.gradient_passes
+
+
+@needs_triton
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_fused_operations_serve_every_architecture(architecture):
+    torch.manual_seed(0)
+    config = dataclasses.replace(ARCHITECTURES[architecture], puzzle_columns=0, context_pairs=1)
+    model = RecursiveModel(config, 1)
+    tokens, results = torch.randint(0, 12, (2, 3 * 6), dtype=torch.int32), []
+    for mode in ("reference", "triton"):
+        model.zero_grad()
+        with dispatch.override(mode):
+            output = model(*model.initial_states(2, (2, 3)), tokens, None, (2, 3), torch.tensor([3, 6]).int())[2]
+            output.logits[:, :3].square().sum().backward()
+        results.append((output.logits[:, :3].detach(), model.embed_canvas.embedding_weight.grad.clone()))
+    for plain, fused in zip(*results):
+        assert torch.allclose(plain, fused, rtol=1e-3, atol=1e-4)
+
+
+def test_the_context_is_what_a_few_shot_network_answers_from():
+    """Cells beyond a sequence's own are not seen, everything in the context is, at its own place."""
+    torch.manual_seed(0)
+    puzzles = few_shot(rehearsal_tasks(30)[:2])
+    config = PRESETS["hrm-132k"].model.conditioned(puzzles.recipe)
+    model = RecursiveModel(config, puzzles.num_rows)
+    tokens = torch.randint(2, 12, (1, 5 * 4), dtype=torch.int32)
+
+    def logits(change: int | None, cells: int = 4) -> torch.Tensor:
+        changed = tokens.clone()
+        if change is not None:
+            changed[0, change] = (changed[0, change] - 1) % 10 + 2
+        with torch.inference_mode():
+            return model(*model.initial_states(1, (2, 2)), changed, None, (2, 2), torch.tensor([cells]).int())[2].logits
+
+    assert logits(None).shape == (1, 4, 12)
+    assert all(not torch.equal(logits(None)[:, 0], logits(place)[:, 0]) for place in (0, 5, 15))
+    assert torch.equal(logits(None, cells=2)[:, :2], logits(18, cells=2)[:, :2])
+    swapped = torch.cat([tokens[:, 8:16], tokens[:, :8], tokens[:, 16:]], dim=1)
+    assert not torch.equal(logits(None), model(*model.initial_states(1, (2, 2)), swapped, None, (2, 2))[2].logits)
+
+
+@needs_triton
+def test_prediction_in_inference_mode_equals_the_training_pass():
+    """Tables and lengths first made in inference mode serve training afterwards."""
+    torch.manual_seed(0)
+    model = RecursiveModel(ROPE_2D, 4).to(DEVICE)
+    tokens = torch.randint(0, 12, (2, 9), dtype=torch.int32, device=DEVICE)
+
+    def logits():
+        states = model.initial_states(2, (3, 3))
+        vectors = model.puzzle_vectors(torch.zeros(2, 1, dtype=torch.long, device=DEVICE))
+        for _ in range(2):
+            *states, output = model(*states, tokens, vectors, (3, 3))
+        return output.logits
+
+    with dispatch.override("triton"):
+        with torch.inference_mode():
+            predicted = logits()
+        trained = logits()
+        trained.sum().backward()
+    assert torch.equal(predicted, trained)

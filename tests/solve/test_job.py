@@ -1,18 +1,17 @@
-import json
+"""Test whole runs of `solve`: odd tasks, broken input, seeds, artifacts, the clock, a full disk, tasks alone."""
 
-import numpy as np
+import dataclasses
+import json
+import time
+
 import pytest
-import torch
+from runs import check, options_of, save_random_artifact, solve_quietly
 
 from hrm_offline.answers.submission import read_submission
 from hrm_offline.cli import main
 from hrm_offline.common.budget import Budget
 from hrm_offline.config import PRESETS
-from hrm_offline.data.puzzles import SHARED_ROWS
-from hrm_offline.data.tasks import Pair, Task, load_tasks, to_challenges
-from hrm_offline.model.device import Runtime
-from hrm_offline.model.recursive import RecursiveModel
-from hrm_offline.solve.choice import nearest_preset, pick_preset
+from hrm_offline.data.tasks import Pair, Task, to_challenges
 from hrm_offline.solve.job import SolveOptions, solve
 from hrm_offline.solve.supervisor import Crew
 
@@ -41,12 +40,6 @@ def run(tmp_path, write_json):
         return main(command), out
 
     return run
-
-
-def check(out, challenges):
-    """The submission is complete; returns it and the report."""
-    read_submission(out / "submission.json", {task_id: len(task["test"]) for task_id, task in challenges.items()})
-    return json.loads((out / "submission.json").read_text()), json.loads((out / "report.json").read_text())
 
 
 def odd_tasks(make_task):
@@ -180,8 +173,6 @@ def test_an_artifact_is_adapted(run, make_task, tmp_path):
 
 def test_the_clock_bounds_both_phases(write_json, make_task, tmp_path):
     """On a clock that runs a hundred times too fast `solve` still answers everything in time."""
-    import time
-
     path = write_json("c.json", to_challenges([make_task(f"t{i}", [((9, 9), (9, 9))] * 4, seed=i) for i in range(20)]))
     start = time.monotonic()
     budget = Budget(200.0, 0.0, clock=lambda: (time.monotonic() - start) * 100)
@@ -190,20 +181,6 @@ def test_the_clock_bounds_both_phases(write_json, make_task, tmp_path):
     assert report["adapted"]["steps"] < report["adapted"]["planned_steps"]
     assert report["seconds in all"] < 200
     read_submission(tmp_path / "out" / "submission.json", {f"t{i}": 1 for i in range(20)})
-
-
-def test_preset_suits_device_and_task_count(monkeypatch):
-    cpu = Runtime(torch.device("cpu"), torch.float32, "")
-    assert pick_preset(cpu, 41_000 / 240)[0] == "hrm-132k"
-    gpu = Runtime(torch.device("cuda"), torch.bfloat16, "")
-    for gib, seconds, expected in ((24, 41_000, "hrm-27m"), (24, 4_000, "hrm-3m"), (8, 41_000, "hrm-3m")):
-        monkeypatch.setattr(Runtime, "memory", gib * 2**30)
-        assert pick_preset(gpu, seconds / 240)[0] == expected
-
-
-def test_an_artifacts_recipe_is_the_nearest_presets():
-    for name, chosen in PRESETS.items():
-        assert nearest_preset(chosen.model) == name
 
 
 def test_task_ids_can_hold_anything(run, make_task):
@@ -221,16 +198,71 @@ def test_a_larger_preset_runs_where_it_is_asked_for(run, make_task):
     assert check(out, challenges)[1]["model"]["hidden_size"] == PRESETS["hrm-3m"].model.hidden_size
 
 
-def test_null_truth_of_the_default_rehearsal():
-    """The public sets load as hidden tasks and give a complete fallback without any label."""
-    from hrm_offline.answers.submission import fallback_submission
-    from hrm_offline.data.tasks import TaskSet
+def test_alone_a_task_is_answered_as_if_it_were_the_only_one(challenges, write_json, tmp_path):
+    report = solve_quietly(options_of(challenges, tmp_path, workers=0, sharing="per-task"))
+    together, _ = check(tmp_path / "out", challenges[1])
+    assert report["sharing"] == "per-task"
+    assert len(report["adapted"]["groups"]) == len(challenges[1])
+    for task_id in ("t0", "t3"):
+        only = {task_id: challenges[1][task_id]}
+        options = options_of((write_json(f"{task_id}.json", only), only), tmp_path, task_id, 0, "per-task")
+        solve_quietly(options)
+        assert check(options.out, only)[0][task_id] == together[task_id]
 
-    tasks = tuple(task.without_labels() for task in load_tasks("arc2-eval").tasks)
-    fallback = fallback_submission(TaskSet("arc2-eval", tasks))
-    assert sum(len(entries) for entries in fallback.values()) == 167
-    assert all(np.array(e[a]).ndim == 2 for entries in fallback.values() for e in entries for a in e)
+
+def test_alone_a_task_starts_from_random_weights_unless_told_otherwise(challenges, tmp_path):
+    command = ["solve", "--challenges", str(challenges[0]), "--budget", "2m", "--visits", "1", "--workers", "0"]
+    found = {}
+    for extra in ((), ("--adapt", "per-task"), ("--adapt", "per-task", "--artifact", "bundled")):
+        assert main([*command, "--out", str(tmp_path / "".join(extra) / "out"), *extra]) == 0
+        found[extra] = check(tmp_path / "".join(extra) / "out", challenges[1])[1]["artifact"]
+    assert [artifact is None for artifact in found.values()] == [False, True, False]
 
 
-def test_model_of_a_fresh_start_has_zero_embeddings():
-    assert not RecursiveModel(PRESETS["hrm-132k"].model, SHARED_ROWS + 2).puzzle_emb.weights.any()
+def test_a_disk_that_fills_up_leaves_the_answers_that_were_written(challenges, tmp_path, limit_file_size):
+    said = []
+    options = options_of(challenges, tmp_path, workers=0)
+
+    def fill_up_after_the_fallback(text):
+        said.append(text)
+        if "a valid fallback" in text:
+            full.__enter__()
+
+    full = limit_file_size(100)
+    try:
+        solve(options, Budget(300), fill_up_after_the_fallback)
+    finally:
+        full.__exit__(None, None, None)
+    read_submission(options.out / "submission.json", dict.fromkeys(challenges[1], 1))
+    assert any("cannot be written" in line for line in said)
+    assert not list(options.out.glob(".*.tmp"))
+
+
+def test_a_clock_that_jumps_back_does_not_lengthen_the_run(challenges, tmp_path):
+    start, jumped = time.monotonic(), []
+
+    def clock():
+        now = time.monotonic() - start
+        if now > 1.5:
+            jumped.append(True)
+            now -= 3600
+        return now
+
+    options = options_of(challenges, tmp_path, workers=0, visits=10**6)
+    report = solve(options, Budget(6.0, clock=clock), lambda _: None)
+    assert jumped
+    assert time.monotonic() - start < 7.0
+    assert report["seconds in all"] <= 6.0
+    check(options.out, challenges[1])
+
+
+def test_a_task_too_large_for_the_model_costs_the_others_nothing(make_task, write_json, tmp_path):
+    value = to_challenges([make_task("large", [((12, 12), (12, 12))] * 2), make_task("small")])
+    config = dataclasses.replace(PRESETS["hrm-132k"].model, canvas_rows=11, canvas_cols=11)
+    artifact = save_random_artifact(tmp_path / "artifact", config)
+    options = options_of((write_json("c.json", value), value), tmp_path, workers=0, artifact=artifact)
+    report = solve_quietly(options)
+    check(options.out, value)
+    assert "needs a canvas of side 12" in report["left out"]["large"]
+    assert "needs a canvas of side 12" in report["tasks on their fallback"]["large"]
+    assert "small" not in report["tasks on their fallback"]

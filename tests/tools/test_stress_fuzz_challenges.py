@@ -1,4 +1,4 @@
-"""Run some hundred files of `tools/stress/fuzz_challenges.py`, always the same, and check that it notices faults."""
+"""Test some hundred broken challenge files, always the same ones, and that the tool notices faults."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A pretraining run that is carried from machine to machine in small files."""
+"""Test a pretraining run that is carried from machine to machine in small files."""
 
 import json
 import shutil
@@ -6,8 +6,8 @@ import signal
 
 import pytest
 import torch
+from pretraining import SETTINGS, launch, metrics
 from safetensors.torch import load_file, save
-from test_pretrain import SETTINGS, launch, metrics
 
 from hrm_offline.cli import main
 from hrm_offline.train import relay
