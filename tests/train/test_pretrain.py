@@ -1,5 +1,6 @@
-"""Test pretraining: what it writes, and that a killed run ends with the same weights."""
+"""Test pretraining: its files, its settings, and that a killed run ends with the same weights."""
 
+import json
 import os
 import signal
 import time
@@ -9,6 +10,7 @@ import torch
 from pretraining import finish, launch, metrics
 from safetensors.torch import load_file
 
+from hrm_offline.cli import main
 from hrm_offline.data.puzzles import SHARED_ROWS
 from hrm_offline.model.artifact import load_artifact
 
@@ -41,3 +43,15 @@ def test_killed_and_resumed_ends_with_the_same_weights(unbroken, tmp_path, numbe
     for ours, expected in zip(metrics(tmp_path), metrics(unbroken), strict=True):
         for key in ("step", "lm_loss") if number == signal.SIGKILL else ("step",):
             assert ours[key] == expected[key]
+
+
+def test_config_file_is_overridden_by_flags_and_checked(tmp_path, capsys, write_json):
+    config = write_json(
+        "c.json", {"preset": "hrm-132k", "steps": 3, "held_out": [], "max_side": 3, "limit": 2, "lr": 1}
+    )
+    assert main(["pretrain", "--out", str(tmp_path / "o"), "--config", str(config), "--steps", "2"]) == 0
+    assert json.loads((tmp_path / "o" / "config.json").read_text())["origin"]["steps"] == 2
+    wrong = (({"stepz": 3}, "stepz"), ({"steps": "3"}, "steps"), ({"preset": "x"}, "hrm-132k"), ([], "object"))
+    for bad, word in wrong:
+        assert main(["pretrain", "--out", str(tmp_path / "p"), "--config", str(write_json("b.json", bad))]) == 2
+        assert word in capsys.readouterr().err

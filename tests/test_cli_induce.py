@@ -1,6 +1,4 @@
-"""Test commands from their flags to their files: `induce`, and the config file of `pretrain`."""
-
-import json
+"""Test the command `induce`, from its flags to the votes that `solve` counts."""
 
 from planted import grids, planted
 from runs import check
@@ -62,15 +60,3 @@ def test_what_induce_cannot_do_is_one_line(write_json, tmp_path, capsys, make_ta
         assert word in line
         assert len(line.splitlines()) == 1
     assert not list(tmp_path.glob(".*.tmp"))
-
-
-def test_config_file_is_overridden_by_flags_and_checked(tmp_path, capsys, write_json):
-    config = write_json(
-        "c.json", {"preset": "hrm-132k", "steps": 3, "held_out": [], "max_side": 3, "limit": 2, "lr": 1}
-    )
-    assert main(["pretrain", "--out", str(tmp_path / "o"), "--config", str(config), "--steps", "2"]) == 0
-    assert json.loads((tmp_path / "o" / "config.json").read_text())["origin"]["steps"] == 2
-    wrong = (({"stepz": 3}, "stepz"), ({"steps": "3"}, "steps"), ({"preset": "x"}, "hrm-132k"), ([], "object"))
-    for bad, word in wrong:
-        assert main(["pretrain", "--out", str(tmp_path / "p"), "--config", str(write_json("b.json", bad))]) == 2
-        assert word in capsys.readouterr().err
