@@ -19,7 +19,7 @@ ORIGIN = json.loads((FOLDER / "config.json").read_text())["origin"]
 
 
 def solve(challenges: Path, out: Path, *flags: str) -> dict:
-    """Run the command on a CPU; returns its report."""
+    """Run the command on a CPU, and return its report."""
     assert (
         main(
             [

@@ -10,7 +10,7 @@ from hrm_offline.data.tasks import Pair, Task, load_tasks, to_challenges
 
 
 def test_induce_writes_votes_that_solve_counts(write_json, tmp_path, capsys):
-    """One task has a program, one has none, one is broken."""
+    """Induce a task that has a program, a task that has none, and a broken task."""
     task = planted(lambda g: dihedral(g, 6), grids(6), "turned")
     none = Task("none", (Pair(task.train[0].input, task.train[1].output), *task.train[1:]), task.test)
     good = to_challenges([task, none])

@@ -22,7 +22,7 @@ from hrm_offline.data.tasks import BadTask, TaskSet
 
 
 def pool(*counts):
-    """A pool of (grid, count) with confidence 0.5."""
+    """Return a pool of (grid, count) votes, each with confidence 0.5."""
     filled = Pool()
     for g, count in counts:
         filled.add(g, count, count / 2)

@@ -8,7 +8,7 @@ from hrm_offline.data.tasks import BadTask, TaskSet, load_tasks
 
 
 def test_null_truth_of_the_default_rehearsal():
-    """The public sets load as hidden tasks and give a complete fallback without any label."""
+    """Load a public set as hidden tasks: the fallback is complete without any label."""
     tasks = tuple(task.without_labels() for task in load_tasks("arc2-eval").tasks)
     fallback = fallback_submission(TaskSet("arc2-eval", tasks))
     assert sum(len(entries) for entries in fallback.values()) == 167

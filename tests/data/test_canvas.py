@@ -30,7 +30,7 @@ def test_room_follows_what_the_demonstrations_show(make_task):
 
 
 def test_room_is_the_same_for_a_demonstration_and_for_a_test_input_like_it(make_task):
-    """What a canvas tells of an output is the same when learning and when predicting."""
+    """Check that a canvas tells as much about an output when learning as when predicting."""
     for task in load_tasks("arc1-eval").tasks[:100]:
         for pair in task.train:
             as_test = Pair(pair.input, None)
@@ -39,7 +39,7 @@ def test_room_is_the_same_for_a_demonstration_and_for_a_test_input_like_it(make_
 
 
 def test_truth_fits_its_canvas_on_the_public_sets():
-    """How often a test output has its room, row by row and column by column; LOG.md has the table."""
+    """Count the test outputs that do not fit in their room on the canvas. LOG.md has the table."""
     cut_off, count = [], 0
     for name in ("arc1", "arc2"):
         for task in load_tasks(name).tasks:

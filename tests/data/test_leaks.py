@@ -10,7 +10,7 @@ from hrm_offline.data.tasks import Pair, Task, load_tasks
 
 
 def viewed(task: Task, view: View, name: str) -> Task:
-    """The task in disguise: another name, every grid in a view, demonstrations and tests swapped and re-ordered."""
+    """Disguise a task: another name, every grid in a view, demonstrations and tests swapped and re-ordered."""
     pairs = [
         Pair(view.apply(p.input), None if p.output is None else view.apply(p.output))
         for p in (*task.test, *reversed(task.train))
@@ -55,7 +55,7 @@ def test_a_held_out_test_input_is_found_without_its_output(make_task):
 
 
 def test_the_known_overlap_of_the_public_sets(capsys):
-    """376 of ARC-AGI-1's evaluation tasks are in ARC-AGI-2's training set; one of them twice."""
+    """Find the 376 evaluation tasks of ARC-AGI-1 that are in ARC-AGI-2's training set, one of them twice."""
     assert main(["leaks", "arc1-eval", "arc2-train"]) == 1
     assert (
         "376 of the 400 tasks of arc1-eval share a pair, in any view, with 377 of the 1000 of arc2-train"

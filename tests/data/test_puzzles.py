@@ -93,7 +93,7 @@ def test_batches_hold_whole_examples_with_the_right_embedding_rows(make_task, re
 
 
 def view_free(view, tokens, canvas):
-    """The grid of the original task, wherever it stands on the canvas."""
+    """Return the grid of the original task, wherever the tokens show it on the canvas."""
     board = tokens.reshape(canvas)
     rows, cols = np.nonzero(board >= 2)
     moved = board[rows.min() :, cols.min() :]

@@ -119,7 +119,7 @@ def test_of_equal_keys_the_last_counts(write_json):
 
 
 def test_at_no_depth_a_task_breaks_more_than_its_file(write_json):
-    """Just below the depth that the parser refuses, whatever else walks through a value would fail."""
+    """Nest lists just less deep than the parser refuses: other code that walks through the value could fail there."""
     refused = []
     for depth in (10, 500, *range(700, 1000, 3), 100_000):
         text = json.dumps({"good": GOOD, "deep": with_cell(0)}).replace("[0]", "[" * depth + "]" * depth)

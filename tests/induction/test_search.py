@@ -51,7 +51,7 @@ def test_planted_compositions_are_found_and_shorter_ones_weigh_more(length, prog
 
 
 def test_what_a_cell_is_in_may_decide_its_colour():
-    """Shapes of one colour take another by their size; a size that was not demonstrated has no answer."""
+    """Recolour shapes by their size. A size that was not demonstrated has no answer."""
 
     def shapes(*lengths):
         g = np.zeros((2 * len(lengths), 6), dtype=np.uint8)

@@ -21,7 +21,7 @@ SIZES = {"num_heads": 2, "H_cycles": 2, "L_cycles": 2, "halt_max_steps": 3}
 
 @pytest.fixture
 def saved(tmp_path):
-    """An artifact folder and the model it was saved from."""
+    """Return an artifact folder and the model that it was saved from."""
     torch.manual_seed(0)
     model = RecursiveModel(TINY, SHARED_ROWS + 4)
     model.puzzle_emb.weights.normal_()
@@ -155,7 +155,7 @@ def test_artifacts_that_cannot_be_used_are_refused_by_file(saved, how, file):
 
 
 def test_weights_serve_on_every_canvas(saved):
-    """An artifact of the full canvas predicts on a tight one and the other way round."""
+    """Predict on a tight canvas and on the full one with the same artifact."""
     model = load_artifact(saved[0]).build(SHARED_ROWS + 1, torch.float32)
     for canvas in ((3, 3), (30, 30), (2, 7)):
         cells = canvas[0] * canvas[1]

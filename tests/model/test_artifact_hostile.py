@@ -24,7 +24,7 @@ TINY = ModelConfig(hidden_size=32, num_heads=2, H_layers=1, L_layers=1, puzzle_e
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
-    """A valid artifact, not to be changed."""
+    """Save a valid artifact, which tests must not change."""
     folder = tmp_path_factory.mktemp("good") / "artifact"
     weights = RecursiveModel(TINY, SHARED_ROWS).state_dict()
     save_artifact(folder, TINY, "table", weights, ["name"] * SHARED_ROWS, {"by": "test"})
@@ -33,7 +33,7 @@ def good(tmp_path_factory):
 
 @pytest.fixture
 def artifact(good, tmp_path):
-    """A copy of it to be damaged."""
+    """Copy the valid artifact, for a test to damage."""
     return shutil.copytree(good, tmp_path / "artifact")
 
 

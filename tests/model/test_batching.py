@@ -85,7 +85,7 @@ def test_a_grid_comes_back_from_its_view_and_place(grid, view, data):
 
 
 def read(maker, tokens, view, corner, canvas):
-    """The grid that tokens show under view number 1 from a corner on, after comparing it with the plain way."""
+    """Read the grid that tokens show under view number 1 from a corner on, and compare it with the plain way."""
     sides, cells = maker.read(
         torch.from_numpy(tokens.astype(np.int32))[None].to(DEVICE),
         torch.tensor([1], device=DEVICE),

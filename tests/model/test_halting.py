@@ -62,7 +62,7 @@ def test_halting_obeys_the_head_the_minimum_and_the_last_step(halting):
 
 
 def test_the_next_steps_own_pass_gives_the_target_that_looking_ahead_gives():
-    """With the weights held still, what one step saw by a second pass is what the next one computes anyway."""
+    """Hold the weights still: the second pass of one step then computes the same as the next step."""
     torch.manual_seed(0)
     model = RecursiveModel(dataclasses.replace(TINY, halt_max_steps=8), 1)
     with torch.no_grad():

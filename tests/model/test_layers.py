@@ -23,9 +23,11 @@ def test_truncated_normal_has_the_stated_deviation():
 @needs_triton
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float16, 5e-3), (torch.bfloat16, 5e-3)])
 def test_the_whole_block(dtype, tolerance):
-    """Output, input gradient and weight gradients of a block, ragged, against float64. The roundings
-    of bfloat16 add up over a block's backward pass to more than 5e-3, in plain PyTorch too: there
-    the kernels must be nearer to float64 than it is."""
+    """Compare output, input gradient and weight gradients of a block, with ragged sequences, with float64.
+
+    The rounding errors of bfloat16 add up over a backward pass to more than 5e-3, in plain PyTorch too. There the
+    kernels must be nearer to float64 than plain PyTorch is.
+    """
     torch.manual_seed(0)
     block = Block(ROPE_2D).to(DEVICE)
     lengths = torch.tensor([17, 5, 26], device=DEVICE)
@@ -63,7 +65,7 @@ def test_the_whole_block(dtype, tolerance):
 
 @needs_triton
 def test_inside_torch_compile():
-    """A compiled block calls the kernels' operators without a break in its graph, and gets the same numbers."""
+    """Compile a block without a break in its graph: its numbers stay the same."""
     torch.manual_seed(0)
     block = Block(ROPE_2D).to(DEVICE)
     x = torch.randn(2, 26, 64, device=DEVICE)
@@ -84,8 +86,11 @@ def test_inside_torch_compile():
 
 @needs_triton
 def test_what_a_training_step_keeps_for_its_backward_pass():
-    """9 x hidden activations a token and block: x, qkv, what attention saw, its norm, and 3 x hidden of
-    the SwiGLU, whose gate and up are computed again. The plain path keeps twice that."""
+    """Measure the activations that a block keeps: 9 x hidden per token.
+
+    They are x, qkv, attention's output, its norm, and 3 x hidden of the SwiGLU, whose gate and up are computed
+    again. The plain path keeps twice as much.
+    """
     config = dataclasses.replace(ROPE_2D, hidden_size=256)  # so that the SwiGLU is 3 x hidden wide
     block, x = Block(config).to(DEVICE), torch.randn(2, 26, 256, device=DEVICE)
     assert config.intermediate_size == 3 * 256

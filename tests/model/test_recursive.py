@@ -44,7 +44,7 @@ def test_build_model_by_name():
 
 @pytest.mark.parametrize("positions", ["rope-1d", "rope-2d", "learned"])
 def test_a_cell_keeps_its_position_on_every_canvas(positions):
-    """Positions of a 4x5 canvas are those of the same cells on the full one."""
+    """Compare the positions on a 4x5 canvas with those of the same cells on the full canvas."""
     model = RecursiveModel(dataclasses.replace(TINY, positions=positions), 1)
     rows, cols = torch.arange(4).repeat_interleave(5), torch.arange(5).repeat(4)
     if positions == "learned":
@@ -90,7 +90,7 @@ def test_only_the_last_cycle_carries_gradient_and_states_go_on_detached():
 
 
 def test_cells_that_do_not_exist_are_not_seen():
-    """A canvas with missing rows computes what the shorter canvas computes."""
+    """Compare a canvas whose last rows are missing with the shorter canvas."""
     torch.manual_seed(0)
     model = RecursiveModel(TINY, 1)
     tokens = sequences(2, 9).inputs
@@ -146,7 +146,7 @@ def test_the_transformer_is_as_large_as_the_published_model_and_the_shared_one_a
 
 
 def by_hand(model: RecursiveModel, z_H, z_L, embedded, table):
-    """States after an outer step, and which of its passes carry gradient, written out for each architecture."""
+    """Return the states after an outer step, written out for each architecture with the passes that carry gradient."""
     level = {name: module for name, module in model.named_children() if name.endswith("_level")}
     if model.config.architecture == "transformer":
         with torch.no_grad():
@@ -216,7 +216,7 @@ def test_the_fused_operations_serve_every_architecture(architecture):
 
 
 def test_the_context_is_what_a_few_shot_network_answers_from():
-    """Cells beyond a sequence's own are not seen, everything in the context is, at its own place."""
+    """Change one cell at a time: the answer depends on the whole context and its order, not on missing cells."""
     torch.manual_seed(0)
     puzzles = few_shot(rehearsal_tasks(30)[:2])
     config = PRESETS["hrm-132k"].model.conditioned(puzzles.recipe)
@@ -239,7 +239,7 @@ def test_the_context_is_what_a_few_shot_network_answers_from():
 
 @needs_triton
 def test_prediction_in_inference_mode_equals_the_training_pass():
-    """Tables and lengths first made in inference mode serve training afterwards."""
+    """Check that tables and lengths that were first made in inference mode serve training afterwards."""
     torch.manual_seed(0)
     model = RecursiveModel(ROPE_2D, 4).to(DEVICE)
     tokens = torch.randint(0, 12, (2, 9), dtype=torch.int32, device=DEVICE)

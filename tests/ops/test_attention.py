@@ -72,8 +72,10 @@ def test_attention_neither_reads_nor_writes_beyond_a_sequences_end():
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("scale", [30.0, -30.0])
 def test_attention_of_large_scores(dtype, scale):
-    """Scores of some +-1,000, of which float32 keeps four digits behind the point: a softmax that
-    does not take off its peak overflows, and so does exp2 of keys that are not there."""
+    """Test scores near +-1,000, where float32 has four digits left behind the decimal point.
+
+    A softmax that does not subtract the maximum overflows here, and so does exp2 of keys that do not exist.
+    """
     qkv = normal(1, 70, 3 * 16, dtype=dtype)
     qkv[..., :16] *= scale
     qkv[..., 16:32] = qkv[..., :16]

@@ -30,7 +30,7 @@ def test_a_triton_that_cannot_run_is_found_out_before_it_is_needed(monkeypatch):
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_strided_arguments_and_gradients(dtype):
-    """Every second column of wider tensors, and a gradient that is a stride-0 expansion."""
+    """Give kernels every second column of wider tensors, and a gradient that is an expansion with stride 0."""
 
     def strided(*shape):
         return normal(*shape[:-1], 2 * shape[-1], dtype=dtype)[..., ::2]

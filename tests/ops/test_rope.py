@@ -12,7 +12,7 @@ def test_flattened_rope_on_the_full_canvas_is_the_published_one():
 
 
 def test_two_dimensional_rope_sees_row_and_column_distances_only():
-    """A score between two cells depends on their offset, not on where they stand."""
+    """Check that a score between two cells depends on their offset, not on their position."""
     table = rope_table("rope-2d", (9, 9), 0, 30, 16, 100.0, torch.device("cpu"))
     torch.manual_seed(0)
     q, k = (torch.randn(16).expand(1, 81, 1, 16) for _ in range(2))

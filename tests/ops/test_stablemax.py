@@ -44,7 +44,7 @@ def test_stablemax(dtype, shape):
 
 @pytest.mark.usefixtures("poisoned_memory")
 def test_stablemax_keeps_the_digits_of_nearly_certain_tokens():
-    """Loss and gradient of a label that has all but 1e-9 of the sum, where 1 - p has none in float32."""
+    """Test a label with all but 1e-9 of the probability, where 1 - p is 0 in float32."""
     logits = torch.full((1, 12), -1e5, device=DEVICE)
     logits[0, 3] = 1e5
     label = torch.tensor([3], device=DEVICE)

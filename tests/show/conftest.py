@@ -12,7 +12,7 @@ from hrm_offline.data.tasks import Pair, Task, to_challenges, to_solutions
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory):
-    """A folder with a run on two tasks, one of them learned, and their solutions."""
+    """Run two tasks, one of which is learned. Return the folder with the run and the solutions."""
     folder = tmp_path_factory.mktemp("run")
     grids = [np.full((2, 2), colour, np.uint8) for colour in range(4)]
     same = Task("same", tuple(Pair(grid, grids[1]) for grid in grids[:3]), (Pair(grids[0], grids[1]),))
@@ -45,5 +45,5 @@ def run(tmp_path_factory):
 
 @pytest.fixture
 def copy(run, tmp_path):
-    """The same folder, to be changed."""
+    """Copy that run's output, for a test to change."""
     return shutil.copytree(run / "out", tmp_path / "out")

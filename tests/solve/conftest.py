@@ -12,7 +12,7 @@ from hrm_offline.data.tasks import to_challenges
 
 @pytest.fixture
 def limit_file_size():
-    """A context in which files cannot grow beyond a size: what a full disk is to a writer."""
+    """Return a context in which files cannot grow beyond a size, as on a full disk."""
 
     @contextlib.contextmanager
     def limit(size):
@@ -28,13 +28,13 @@ def limit_file_size():
 
 @pytest.fixture
 def challenges(make_task, write_json):
-    """Five small tasks: the file they are in, and its content."""
+    """Write five small tasks. Return the file and its content."""
     value = to_challenges([make_task(f"t{i}", [((3, 3), (3, 3))] * 3, seed=i) for i in range(5)])
     return write_json("challenges.json", value), value
 
 
 @pytest.fixture
 def reference(challenges, tmp_path):
-    """The answers of a run in which nothing happens."""
+    """Return the answers of an undisturbed run."""
     solve_quietly(options_of(challenges, tmp_path, "reference", workers=0))
     return json.loads((tmp_path / "reference" / "submission.json").read_text())

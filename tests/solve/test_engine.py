@@ -11,7 +11,7 @@ from hrm_offline.solve.job import solve
 
 
 def test_an_adaptation_goes_on_from_its_saved_state(challenges, tmp_path, monkeypatch):
-    """A worker is killed in the middle; the next takes up its state and ends with the same weights."""
+    """Let a worker fail in the middle: the next one loads its state and ends with the same weights."""
     monkeypatch.setenv(faults.MARK, str(tmp_path / "mark"))
 
     class LateFault(faults.Faulty):
@@ -32,7 +32,7 @@ def test_an_adaptation_goes_on_from_its_saved_state(challenges, tmp_path, monkey
 
 
 def test_a_saved_state_goes_on_in_smaller_parts(challenges, tmp_path, monkeypatch):
-    """After an out-of-memory error the parts, and so the slots, have another size than those that were saved."""
+    """Run out of memory: the next worker computes smaller parts than those of the saved state."""
     monkeypatch.setenv(faults.MARK, str(tmp_path / "mark"))
 
     class LateShortage(faults.Faulty):

@@ -18,7 +18,7 @@ from hrm_offline.solve.supervisor import Crew
 
 @pytest.fixture
 def run(tmp_path, write_json):
-    """Run the command on challenges; returns its exit code and the output folder."""
+    """Return a function that runs `solve` on challenges and returns its exit code and output folder."""
 
     def run(challenges, *extra):
         path = challenges if isinstance(challenges, str) else write_json("challenges.json", challenges)
@@ -69,7 +69,7 @@ def test_odd_tasks_are_all_answered(run, make_task):
 
 
 def test_test_inputs_are_told_apart_by_index(run, make_task):
-    """Two equal test inputs have as many votes each as two different ones."""
+    """Count the votes of two equal test inputs: each has as many as a test input of its own."""
     task = make_task("equal")
     challenges = to_challenges([Task("equal", task.train, (task.test[0], task.test[0]))])
     _, out = run(challenges)
@@ -138,7 +138,7 @@ def test_the_same_seed_gives_the_same_answer(run, make_task):
 
 
 def test_an_artifact_is_adapted(run, make_task, tmp_path):
-    """A pretrained artifact whose task is the hidden one answers it at once; random weights do not."""
+    """Pretrain on the hidden task: that artifact answers the task at once, random weights do not."""
     task = make_task("t", [((2, 2), (2, 2))] * 2)
     hidden = Task("t", task.train, tuple(Pair(p.input, None) for p in task.train))
     labelled = tmp_path / "tasks.json"
@@ -172,7 +172,7 @@ def test_an_artifact_is_adapted(run, make_task, tmp_path):
 
 
 def test_the_clock_bounds_both_phases(write_json, make_task, tmp_path):
-    """On a clock that runs a hundred times too fast `solve` still answers everything in time."""
+    """Let the clock run a hundred times too fast: `solve` still answers everything in time."""
     path = write_json("c.json", to_challenges([make_task(f"t{i}", [((9, 9), (9, 9))] * 4, seed=i) for i in range(20)]))
     start = time.monotonic()
     budget = Budget(200.0, 0.0, clock=lambda: (time.monotonic() - start) * 100)

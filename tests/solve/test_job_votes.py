@@ -26,7 +26,10 @@ def challenges(make_task, write_json):
 
 @pytest.fixture
 def run(challenges, tmp_path):
-    """Solve the challenges in few steps; returns the submission, the report and what is in `candidates.json`."""
+    """Return a function that solves the challenges in few steps.
+
+    The function returns the submission, the report and the content of `candidates.json`.
+    """
 
     def run(*extra, name="out"):
         out = tmp_path / name
@@ -58,7 +61,7 @@ def run(challenges, tmp_path):
 
 
 def test_a_run_writes_its_best_candidates_and_another_one_counts_them(run, challenges, write_json, capsys):
-    """The run is finished after the first command: the others only count again."""
+    """Start a finished run again with votes: it only counts anew."""
     submission, report, candidates = run("--candidates", 1000)
     assert report["votes from elsewhere"] == []
     assert {task_id: len(entries) for task_id, entries in candidates.items()} == {"a": 2, "b": 1, "bad": 2}
@@ -90,7 +93,7 @@ def test_the_number_of_candidates_is_checked(challenges, tmp_path, capsys):
 
 
 def test_votes_count_from_the_first_submission_on_and_after_a_kill(run, challenges, write_json, tmp_path):
-    """Cut off before any vote of the network's own, and again later: the answer is that of the unbroken run."""
+    """Cut a run off before the network's first vote, and again later: it ends with the answers of an unbroken run."""
     path = write_json("votes.json", {"b": [[{"grid": [[7]], "votes": 1}]]})
     whole = run("--votes", path, "--candidates", 3, name="whole")
     options = SolveOptions(

@@ -57,7 +57,10 @@ def test_a_command_is_echoed_line_by_line_and_its_exit_code_returned():
 
 @pytest.mark.parametrize("leaves_the_group", [False, True])
 def test_a_command_that_hangs_is_killed_with_its_children(monkeypatch, leaves_the_group):
-    """A child that left the process group is out of reach, and holds the pipe open: that must not hang either."""
+    """Kill a command that hangs.
+
+    A child that left the process group is out of reach and keeps the pipe open. That must not hang either.
+    """
     monkeypatch.setattr(kaggle, "_SECONDS_TO_DRAIN", 0.5)
     code = (
         "import subprocess, sys, time; c = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(8)'], "
@@ -71,7 +74,7 @@ def test_a_command_that_hangs_is_killed_with_its_children(monkeypatch, leaves_th
 
 
 def ends_within(pid: int, seconds: float) -> bool:
-    """Whether a process that may be no child of this one is over; an orphan can stay as a zombie."""
+    """Say whether a process ends in time. It may be no child of this process, and an orphan can stay as a zombie."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:

@@ -14,7 +14,7 @@ FALLBACK = {"a": [entry(A, B)], "b": [entry(A, B)]}
 
 
 def votes_for(test, grid, count=1):
-    """Votes of one batch: `count` times a grid for the test input of that number."""
+    """Return the votes of one batch: `count` times a grid for the test input of that number."""
     cells = np.zeros((count, 3, 3), np.uint8)
     cells[:, : grid.shape[0], : grid.shape[1]] = grid
     sides = np.tile(np.array(grid.shape, np.int32), (count, 1))
@@ -23,7 +23,7 @@ def votes_for(test, grid, count=1):
 
 @pytest.fixture
 def ledger(tmp_path):
-    """A ledger of two tasks in one group; it fails the test if it says anything."""
+    """Return a ledger of two tasks in one group. The test fails if the ledger reports a problem."""
     ledger = Ledger(FALLBACK, tmp_path / "submission.json", say=pytest.fail)
     ledger.reset([[("a", 0), ("b", 0)]])
     return ledger

@@ -29,7 +29,7 @@ def test_tasks_are_split_evenly_and_the_dearest_group_comes_first(make_task):
 
 
 def test_every_group_has_its_share_of_the_time(make_task):
-    """Two workers, four groups: half of the time for each, and prediction's share at the end."""
+    """Give two workers four groups: each group gets half of the time, and prediction its share at the end."""
     schedule = make_schedule(make_task, 2, 4)
     first, second = schedule.next_job(0, 0.0), schedule.next_job(1, 0.0)
     end = schedule.adaptation_end()
@@ -68,7 +68,7 @@ def test_a_group_that_only_one_worker_has_is_learned_again_when_that_worker_is_g
 
 
 def test_a_network_that_was_not_saved_ends_with_the_next_that_its_worker_adapts(make_task):
-    """Its base rounds come first; what is left then cannot be predicted, and is not tried."""
+    """Predict the base rounds of such a group first. The rest cannot be predicted later, so the schedule drops it."""
     schedule = make_schedule(make_task, 1, 2)
     schedule.next_job(0, 0.0)
     schedule.adapted(0, 0, {"steps": 10}, saved=False)
@@ -83,7 +83,7 @@ def test_a_network_that_was_not_saved_ends_with_the_next_that_its_worker_adapts(
 
 @pytest.mark.parametrize("overrun", (0.0, 2.0))
 def test_alone_every_task_has_its_votes_and_its_share_of_a_budget_too_short_for_all_steps(make_task, overrun):
-    """Twelve adaptations, each ending later than it was told to, and what they predict."""
+    """Simulate twelve adaptations, each of which may end later than it was told to, and their predictions."""
     schedule = make_schedule(make_task, 1, 12, end=240.0, sharing="per-task")
     assert [len(group.tasks) for group in schedule.groups] == [1] * 12
     now, seconds = 0.0, {}

@@ -57,7 +57,7 @@ def test_a_fault_of_the_leader_itself_leaves_its_answers(challenges, tmp_path):
 
 
 def test_two_workers_answer_the_same_every_time_and_hold_no_torch_above(challenges, tmp_path):
-    """In a process of its own, so that it can be seen that the leading process never loads torch."""
+    """Run in a process of its own, which shows whether the supervising process loads torch."""
     code = (
         "import sys; from hrm_offline.cli import main; code = main(sys.argv[1:]); "
         "sys.exit(code or ('torch' in sys.modules and 9))"
@@ -91,7 +91,7 @@ def test_two_workers_answer_the_same_every_time_and_hold_no_torch_above(challeng
 
 
 class Watched(ProcessPool):
-    """Remembers what was sent."""
+    """Remember every message that was sent."""
 
     def __init__(self, *target):
         super().__init__(*target)

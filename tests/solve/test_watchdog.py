@@ -14,7 +14,7 @@ from hrm_offline.solve.worker import Worker
 
 
 def test_the_switch_ends_a_run_whose_leader_is_stuck(challenges, tmp_path):
-    """In time, with the file valid and the reason in the report."""
+    """Check that the run ends in time, that its file is valid, and that the report gives the reason."""
     released = threading.Event()
 
     class Stuck(InlinePool):

@@ -14,7 +14,7 @@ SETUP = Setup(Path("challenges.json"), Path("out"), 0, "cpu")
 
 
 def work_through(messages, make_engine):
-    """Let a worker take all messages; returns what it says."""
+    """Let a worker take all messages, and return its answers."""
     inbox, said = list(messages), []
     for _ in Worker(lambda: inbox.pop(0) if inbox else None, said.append, make_engine).run():
         if not inbox:

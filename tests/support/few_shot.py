@@ -7,5 +7,6 @@ from hrm_offline.data.puzzles import PuzzleSet
 
 
 def few_shot(tasks, pairs: int = 2, **changes):
+    """Return the puzzles of tasks whose sequences hold up to `pairs` demonstrations."""
     recipe = dataclasses.replace(PRESETS["hrm-132k"].adapt, conditioning="few-shot", context_pairs=pairs, **changes)
     return PuzzleSet(tasks, recipe, PRESETS["hrm-132k"].model.conditioned(recipe), seed=0)

@@ -19,17 +19,19 @@ WIDER = {torch.float32: torch.float64, torch.float16: torch.float32, torch.bfloa
 
 
 def normal(*shape: int, dtype: torch.dtype, scale: float = 1.0) -> torch.Tensor:
+    """Draw normal numbers on the device that kernels are tested on."""
     return (scale * torch.randn(shape)).to(DEVICE, dtype)
 
 
 def difference(ours: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the relative root-mean-square difference from the expected tensor."""
     assert ours.shape == expected.shape
     ours, expected = ours.detach(), expected.detach()
     return float((ours.double() - expected.double()).norm() / expected.double().norm().clamp_min(1e-30))
 
 
 def run(function, tensors, grad):
-    """Output and gradients of the tensors."""
+    """Return the output of a function and the gradients of its tensors."""
     leaves = [t.detach().clone().requires_grad_() for t in tensors]
     out = function(*leaves)
     out.backward(grad.to(out.dtype))
@@ -37,8 +39,10 @@ def run(function, tensors, grad):
 
 
 def check(function, reference, tensors, tolerance=None, repeat=True):
-    """The kernel's output and gradients against the twin's in wider numbers; the forward-only path
-    and a second run against the first, bit for bit."""
+    """Compare a kernel's output and gradients with those of its reference in wider numbers.
+
+    The path without gradients and, if `repeat`, a second run must equal the first run bit for bit.
+    """
     dtype = tensors[0].dtype
     with override("triton"):
         with torch.no_grad():

@@ -9,6 +9,7 @@ TINY = ModelConfig(hidden_size=32, num_heads=2, H_layers=1, L_layers=1, puzzle_e
 
 
 def sequences(size: int, cells: int, seed: int = 0) -> Sequences:
+    """Return `size` random sequences of `cells` cells whose labels are their inputs."""
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(0, 12, (size, cells), generator=generator)
     return Sequences(tokens.int(), tokens.long(), torch.zeros(size, 1, dtype=torch.long))

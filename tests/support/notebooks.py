@@ -9,12 +9,13 @@ CHALLENGES = {"a": {"train": [], "test": [{"input": [[1]]}, {"input": [[2]]}]}, 
 
 
 def code_cells(notebook: Path) -> list[str]:
+    """Return the source of every code cell."""
     cells = json.loads(notebook.read_text())["cells"]
     return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
 
 
 def lay_out(root: Path, name: str = "arc-agi_test_challenges.json") -> Path:
-    """A tree like Kaggle's; returns the submission's path."""
+    """Make a tree of folders like Kaggle's. Return the path where the submission goes."""
     competition = root / "input" / "competitions" / "arc"
     for folder in (competition, root / "working"):
         folder.mkdir(parents=True)

@@ -10,5 +10,6 @@ SMALL = PRESETS["hrm-132k"]
 
 
 def make_plan(tasks, **changes):
+    """Return the plan that predicts the tasks, by the recipe of the smallest preset with some changes."""
     recipe = dataclasses.replace(SMALL.adapt, colour_permutations=2, conditioning="table", **changes)
     return PredictionPlan(PuzzleSet(tasks, recipe, dataclasses.replace(SMALL.model, puzzle_columns=1), 0), recipe)

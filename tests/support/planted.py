@@ -6,13 +6,13 @@ from hrm_offline.data.tasks import Pair, Task
 
 
 def grids(count, seed=0, side=7, colours=4):
-    """Grids of several shapes, half of their cells black, none of them empty."""
+    """Draw grids of several shapes. Half of their cells are black, and none is empty."""
     rng = np.random.default_rng(seed)
     drawn = [rng.integers(1, colours, rng.integers(4, side, 2)) for _ in range(count)]
     return [(g * (rng.random(g.shape) < 0.5)).astype(np.uint8) for g in drawn]
 
 
 def planted(program, inputs, name="t"):
-    """A task that is solved by a program; the last two grids are its test inputs."""
+    """Return a task that a program solves. The last two grids are its test inputs."""
     pairs = tuple(Pair(g, np.ascontiguousarray(program(g), dtype=np.uint8)) for g in inputs)
     return Task(name, pairs[:-2], pairs[-2:])

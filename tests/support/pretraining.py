@@ -31,6 +31,7 @@ SETTINGS = [
 
 
 def launch(out, *extra, processes=1):
+    """Start a pretraining run in `processes` processes."""
     program = ["-m", "hrm_offline", "pretrain", "--out", str(out), *SETTINGS, *extra]
     if processes > 1:
         program = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), *program]
@@ -38,10 +39,12 @@ def launch(out, *extra, processes=1):
 
 
 def finish(process):
+    """Wait for a run, which must succeed, and return its output."""
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     return output
 
 
 def metrics(out):
+    """Return the lines of `metrics.jsonl`."""
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]

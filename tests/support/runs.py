@@ -21,7 +21,7 @@ from hrm_offline.solve.worker import Worker
 
 
 def check(out, challenges):
-    """The submission is complete; returns it and the report."""
+    """Check that the submission is complete. Return the submission and the report."""
     read_submission(out / "submission.json", {task_id: len(task["test"]) for task_id, task in challenges.items()})
     return json.loads((out / "submission.json").read_text()), json.loads((out / "report.json").read_text())
 
@@ -30,20 +30,23 @@ SMALL = PRESETS["hrm-132k"]
 
 
 def options_of(challenges, tmp_path, name="out", workers=1, sharing="sharded", **changes):
+    """Return the options of a small run on the `challenges` fixture."""
     crew = Crew(workers, sharing, changes.pop("hang_after", 300.0))
     return SolveOptions(challenges[0], tmp_path / name, visits=changes.pop("visits", 20), crew=crew, **changes)
 
 
 def inline(engine, clock=time.monotonic):
+    """Return a pool with one worker inside this process."""
     return InlinePool(lambda receive, send: Worker(receive, send, engine, clock))
 
 
 def solve_quietly(options, seconds=300, **more):
+    """Run `solve` without output, and return its report."""
     return solve(options, Budget(seconds), say=lambda _: None, **more)
 
 
 class CutOff(InlinePool):
-    """Breaks the run off after so many messages, as a kill does."""
+    """Break the run off after some messages, as a kill does."""
 
     def __init__(self, make_worker, messages):
         super().__init__(make_worker)
@@ -57,13 +60,14 @@ class CutOff(InlinePool):
 
 
 def save_random_artifact(folder, config=SMALL.model, seed=0):
+    """Save an artifact of random weights, and return its folder."""
     torch.manual_seed(seed)
     save_artifact(folder, config, "factored", RecursiveModel(config, SHARED_ROWS).state_dict(), [], {})
     return folder
 
 
 def said_until_sigterm(command: list[str]) -> str:
-    """What a run says from when it computes on, is told to end, and ends with exit code 0."""
+    """Wait until a run computes, end it by SIGTERM, and return its output after that. Its exit code must be 0."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as run:
         while "computing on" not in run.stdout.readline():
             assert run.poll() is None

@@ -7,7 +7,7 @@ from hrm_offline.cli import main
 
 @pytest.fixture(scope="session")
 def artifact(tmp_path_factory):
-    """Barely pretrained on some small real tasks."""
+    """Pretrain an artifact on some small real tasks, for three steps."""
     out = tmp_path_factory.mktemp("artifact")
     assert (
         main(

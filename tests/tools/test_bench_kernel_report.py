@@ -8,7 +8,7 @@ from places import REPOSITORY
 
 
 def kernel_report(*arguments, before="pass"):
-    """The tool in a process of its own, where kernels are compiled and not interpreted."""
+    """Run the tool in a process of its own, where kernels are compiled and not interpreted."""
     code = (
         f"import sys; sys.path += ['tools']; sys.argv = ['kernel_report.py', *{arguments!r}]; "
         f"from tools.bench import kernel_report; {before}; "

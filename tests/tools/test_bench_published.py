@@ -15,7 +15,7 @@ def test_a_folder_that_is_no_checkout_is_refused(tmp_path):
 
 
 def test_its_attention_call_is_answered_with_attention():
-    """Flash attention's layout: [B, T, heads, head_dim]."""
+    """Compare with attention written out. Flash attention's layout is [B, T, heads, head_dim]."""
     torch.manual_seed(0)
     q, k, v = torch.randn(3, 2, 5, 4, 8, dtype=torch.float64)
     scores = torch.einsum("bihd,bjhd->bhij", q, k) / 8**0.5

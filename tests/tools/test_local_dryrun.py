@@ -36,7 +36,7 @@ def test_task_choice_looks_at_no_test_output():
 
 
 def rehearse(tmp_path, *arguments):
-    """One tiny task through the real rehearsal, network cut off; the result and the tree."""
+    """Rehearse one tiny task with the network cut off. Return the finished process and its tree."""
     task = {"train": [{"input": [[1, 2]], "output": [[2, 1]]}] * 3, "test": [{"input": [[3, 4]], "output": [[4, 3]]}]}
     (tmp_path / "tasks.json").write_text(json.dumps({"abc": task}))
     command = [
@@ -57,7 +57,7 @@ def rehearse(tmp_path, *arguments):
 
 
 def checks_of(result) -> dict[str, str]:
-    """The rehearsal's last list: PASS, FAIL or SKIP by name."""
+    """Return the rehearsal's last list: PASS, FAIL or SKIP by name."""
     lines = [line.partition(" ") for line in result.stdout.splitlines() if line[:5] in ("PASS ", "FAIL ", "SKIP ")]
     return {rest.partition(":")[0]: word for word, _, rest in lines}
 

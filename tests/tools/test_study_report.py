@@ -11,7 +11,7 @@ from tools.study.trial import tasks_of
 
 
 def result(name, outcomes):
-    """Points by seed and task; the cells are half of them."""
+    """Return a result with the given points by seed and task. The share of right cells is half of the points."""
     return Result(
         name,
         {

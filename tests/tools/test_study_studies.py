@@ -52,7 +52,7 @@ def test_the_architectures_compared_have_the_sizes_they_say():
 
 @pytest.mark.parametrize("name", ["hrm-27m", "hrm-3m"])
 def test_the_studies_can_be_planned_for_larger_presets(name):
-    """No artifact comes with them, so one arm is left out."""
+    """Plan the studies without the one arm that needs an artifact, which these presets lack."""
     studies, scale = studies_of(preset(name).model), dataclasses.replace(SCALE, preset=name, seeds=(0,))
     planned = plan(list(studies), scale, tasks_of(SCALE.tasks))[0]
     arms = {(study.name, arm.name) for study in studies for arm in study.arms}

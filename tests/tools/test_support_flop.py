@@ -17,7 +17,7 @@ SMALL = PRESETS["hrm-132k"]
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_an_outer_step_and_its_backward_pass_are_counted_as_pytorch_does(architecture):
-    """PyTorch counts the output heads too, which are less than a hundredth of this network."""
+    """Compare with PyTorch, which also counts the output heads: less than a hundredth of this network."""
     config = dataclasses.replace(ARCHITECTURES[architecture], hidden_size=128, puzzle_emb_ndim=128)
     model, batch = RecursiveModel(config, 1), sequences(1, 36)
     vectors = model.puzzle_vectors(batch.puzzle_identifiers)

@@ -10,13 +10,13 @@ from tools.support.rehearsal_report import Check, Rehearsal, Run, judge
 
 @pytest.fixture
 def rehearsal(make_task, tmp_path):
-    """A rehearsal of one task whose notebook ended, with exit code 0, without a file."""
+    """Return a rehearsal of one task whose notebook ended with exit code 0 and left no file."""
     runs = [Run(0, 5.0)]
     return Rehearsal([make_task()], tmp_path, 60.0, 1, None, True, {"one hash"}, "guarded", runs=runs)
 
 
 def lines_of(capsys) -> dict[str, str]:
-    """The words PASS, FAIL or SKIP, by the name of the check."""
+    """Return PASS, FAIL or SKIP by the name of the check."""
     lines = [line.partition(":")[0].partition(" ") for line in capsys.readouterr().out.splitlines()]
     return {name: word for word, _, name in lines if word in ("PASS", "FAIL", "SKIP")}
 

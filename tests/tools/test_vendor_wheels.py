@@ -51,7 +51,7 @@ def test_a_folder_that_is_not_there_or_not_ours_is_one_line(tmp_path):
 
 
 def make_wheel(folder: Path, name: str, tag: str) -> Path:
-    """A wheel with one module, for downloads that need no network."""
+    """Write a wheel with one module, so that a download needs no network."""
     folder.mkdir()
     path = folder / f"{name}-1.0-{tag}.whl"
     info = f"{name}-1.0.dist-info"

@@ -6,7 +6,7 @@ from pretraining import finish, launch
 
 @pytest.fixture(scope="session")
 def unbroken(tmp_path_factory):
-    """The folder of a finished pretraining run, not to be changed."""
+    """Finish a pretraining run, once per session, and return its folder, which tests must not change."""
     out = tmp_path_factory.mktemp("unbroken")
     finish(launch(out))
     return out

@@ -28,7 +28,7 @@ SAME_SIZE = {
 
 
 def learned_and_decoded(model_config: ModelConfig, recipe, visits: int):
-    """Adapt to the demonstrations of four real tasks; the share of their grids that the network then gives back."""
+    """Adapt to the demonstrations of four real tasks. Return the share of grids that the network then gives back."""
     tasks = rehearsal_tasks(30)[:4]
     recipe = dataclasses.replace(recipe, rotations=False, flips=False, visits=visits, tokens_per_step=400)
     model_config = dataclasses.replace(model_config.conditioned(recipe), halt_exploration_prob=0.0)
@@ -73,8 +73,7 @@ def test_a_few_shot_network_memorises_too_and_answers_tasks_it_never_trained():
 
 
 def test_memorises_demonstrations_and_predicts_them(make_task):
-    """Adaptation to two tasks of random grids ends with every test input, a demonstration's copy,
-    answered right in every view."""
+    """Adapt to two tasks of random grids whose test inputs are demonstrations: every view is answered right."""
     tasks = []
     for seed in range(2):
         task = make_task(f"t{seed}", [((2, 3), (3, 2))] * 2, seed=seed)

@@ -8,8 +8,11 @@ from hrm_offline.model.artifact import load_artifact
 
 
 def test_two_processes_equal_one_at_the_same_global_batch(unbroken, tmp_path):
-    """Batches of 150 // 16 = 9 examples split unevenly, 4 and 5. The same bits as one process that
-    computes the same two parts, and the same loss as one that computes the whole at once."""
+    """Split batches of 150 // 16 = 9 examples unevenly, into 4 and 5.
+
+    The weights equal those of one process that computes the same two parts, bit for bit. The loss equals that of one
+    process that computes the whole batch at once.
+    """
     finish(launch(tmp_path / "two", processes=2))
     finish(launch(tmp_path / "parts", "--micro-batches", "2"))
     for two, one in zip(metrics(tmp_path / "two"), metrics(unbroken), strict=True):

@@ -17,7 +17,7 @@ SMALL = PRESETS["hrm-132k"]
 @pytest.mark.gpu
 @pytest.mark.parametrize("micro_batches", [1, 2])
 def test_recorded_steps_learn_as_launched_ones_do(make_task, micro_batches):
-    """CUDA graphs replay several buckets to the weights and embeddings of a learner without them."""
+    """Replay several buckets as CUDA graphs: weights and embeddings equal those of a learner without graphs."""
     tasks = tuple(make_task(f"t{side}", [((side, side), (side, side))] * 3, seed=side) for side in (2, 4))
     weights = []
     for cuda_graphs in (False, True):

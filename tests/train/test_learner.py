@@ -23,7 +23,7 @@ def make_learner(tasks, steps=100, **changes):
 
 
 def test_without_memory_a_batch_is_computed_in_more_parts(make_task):
-    """An out-of-memory error halves the parts until they fit, and the step is not lost."""
+    """Run out of memory: the parts are halved until they fit, and the step is not lost."""
     learner, offer = make_learner((make_task("a"), make_task("b", seed=1)))
     reference, _ = make_learner((make_task("a"), make_task("b", seed=1)), micro_batches=4)
     forward, sizes = learner.model.forward, []

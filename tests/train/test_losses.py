@@ -17,8 +17,10 @@ from hrm_offline.train.losses import outer_step_loss
 @pytest.mark.parametrize("canvas", ["full", "tight"])
 @pytest.mark.parametrize("loss", ["stablemax", "softmax"])
 def test_gradients_of_the_whole_recurrent_step_against_float64(loss, canvas):
-    """An outer step with halting and its look-ahead, by the fused path in float32 and by plain
-    PyTorch in float64: losses and every gradient, that of the puzzle embeddings included."""
+    """Compare an outer step with halting, by kernels in float32, with plain PyTorch in float64.
+
+    The loss and every gradient are compared, with that of the puzzle embeddings.
+    """
     tokens = torch.randint(0, 12, (3, 25), generator=torch.Generator().manual_seed(1))
     labels = tokens.roll(1, 0)
     labels[0, :9] = IGNORE
@@ -63,7 +65,7 @@ def test_gradients_of_the_whole_recurrent_step_against_float64(loss, canvas):
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", list(PRESETS))
 def test_a_training_step_of_every_preset_on_the_gpu(name):
-    """The fused path against the plain one, same dtype, on the full canvas: losses near, gradients aligned."""
+    """Compare kernels with plain PyTorch in the same dtype on the full canvas: losses are near, gradients aligned."""
     config = PRESETS[name].model
     dtype = torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
     tokens = torch.randint(0, 12, (4, 900))

@@ -18,7 +18,7 @@ HALF, STEPS = 30, 60
 
 @pytest.fixture(scope="module", autouse=True)
 def _signals():
-    """Training in this process takes over what ends it."""
+    """Restore the signal handlers that training in this process replaces."""
     numbers = (signal.SIGTERM, signal.SIGINT)
     before = [signal.getsignal(number) for number in numbers]
     yield
@@ -27,7 +27,10 @@ def _signals():
 
 
 def train(out, *extra, stop=None, look=lambda learner: None) -> int:
-    """Train on in `out`, until step `stop` if given; returns the exit code. `look` sees the learner after each step."""
+    """Train on in `out`, until step `stop` if given, and return the exit code.
+
+    `look` is called with the learner after each step.
+    """
     learn = Learner.learn
 
     def watched(learner, batch):
@@ -44,7 +47,7 @@ def train(out, *extra, stop=None, look=lambda learner: None) -> int:
 
 @pytest.fixture(scope="module")
 def carried(tmp_path_factory):
-    """The relay of a run at step 30 in several parts, not to be changed, and the folder it was trained in."""
+    """Train to step 30 with a relay in several parts. Return the folder of both, which tests must not change."""
     folder = tmp_path_factory.mktemp("carried")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(relay, "PART_BYTES", 400_000)
@@ -54,12 +57,12 @@ def carried(tmp_path_factory):
 
 @pytest.fixture
 def copied(carried, tmp_path):
-    """A copy of that relay."""
+    """Copy that relay, for a test to change."""
     return shutil.copytree(carried / "relay", tmp_path / "relay")
 
 
 def state(out) -> dict[str, torch.Tensor]:
-    """What the saved state of a run holds."""
+    """Return the tensors of a run's saved state."""
     folder = json.loads((out / "state.json").read_text())["folder"]
     return load_file(out / folder / "learner.safetensors")
 
@@ -69,7 +72,7 @@ def rate(learner) -> float:
 
 
 def test_goes_on_elsewhere_like_an_unbroken_run(carried, copied, tmp_path):
-    """Beside one whose sequences start anew at the same step only Adam's moments differ, which are rounded."""
+    """Compare with a run whose sequences start anew at the same step. Only Adam's moments differ, by rounding."""
     rates, continued = {}, {}
 
     def restart(learner):
@@ -182,7 +185,7 @@ def flip(path):
 
 
 def joined(change):
-    """A relay whose index fits its parts, made of tensors that `change` changed, or of the bytes it returns."""
+    """Make a relay whose index fits its parts, from tensors that `change` changed or from the bytes that it returns."""
 
     def damage(folder):
         index = json.loads((folder / "relay.json").read_text())
