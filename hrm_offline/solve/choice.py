@@ -58,6 +58,8 @@ def choose(setup: Setup, runtime: Runtime) -> Choice:
         model, recipe = artifact.config, _conditioned(recipe, artifact)
         words = f"network of {artifact.folder}, adapted by the recipe of {name} ({reason})"
     recipe = dataclasses.replace(recipe, **options.overrides)
+    if artifact is None:  # an override may ask for another conditioning than the preset's
+        model = model.conditioned(recipe)
     return Choice(Network(model, recipe, artifact.folder if artifact else None), artifact, words, warning)
 
 
