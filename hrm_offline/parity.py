@@ -26,9 +26,9 @@ from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.ops.adam_atan2 import adam_atan2_
 from hrm_offline.ops.attention import attention
 from hrm_offline.ops.rms_norm import rms_norm
-from hrm_offline.ops.rope import rope, rope_table
-from hrm_offline.ops.sign_sgd import sparse_sign_sgd_
-from hrm_offline.ops.stablemax import stablemax_cross_entropy
+from hrm_offline.ops.rope import rope, rope_cos_sin
+from hrm_offline.ops.sign_sgd import sign_sgd_
+from hrm_offline.ops.stablemax_cross_entropy import stablemax_cross_entropy
 from hrm_offline.ops.swiglu import swiglu
 from hrm_offline.train.learner import Learner, Part
 
@@ -245,11 +245,11 @@ def _compare_ops(case: dict, tensors: dict[str, torch.Tensor]) -> Comparison:
     compare.add("rms_norm grad", x.grad, t["rms_norm/grad_x"])
 
     q = t["rope/q"]
-    table = rope_table("rope-1d", (1, q.shape[1]), 0, q.shape[1], q.shape[3], case["rope_theta"], q.device)
-    for name, half in zip(("cos", "sin"), table.chunk(2, dim=1)):
+    cos_sin = rope_cos_sin("rope-1d", (1, q.shape[1]), 0, q.shape[1], q.shape[3], case["rope_theta"], q.device)
+    for name, half in zip(("cos", "sin"), cos_sin.chunk(2, dim=1)):
         compare.add("rope table", torch.cat([half, half], dim=1), t[f"rope/{name}"])
     for name in ("q", "k"):
-        compare.add("rope", rope(t[f"rope/{name}"], table), t[f"rope/{name}_out"])
+        compare.add("rope", rope(t[f"rope/{name}"], cos_sin), t[f"rope/{name}_out"])
 
     qkv = {name: leaf(f"attention/{name}") for name in "qkv"}
     out = attention(torch.cat(list(qkv.values()), dim=2).flatten(2), t["attention/q"].shape[2])
@@ -278,7 +278,7 @@ def _compare_ops(case: dict, tensors: dict[str, torch.Tensor]) -> Comparison:
 
 def _compare_optimisers(compare: Comparison, case: dict, tensors: dict[str, torch.Tensor]) -> None:
     table = tensors["sign_sgd/weights"].clone()
-    sparse_sign_sgd_(table, tensors["sign_sgd/ids"].long(), tensors["sign_sgd/grad_rows"], **case["sign_sgd"])
+    sign_sgd_(table, tensors["sign_sgd/ids"].long(), tensors["sign_sgd/grad_rows"], **case["sign_sgd"])
     compare.add("sign_sgd", table, tensors["sign_sgd/weights_after"])
 
     optim = case["optim"]

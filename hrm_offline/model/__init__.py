@@ -1,1 +1,1 @@
-"""The recurrent network and its halting."""
+"""The recursive network: its layers, its outer loop with halting, its batches, and its artifact on disk."""

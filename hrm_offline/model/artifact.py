@@ -1,12 +1,12 @@
-"""A pretrained network on disk, and the import of published checkpoints.
+"""Save, load and check a pretrained network on disk, and import published checkpoints.
 
-An artifact is a folder: `model.safetensors` (the network under the published checkpoint's key
-names, with the first `SHARED_ROWS` puzzle embedding rows) and `config.json` (model, conditioning,
-where it came from). `puzzles.safetensors` and `puzzles.json`, where present, hold the whole
-embedding table and what its rows stand for; adaptation needs neither.
+An artifact is a folder with two files. `model.safetensors` is the network, under the key names of the published
+checkpoints, with the first `SHARED_ROWS` puzzle embeddings. `config.json` holds the model's settings, the conditioning
+and the origin of the weights. Two more files may lie beside them, which adaptation does not need:
+`puzzles.safetensors` is the whole embedding table, and `puzzles.json` says what its rows stand for.
 
-An artifact is anybody's file. What its config and its weights' header claim is checked against limits
-and against each other before anything is built, and weights are loaded as tensors, never as a pickle.
+An artifact may come from anybody. Its config and the header of its weights are checked against limits and against each
+other before anything is built. Weights are loaded as tensors, never as a pickle.
 """
 
 from __future__ import annotations
@@ -39,39 +39,41 @@ from hrm_offline.model.recursive import RecursiveModel
 FORMAT = "hrm_offline artifact 2"
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 PUZZLES_FILE, PUZZLE_NAMES_FILE = "puzzles.safetensors", "puzzles.json"
-_TABLE = "puzzle_emb.weights"
+_TABLE_KEY = "puzzle_emb.weights"
 _MAX_CONFIG_BYTES = 2**20
 _KEYS = ("format", "model", "conditioning", "origin")
-# Columns of puzzle embeddings that each conditioning can fill.
+# The numbers of puzzle embeddings (`ModelConfig.puzzle_columns`) that each conditioning can fill.
 _COLUMNS = {"table": (0, 1), "factored": (0, 2, 3), "few-shot": (0,)}
 _FLOATS = ("F64", "F32", "F16", "BF16")
+# That torch.compile, data parallelism and the published code's wrappers put in front of a tensor's name.
 _PREFIXES = ("_orig_mod.", "module.", "model.", "inner.")
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A network's configuration, its conditioning (as in `Recipe`) and its weights; the folder that they are
-    from, and the SHA-256 digest of its files."""
+    """A pretrained network that was read from `folder`."""
 
     folder: Path
     config: ModelConfig
-    conditioning: str
-    weights: dict[str, torch.Tensor]
-    digest: str
+    conditioning: str  # as in `Recipe`
+    weights: dict[str, torch.Tensor]  # float32
+    digest: str  # SHA-256 of its two files
 
     def build(self, num_rows: int, dtype: torch.dtype) -> RecursiveModel:
-        """The network with an embedding table of `num_rows`; new puzzles start from the row kept
-        for them."""
+        """Return the network with an embedding table of `num_rows`, whose new puzzles start from the row for them.
+
+        `dtype` is that of activations and states.
+        """
         model = RecursiveModel(self.config, num_rows, dtype)
         weights = dict(self.weights)
-        if _TABLE in weights:
-            weights[_TABLE] = table_of_new(weights[_TABLE], num_rows)
+        if _TABLE_KEY in weights:
+            weights[_TABLE_KEY] = table_of_new(weights[_TABLE_KEY], num_rows)
         model.load_state_dict(weights)
         return model
 
 
 def bundled_artifact(preset: str) -> Path | None:
-    """The folder of the artifact that comes with the package for a preset, None if there is none."""
+    """Return the folder of the artifact that comes with the package for a preset, None if there is none."""
     folder = Path(__file__).parent.parent / "artifacts" / preset
     return folder if (folder / WEIGHTS_FILE).is_file() else None
 
@@ -84,17 +86,19 @@ def save_artifact(
     row_names: list[str],
     origin: dict,
 ) -> None:
-    """Write an artifact. `weights` is the model's state dict with the whole embedding table, whose
-    rows `row_names` names; `origin` says in plain JSON how the weights came about. The row for new
-    puzzles is set to the mean of all puzzles' rows."""
+    """Write an artifact.
+
+    weights: the model's state dict with the whole embedding table. row_names: what each of the table's rows stands for.
+    origin: how the weights came about, as plain JSON. The row for new puzzles is set to the mean of all puzzles' rows.
+    """
     folder = make_folder(folder)
     weights = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-    if _TABLE in weights:
-        table = weights[_TABLE].clone()
+    if _TABLE_KEY in weights:
+        table = weights[_TABLE_KEY].clone()
         table[:SHARED_ROWS] = shared_rows(table)
-        save_file({_TABLE: table}, folder / PUZZLES_FILE)
+        save_file({_TABLE_KEY: table}, folder / PUZZLES_FILE)
         write_json(folder / PUZZLE_NAMES_FILE, row_names)
-        weights[_TABLE] = table[:SHARED_ROWS].clone()
+        weights[_TABLE_KEY] = table[:SHARED_ROWS].clone()
     save_file(weights, folder / WEIGHTS_FILE, metadata={"format": FORMAT})
     write_json(
         folder / CONFIG_FILE,
@@ -109,7 +113,10 @@ def save_artifact(
 
 
 def shared_rows(table: torch.Tensor) -> torch.Tensor:
-    """The first `SHARED_ROWS` rows of an embedding table, the row for new puzzles set to the mean of all puzzles'."""
+    """Return the first `SHARED_ROWS` rows of an embedding table [rows, ndim].
+
+    The row for new puzzles is set to the mean of all puzzles' rows, where there are any.
+    """
     shared = table[:SHARED_ROWS].clone()
     if len(table) > SHARED_ROWS:
         shared[NEW_PUZZLE_ROW] = table[SHARED_ROWS:].mean(0)
@@ -117,14 +124,17 @@ def shared_rows(table: torch.Tensor) -> torch.Tensor:
 
 
 def table_of_new(shared: torch.Tensor, num_rows: int) -> torch.Tensor:
-    """An embedding table of `num_rows` from its shared rows: every puzzle starts from the row for new ones."""
-    return torch.cat([shared, shared[NEW_PUZZLE_ROW].expand(num_rows - SHARED_ROWS, -1)])
+    """Return an embedding table [num_rows, ndim] with these shared rows and the row for new puzzles in all others."""
+    puzzles = shared[NEW_PUZZLE_ROW].expand(num_rows - SHARED_ROWS, -1)
+    return torch.cat([shared, puzzles])
 
 
 def load_artifact(folder: str | Path) -> Artifact:
-    """Read an artifact, its weights as float32. Raises `InputError` naming the file and what is wrong with
-    it: unreadable or truncated weights, unknown settings or ones beyond the limits of `ModelConfig`,
-    weights that do not fit the configuration or are not finite."""
+    """Read an artifact, its weights as float32.
+
+    Raises `InputError` naming the file and the fault: weights that cannot be read or are cut off, settings that are
+    unknown or beyond the limits of `ModelConfig`, weights that do not fit the settings or are not finite.
+    """
     folder = Path(folder)
     if not os.path.isdir(folder):  # unlike Path.is_dir, it raises nothing
         raise InputError(f"{folder}: no such artifact folder")
@@ -141,7 +151,7 @@ def load_artifact(folder: str | Path) -> Artifact:
 
 
 def _read_config(path: Path) -> tuple[ModelConfig, str]:
-    """The model's configuration and the conditioning. Raises `InputError`."""
+    """Read `config.json`: the model's settings and the conditioning. Raises `InputError`."""
     settings = read_json(path, _MAX_CONFIG_BYTES)
     if not isinstance(settings, dict) or settings.get("format") != FORMAT:
         raise InputError(f"{path}: expected a config of '{FORMAT}'")
@@ -162,8 +172,8 @@ def _read_config(path: Path) -> tuple[ModelConfig, str]:
 
 
 def read_safetensors(path: str | Path) -> dict[str, torch.Tensor]:
-    """Tensors of a safetensors file on the CPU. Raises `InputError` if it cannot be read."""
-    read_tensor_header(path)  # before the library trusts the file's own word on its size
+    """Return the tensors of a safetensors file, on the CPU. Raises `InputError` if it cannot be read."""
+    read_tensor_header(path)  # checked before the library allocates what the file claims to hold
     try:
         return load_file(path)
     except Exception as error:  # safetensors raises several kinds, none of them public
@@ -171,7 +181,7 @@ def read_safetensors(path: str | Path) -> dict[str, torch.Tensor]:
 
 
 def parse_safetensors(content: bytes, where: str | Path) -> dict[str, torch.Tensor]:
-    """Tensors of a safetensors file's bytes, which an error says came from `where`. Raises `InputError`."""
+    """Return the tensors in the bytes of a safetensors file. Raises `InputError`, naming `where` as their source."""
     try:
         parse_tensor_header(io.BytesIO(content), len(content))
         return load(content)
@@ -189,26 +199,27 @@ def import_checkpoint(
     halt_max_steps: int,
     identifiers: str | Path | None = None,
 ) -> ModelConfig:
-    """Turn a checkpoint with the published key names into an artifact; returns its configuration.
+    """Turn a checkpoint with the published key names into an artifact in `out`. Return the network's settings.
 
-    Sizes are read from the weights. What weights do not tell (heads, cycles, outer steps) is
-    given. `identifiers` is the reference's identifiers.json. Raises `InputError`.
+    Sizes are read from the weights. The number of heads, of cycles and of outer steps cannot be read there and are
+    given. `identifiers` is the published data set's `identifiers.json`, which names the rows of the embedding table.
+    Raises `InputError`.
     """
     state = _checkpoint_state(checkpoint)
     config = _config_of(
         state, checkpoint, num_heads=num_heads, H_cycles=H_cycles, L_cycles=L_cycles, halt_max_steps=halt_max_steps
     )
     names = []
-    if _TABLE in state:
-        table = state[_TABLE]
+    if _TABLE_KEY in state:
+        table = state[_TABLE_KEY]
         given = read_json(identifiers) if identifiers is not None else [f"<row {i}>" for i in range(len(table))]
         if not isinstance(given, list) or len(given) != len(table):
-            raise InputError(f"{identifiers}: expected a list of {len(table)} identifiers, one a row of the embeddings")
-        # The published table is row 0 blank, then the puzzles: ours has shared rows in between.
+            raise InputError(f"{identifiers}: expected a list of {len(table)} identifiers, one per embedding row")
+        # The published table is a blank row and then the puzzles. Ours has other shared rows in between.
         blank, puzzles = table[:1], table[1:]
-        state[_TABLE] = torch.cat([blank, table.new_zeros(SHARED_ROWS - 1, table.shape[1]), puzzles])
+        state[_TABLE_KEY] = torch.cat([blank, table.new_zeros(SHARED_ROWS - 1, table.shape[1]), puzzles])
         names = [*shared_row_names(), *given[1:]]
-    rows = len(state[_TABLE]) if _TABLE in state else 0
+    rows = len(state[_TABLE_KEY]) if _TABLE_KEY in state else 0
     _require_fit({name: tuple(value.shape) for name, value in state.items()}, config, rows, checkpoint)
     require_finite(state, checkpoint)
     save_artifact(out, config, "table", state, names, {"imported from": Path(checkpoint).name})
@@ -216,13 +227,14 @@ def import_checkpoint(
 
 
 def _checkpoint_state(path: str | Path) -> dict[str, torch.Tensor]:
+    """Read a torch checkpoint of plain weights, as float32 and without prefixes. Raises `InputError`."""
     if not Path(path).is_file():
         raise InputError(f"{path}: no such checkpoint file")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns of odd pickles before it refuses them
+            warnings.simplefilter("ignore")  # torch.load warns of odd pickles before it refuses them
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever its unpickler and zip reader raise
+    except Exception as error:  # torch.load passes on every error of its unpickler and its zip reader
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{path}: cannot be read as a torch checkpoint of plain weights ({reason})") from None
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
@@ -232,14 +244,14 @@ def _checkpoint_state(path: str | Path) -> dict[str, torch.Tensor]:
             raise InputError(f"{path}: '{shown_name(name)}' is no dense tensor of floating-point numbers")
         if not value.numel():
             raise InputError(f"{path}: tensor '{shown_name(name)}' is empty")
-    # A view repeats stored numbers without end, and a copy of it would take room for all of them.
+    # A view can repeat a few stored numbers without end, and a copy of it would take memory for all of them.
     if sum(value.nbytes for value in state.values()) > os.path.getsize(path):
         raise InputError(f"{path}: its tensors have more numbers than the file")
     return {_strip_prefixes(name): value.float() for name, value in state.items()}
 
 
 def _strip_prefixes(name: str) -> str:
-    """torch.compile, data parallelism and the reference's wrappers each put a name in front."""
+    """Return a tensor's name without prefixes; several may stand one before the other."""
     while True:
         prefix = next((p for p in _PREFIXES if name.startswith(p)), None)
         if prefix is None:
@@ -248,19 +260,21 @@ def _strip_prefixes(name: str) -> str:
 
 
 def _config_of(state: dict[str, torch.Tensor], path: str | Path, **given: int) -> ModelConfig:
+    """Return the settings that the shapes of a checkpoint's tensors tell, with those `given`. Raises `InputError`."""
     try:
         vocabulary, hidden = state["lm_head.weight"].shape
-        _, width = state["H_level.layers.0.mlp.down_proj.weight"].shape
-        _, ndim = state[_TABLE].shape if _TABLE in state else (0, 0)
+        _, inner = state["H_level.layers.0.mlp.down_proj.weight"].shape
+        _, ndim = state[_TABLE_KEY].shape if _TABLE_KEY in state else (0, 0)
         layers = {f"{module}_layers": _count_layers(state, f"{module}_level.layers.") for module in "HL"}
-        positions = _learned_canvas(state, -(-ndim // hidden))
+        puzzle_tokens = -(-ndim // hidden)  # rounded up
+        positions = _learned_canvas(state, puzzle_tokens)
     except (KeyError, ValueError) as error:
         raise InputError(f"{path}: no weights of a Hierarchical Reasoning Model ({error})") from None
     try:
         return ModelConfig(
             hidden_size=hidden,
             vocab_size=vocabulary,
-            expansion=width * 3 / (2 * hidden),
+            expansion=inner * 3 / (2 * hidden),  # the inverse of `ModelConfig.intermediate_size`
             puzzle_columns=1 if ndim else 0,
             puzzle_emb_ndim=ndim,
             **layers,
@@ -272,7 +286,10 @@ def _config_of(state: dict[str, torch.Tensor], path: str | Path, **given: int) -
 
 
 def _learned_canvas(state: dict[str, torch.Tensor], puzzle_tokens: int) -> dict:
-    """Settings of learned positions, where there are any: as square a canvas as the table's rows allow."""
+    """Return the settings of learned positions, {} where there are none.
+
+    The canvas is square where the number of position embeddings allows it, else a single row.
+    """
     if "embed_pos.embedding_weight" not in state:
         return {}
     longest, _ = state["embed_pos.embedding_weight"].shape
@@ -283,15 +300,13 @@ def _learned_canvas(state: dict[str, torch.Tensor], puzzle_tokens: int) -> dict:
 
 
 def _count_layers(state: dict[str, torch.Tensor], prefix: str) -> int:
-    """Raises `ValueError` where a layer has no number."""
-    return 1 + max(
-        (int(name.removeprefix(prefix).split(".")[0]) for name in state if name.startswith(prefix)), default=-1
-    )
+    """Return the number of layers whose tensors are named `prefix` and a number. Raises `ValueError` for others."""
+    numbers = [int(name.removeprefix(prefix).split(".")[0]) for name in state if name.startswith(prefix)]
+    return 1 + max(numbers, default=-1)
 
 
 def _require_fit(shapes: dict[str, tuple[int, ...]], config: ModelConfig, rows: int, where: str | Path) -> None:
-    """Raise `InputError` unless these are exactly the tensors that a model of that configuration and
-    `rows` puzzle embeddings has."""
+    """Raise `InputError` unless these are exactly the tensors of a model with these settings and `rows` embeddings."""
     with torch.device("meta"):
         expected = {name: tuple(value.shape) for name, value in RecursiveModel(config, rows).state_dict().items()}
     for name in sorted(expected.keys() | shapes.keys()):
@@ -308,6 +323,6 @@ def _require_fit(shapes: dict[str, tuple[int, ...]], config: ModelConfig, rows: 
 def require_finite(weights: dict[str, torch.Tensor], where: str | Path) -> None:
     """Raise `InputError` naming the first tensor that holds NaN or an infinity."""
     for name, value in weights.items():
-        # The extremes of a tensor with a NaN are NaN; nothing of the tensor's size is allocated.
+        # The extremes of a tensor with a NaN are NaN. Unlike isfinite of the tensor, they take no memory of its size.
         if value.numel() and not torch.stack(value.aminmax()).isfinite().all():
             raise InputError(f"{where}: tensor '{name}' holds numbers that are not finite")

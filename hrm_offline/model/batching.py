@@ -18,7 +18,7 @@ from hrm_offline.data import grids
 from hrm_offline.data.context import NO_PAIR
 from hrm_offline.data.puzzles import Batch, Examples, ExampleSource, PuzzleSet
 from hrm_offline.model.halting import Sequences
-from hrm_offline.ops.encode import Grids, Place, encode
+from hrm_offline.ops.encode_views import Grids, TurnedGrids, encode_views
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,12 @@ class BatchMaker:
         example, view, corner, context = plan[:, 0], plan[:, 1], plan[:, 2:4], plan[:, 4:]
         symmetry = self.symmetries[self.elements[view].int()]
         placed = (example, symmetry, self.colours[view], corner, batch.canvas)
-        inputs = encode(self.inputs, *placed)
+        inputs = encode_views(self.inputs, *placed)
         if self.context is not None:
             inputs = torch.cat([self._context(context, symmetry, self.colours[view], batch.canvas), inputs], dim=1)
         labels = None
         if self.outputs is not None:
-            labels = encode(self.outputs, *placed).long()
+            labels = encode_views(self.outputs, *placed).long()
             labels = labels.masked_fill(labels == PAD, IGNORE)
         return Sequences(
             inputs,
@@ -96,7 +96,7 @@ class BatchMaker:
         corner = torch.zeros(size * pairs, 2, dtype=torch.int32, device=self.device)
         turned = symmetry.repeat_interleave(pairs, 0), colours.repeat_interleave(pairs, 0)
         index = context.clamp_min(0).flatten()
-        shown = torch.stack([encode(grids, index, *turned, corner, canvas) for grids in self.context], dim=1)
+        shown = torch.stack([encode_views(grids, index, *turned, corner, canvas) for grids in self.context], dim=1)
         missing = (context == NO_PAIR).view(-1, 1, 1)
         return shown.masked_fill(missing, PAD).view(size, -1)
 
@@ -117,11 +117,14 @@ class BatchMaker:
         board = _moved_to_corner(tokens.view(-1, *canvas), corner)
         inverse = torch.tensor(grids.DIHEDRAL_INVERSE, device=self.device)[self.elements[view].int()]
         axis = torch.arange(max(canvas), device=self.device)[None]
-        place = Place(*_corner_rectangle(board), self.symmetries[inverse], axis, axis)
-        cell = board.flatten(1).gather(1, place.flat(canvas[1])) - FIRST_COLOUR
+        turned = TurnedGrids(*_corner_rectangle(board), self.symmetries[inverse], axis, axis)
+        cell = board.flatten(1).gather(1, turned.source(canvas[1])) - FIRST_COLOUR
         back = self.colours[view].argsort(1)
         cells = back.gather(1, cell.clamp(0, COLOURS - 1).long()).view(len(board), max(canvas), max(canvas))
-        return (torch.stack([place.height, place.width], 1).int(), torch.where(place.inside, cells, 0).to(torch.uint8))
+        return (
+            torch.stack([turned.height, turned.width], 1).int(),
+            torch.where(turned.inside, cells, 0).to(torch.uint8),
+        )
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Where and in which precision a run computes, decided once and with the reason."""
+"""Decide once on which device and in which dtype a run computes, and say why."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 @dataclass(frozen=True)
 class Runtime:
-    """The device, the dtype of activations, and why."""
+    """The device, the dtype of activations, and the reason for them."""
 
     device: torch.device
     dtype: torch.dtype
@@ -22,7 +22,7 @@ class Runtime:
 
     @property
     def memory(self) -> int:
-        """Bytes of memory on the device, 0 for a CPU."""
+        """Return the bytes of memory on the device, 0 for a CPU."""
         return torch.cuda.get_device_properties(self.device).total_memory if self.device.type == "cuda" else 0
 
     def __str__(self) -> str:
@@ -30,12 +30,12 @@ class Runtime:
 
 
 def choose_runtime(device: str | None = None, dtype: str | None = None, index: int = 0) -> Runtime:
-    """The best device there is, or the one asked for ("cpu", "cuda", "cuda:1"), with its dtype.
+    """Return the best device there is with its dtype, or the device and dtype that were asked for.
 
-    `index` is the GPU of this process where none is named.
-
-    bfloat16 is chosen by compute capability >= 8, never by `torch.cuda.is_bf16_supported()`, which
-    is true on a T4 that only emulates it. Raises `InputError` for a device that is not there.
+    device: "cpu", "cuda", "cuda:N", or None for a GPU where there is one. index: the GPU that a plain "cuda" means.
+    dtype: "float32", "bfloat16", "float16", or None for what the device is fastest in.
+    bfloat16 is chosen from compute capability 8 on. `torch.cuda.is_bf16_supported()` is not asked: it is true on a
+    T4, which only emulates bfloat16. Raises `InputError` for an unknown name or a device that is not there.
     """
     unsuited = ""
     if device is None:
@@ -107,7 +107,7 @@ def _not_built_for(name: str, capability: tuple[int, int]) -> str:
 
 
 def dtype_for_capability(capability: tuple[int, int]) -> tuple[torch.dtype, str]:
-    """bfloat16 where the hardware has it, else float16, with the reason."""
+    """Return bfloat16 where the hardware has it, else float16, and the reason. (8, 9) is compute capability 8.9."""
     major, minor = capability
     if major >= 8:
         return torch.bfloat16, f"compute capability {major}.{minor} has bfloat16"

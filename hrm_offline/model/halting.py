@@ -1,8 +1,10 @@
-"""The outer loop: states carried from step to step, and sequences that halt and are replaced.
+"""The outer loop: states that are carried from step to step, and sequences that halt and are replaced.
 
-A training batch is a set of slots. A slot whose sequence halted takes the next one offered;
-the others keep theirs and go on from their states (deep supervision with adaptive computation
-time: arXiv 2506.21734, section 2).
+A training batch is a set of slots, each with a sequence. A slot whose sequence halted takes the next sequence offered;
+the other slots keep theirs and go on from their states. This is deep supervision with adaptive computation time
+(arXiv 2506.21734, section 2).
+
+In shapes, B is slots or sequences, S cells of a canvas, T all tokens of a sequence, D `hidden_size`.
 """
 
 from __future__ import annotations
@@ -17,58 +19,53 @@ from hrm_offline.model.recursive import Output, RecursiveModel
 
 @dataclass
 class Sequences:
-    """A batch on the model's device: inputs int32 [B, canvases x S] and labels int64 [B, S], puzzle identifiers
-    int64 [B, ids], and how many of the input canvas' cells exist for each, int32 [B]. Labels are None where no
-    answer is known, `cells` where all exist."""
+    """A batch on the model's device."""
 
-    inputs: torch.Tensor
-    labels: torch.Tensor | None
-    puzzle_identifiers: torch.Tensor
-    cells: torch.Tensor | None = None
+    inputs: torch.Tensor  # tokens int32 [B, canvases x S]
+    labels: torch.Tensor | None  # int64 [B, S]; None where no answer is known
+    puzzle_identifiers: torch.Tensor  # int64 [B, ids], rows of the puzzle embedding table
+    cells: torch.Tensor | None = None  # int32 [B], how many cells of the input's canvas exist; None: all of them
 
     def rows(self, part: slice | torch.Tensor) -> Sequences:
-        """The same for some of the sequences, by slice or index."""
+        """Return some of the sequences, by slice or index."""
         return Sequences(*(None if tensor is None else tensor[part] for tensor in vars(self).values()))
 
 
 @dataclass
 class Carry:
-    """Slots of one batch between outer steps: states [B, T, D] (z_L without a token where there is no L), outer
-    steps taken int32 [B], halted bool [B], and the sequences the slots hold."""
+    """The slots of a batch between outer steps."""
 
     canvas: Canvas
-    z_H: torch.Tensor
-    z_L: torch.Tensor
-    steps: torch.Tensor
-    halted: torch.Tensor
-    sequences: Sequences
+    z_H: torch.Tensor  # [B, T, D]
+    z_L: torch.Tensor  # [B, T, D]; [B, 0, D] where the network has no L
+    steps: torch.Tensor  # int32 [B], outer steps that each sequence has taken
+    halted: torch.Tensor  # bool [B]
+    sequences: Sequences  # in the slots
 
 
 @dataclass
 class Continuation:
-    """What q_continue has to learn at a step: its value predicted before, the target, and which of the
-    sequences have one, each [B]."""
+    """What q_continue has to learn at a step."""
 
-    predicted: torch.Tensor
-    target: torch.Tensor
-    known: torch.Tensor
+    predicted: torch.Tensor  # [B], its logits
+    target: torch.Tensor  # [B], 0 to 1
+    known: torch.Tensor  # bool [B], whether a sequence has a target
 
 
 @dataclass
 class Step:
-    """What an outer step came to: new states, output, steps taken and halted as in `Carry`, and the
-    continuation, None where the model does not learn it."""
+    """The result of an outer step. States, `steps` and `halted` are as in `Carry`."""
 
     z_H: torch.Tensor
     z_L: torch.Tensor
     output: Output
     steps: torch.Tensor
     halted: torch.Tensor
-    continuation: Continuation | None
+    continuation: Continuation | None  # None where the model does not learn q_continue
 
 
 def initial_carry(model: RecursiveModel, offered: Sequences, canvas: Canvas) -> Carry:
-    """All slots halted: the first step fills them. The tensors are the carry's own."""
+    """Return slots that have all halted, so that the first step fills them. The carry owns its tensors."""
     size = len(offered.inputs)
     own = [None if tensor is None else tensor.clone() for tensor in vars(offered).values()]
     return Carry(
@@ -82,10 +79,11 @@ def initial_carry(model: RecursiveModel, offered: Sequences, canvas: Canvas) -> 
 
 @torch.no_grad()
 def refill_(model: RecursiveModel, carry: Carry, offered: Sequences) -> None:
-    """In place: halted slots take the offered sequence and start from the initial states."""
+    """Give halted slots the sequences offered in their rows and the initial states, in place."""
 
     def replace_(old: torch.Tensor, new: torch.Tensor) -> None:
-        torch.where(carry.halted.view(-1, *[1] * (old.ndim - 1)), new, old, out=old)
+        halted = carry.halted.view(-1, *[1] * (old.ndim - 1))  # [B, 1, ...]
+        torch.where(halted, new, old, out=old)
 
     fresh_H, fresh_L = model.initial_states(len(carry.halted), carry.canvas)
     replace_(carry.z_H, fresh_H)
@@ -98,7 +96,7 @@ def refill_(model: RecursiveModel, carry: Carry, offered: Sequences) -> None:
 
 @torch.no_grad()
 def advance_(carry: Carry, step: Step) -> None:
-    """In place: the slots after the step."""
+    """Move the slots to where the step left them, in place."""
     for name in ("z_H", "z_L", "steps", "halted"):
         getattr(carry, name).copy_(getattr(step, name))
 
@@ -106,20 +104,22 @@ def advance_(carry: Carry, step: Step) -> None:
 def training_step(
     model: RecursiveModel, carry: Carry, puzzle_vectors: torch.Tensor | None, min_steps: torch.Tensor, look_ahead: bool
 ) -> Step:
-    """One outer step of a refilled carry, with learned halting; the carry stays as it is.
+    """Take one outer step of a refilled carry, with learned halting. The carry stays as it is.
 
-    min_steps int [B] holds sequences back from halting (exploration; 0 where not). With Q-learning
-    q_continue learns the best value one step ahead. With `look_ahead`, as published, the network
-    runs a second time to see it. Otherwise this step's values are the target of what the step before
-    predicted, for the sequences that went on: the same numbers, one weight update later, except
-    that the prediction's gradient reaches the halting head alone and that the last step, which can
-    only halt, counts with q_halt.
+    puzzle_vectors: [B, ids, ndim] (see `RecursiveModel.puzzle_vectors`). min_steps: int [B], no sequence halts before
+    that many outer steps (exploration; 0 where not).
+
+    With Q-learning q_continue learns the best value one step ahead (arXiv 2506.21734, section 2). With `look_ahead`, as
+    published, the network runs a second time to see that value. Without, the values of this step are the target for
+    the q_continue that the step before predicted. Those are the same numbers one weight update later, with two
+    differences: the gradient reaches the halting head alone, and the last step counts with q_halt, since it can only
+    halt.
     """
     config, sequences = model.config, carry.sequences
     z_H, z_L, output = model(carry.z_H, carry.z_L, sequences.inputs, puzzle_vectors, carry.canvas, sequences.cells)
     with torch.no_grad():
         steps = carry.steps + 1
-        last = steps >= config.halt_max_steps
+        last = steps >= config.halt_max_steps  # [B], these have to halt
         halted = last
         if config.halt_max_steps > 1:
             halted = (last | wants_to_halt(model, output)) & (steps >= min_steps)
@@ -128,23 +128,33 @@ def training_step(
         if look_ahead:
             continuation = _look_ahead(model, carry, z_H, z_L, puzzle_vectors, output, last)
         else:
-            target = torch.sigmoid(_best_value(output, last))
-            continuation = Continuation(model.q_values(carry.z_H)[1], target, carry.steps > 0)
+            continuation = _look_back(model, carry, output, last)
     return Step(z_H, z_L, output, steps, halted, continuation)
 
 
 def wants_to_halt(model: RecursiveModel, output: Output) -> torch.Tensor:
-    """Whether each sequence would rather halt than go on, bool [B]."""
-    return output.q_halt > (output.q_continue if model.config.halting == "q-learning" else 0)
+    """Return whether each sequence would rather halt than go on, bool [B]."""
+    # Values are logits. Without Q-learning q_halt alone is learned, and above 0 it says "more likely right than wrong".
+    threshold = output.q_continue if model.config.halting == "q-learning" else 0
+    return output.q_halt > threshold
 
 
 @torch.no_grad()
 def _best_value(output: Output, last: torch.Tensor) -> torch.Tensor:
+    """Return the larger of the two values [B], but q_halt where `last`: there a sequence can only halt."""
     return torch.where(last, output.q_halt, torch.maximum(output.q_halt, output.q_continue))
 
 
 def _look_ahead(model: RecursiveModel, carry: Carry, z_H, z_L, puzzle_vectors, output: Output, last) -> Continuation:
+    """Return this step's q_continue with the best value of the next step, which is computed for nothing else."""
     with torch.no_grad():
         ahead = model(z_H, z_L, carry.sequences.inputs, puzzle_vectors, carry.canvas, carry.sequences.cells)[2]
         target = torch.sigmoid(_best_value(ahead, last))
     return Continuation(output.q_continue, target, torch.ones_like(last))
+
+
+def _look_back(model: RecursiveModel, carry: Carry, output: Output, last: torch.Tensor) -> Continuation:
+    """Return the last step's q_continue with the best value of this step, for the sequences that went on."""
+    target = torch.sigmoid(_best_value(output, last))
+    _, q_continue = model.q_values(carry.z_H)
+    return Continuation(q_continue, target, known=carry.steps > 0)

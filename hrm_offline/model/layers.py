@@ -1,4 +1,8 @@
-"""Layers of the recurrent modules. Weights are float32 and cast to the activations' dtype on use."""
+"""Layers of the recurrent modules.
+
+Weights are float32 and are cast to the activations' dtype where they are used. In shapes, B is sequences, T tokens,
+D `hidden_size` and I `intermediate_size`.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +19,18 @@ from hrm_offline.ops.linear_swiglu import linear_swiglu
 
 
 def truncated_normal(*shape: int, std: float) -> torch.Tensor:
-    """A normal cut at two of its own standard deviations, rescaled so that `std` is what it has
-    afterwards (the default initialisation of Flax and of the reference)."""
-    density = math.exp(-2) / math.sqrt(2 * math.pi)  # of the unit normal at +-2
-    mass = math.erf(math.sqrt(2))  # of the unit normal between them
-    cut_std = math.sqrt(1 - 4 * density / mass)
+    """Draw a normal that is cut at two of its own standard deviations and has standard deviation `std` afterwards.
+
+    This is the default initialisation of Flax and of the published HRM code.
+    """
+    density = math.exp(-2) / math.sqrt(2 * math.pi)  # of the unit normal at -2 and at +2
+    mass = math.erf(math.sqrt(2))  # of the unit normal between -2 and +2
+    cut_std = math.sqrt(1 - 4 * density / mass)  # of the unit normal once it is cut
     return nn.init.trunc_normal_(torch.empty(shape), std=1.0, a=-2.0, b=2.0) * (std / cut_std)
 
 
 class Linear(nn.Module):
-    """y = x W^T (+ b), W [out, in] with LeCun-normal initialisation."""
+    """y = x W^T, plus b with `bias`. W [out, in] is LeCun-normal at first, b is zero."""
 
     def __init__(self, in_features: int, out_features: int, bias: bool = False):
         super().__init__()
@@ -32,12 +38,13 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x [..., in] -> [..., out]."""
         bias = self.bias.to(x.dtype) if self.bias is not None else None
         return F.linear(x, self.weight.to(x.dtype), bias)
 
 
 class Embedding(nn.Module):
-    """A dense embedding table [count, width]. Tokens and positions meet in one operation, `embedding`."""
+    """The weight [count, width] of a dense embedding table. The operation `embedding` looks its rows up."""
 
     def __init__(self, count: int, width: int, std: float):
         super().__init__()
@@ -45,8 +52,11 @@ class Embedding(nn.Module):
 
 
 class PuzzleEmbedding(nn.Module):
-    """The table [rows, ndim] of puzzle embeddings. A buffer: it is learned by sign-SGD on the rows
-    a batch uses, and no gradient of the table's size ever exists."""
+    """The table [rows, ndim] of puzzle embeddings.
+
+    The table is a buffer and not a parameter: sign-SGD learns the rows that a batch uses, and no gradient of the
+    table's size ever exists.
+    """
 
     def __init__(self, rows: int, ndim: int):
         super().__init__()
@@ -66,9 +76,10 @@ class Attention(nn.Module):
         self.qkv_proj = Linear(config.hidden_size, 3 * config.hidden_size)
         self.o_proj = Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, x: torch.Tensor, table: torch.Tensor | None, lengths: torch.Tensor | None) -> torch.Tensor:
-        seen = attention(self.qkv_proj(x), self.num_heads, table, lengths)
-        return linear_rms_norm(seen, self.o_proj.weight.to(x.dtype), x, self.eps)
+    def forward(self, x: torch.Tensor, cos_sin: torch.Tensor | None, lengths: torch.Tensor | None) -> torch.Tensor:
+        qkv = self.qkv_proj(x)  # [B, T, 3 x D]
+        seen = attention(qkv, self.num_heads, cos_sin, lengths)  # [B, T, D]
+        return linear_rms_norm(seen, self.o_proj.weight.to(x.dtype), x, self.eps)  # [B, T, D]
 
 
 class SwiGLU(nn.Module):
@@ -81,24 +92,26 @@ class SwiGLU(nn.Module):
         self.down_proj = Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        hidden = linear_swiglu(x, self.gate_up_proj.weight.to(x.dtype))
-        return linear_rms_norm(hidden, self.down_proj.weight.to(x.dtype), x, self.eps)
+        hidden = linear_swiglu(x, self.gate_up_proj.weight.to(x.dtype))  # [B, T, I]
+        return linear_rms_norm(hidden, self.down_proj.weight.to(x.dtype), x, self.eps)  # [B, T, D]
 
 
 class Block(nn.Module):
-    """A post-norm Transformer block. x [B, T, D]; for `table` and `lengths` see `attention`."""
+    """A post-norm Transformer block. x [B, T, D]; `attention` says what `cos_sin` and `lengths` are."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.self_attn = Attention(config)
         self.mlp = SwiGLU(config)
 
-    def forward(self, x: torch.Tensor, table: torch.Tensor | None, lengths: torch.Tensor | None = None) -> torch.Tensor:
-        return self.mlp(self.self_attn(x, table, lengths))
+    def forward(
+        self, x: torch.Tensor, cos_sin: torch.Tensor | None, lengths: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        return self.mlp(self.self_attn(x, cos_sin, lengths))
 
 
 class ReasoningModule(nn.Module):
-    """A stack of blocks that takes its state [B, T, D] plus an injection of the same shape."""
+    """A stack of blocks. It takes its state [B, T, D] plus an injection of the same shape, and returns a new state."""
 
     def __init__(self, config: ModelConfig, layers: int):
         super().__init__()
@@ -108,10 +121,10 @@ class ReasoningModule(nn.Module):
         self,
         state: torch.Tensor,
         injection: torch.Tensor,
-        table: torch.Tensor | None,
+        cos_sin: torch.Tensor | None,
         lengths: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        x = state + injection
+        x = state + injection  # [B, T, D]
         for layer in self.layers:
-            x = layer(x, table, lengths)
+            x = layer(x, cos_sin, lengths)
         return x

@@ -1,11 +1,16 @@
 """The recursive network: the Hierarchical Reasoning Model (Wang et al. 2025, arXiv 2506.21734) and its relatives.
 
-Two recurrent modules, a slow H and a fast L, refine two states. One outer step is `H_cycles`
-times (`L_cycles` of L, then one of H); only the last L and the last H carry gradient, and the
-states go detached into the next outer step (section 2, "approximate gradient"). The same with no L
-is a Transformer in an outer loop; with L in H's place and gradient through the whole last cycle it is the Tiny
-Recursive Model (Jolicoeur-Martineau 2025, arXiv 2510.04871). Weights have the published checkpoints' key names,
-so a state dict moves both ways.
+Two recurrent modules, a slow H and a fast L, refine two states z_H and z_L. An outer step is `H_cycles` cycles, and a
+cycle is `L_cycles` passes of L and one pass of H. Only the last pass of each carries gradient, and the states enter
+the next outer step detached (section 2, "approximate gradient").
+
+Without L the same code is a Transformer in an outer loop. With L in H's place and gradient through the whole last
+cycle, it is the Tiny Recursive Model (Jolicoeur-Martineau 2025, arXiv 2510.04871).
+
+Weights have the key names of the published checkpoints, so that a state dict moves both ways.
+
+In shapes, B is sequences, S cells of a canvas, D `hidden_size`, and T all tokens of a sequence: those of the puzzle,
+then those of its canvases.
 """
 
 from __future__ import annotations
@@ -26,20 +31,20 @@ from hrm_offline.model.layers import (
     truncated_normal,
 )
 from hrm_offline.ops.embedding import embedding
-from hrm_offline.ops.rope import rope_table
+from hrm_offline.ops.rope import rope_cos_sin
 
 
 @dataclass
 class Output:
-    """logits [B, S, vocabulary] of the canvas' cells; the halting head's two values, float32 [B]."""
+    """What an outer step says of the answer."""
 
-    logits: torch.Tensor
-    q_halt: torch.Tensor
-    q_continue: torch.Tensor
+    logits: torch.Tensor  # [B, S, vocabulary], of the cells of the input's canvas
+    q_halt: torch.Tensor  # float32 [B], values of the halting head
+    q_continue: torch.Tensor  # float32 [B]
 
 
 class RecursiveModel(nn.Module):
-    """`puzzle_rows`: rows of the puzzle embedding table. `dtype`: of activations and states."""
+    """The network. Its puzzle embedding table has `puzzle_rows` rows; activations and states are of `dtype`."""
 
     def __init__(self, config: ModelConfig, puzzle_rows: int, dtype: torch.dtype = torch.float32):
         super().__init__()
@@ -74,11 +79,11 @@ class RecursiveModel(nn.Module):
         return self.H_init.device
 
     def puzzle_vectors(self, identifiers: torch.Tensor) -> torch.Tensor | None:
-        """Embeddings float32 [B, ids, ndim] of identifiers [B, ids], None without any."""
+        """Look up identifiers int64 [B, ids]. Returns float32 [B, ids, ndim], None for a network without embeddings."""
         return self.puzzle_emb(identifiers) if self.config.puzzle_columns else None
 
     def initial_states(self, batch_size: int, canvas: Canvas) -> tuple[torch.Tensor, torch.Tensor]:
-        """z_H and z_L [B, tokens, D] before the first outer step; z_L has no token where there is no L."""
+        """Return z_H and z_L [B, T, D] before the first outer step. z_L has no token where the network has no L."""
         config = self.config
         tokens = config.puzzle_tokens + config.canvases * canvas[0] * canvas[1]
         lengths = (tokens, tokens if config.L_cycles else 0)
@@ -96,52 +101,63 @@ class RecursiveModel(nn.Module):
         canvas: Canvas,
         cells: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, Output]:
-        """One outer step: states [B, T, D], inputs [B, canvases x S] tokens -> new detached states, output.
+        """Take one outer step: from states [B, T, D] to new detached states and the output.
 
-        The input's canvas is the last of a sequence's; those of its context, if it has one, stand before it.
-        `cells` int [B] says how many of the canvas' cells, row by row, exist for each sequence; those
-        after them are not seen and their outputs mean nothing. None: all of them, as published.
+        inputs: tokens int32 [B, canvases x S]. The last canvas is that of the input; those of its context, if it has
+        one, stand before it.
+        puzzle_vectors: as `puzzle_vectors` returns them.
+        cells: integers [B], how many cells of the input's canvas exist, row by row. Later cells are not seen, and
+        their outputs mean nothing. None: all exist, as published.
         """
         config = self.config
-        embedded = self._embed(inputs, puzzle_vectors, canvas)
-        table = self._rope_table(canvas)
-        front = embedded.shape[1] - canvas[0] * canvas[1]
-        lengths = None if cells is None else cells + front
+        embedded = self._embed(inputs, puzzle_vectors, canvas)  # [B, T, D]
+        cos_sin = self._cos_sin(canvas)  # [T, head_dim]
+        front = embedded.shape[1] - canvas[0] * canvas[1]  # tokens before the input's canvas
+        lengths = None if cells is None else cells + front  # [B]
         with torch.no_grad():
             for _ in range(config.H_cycles - 1):
-                z_H, z_L = self._cycle(z_H, z_L, embedded, table, lengths)
-        z_H, z_L = self._cycle(z_H, z_L, embedded, table, lengths)
-        q_halt, q_continue = self.q_values(z_H)
-        return z_H.detach(), z_L.detach(), Output(self.lm_head(z_H)[:, front:], q_halt, q_continue)
+                z_H, z_L = self._cycle(z_H, z_L, embedded, cos_sin, lengths)
+        z_H, z_L = self._cycle(z_H, z_L, embedded, cos_sin, lengths)
+        q_halt, q_continue = self.q_values(z_H)  # [B] each
+        logits = self.lm_head(z_H)[:, front:]  # [B, S, vocabulary]
+        return z_H.detach(), z_L.detach(), Output(logits, q_halt, q_continue)
 
-    def _cycle(self, z_H, z_L, embedded, table, lengths) -> tuple[torch.Tensor, torch.Tensor]:
-        """`L_cycles` of L and one of H; the gradient reaches all of it in the shared form, else the last L."""
+    def _cycle(self, z_H, z_L, embedded, cos_sin, lengths) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pass L `L_cycles` times, then H once.
+
+        In the shared form all passes carry gradient, otherwise the last pass of L and that of H.
+        """
         config, tracked = self.config, torch.is_grad_enabled()
         for cycle in range(1, config.L_cycles + 1):
-            with torch.set_grad_enabled(tracked and (config.architecture == "shared" or cycle == config.L_cycles)):
-                z_L = self.L_level(z_L, z_H + embedded, table, lengths)
-        slow = self.H_level if config.H_layers else self.L_level
-        return slow(z_H, z_L if config.L_cycles else embedded, table, lengths), z_L
+            carries_gradient = config.architecture == "shared" or cycle == config.L_cycles
+            with torch.set_grad_enabled(tracked and carries_gradient):
+                z_L = self.L_level(z_L, z_H + embedded, cos_sin, lengths)  # [B, T, D]
+        slow = self.H_level if config.H_layers else self.L_level  # one stack plays both roles in the shared form
+        injection = z_L if config.L_cycles else embedded  # without L, H itself sees the input
+        z_H = slow(z_H, injection, cos_sin, lengths)  # [B, T, D]
+        return z_H, z_L
 
     def q_values(self, z_H: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The halting head's two values, float32 [B], for states [B, T, D]."""
-        q = self.q_head(z_H[:, 0]).float()
+        """Return the halting head's q_halt and q_continue, float32 [B] each, for states [B, T, D]."""
+        q = self.q_head(z_H[:, 0]).float()  # the first token's state [B, D] -> [B, 2]
         return q[:, 0], q[:, 1]
 
     def _embed(self, inputs: torch.Tensor, puzzle_vectors: torch.Tensor | None, canvas: Canvas) -> torch.Tensor:
+        """Return the network's input [B, T, D]; arguments as for `forward`."""
         config = self.config
-        added = []  # to the tokens' embeddings
+        added = []  # embeddings [T, D] that are added to the tokens'
         if config.positions == "learned":
             added.append(self.embed_pos.embedding_weight[self._learned_positions(canvas)])
         if config.context_pairs:
             added.append(self.embed_canvas.embedding_weight.repeat_interleave(canvas[0] * canvas[1], dim=0))
-        scale = math.sqrt(config.hidden_size / (1 + len(added)))  # keeps the variance of the sum
+        # Token embeddings start with variance 1 / D, and so does each addition. The scale gives their sum variance 1.
+        scale = math.sqrt(config.hidden_size / (1 + len(added)))
         front = None
         if puzzle_vectors is not None:
-            if config.puzzle_ids > config.puzzle_columns:  # what becomes of each colour: one column for all ten
-                named, colours = puzzle_vectors.split([2, COLOURS], dim=1)
+            if config.puzzle_ids > config.puzzle_columns:  # one column says what becomes of all ten colours
+                named, colours = puzzle_vectors.split([2, COLOURS], dim=1)  # [B, 2, ndim], [B, 10, ndim]
                 puzzle_vectors = torch.cat([named, colours.mean(1, keepdim=True)], dim=1)
-            front = puzzle_vectors.flatten(1)
+            front = puzzle_vectors.flatten(1)  # [B, columns x ndim]
         return embedding(
             inputs,
             self.embed_tokens.embedding_weight,
@@ -153,20 +169,22 @@ class RecursiveModel(nn.Module):
         )
 
     def _learned_positions(self, canvas: Canvas) -> torch.Tensor:
+        """Return the row of the position table for each token, int64 [T]. Cells count along the widest canvas."""
         prefix = self.config.puzzle_tokens
-        cell = torch.arange(canvas[0], device=self.device)[:, None] * self.config.canvas_cols
-        cell = cell + torch.arange(canvas[1], device=self.device)
-        cell = prefix + cell.flatten().repeat(self.config.canvases)
-        return torch.cat([torch.arange(prefix, device=self.device), cell])
+        row_starts = torch.arange(canvas[0], device=self.device)[:, None] * self.config.canvas_cols
+        cell = row_starts + torch.arange(canvas[1], device=self.device)  # [rows, columns]
+        cells = cell.flatten().repeat(self.config.canvases)
+        return torch.cat([torch.arange(prefix, device=self.device), prefix + cells])
 
-    def _rope_table(self, canvas: Canvas) -> torch.Tensor | None:
+    def _cos_sin(self, canvas: Canvas) -> torch.Tensor | None:
+        """Return what rotates queries and keys (see `rope_cos_sin`), None for learned positions."""
         config = self.config
         if config.positions == "learned":
             return None
-        # A kernel reads the table again for every block of keys. float16 halves that, and rounds a cosine
-        # eight times finer than bfloat16 rounds what it turns.
+        # A kernel reads the cosines again for every block of keys. float16 takes half the bytes of float32, and its
+        # rounding of a cosine is eight times finer than that of the bfloat16 numbers that are rotated.
         dtype = torch.float16 if self.dtype.itemsize == 2 else torch.float32
-        table = rope_table(
+        cos_sin = rope_cos_sin(
             config.positions,
             canvas,
             config.puzzle_tokens,
@@ -176,4 +194,5 @@ class RecursiveModel(nn.Module):
             self.device,
             dtype,
         )
-        return table.repeat(config.canvases, 1) if config.context_pairs else table  # without puzzle tokens
+        # A context comes without puzzle tokens, so that each canvas of a sequence has the same positions.
+        return cos_sin.repeat(config.canvases, 1) if config.context_pairs else cos_sin

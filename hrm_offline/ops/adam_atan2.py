@@ -1,4 +1,7 @@
-"""AdamATan2: Adam without an epsilon (Everett et al. 2024, arXiv 2407.05872, section 4.3)."""
+"""AdamATan2: Adam with an arc tangent in place of the division, so without an epsilon.
+
+Everett et al. 2024, arXiv 2407.05872, section 4.3.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,9 @@ if triton:
 Tensors = Sequence[torch.Tensor]
 
 
+# --- public function ---
+
+
 def adam_atan2_(
     params: Tensors,
     grads: Tensors,
@@ -29,11 +35,16 @@ def adam_atan2_(
     beta2: float,
     weight_decay: float,
 ) -> None:
-    """One update of all parameters in place; `step` counts from 1, m and v are the two moments.
+    """Update all parameters and their moments `m` and `v` in place. `step` counts from 1.
 
-    As the reference's compiled extension has it: the first moment's bias is corrected through
-    the step size, outside the arc tangent. The kernel serves contiguous float32
-    tensors of one device, all in one launch. Raises `ValueError` where a gradient or moment has another size.
+        p = p (1 - lr weight_decay)
+        m = m + (1 - beta1) (g - m)
+        v = beta2 v + (1 - beta2) g^2
+        p = p - lr / (1 - beta1^step) atan2(m, sqrt(v / (1 - beta2^step)))
+
+    The bias of `m` is corrected in the step size and not inside the arc tangent, as in the extension that the
+    published HRM code compiles (`adam-atan2`). The kernel updates all parameters in one launch; it takes contiguous
+    float32 tensors of one device. Raises `ValueError` where a gradient or a moment has not its parameter's shape.
     """
     for param, grad, first, second in zip(params, grads, m, v, strict=True):
         if not param.shape == grad.shape == first.shape == second.shape:
@@ -63,6 +74,9 @@ def adam_atan2_(
         plain()
 
 
+# --- plain PyTorch twin ---
+
+
 def adam_atan2_reference_(
     param: torch.Tensor,
     grad: torch.Tensor,
@@ -75,27 +89,31 @@ def adam_atan2_reference_(
     beta2: float,
     weight_decay: float,
 ) -> None:
-    """`adam_atan2_` of one parameter in plain PyTorch."""
+    """Update one parameter as `adam_atan2_` does, in plain PyTorch."""
     param.mul_(1 - lr * weight_decay)
     m.lerp_(grad, 1 - beta1)
     v.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
     root = v.sqrt().div_(math.sqrt(1 - beta2**step))
-    param.add_(torch.atan2(m, root), alpha=-lr / (1 - beta1**step))
+    step_size = lr / (1 - beta1**step)
+    param.add_(torch.atan2(m, root), alpha=-step_size)
 
 
-_CHUNK = 1024  # elements of one program
+# --- launchers ---
 
 
-# Gradients mostly come back at the same addresses step after step, so few tables serve a whole run.
+_CHUNK = 1024  # elements that one program updates
+
+
+# Gradients mostly come back at the same addresses step after step, so a few entries serve a whole run.
 @functools.lru_cache(maxsize=64)
 def _addresses(addresses: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    """Int64 [4 x params], of parameters, gradients, m and v."""
+    """Return the addresses of parameters, gradients, m and v on the device, int64 [4 x params]."""
     return torch.tensor(addresses, dtype=torch.int64).to(device)
 
 
 @functools.lru_cache(maxsize=16)
 def _chunks(sizes: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    """For each program the number of its tensor, its first element there and the tensor's size, int64 [programs, 3]."""
+    """Return the work of each program, int64 [programs, 3]: its tensor, its first element there, the tensor's size."""
     chunks = [(i, start, size) for i, size in enumerate(sizes) for start in range(0, size, _CHUNK)]
     return torch.tensor(chunks, dtype=torch.int64).to(device)
 
@@ -105,7 +123,10 @@ def _chunks(sizes: tuple[int, ...], device: torch.device) -> torch.Tensor:
     "float decay, float beta1, float beta2, float root_factor, float step_size) -> ()"
 )
 def adam_atan2_step(params, grads, m, v, addresses, chunks, decay, beta1, beta2, root_factor, step_size):
-    """Update params, m and v, which `addresses` point at, in pieces of `chunks`."""
+    """Update `params`, `m` and `v`, which the kernel finds through `addresses` and `chunks`.
+
+    decay: 1 - lr weight_decay. root_factor: 1 / sqrt(1 - beta2^step). step_size: lr / (1 - beta1^step).
+    """
     launch(
         _adam_atan2_kernel,
         len(chunks),
@@ -124,10 +145,14 @@ def adam_atan2_step(params, grads, m, v, addresses, chunks, decay, beta1, beta2,
     )
 
 
+# --- kernels ---
+
+
 @jit
 def _atan_of_quotient(y, x):
-    """atan2(y, x) for x >= 0, and 0 for two zeros. Within 2 units of the last place of float32."""
+    """Return atan2(y, x) for x >= 0, and 0 for two zeros. Within 2 units of the last place of float32."""
     magnitude = tl.abs(y)
+    # The smaller over the larger is in [0, 1]; atan(1 / t) = pi / 2 - atan(t) brings the other half back.
     larger, smaller = tl.maximum(magnitude, x), tl.minimum(magnitude, x)
     t = smaller / tl.where(larger > 0, larger, 1.0)
     u = t * t
@@ -159,7 +184,7 @@ def _adam_atan2_kernel(
     grad_at = tl.load(addresses_ptr + count + tensor)
     m_at = tl.load(addresses_ptr + 2 * count + tensor)
     v_at = tl.load(addresses_ptr + 3 * count + tensor)
-    if ALIGNED:  # which the compiler cannot see in a number, and needs for loads of 16 bytes
+    if ALIGNED:  # the compiler cannot see that in a number, and needs it for loads of 16 bytes
         param_at, grad_at = tl.multiple_of(param_at, 16), tl.multiple_of(grad_at, 16)
         m_at, v_at = tl.multiple_of(m_at, 16), tl.multiple_of(v_at, 16)
     start = tl.multiple_of(start, CHUNK)

@@ -1,8 +1,9 @@
-"""Which implementation serves an operation: our Triton kernel or plain PyTorch, and why.
+"""Choose between our Triton kernel and plain PyTorch for each operation, and say why.
 
-The choice depends on the device, its compute capability and the dtype, is made once and can be
-printed. `HRM_OFFLINE_OPS=reference` takes plain PyTorch everywhere, `HRM_OFFLINE_OPS=triton` our
-kernels everywhere (on a CPU under `TRITON_INTERPRET=1`), and what a kernel cannot do is then an error.
+The choice depends on the operation, the device's compute capability and the dtype. It is made once for each of these,
+and `summary` prints it. The environment variable `HRM_OFFLINE_OPS` overrides it: `reference` takes plain PyTorch
+everywhere, `triton` takes our kernels everywhere (on a CPU under `TRITON_INTERPRET=1`). A demanded kernel that cannot
+serve is an error.
 """
 
 from __future__ import annotations
@@ -24,20 +25,21 @@ MODES = ("auto", "reference", "triton")
 
 _HALF = (torch.float16, torch.bfloat16)
 _ALL = (torch.float32, *_HALF)
-_OLDEST = 75  # the oldest chip the kernels are compiled for in tests
+_MIN_CAPABILITY = 75  # of the oldest chip that the kernels are compiled for in tests
+_BFLOAT16_CAPABILITY = 80
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What a kernel is worth using on: the least compute capability (80 is 8.0) and the dtypes."""
+    """Where a kernel is faster than plain PyTorch: from which compute capability (80 is 8.0), and in which dtypes."""
 
     capability: int
     dtypes: tuple[torch.dtype, ...]
 
 
-# Matrix products need tensor cores, which Triton drives from 8.0 on and which compute in 16 bit.
+# Matrix products need tensor cores. Triton uses those from 8.0 on, and they compute in 16 bits.
 _MATRIX = Rule(80, _HALF)
-_POINTWISE = Rule(_OLDEST, _ALL)
+_POINTWISE = Rule(_MIN_CAPABILITY, _ALL)
 RULES = {
     "attention": _MATRIX,
     "linear_rms_norm": _MATRIX,
@@ -46,12 +48,13 @@ RULES = {
     "swiglu": _POINTWISE,
     "rotate": _POINTWISE,
     "embedding": _POINTWISE,
-    "stablemax": _POINTWISE,
-    "adam_atan2": Rule(_OLDEST, (torch.float32,)),
+    "stablemax_cross_entropy": _POINTWISE,
+    "adam_atan2": Rule(_MIN_CAPABILITY, (torch.float32,)),
     "sign_sgd": _POINTWISE,
-    "encode": _POINTWISE,
+    "encode_views": _POINTWISE,
 }
-FLOAT32_OPS = ("adam_atan2", "sign_sgd", "encode")  # that never see the activations' dtype
+# These work on weights or grids, whatever the dtype of the activations.
+FLOAT32_OPS = ("adam_atan2", "sign_sgd", "encode_views")
 
 
 @dataclass(frozen=True)
@@ -63,9 +66,10 @@ class Decision:
 
 
 def uses_triton(op: str, tensor: torch.Tensor, problem: str | None = None) -> bool:
-    """Whether our kernel of `op` serves `tensor`. `problem` says what of the arguments it cannot do.
+    """Return whether our kernel of `op` serves `tensor`.
 
-    Raises `InputError` where the kernel was demanded and cannot serve.
+    `problem` names a property of the arguments that the kernel cannot handle; None if there is none. Raises
+    `InputError` where the kernel was demanded and cannot serve.
     """
     if not decide(op, tensor.device, tensor.dtype).triton:
         return False
@@ -76,7 +80,7 @@ def uses_triton(op: str, tensor: torch.Tensor, problem: str | None = None) -> bo
 
 @torch.compiler.assume_constant_result  # in a compiled model
 def decide(op: str, device: torch.device, dtype: torch.dtype) -> Decision:
-    """The choice for an operation. Raises `InputError` as `uses_triton` does."""
+    """Return the choice for an operation. Raises `InputError` where a demanded kernel cannot run."""
     if op in _demoted:
         return Decision(False, f"demoted: {_demoted[op]}")
     return _decide(op, device, dtype, _mode())
@@ -86,22 +90,24 @@ def decide(op: str, device: torch.device, dtype: torch.dtype) -> Decision:
 def _decide(op: str, device: torch.device, dtype: torch.dtype, mode: str) -> Decision:
     if mode == "reference":
         return Decision(False, f"{VARIABLE}=reference")
-    missing = _missing(device, dtype)
+    obstacle = _obstacle(device, dtype)
     if mode == "triton":
-        if missing:
-            raise InputError(f"{VARIABLE}=triton: {op}: {missing}")
+        if obstacle:
+            raise InputError(f"{VARIABLE}=triton: {op}: {obstacle}")
         return Decision(True, f"{VARIABLE}=triton")
-    if missing or device.type != "cuda":
-        return Decision(False, missing or "the interpreter is for tests")
+    if obstacle:
+        return Decision(False, obstacle)
+    if device.type != "cuda":
+        return Decision(False, "the interpreter is for tests")
     return decide_for(op, _capability(device), dtype)
 
 
 def decide_for(op: str, capability: int, dtype: torch.dtype) -> Decision:
-    """The choice on an NVIDIA GPU of a compute capability (89 is 8.9) where nothing is demanded."""
+    """Return the choice on an NVIDIA GPU of a compute capability (89 is 8.9) where nothing is demanded."""
     rule = RULES[op]
     if capability < rule.capability:
         return Decision(False, f"compute capability {_dotted(capability)} is below {_dotted(rule.capability)}")
-    if capability < 80 and dtype is torch.bfloat16:
+    if _lacks_bfloat16(capability, dtype):
         return Decision(False, f"compute capability {_dotted(capability)} has no bfloat16")
     if dtype not in rule.dtypes:
         return Decision(False, f"{_name(dtype)} gains nothing here")
@@ -148,8 +154,8 @@ def run_or_demote(kernel: Callable[[], None], plain: Callable[[], None]) -> None
         plain()
 
 
-def _missing(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why no kernel of ours can run there at all, None if one can."""
+def _obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Return why no kernel of ours can run on the device in the dtype, None if kernels can."""
     if launch.triton is None:
         return "Triton is not installed"
     if dtype not in _ALL:
@@ -159,15 +165,15 @@ def _missing(device: torch.device, dtype: torch.dtype) -> str | None:
     if device.type != "cuda" or torch.version.hip is not None:
         return "not an NVIDIA GPU"
     capability = _capability(device)
-    if capability < 80 and dtype is torch.bfloat16:
+    if _lacks_bfloat16(capability, dtype):
         return f"compute capability {_dotted(capability)} has no bfloat16"
-    if capability < _OLDEST:
-        return f"compute capability {_dotted(capability)} is below {_dotted(_OLDEST)}"
+    if capability < _MIN_CAPABILITY:
+        return f"compute capability {_dotted(capability)} is below {_dotted(_MIN_CAPABILITY)}"
     return launch.failure(device)
 
 
 def summary(device: torch.device, dtype: torch.dtype) -> str:
-    """One line: what serves each operation, grouped by reason."""
+    """Return one line that says what serves each operation, grouped by reason."""
     groups: dict[tuple[bool, str], list[str]] = {}
     for op in RULES:
         decision = decide(op, device, torch.float32 if op in FLOAT32_OPS else dtype)
@@ -189,7 +195,7 @@ def set_mode(mode: str) -> None:
 
 @contextlib.contextmanager
 def override(mode: str) -> Iterator[None]:
-    """Within, `mode` ("auto", "reference" or "triton") stands in for the environment variable."""
+    """Replace the environment variable by `mode` ("auto", "reference" or "triton") inside a `with` block."""
     global _override
     before, _override = _override, mode
     try:
@@ -213,6 +219,10 @@ def _mode_of_environment() -> str:
 def _capability(device: torch.device) -> int:
     major, minor = torch.cuda.get_device_capability(device)
     return 10 * major + minor
+
+
+def _lacks_bfloat16(capability: int, dtype: torch.dtype) -> bool:
+    return dtype is torch.bfloat16 and capability < _BFLOAT16_CAPABILITY
 
 
 def _dotted(capability: int) -> str:

@@ -1,4 +1,4 @@
-"""The network's input: token embeddings behind the puzzle's tokens, with positions, scaled."""
+"""The network's input: the puzzle's tokens, then the embeddings of the canvas' tokens, plus positions, scaled."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ if triton:
     import triton.language as tl
 
 
+# --- public function ---
+
+
 def embedding(
     tokens: torch.Tensor,
     table: torch.Tensor,
@@ -22,19 +25,19 @@ def embedding(
     scale: float,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    """scale x ([puzzle, table[tokens]] + positions), [B, puzzle_tokens + S, width] in `dtype`.
+    """Return scale x (concat(puzzle, table[tokens]) + positions), [B, puzzle_tokens + S, width] in `dtype`.
 
-    tokens integers [B, S]; table float32 [vocabulary, width]; puzzle float32 [B, numbers], laid
-    over the first `puzzle_tokens` tokens and followed by zeros; positions float32
-    [puzzle_tokens + S, width] or None. A token outside the table raises in plain PyTorch and becomes
-    NaN in the kernel. Raises `ValueError` for shapes that do not fit.
+    tokens: integers [B, S].
+    table: embeddings of the tokens, float32 [vocabulary, width].
+    puzzle: float32 [B, numbers] or None. It fills the first `puzzle_tokens` tokens, with zeros after its numbers.
+    positions: float32 [puzzle_tokens + S, width] or None.
+    A token outside the table raises in plain PyTorch and becomes NaN in the kernel. Raises `ValueError` for shapes
+    that do not fit.
     """
     length, width = puzzle_tokens + tokens.shape[1], table.shape[1]
-    if (
-        (puzzle is not None and (len(puzzle) != len(tokens) or puzzle.shape[1] > puzzle_tokens * width))
-        or (positions is not None and positions.shape != (length, width))
-        or tokens.is_floating_point()
-    ):
+    puzzle_fits = puzzle is None or (len(puzzle) == len(tokens) and puzzle.shape[1] <= puzzle_tokens * width)
+    positions_fit = positions is None or positions.shape == (length, width)
+    if not puzzle_fits or not positions_fit or tokens.is_floating_point():
         given = describe(tokens=tokens, table=table, puzzle=puzzle, positions=positions)
         raise ValueError(f"embedding: these do not fit {puzzle_tokens} puzzle tokens: {given}")
     if not decide("embedding", table.device, dtype).triton:
@@ -46,6 +49,9 @@ def embedding(
     return _Embedding.apply(*args) if tracked(table, puzzle, positions) else _forward(*args)
 
 
+# --- plain PyTorch twin ---
+
+
 def embedding_reference(
     tokens: torch.Tensor,
     table: torch.Tensor,
@@ -55,21 +61,18 @@ def embedding_reference(
     scale: float,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    """`embedding` in plain PyTorch."""
-    embedded = F.embedding(tokens, table.to(dtype))
+    """Compute `embedding` in plain PyTorch."""
+    embedded = F.embedding(tokens, table.to(dtype))  # [B, S, D]
     if puzzle is not None:
         width = table.shape[1]
-        front = F.pad(puzzle.to(dtype), (0, puzzle_tokens * width - puzzle.shape[1]))
-        embedded = torch.cat([front.view(len(tokens), puzzle_tokens, width), embedded], dim=1)
+        front = F.pad(puzzle.to(dtype), (0, puzzle_tokens * width - puzzle.shape[1]))  # [B, puzzle_tokens x D]
+        embedded = torch.cat([front.view(len(tokens), puzzle_tokens, width), embedded], dim=1)  # [B, T, D]
     if positions is not None:
         embedded = embedded + positions.to(dtype)
     return scale * embedded
 
 
-def _forward(tokens, table, puzzle, puzzle_tokens, positions, scale, dtype) -> torch.Tensor:
-    out = table.new_empty(len(tokens), puzzle_tokens + tokens.shape[1], table.shape[1], dtype=dtype)
-    embedding_forward(tokens, table, puzzle, puzzle_tokens, positions, scale, out)
-    return out
+# --- autograd function ---
 
 
 class _Embedding(torch.autograd.Function):
@@ -87,8 +90,8 @@ class _Embedding(torch.autograd.Function):
         grad = grad.contiguous()
         grad_table = grad_puzzle = grad_positions = None
         if ctx.needs_input_grad[1]:
-            # A partial sum a program, added up in a fixed order: the same bits every time.
-            parts = triton.cdiv(tokens.numel(), _ROWS_A_PART)
+            # Each program makes one partial sum. These are added up in a fixed order: the same bits every time.
+            parts = triton.cdiv(tokens.numel(), _TOKENS_PER_PART)
             partial = grad.new_empty(parts, ctx.vocabulary, grad.shape[2], dtype=torch.float32)
             embedding_backward(grad, tokens, ctx.puzzle_tokens, partial)
             grad_table = partial.sum(0).mul_(ctx.scale)
@@ -99,7 +102,16 @@ class _Embedding(torch.autograd.Function):
         return None, grad_table, grad_puzzle, None, grad_positions, None, None
 
 
-_ROWS_A_PART = 1024
+def _forward(tokens, table, puzzle, puzzle_tokens, positions, scale, dtype) -> torch.Tensor:
+    out = table.new_empty(len(tokens), puzzle_tokens + tokens.shape[1], table.shape[1], dtype=dtype)
+    embedding_forward(tokens, table, puzzle, puzzle_tokens, positions, scale, out)
+    return out
+
+
+# --- launchers ---
+
+
+_TOKENS_PER_PART = 1024  # that one partial sum of the table's gradient covers
 
 
 @launcher(
@@ -107,7 +119,7 @@ _ROWS_A_PART = 1024
     "Tensor(a!) out) -> ()"
 )
 def embedding_forward(tokens, table, puzzle, puzzle_tokens, positions, scale, out):
-    """Fill out [B, puzzle_tokens + S, width]."""
+    """Fill `out` [B, puzzle_tokens + S, width]."""
     vocabulary, width = table.shape
     numbers = 0 if puzzle is None else puzzle.shape[1]
     rows, padded = out.numel() // width, triton.next_power_of_2(width)
@@ -137,8 +149,7 @@ def embedding_forward(tokens, table, puzzle, puzzle_tokens, positions, scale, ou
 
 @launcher("(Tensor grad, Tensor tokens, int puzzle_tokens, Tensor(a!) partial) -> ()")
 def embedding_backward(grad, tokens, puzzle_tokens, partial):
-    """Fill partial float32 [parts, vocabulary, width]: gradients of the embeddings, not yet scaled,
-    summed over the tokens of each part."""
+    """Fill `partial` float32 [parts, vocabulary, width]: the table's gradients, summed per part and not yet scaled."""
     parts, vocabulary, width = partial.shape
     columns = max(16, min(64, triton.next_power_of_2(width)))
     launch(
@@ -152,12 +163,15 @@ def embedding_backward(grad, tokens, puzzle_tokens, partial):
         puzzle_tokens,
         vocabulary,
         width,
-        PART=_ROWS_A_PART,
+        PART=_TOKENS_PER_PART,
         ROWS=32,
         VOCABULARY=max(16, triton.next_power_of_2(vocabulary)),
         COLUMNS=columns,
         num_warps=4,
     )
+
+
+# --- kernels ---
 
 
 @jit
@@ -183,21 +197,21 @@ def _embedding_forward_kernel(
     column = tl.arange(0, WIDTH)[None, :]
     row_inside, column_inside = row < rows, column < width
     length = puzzle_tokens + cells
-    sequence, place = row // length, row % length
-    is_cell = row_inside & (place >= puzzle_tokens)
-    token = tl.load(tokens_ptr + sequence * cells + place - puzzle_tokens, mask=is_cell, other=0).to(tl.int64)
+    sequence, position = row // length, row % length
+    is_cell = row_inside & (position >= puzzle_tokens)
+    token = tl.load(tokens_ptr + sequence * cells + position - puzzle_tokens, mask=is_cell, other=0).to(tl.int64)
     known = (token >= 0) & (token < vocabulary)
-    # What is no token shows as NaN.
+    # A number that is no token shows as NaN, since a kernel cannot raise.
     missing = tl.where(is_cell & ((token < 0) | (token >= vocabulary)), float("nan"), 0.0)[:, None]
     x = tl.load(table_ptr + token[:, None] * width + column, mask=(is_cell & known)[:, None] & column_inside, other=0.0)
     x += missing
     if PUZZLE:
-        number = place[:, None] * width + column
-        in_front = (row_inside & (place < puzzle_tokens))[:, None] & column_inside & (number < numbers)
+        number = position[:, None] * width + column
+        in_front = (row_inside & (position < puzzle_tokens))[:, None] & column_inside & (number < numbers)
         x += tl.load(puzzle_ptr + sequence[:, None] * numbers + number, mask=in_front, other=0.0)
     inside = row_inside[:, None] & column_inside
     if POSITIONS:
-        x += tl.load(positions_ptr + place[:, None] * width + column, mask=inside, other=0.0)
+        x += tl.load(positions_ptr + position[:, None] * width + column, mask=inside, other=0.0)
     tl.store(out_ptr + row[:, None] * width + column, x * scale, mask=inside)
 
 
@@ -231,7 +245,8 @@ def _embedding_backward_kernel(
             mask=inside[:, None] & (column < width)[None, :],
             other=0.0,
         )
-        # In float32: Triton before 3.4 cannot compile this product in 16 bits for every chip.
+        # A product with one-hot rows adds up the gradients of each token, without atomics. It is made in float32:
+        # Triton before 3.4 cannot compile it in 16 bits for every chip.
         chosen = (word[:, None] == token[None, :]).to(tl.float32)
         total = dot(chosen, grad.to(tl.float32), total)
     at = (part.to(tl.int64) * vocabulary + word)[:, None] * width + column[None, :]

@@ -1,13 +1,16 @@
-"""How the package's Triton kernels are defined and launched.
+"""Define and launch the package's Triton kernels.
 
-Triton is optional: without it `jit` leaves a kernel as it is, and `dispatch` never asks for one.
-Functions that launch kernels are registered with `launcher` as PyTorch operators, which
-`torch.compile` calls as they are. Eager code calls the function itself,
-since a call through PyTorch's dispatcher costs more than the launch. A launch that fails raises
-`KernelFault`. Under CUDA graph capture they need, as usual, a call of the same
-shape before it. Tile sizes come from tables by compute capability and are never
-searched for at run time: a notebook has no minutes to spare, and a search may end differently
-each time. `recording` collects launches, which `tools/bench/kernel_report.py` compiles without a GPU.
+Triton is optional. Without it `jit` leaves a kernel as a plain function, and `dispatch` never chooses it.
+
+A launcher is a function that launches the kernels of an operation. `launcher` registers it as a PyTorch operator, so
+that `torch.compile` calls it as it is. Eager code calls the function itself, since a call through PyTorch's dispatcher
+costs more than the launch. A launch that fails raises `KernelFault`. Before a CUDA graph is captured, a launcher must have run once with the same
+shapes: the first call compiles its kernels.
+
+Tile sizes are written down by compute capability, and `pick` chooses among them. They are never searched for at run
+time: a notebook has no minutes to spare, and a search may end differently each time.
+
+`recording` collects launches instead of running them. `tools/bench/kernel_report.py` compiles them without a GPU.
 """
 
 from __future__ import annotations
@@ -28,15 +31,15 @@ try:
 except ImportError:
     triton = None
 
-Config = dict[str, int]
+Config = dict[str, int]  # tile sizes, num_warps and num_stages of a kernel
 OPTIONS = dict(enable_fp_fusion=True)  # of every launch; Triton's default changes with its version
 
-_INTERPRETED_CAPABILITY = 80  # whose tiles the interpreter runs
+_INTERPRETED_CAPABILITY = 80  # the interpreter runs the tiles of this chip
 
 
 @dataclass(frozen=True)
 class Launch:
-    """A kernel with its arguments; `constants` are compile-time ones, `num_warps` and `num_stages`."""
+    """A kernel and its arguments. `constants` are its compile-time arguments, `num_warps` and `num_stages`."""
 
     kernel: object
     args: tuple
@@ -44,7 +47,7 @@ class Launch:
 
 
 def jit(function: Callable):
-    """`triton.jit` where there is Triton."""
+    """Return `triton.jit(function)`, or the function itself where Triton is not installed."""
     return function if triton is None else triton.jit(function)
 
 
@@ -60,21 +63,21 @@ _INTERPRETED = tl.constexpr(interpreted) if triton else None
 
 @jit
 def dot(a, b, total=None):
-    """total + a b, accumulated in float32; float32 factors keep all their digits."""
-    if _INTERPRETED:  # it would multiply the bits of bfloat16 as integers
+    """Return total + a b, accumulated in float32. Factors in float32 are not rounded to TF32."""
+    if _INTERPRETED:  # the interpreter would multiply the bits of bfloat16 as integers
         a, b = a.to(tl.float32), b.to(tl.float32)
-    if total is None:  # which Triton before 3.4 does not take
+    if total is None:  # Triton before 3.4 takes no None for it
         total = tl.zeros((a.shape[0], b.shape[1]), tl.float32)
     return tl.dot(a, b, total, input_precision="ieee")
 
 
 def tracked(*tensors: torch.Tensor | None) -> bool:
-    """Whether autograd follows an operation on these tensors. If not, nothing need be saved for it."""
+    """Return whether autograd follows an operation on these tensors. If not, nothing need be saved for it."""
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def describe(**tensors: torch.Tensor | None) -> str:
-    """Names, dtypes and shapes, for an error message."""
+    """Return the tensors' names, dtypes and shapes for an error message."""
     return ", ".join(
         f"{name} {str(t.dtype).removeprefix('torch.')} {list(t.shape)}" for name, t in tensors.items() if t is not None
     )
@@ -83,10 +86,10 @@ def describe(**tensors: torch.Tensor | None) -> str:
 def launcher(schema: str) -> Callable[[Callable], Callable]:
     """Register a function that launches kernels as the operator `hrm_offline::<its name>`.
 
-    `schema` is PyTorch's, such as "(Tensor x, Tensor(a!) y) -> ()"; launchers write into tensors
-    they are given and return nothing, so that a caller decides what is allocated.
+    `schema` is PyTorch's, such as "(Tensor x, Tensor(a!) y) -> ()". Launchers write into tensors that they are given
+    and return nothing, so that the caller decides what is allocated.
     """
-    written = re.findall(r"\(\w!\)\??(?:\[\])? (\w+)", schema)
+    written = re.findall(r"\(\w!\)\??(?:\[\])? (\w+)", schema)  # names of the arguments marked "(a!)"
 
     def register(function: Callable) -> Callable:
         name = f"hrm_offline::{function.__name__.strip('_')}"
@@ -127,22 +130,29 @@ def launch(kernel, programs: int, *args, **constants) -> None:
 
 @functools.cache
 def failure(device: torch.device) -> str | None:
-    """Why no kernel runs on a device, None if one just did. Triton is on many machines where it
-    cannot work: it needs a C compiler for its launchers and a driver that knows its code."""
+    """Return why kernels cannot run on a device, None if a kernel just did.
+
+    Triton is installed on many machines where it cannot work: it needs a C compiler for its launchers, and a driver
+    that can load its code.
+    """
     out = torch.zeros(1, device=device)
     try:
         launch(_probe, 1, out)
         if out.item() == 1:
             return None
         reason = "it wrote nothing"
-    except Exception as error:  # of whatever kind: PyTorch serves then
+    except Exception as error:  # of any kind: PyTorch serves then
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
     return f"a Triton kernel failed to run here, {reason}"
 
 
 def pick(configs: dict[int, Config], x: torch.Tensor) -> Config:
-    """The configuration of the newest compute capability (89 is 8.9) not above that of x's device.
-    Tiles are made for 16 bits; float32 takes the smallest, or it would not fit a program's shared memory."""
+    """Return the configuration for the device and dtype of `x`.
+
+    `configs` is keyed by compute capability (89 is 8.9). The newest key that is not above the device's is taken; below
+    all keys it is the oldest. Tiles are made for 16-bit numbers: float32 takes the oldest chip's, which are the
+    smallest, to fit into a program's shared memory.
+    """
     if _recorded_capability is not None:
         capability = _recorded_capability
     elif x.device.type == "cuda":
@@ -150,9 +160,10 @@ def pick(configs: dict[int, Config], x: torch.Tensor) -> Config:
         capability = 10 * major + minor
     else:
         return configs[_INTERPRETED_CAPABILITY]
+    oldest = min(configs)
     if x.dtype is torch.float32:
-        capability = min(configs)
-    return configs[max(known for known in configs if known <= max(capability, min(configs)))]
+        return configs[oldest]
+    return configs[max(known for known in configs if known <= max(capability, oldest))]
 
 
 _recorded: list[Launch] | None = None
@@ -161,7 +172,7 @@ _recorded_capability: int | None = None
 
 @contextlib.contextmanager
 def recording(capability: int) -> Iterator[list[Launch]]:
-    """Within, launches are collected with the configuration of that capability, and nothing runs."""
+    """Collect launches inside a `with` block, with the configurations of a compute capability. Nothing runs."""
     global _recorded, _recorded_capability
     _recorded, _recorded_capability = [], capability
     try:

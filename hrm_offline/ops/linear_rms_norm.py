@@ -1,4 +1,4 @@
-"""Projection with residual sum and RMS normalisation in its epilogue: one program holds whole rows."""
+"""Projection with residual sum and RMS normalisation in its epilogue: each program holds whole rows."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from hrm_offline.ops.rms_norm import rms_norm, rms_norm_backward, rms_norm_refer
 if triton:
     import triton.language as tl
 
-WIDEST = 512  # float32 rows of the accumulator that fit the registers of one program
+MAX_WIDTH = 512  # a program keeps whole rows of its float32 accumulator in registers
+
+
+# --- public function ---
 
 
 def linear_rms_norm(x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor, eps: float) -> torch.Tensor:
-    """rms_norm(x W^T + residual): x [..., inner], weight [width, inner], residual [..., width], one dtype.
+    """Return rms_norm(x W^T + residual) as [..., width], all of one dtype.
 
-    Raises `ValueError` for shapes or dtypes that do not fit.
+    x [..., inner], weight W [width, inner], residual [..., width]. For rows wider than `MAX_WIDTH` the projection and
+    `rms_norm` are computed one after the other. Raises `ValueError` for shapes or dtypes that do not fit.
     """
     width = len(weight)
-    if (
-        weight.shape[1] != x.shape[-1]
-        or residual.shape != (*x.shape[:-1], width)
-        or not x.dtype == weight.dtype == residual.dtype
-    ):
+    shapes_fit = weight.shape[1] == x.shape[-1] and residual.shape == (*x.shape[:-1], width)
+    if not shapes_fit or not x.dtype == weight.dtype == residual.dtype:
         raise ValueError(f"linear_rms_norm: these do not fit: {describe(x=x, weight=weight, residual=residual)}")
-    problem = f"rows of {width} are wider than {WIDEST}" if width > WIDEST else None
+    problem = f"rows of {width} are wider than {MAX_WIDTH}" if width > MAX_WIDTH else None
     if not uses_triton("linear_rms_norm", x, problem):
         return rms_norm(F.linear(x, weight), eps, residual)
     x, weight, residual = x.contiguous(), weight.contiguous(), residual.contiguous()
@@ -39,11 +40,17 @@ def linear_rms_norm(x: torch.Tensor, weight: torch.Tensor, residual: torch.Tenso
     return y
 
 
+# --- plain PyTorch twin ---
+
+
 def linear_rms_norm_reference(
     x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor, eps: float
 ) -> torch.Tensor:
-    """`linear_rms_norm` in plain PyTorch."""
+    """Compute `linear_rms_norm` in plain PyTorch."""
     return rms_norm_reference(F.linear(x, weight), eps, residual)
+
+
+# --- autograd function ---
 
 
 class _LinearRmsNorm(torch.autograd.Function):
@@ -60,13 +67,16 @@ class _LinearRmsNorm(torch.autograd.Function):
     def backward(ctx, grad):
         x, weight, y, inverse = ctx.saved_tensors
         grad_sum = torch.empty_like(y)
-        rms_norm_backward(grad.contiguous(), y, inverse, grad_sum)
+        rms_norm_backward(grad.contiguous(), y, inverse, grad_sum)  # of x W^T + residual
         grad_x = grad_sum @ weight if ctx.needs_input_grad[0] else None
         grad_weight = grad_sum.flatten(0, -2).T @ x.flatten(0, -2) if ctx.needs_input_grad[1] else None
-        return grad_x, grad_weight, grad_sum if ctx.needs_input_grad[2] else None, None
+        grad_residual = grad_sum if ctx.needs_input_grad[2] else None
+        return grad_x, grad_weight, grad_residual, None
 
 
-# For rows of 512; the accumulator is BLOCK_M x 512 float32.
+# --- launchers ---
+
+# Sized for rows of 512 numbers: the accumulator is BLOCK_M x 512 float32.
 _CONFIGS: dict[int, Config] = {
     75: dict(BLOCK_M=16, BLOCK_K=16, num_warps=8, num_stages=1),
     80: dict(BLOCK_M=64, BLOCK_K=32, num_warps=8, num_stages=3),
@@ -77,7 +87,7 @@ _CONFIGS: dict[int, Config] = {
 
 @launcher("(Tensor x, Tensor weight, Tensor residual, Tensor(a!) y, Tensor(b!)? inverse, float eps) -> ()")
 def linear_rms_norm_forward(x, weight, residual, y, inverse, eps):
-    """Fill y [..., width] and, unless None, inverse float32 [...], the factor each row was given."""
+    """Fill `y` [..., width] and, unless it is None, `inverse` float32 [...], the factor that normalises each row."""
     width, inner = weight.shape
     rows = x.numel() // inner
     config = pick(_CONFIGS, x)
@@ -100,6 +110,9 @@ def linear_rms_norm_forward(x, weight, residual, y, inverse, eps):
     )
 
 
+# --- kernels ---
+
+
 @jit
 def _linear_rms_norm_kernel(
     x_ptr,
@@ -117,7 +130,7 @@ def _linear_rms_norm_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    # Addresses are a 64-bit start and 32-bit offsets, which take half the registers.
+    # Addresses are a 64-bit start plus 32-bit offsets. Offsets of 64 bits would take twice the registers.
     start_row = tl.program_id(0).to(tl.int64) * BLOCK_M
     row = tl.arange(0, BLOCK_M)
     column = tl.arange(0, WIDTH)
@@ -126,7 +139,7 @@ def _linear_rms_norm_kernel(
     inside = row_inside & column_inside
     offset = row[:, None] * width + column[None, :]
 
-    # The sum starts from the residual: added at the end, it would need registers beside the whole accumulator.
+    # The sum starts from the residual. Added at the end, the residual would need registers beside the accumulator's.
     h = tl.load(residual_ptr + start_row * width + offset, mask=inside, other=0.0).to(tl.float32)
     k = tl.arange(0, BLOCK_K)
     x_at = x_ptr + start_row * inner + row[:, None] * inner + k[None, :]

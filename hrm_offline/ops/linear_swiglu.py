@@ -1,4 +1,4 @@
-"""Projection to gate and up with the SwiGLU in its epilogue, so that neither is written to memory."""
+"""Projection to gate and up with the SwiGLU in its epilogue: gate and up are not written to memory."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ if triton:
     import triton.language as tl
 
 
-def linear_swiglu(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """swiglu(x W^T): x [..., width], weight [2 x inner, width] of the same dtype -> [..., inner].
+# --- public function ---
 
-    The first `inner` rows of the weight make the gate. The backward pass computes gate and up once
-    more from x, which costs a fifth of the layer's arithmetic and saves two thirds of its memory.
+
+def linear_swiglu(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Return swiglu(x W^T): x [..., width], weight W [2 x inner, width] -> [..., inner], all of one dtype.
+
+    The first `inner` rows of the weight make the gate, the others up. The backward pass computes gate and up once more
+    from x: that costs a fifth of the layer's arithmetic and saves two thirds of its memory.
     Raises `ValueError` for shapes or dtypes that do not fit.
     """
     if weight.shape[1] != x.shape[-1] or len(weight) % 2 or weight.dtype is not x.dtype:
@@ -29,15 +32,15 @@ def linear_swiglu(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return _LinearSwiglu.apply(x, weight) if tracked(x, weight) else _forward(x, weight)
 
 
+# --- plain PyTorch twin ---
+
+
 def linear_swiglu_reference(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """`linear_swiglu` in plain PyTorch."""
+    """Compute `linear_swiglu` in plain PyTorch."""
     return swiglu_reference(F.linear(x, weight))
 
 
-def _forward(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    hidden = x.new_empty(*x.shape[:-1], len(weight) // 2)
-    linear_swiglu_forward(x, weight, hidden)
-    return hidden
+# --- autograd function ---
 
 
 class _LinearSwiglu(torch.autograd.Function):
@@ -57,14 +60,22 @@ class _LinearSwiglu(torch.autograd.Function):
         return grad_x, grad_weight
 
 
-# Two accumulators of BLOCK_M x BLOCK_N float32 each.
+def _forward(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    hidden = x.new_empty(*x.shape[:-1], len(weight) // 2)
+    linear_swiglu_forward(x, weight, hidden)
+    return hidden
+
+
+# --- launchers ---
+
+# Gate and up have an accumulator of BLOCK_M x BLOCK_N float32 each.
 _FORWARD: dict[int, Config] = {
     75: dict(BLOCK_M=32, BLOCK_N=32, BLOCK_K=32, GROUP=8, num_warps=4, num_stages=1),
     80: dict(BLOCK_M=128, BLOCK_N=64, BLOCK_K=64, GROUP=8, num_warps=8, num_stages=3),
     90: dict(BLOCK_M=128, BLOCK_N=128, BLOCK_K=64, GROUP=8, num_warps=8, num_stages=3),
     120: dict(BLOCK_M=128, BLOCK_N=64, BLOCK_K=64, GROUP=8, num_warps=8, num_stages=3),
 }
-# Its longer epilogue spills with the forward pass' tile on 9.0.
+# The backward pass has a longer epilogue, which spills on 9.0 with the tile of the forward pass.
 _BACKWARD = _FORWARD | {90: dict(BLOCK_M=128, BLOCK_N=64, BLOCK_K=64, GROUP=8, num_warps=8, num_stages=3)}
 
 
@@ -90,14 +101,17 @@ def _launch(x, weight, grad, out, config: Config) -> None:
 
 @launcher("(Tensor x, Tensor weight, Tensor(a!) hidden) -> ()")
 def linear_swiglu_forward(x, weight, hidden):
-    """Fill hidden [..., inner]."""
+    """Fill `hidden` [..., inner]."""
     _launch(x, weight, None, hidden, pick(_FORWARD, x))
 
 
 @launcher("(Tensor x, Tensor weight, Tensor grad, Tensor(a!) grad_gate_up) -> ()")
 def linear_swiglu_backward(x, weight, grad, grad_gate_up):
-    """Fill grad_gate_up [..., 2 x inner], the gradient of x W^T, from the output's [..., inner]."""
+    """Fill `grad_gate_up` [..., 2 x inner], the gradient of x W^T, from `grad` [..., inner], that of the output."""
     _launch(x, weight, grad, grad_gate_up, pick(_BACKWARD, x))
+
+
+# --- kernels ---
 
 
 @jit
@@ -116,14 +130,14 @@ def _linear_swiglu_kernel(
     BLOCK_K: tl.constexpr,
     GROUP: tl.constexpr,
 ):
-    # Programs that run at the same time share GROUP blocks of rows, which stay in the L2 cache.
+    # Programs that run at the same time share GROUP blocks of rows, so that these stay in the L2 cache.
     blocks_m, blocks_n = tl.cdiv(rows, BLOCK_M), tl.cdiv(inner, BLOCK_N)
     group = tl.program_id(0) // (GROUP * blocks_n)
     group_size = min(blocks_m - group * GROUP, GROUP)
     within = tl.program_id(0) % (GROUP * blocks_n)
     block_m = group * GROUP + within % group_size
     column = within // group_size * BLOCK_N + tl.arange(0, BLOCK_N)
-    # Addresses are a 64-bit start and 32-bit offsets, which take half the registers.
+    # Addresses are a 64-bit start plus 32-bit offsets. Offsets of 64 bits would take twice the registers.
     start_row = block_m.to(tl.int64) * BLOCK_M
     row = tl.arange(0, BLOCK_M)
     row_inside, column_inside = (row < rows - block_m * BLOCK_M)[:, None], column < inner

@@ -1,4 +1,7 @@
-"""Root-mean-square normalisation of a residual sum, without a weight (Zhang & Sennrich 2019, arXiv 1910.07467)."""
+"""Root-mean-square normalisation of a residual sum, without a learned weight.
+
+Zhang & Sennrich 2019, arXiv 1910.07467. The published HRM code leaves the weight out.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,14 @@ if triton:
     import triton.language as tl
 
 
-def rms_norm(x: torch.Tensor, eps: float, residual: torch.Tensor | None = None) -> torch.Tensor:
-    """h / sqrt(mean(h^2) + eps) over the last dimension, h = x + residual, in x's dtype.
+# --- public function ---
 
-    Computed in float32. Shapes [..., width]. Raises `ValueError` for a residual of another shape or dtype.
+
+def rms_norm(x: torch.Tensor, eps: float, residual: torch.Tensor | None = None) -> torch.Tensor:
+    """Return h / sqrt(mean(h^2) + eps) over the last dimension, with h = x + residual.
+
+    x, residual (or None) and the result have one shape [..., width] and one dtype. Sums are made in float32. Raises
+    `ValueError` for a residual of another shape or dtype.
     """
     if residual is not None and (residual.shape != x.shape or residual.dtype is not x.dtype):
         raise ValueError(f"rms_norm: these do not fit: {describe(x=x, residual=residual)}")
@@ -30,11 +37,18 @@ def rms_norm(x: torch.Tensor, eps: float, residual: torch.Tensor | None = None) 
     return y
 
 
+# --- plain PyTorch twin ---
+
+
 def rms_norm_reference(x: torch.Tensor, eps: float, residual: torch.Tensor | None = None) -> torch.Tensor:
-    """`rms_norm` in plain PyTorch."""
+    """Compute `rms_norm` in plain PyTorch."""
     x = x if residual is None else x + residual
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))  # float64 stays float64
+    inverse = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)  # [..., 1]
+    return (wide * inverse).to(x.dtype)
+
+
+# --- autograd function ---
 
 
 class _RmsNorm(torch.autograd.Function):
@@ -52,18 +66,22 @@ class _RmsNorm(torch.autograd.Function):
         y, inverse = ctx.saved_tensors
         grad_x = torch.empty_like(y)
         rms_norm_backward(grad.contiguous(), y, inverse, grad_x)
-        return grad_x, grad_x if ctx.needs_input_grad[1] else None, None
+        grad_residual = grad_x if ctx.needs_input_grad[1] else None  # h is a sum: both gradients are the same
+        return grad_x, grad_residual, None
+
+
+# --- launchers ---
 
 
 def _constants(width: int) -> Config:
-    """Rows a program takes: about 2,048 elements of them."""
+    """Return the tile of a program: whole rows, about 2,048 elements."""
     padded = triton.next_power_of_2(width)
     return dict(ROWS=max(1, 2048 // padded), WIDTH=padded, num_warps=4)
 
 
 @launcher("(Tensor x, Tensor? residual, Tensor(a!) y, Tensor(b!)? inverse, float eps) -> ()")
 def rms_norm_forward(x, residual, y, inverse, eps):
-    """Fill y [..., width] and, unless None, inverse float32 [...], the factor each row was given."""
+    """Fill `y` [..., width] and, unless it is None, `inverse` float32 [...], the factor that normalises each row."""
     width = x.shape[-1]
     rows = x.numel() // width
     constants = _constants(width)
@@ -85,7 +103,7 @@ def rms_norm_forward(x, residual, y, inverse, eps):
 
 @launcher("(Tensor grad, Tensor y, Tensor inverse, Tensor(a!) grad_x) -> ()")
 def rms_norm_backward(grad, y, inverse, grad_x):
-    """Fill grad_x, the gradient of x and of the residual, from the output and its rows' factors."""
+    """Fill `grad_x`, the gradient of x and of the residual, from the output `y` and the factors `inverse`."""
     width = y.shape[-1]
     rows = y.numel() // width
     constants = _constants(width)
@@ -100,6 +118,9 @@ def rms_norm_backward(grad, y, inverse, grad_x):
         width,
         **constants,
     )
+
+
+# --- kernels ---
 
 
 @jit
@@ -140,6 +161,6 @@ def _rms_norm_backward_kernel(
     grad = tl.load(grad_ptr + offset, mask=inside, other=0.0).to(tl.float32)
     y = tl.load(y_ptr + offset, mask=inside, other=0.0).to(tl.float32)
     inverse = tl.load(inverse_ptr + row, mask=row < rows, other=0.0)
-    # d/dh of h r(h) with r = 1 / sqrt(mean h^2 + eps); y = h r, so that h itself is not needed.
+    # y = h r with r = inverse, so the gradient of h is r (grad - y mean(grad y)): h itself is not needed.
     grad_x = inverse[:, None] * (grad - y * (tl.sum(grad * y, 1) / width)[:, None])
     tl.store(grad_x_ptr + offset, grad_x, mask=inside)

@@ -1,4 +1,4 @@
-"""Rotary position embedding (Su et al. 2021, arXiv 2104.09864), halves rotated."""
+"""Rotary position embedding (Su et al. 2021, arXiv 2104.09864), with halves rotated as in the published HRM code."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 
 
 @functools.lru_cache(maxsize=128)
-@torch.inference_mode(False)  # a cached table serves training too, whoever asks first
-def rope_table(
+@torch.inference_mode(False)  # a cached tensor serves training too, whoever asks first
+def rope_cos_sin(
     kind: str,
     canvas: tuple[int, int],
     prefix: int,
@@ -19,34 +19,41 @@ def rope_table(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
-    """[prefix + rows x cols, head_dim]: for each token of a canvas with tokens in front, head_dim / 2
-    cosines and as many sines.
+    """Return the cosines and sines that rotate each token of a canvas with `prefix` tokens in front of it.
 
-    "rope-1d": token t of the prefix is at position t and cell (r, c) at prefix + r x stride + c;
-    with stride the canvas' width these are the positions of the flattened sequence, as published.
-    "rope-2d": the first half of the frequencies turns with the row and the second with the column;
-    token t of the prefix stands at (t - prefix, t - prefix), off the canvas.
+    The result is [T, head_dim] with T = prefix + rows x cols: head_dim / 2 cosines, then as many sines.
+
+    "rope-1d": token t of the prefix is at position t, and cell (r, c) at prefix + r x stride + c. With the canvas'
+    width as `stride` these are the positions of the flattened sequence, as published.
+    "rope-2d": the first half of the frequencies turns with the row, the second with the column. Token t of the prefix
+    stands at (t - prefix, t - prefix), off the canvas.
     """
-    row = torch.arange(canvas[0], dtype=torch.float32, device=device).repeat_interleave(canvas[1])
-    col = torch.arange(canvas[1], dtype=torch.float32, device=device).repeat(canvas[0])
+    rows, cols = canvas
+    row = torch.arange(rows, dtype=torch.float32, device=device).repeat_interleave(cols)  # [rows x cols]
+    col = torch.arange(cols, dtype=torch.float32, device=device).repeat(rows)  # [rows x cols]
     front = torch.arange(prefix, dtype=torch.float32, device=device)
     if kind == "rope-1d":
-        angles = torch.outer(torch.cat([front, prefix + row * stride + col]), _frequencies(head_dim, theta, device))
+        position = torch.cat([front, prefix + row * stride + col])  # [T]
+        angles = torch.outer(position, _frequencies(head_dim, theta, device))  # [T, head_dim / 2]
     else:
         frequencies = _frequencies(head_dim // 2, theta, device)
-        angles = torch.cat([torch.outer(torch.cat([front - prefix, axis]), frequencies) for axis in (row, col)], dim=1)
+        positions = (torch.cat([front - prefix, axis]) for axis in (row, col))  # [T] each
+        angles = torch.cat([torch.outer(position, frequencies) for position in positions], dim=1)  # as above
     return torch.cat([angles.cos(), angles.sin()], dim=1).to(dtype)
 
 
-def rope(x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-    """Rotate x [B, T, heads, head_dim] by a table [T, head_dim] or one a sequence, [B, T, head_dim].
+def rope(x: torch.Tensor, cos_sin: torch.Tensor) -> torch.Tensor:
+    """Rotate x [B, T, heads, head_dim] by `cos_sin` [T, head_dim], or [B, T, head_dim] for each sequence its own.
 
-    Element d turns with element d + head_dim / 2. Computed in float32, returned in x's dtype.
+    Element d turns with element d + head_dim / 2. Computed in float32 (float64 for float64), returned in x's dtype.
     """
-    cos, sin = table.unsqueeze(-2).chunk(2, dim=-1)
+    cos, sin = cos_sin.unsqueeze(-2).chunk(2, dim=-1)  # [(B,) T, 1, head_dim / 2]
     first, second = x.to(torch.promote_types(x.dtype, torch.float32)).chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
+    rotated = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    return rotated.to(x.dtype)
 
 
 def _frequencies(dim: int, theta: float, device: torch.device) -> torch.Tensor:
-    return 1.0 / (theta ** (torch.arange(0, dim, 2, dtype=torch.float32, device=device) / dim))
+    """Return theta^(-2 k / dim) for k = 0 to dim / 2 - 1, in radians per position."""
+    exponents = torch.arange(0, dim, 2, dtype=torch.float32, device=device) / dim
+    return 1.0 / (theta**exponents)

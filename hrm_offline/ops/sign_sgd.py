@@ -1,4 +1,4 @@
-"""Sign-SGD on the rows of an embedding table that a batch used."""
+"""Sign-SGD on the rows of an embedding table that a batch used, as in the published HRM code."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ if triton:
     import triton.language as tl
 
 
-def sparse_sign_sgd_(
-    table: torch.Tensor, ids: torch.Tensor, grads: torch.Tensor, *, lr: float, weight_decay: float
-) -> None:
-    """table [N, D], ids int64 [R], grads [R, D]: w = w (1 - lr wd) - lr sign(sum of its grads).
+# --- public function ---
 
-    Gradients of the same row are summed first, so a row moves once however often it appears.
-    Rows outside `ids` neither move nor decay. An id outside the table raises in plain PyTorch and
-    is passed over by the kernel, which needs no word back from the device. Raises `ValueError` for
-    shapes that do not fit.
+
+def sign_sgd_(table: torch.Tensor, ids: torch.Tensor, grads: torch.Tensor, *, lr: float, weight_decay: float) -> None:
+    """Update the rows `ids` of `table` in place: w = w (1 - lr weight_decay) - lr sign(sum of its gradients).
+
+    table [N, D]; ids int64 [R]; grads [R, D], the gradient at each id. Gradients of equal ids are summed first, so a
+    row moves once however often it appears. Rows outside `ids` neither move nor decay.
+    Plain PyTorch raises for an id outside the table. The kernel passes over it, since an error would have to wait for
+    the device. Raises `ValueError` for shapes that do not fit.
     """
     if grads.shape != (len(ids), table.shape[1]) or ids.is_floating_point():
         raise ValueError(f"sign_sgd: these do not fit: {describe(table=table, ids=ids, grads=grads)}")
     problem = None if table.is_contiguous() and grads.dtype is table.dtype else "a strided table or mixed dtypes"
 
     def plain() -> None:
-        sparse_sign_sgd_reference_(table, ids, grads, lr=lr, weight_decay=weight_decay)
+        sign_sgd_reference_(table, ids, grads, lr=lr, weight_decay=weight_decay)
 
     def kernel() -> None:
         sign_sgd_step(table, ids.contiguous(), grads.contiguous(), lr, 1 - lr * weight_decay)
@@ -37,19 +38,25 @@ def sparse_sign_sgd_(
         plain()
 
 
-def sparse_sign_sgd_reference_(
+# --- plain PyTorch twin ---
+
+
+def sign_sgd_reference_(
     table: torch.Tensor, ids: torch.Tensor, grads: torch.Tensor, *, lr: float, weight_decay: float
 ) -> None:
-    """`sparse_sign_sgd_` in plain PyTorch."""
+    """Compute `sign_sgd_` in plain PyTorch."""
     rows, position = ids.unique(return_inverse=True)
     total = torch.zeros(len(rows), table.shape[1], dtype=grads.dtype, device=grads.device)
     total.index_add_(0, position, grads)
     table[rows] = table[rows] * (1 - lr * weight_decay) - lr * total.sign()
 
 
+# --- launchers ---
+
+
 @launcher("(Tensor(a!) table, Tensor ids, Tensor grads, float lr, float decay) -> ()")
 def sign_sgd_step(table, ids, grads, lr, decay):
-    """Update the rows of `table` that `ids` names."""
+    """Update the rows `ids` of `table`. decay: 1 - lr weight_decay."""
     columns = min(128, triton.next_power_of_2(table.shape[1]))
     programs = len(ids) * triton.cdiv(table.shape[1], columns)
     launch(
@@ -69,22 +76,28 @@ def sign_sgd_step(table, ids, grads, lr, decay):
     )
 
 
+# --- kernels ---
+
+
 @jit
 def _sign_sgd_kernel(
     table_ptr, ids_ptr, grads_ptr, count, table_rows, width, lr, decay, BLOCK: tl.constexpr, COLUMNS: tl.constexpr
 ):
-    """Some columns of one id. The first program of an id sums the gradients of all its places, in
-    their order; those of the later places have nothing to do. A batch has few ids, and reading
-    them all here is cheaper than a sort."""
+    """Update some columns of the row that one position of `ids` names.
+
+    The program at the first position of an id sums the gradients of all its positions, in their order. Programs at
+    later positions of that id do nothing. A batch has few ids, so reading all of them here is cheaper than a sort.
+    """
     blocks = tl.cdiv(width, COLUMNS)
-    place = tl.program_id(0) // blocks
+    position = tl.program_id(0) // blocks
     column = tl.program_id(0) % blocks * COLUMNS + tl.arange(0, COLUMNS)
     column_inside = column < width
-    row = tl.load(ids_ptr + place)
+    row = tl.load(ids_ptr + position)
     earlier = tl.zeros((BLOCK,), tl.int32)
-    for start in range(0, place, BLOCK):
+    for start in range(0, position, BLOCK):
         other = start + tl.arange(0, BLOCK)
-        earlier += ((tl.load(ids_ptr + other, mask=other < place, other=-1) == row) & (other < place)).to(tl.int32)
+        same = (tl.load(ids_ptr + other, mask=other < position, other=-1) == row) & (other < position)
+        earlier += same.to(tl.int32)
     if (tl.sum(earlier) > 0) | (row < 0) | (row >= table_rows):
         return
     total = tl.zeros((COLUMNS,), tl.float32)

@@ -13,24 +13,30 @@ if triton:
     import triton.language as tl
 
 
+# --- public function ---
+
+
 def swiglu(gate_up: torch.Tensor) -> torch.Tensor:
-    """[..., 2 x width] -> silu(first half) * second half, [..., width]."""
+    """Return silu(gate) * up: gate_up [..., 2 x width] holds the gate, then up; the result is [..., width].
+
+    Same dtype in and out.
+    """
     if not uses_triton("swiglu", gate_up):
         return swiglu_reference(gate_up)
     gate_up = gate_up.contiguous()
     return _Swiglu.apply(gate_up) if tracked(gate_up) else _forward(gate_up)
 
 
+# --- plain PyTorch twin ---
+
+
 def swiglu_reference(gate_up: torch.Tensor) -> torch.Tensor:
-    """`swiglu` in plain PyTorch."""
+    """Compute `swiglu` in plain PyTorch."""
     gate, up = gate_up.chunk(2, dim=-1)
     return F.silu(gate) * up
 
 
-def _forward(gate_up: torch.Tensor) -> torch.Tensor:
-    hidden = gate_up.new_empty(*gate_up.shape[:-1], gate_up.shape[-1] // 2)
-    swiglu_forward(gate_up, hidden)
-    return hidden
+# --- autograd function ---
 
 
 class _Swiglu(torch.autograd.Function):
@@ -46,6 +52,15 @@ class _Swiglu(torch.autograd.Function):
         grad_gate_up = torch.empty_like(gate_up)
         swiglu_backward(grad.contiguous(), gate_up, grad_gate_up)
         return grad_gate_up
+
+
+def _forward(gate_up: torch.Tensor) -> torch.Tensor:
+    hidden = gate_up.new_empty(*gate_up.shape[:-1], gate_up.shape[-1] // 2)
+    swiglu_forward(gate_up, hidden)
+    return hidden
+
+
+# --- launchers ---
 
 
 def _launch(kernel, *tensors: torch.Tensor, rows: int, width: int) -> None:
@@ -65,28 +80,34 @@ def _launch(kernel, *tensors: torch.Tensor, rows: int, width: int) -> None:
 
 @launcher("(Tensor gate_up, Tensor(a!) hidden) -> ()")
 def swiglu_forward(gate_up, hidden):
-    """Fill hidden [..., width] from gate_up [..., 2 x width]."""
+    """Fill `hidden` [..., width] from `gate_up` [..., 2 x width]."""
     width = hidden.shape[-1]
     _launch(_swiglu_forward_kernel, gate_up, hidden, rows=hidden.numel() // width, width=width)
 
 
 @launcher("(Tensor grad, Tensor gate_up, Tensor(a!) grad_gate_up) -> ()")
 def swiglu_backward(grad, gate_up, grad_gate_up):
-    """Fill grad_gate_up [..., 2 x width] from the output's gradient [..., width]."""
+    """Fill `grad_gate_up` [..., 2 x width] from `grad` [..., width], the gradient of the output."""
     width = grad.shape[-1]
     _launch(_swiglu_backward_kernel, grad, gate_up, grad_gate_up, rows=grad.numel() // width, width=width)
 
 
+# --- kernels ---
+
+
 @jit
 def silu_gradients(gate, up, grad):
-    """Gradients of gate and up, given that of silu(gate) * up; all float32."""
+    """Return the gradients of gate and up, from `grad`, that of silu(gate) * up. All are float32.
+
+    silu(x) = x sigmoid(x), so its derivative is sigmoid(x) (1 + x (1 - sigmoid(x))).
+    """
     sigmoid = tl.sigmoid(gate)
     return grad * up * sigmoid * (1 + gate * (1 - sigmoid)), grad * gate * sigmoid
 
 
 @jit
 def _tile(rows, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Rows and columns of this program's tile of [rows, width], and which of its elements exist."""
+    """Return rows and columns of a program's tile of [rows, width], and which of its elements exist."""
     blocks = tl.cdiv(width, COLUMNS)
     row = tl.program_id(0) // blocks * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(0) % blocks * COLUMNS + tl.arange(0, COLUMNS)

@@ -1,1 +1,1 @@
-"""Learning: losses, optimisers, the shared step, pretraining and test-time adaptation."""
+"""Learning: losses, optimisers, the training step, pretraining with its state on disk, and test-time adaptation."""

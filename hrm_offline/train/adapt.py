@@ -1,4 +1,4 @@
-"""Test-time adaptation: learn the hidden tasks' demonstration pairs, within a time."""
+"""Test-time adaptation: learn the demonstration pairs of the hidden tasks, in the time there is."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.train.distributed import World
 from hrm_offline.train.learner import Learner, sum_metrics
 
-LOOK_EVERY = 50  # steps between two looks at the loss, each of which waits for the device
-_AGREE_EVERY = 20  # steps between two agreements of several processes on where to end
+LOOK_EVERY = 50  # steps between two looks at the loss, since each look waits for the device
+_AGREE_EVERY = 20  # steps after which several processes agree again on the step to end at
+_FINAL_SHARE = 0.1  # of the looks, over which the reported loss is averaged
 
 
 class Diverged(Exception):
@@ -26,20 +27,19 @@ class Diverged(Exception):
 
 @dataclass(frozen=True)
 class AdaptReport:
-    """Steps planned by the recipe, steps that were taken, examples offered, and the token loss an
-    example had: averaged over the last tenth of the steps, and over each `LOOK_EVERY` of them."""
+    """The work of an adaptation, and the mean token loss per example."""
 
-    planned_steps: int
-    steps: int
-    examples: int
-    loss: float
-    losses: tuple[float, ...]
+    planned_steps: int  # by the recipe
+    steps: int  # taken
+    examples: int  # offered
+    loss: float  # over the last tenth of the steps, NaN where none was taken
+    losses: tuple[float, ...]  # over each `LOOK_EVERY` steps
 
 
 def adapt(
     model: RecursiveModel, puzzles: PuzzleSet, config: AdaptConfig, budget: Budget, seed: int, pretrained: bool
 ) -> AdaptReport:
-    """Train the model in place within a budget and leave the averaged weights in it (see `Adaptation`)."""
+    """Train the model in place within a budget, and leave the averaged weights in it. Raises `Diverged`."""
     adaptation = Adaptation.of_model(model, puzzles, config, seed, pretrained)
     adaptation.clock, adaptation.until = budget.elapsed, budget.total
     for _ in adaptation.run():
@@ -49,25 +49,24 @@ def adapt(
 
 @dataclass
 class Adaptation:
-    """One adaptation, which can be watched, told to end earlier or later, and continued.
+    """One adaptation. It can be watched, told to end earlier or later, and continued.
 
-    The work is `planned` steps of the `learner` on what `offer` gives for a step: a number that does not
-    depend on the machine. Only where the pace so far says that they will not fit in before `until`
-    on `clock` (seconds; both may be changed while running) is the schedule shortened to what does. For
-    the first `embeddings_only` of the steps only puzzle embeddings learn.
+    The work is `planned` steps, a number that does not depend on the machine. If the pace so far says that they will
+    not fit in before `until`, the schedule is shortened to the steps that do. `clock` and `until` may be changed while
+    running.
     """
 
     learner: Learner
-    offer: Callable[[int], OfferedBatch]
+    offer: Callable[[int], OfferedBatch]  # from a step to its batch
     planned: int
-    embeddings_only: float = 0.0
-    clock: Callable[[], float] = lambda: 0.0
-    until: float = math.inf
+    embeddings_only: float = 0.0  # share of the steps, from the first on, in which only puzzle embeddings learn
+    clock: Callable[[], float] = lambda: 0.0  # in seconds
+    until: float = math.inf  # on `clock`
     examples: int = 0
     losses: list[float] = field(default_factory=list)  # a mean for each stretch between two looks
     pace: Pace = field(default_factory=Pace)
-    _sum: torch.Tensor | float = 0.0
-    _since: int = 0
+    _sum: torch.Tensor | float = 0.0  # of the losses since the last look; on the device, so that no step waits
+    _since: int = 0  # examples since the last look
 
     @classmethod
     def of_model(
@@ -79,26 +78,23 @@ class Adaptation:
         pretrained: bool,
         world: World | None = None,
     ) -> Adaptation:
-        """The recipe's adaptation to a puzzle set: `config.visits` of every demonstration pair. Random weights have
-        nothing to protect, so with them the network learns from the first step."""
+        """Return the recipe's adaptation to a puzzle set: `config.visits` visits of every demonstration pair."""
         source = ExampleSource(puzzles, seed)
         planned = max(1, round(source.steps_per_visit * config.visits)) if config.visits else 0
+        # Random weights have nothing to protect: without `pretrained` the network learns from the first step.
         embeddings_only = config.embeddings_only if pretrained and model.config.puzzle_columns else 0.0
-        return cls(
-            Learner(model, config, planned, seed, world),
-            training_batches(source, model.device),
-            planned,
-            embeddings_only,
-        )
+        learner = Learner(model, config, planned, seed, world)
+        return cls(learner, training_batches(source, model.device), planned, embeddings_only)
 
     def run(self) -> Iterator[int]:
-        """Take the steps; yields the number taken after each. Raises `Diverged`."""
+        """Take the steps, and yield after each the number taken. Raises `Diverged`."""
         learner = self.learner
         self._agree()
         while learner.step < learner.total_steps:
             learner.embeddings_only = learner.step < self.embeddings_only * learner.total_steps
             batch = self.offer(learner.step)
-            self._sum = self._sum + sum_metrics(learner.learn(batch))["lm_loss"]
+            parts = learner.learn(batch)
+            self._sum = self._sum + sum_metrics(parts)["lm_loss"]
             self._since += batch.size
             self.examples += batch.size
             self.pace.tick(self.clock())
@@ -109,22 +105,26 @@ class Adaptation:
             yield learner.step
 
     def finish(self) -> AdaptReport:
-        """Leave the averaged weights in the model."""
+        """Leave the averaged weights in the model, and return the report."""
         if self.learner.ema and self.learner.step:
             self.learner.ema.swap()
-        last = self.losses[-max(1, round(0.1 * len(self.losses))) :]
-        loss = sum(last) / len(last) if last else float("nan")
+        looks = max(1, round(_FINAL_SHARE * len(self.losses)))
+        final = self.losses[-looks:]
         return AdaptReport(
-            self.planned, self.learner.step, self.examples, loss, tuple(round(mean, 4) for mean in self.losses)
+            planned_steps=self.planned,
+            steps=self.learner.step,
+            examples=self.examples,
+            loss=sum(final) / len(final) if final else float("nan"),
+            losses=tuple(round(mean, 4) for mean in self.losses),
         )
 
     @property
     def is_sound(self) -> bool:
-        """Whether the loss has been looked at since the last step, so that a state saved now is worth keeping."""
+        """Whether the loss has been looked at since the last step, so that a state saved now is known to be good."""
         return self._since == 0
 
     def progress(self) -> dict:
-        """What a saved state has to hold beside the learner, in JSON."""
+        """Return what a saved state has to hold beside the learner, as JSON."""
         return {
             "total_steps": self.learner.total_steps,
             "examples": self.examples,
@@ -133,24 +133,29 @@ class Adaptation:
         }
 
     def resume(self, progress: dict) -> None:
-        """Continue from a saved state that was loaded into the learner."""
+        """Continue from the `progress` of a saved state, once its tensors are loaded into the learner."""
         self.learner.total_steps = progress["total_steps"]
         self.examples, self.losses = progress["examples"], list(progress["losses"])
         if progress["micro_batches"] != self.learner.micro_batches:
-            self.learner.carries.clear()  # they are of parts of another size
+            self.learner.carries.clear()  # the saved ones are for parts of another size
 
     def _agree(self) -> None:
-        """Set the step to end at: the first process' reckoning where there are several."""
+        """Set the step to end at. Several processes take what the first of them reckons."""
         self.learner.total_steps = self.learner.world.agree(self._affordable(), self.learner.model.device)
 
     def _affordable(self) -> int:
+        """Return the step that can be reached in the time left, `planned` at most."""
         step, left = self.learner.step, self.until - self.clock()
         if left <= 0:
             return step
-        pace = self.pace.seconds()
-        return self.planned if not pace else min(self.planned, step + round(min(left / pace, self.planned)))
+        seconds_per_step = self.pace.seconds()
+        if not seconds_per_step:  # not known yet, or too short to be measured
+            return self.planned
+        more = round(min(left / seconds_per_step, self.planned))  # `left` may be infinite, which cannot be rounded
+        return min(self.planned, step + more)
 
     def _look(self) -> None:
+        """Note the mean loss since the last look. Raises `Diverged` unless it is a finite number."""
         total = self.learner.world.sum_metrics({"loss": torch.as_tensor(self._sum)})["loss"]
         loss = total / self._since
         if not math.isfinite(loss):

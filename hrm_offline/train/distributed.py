@@ -1,4 +1,4 @@
-"""Data parallelism over `torch.distributed`: who we are, our share of a batch, summed gradients."""
+"""Data parallelism over `torch.distributed`: this process' rank, its share of a batch, and sums over processes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 @dataclass(frozen=True)
 class World:
-    """This process' rank among `size` processes; (0, 1) without torchrun."""
+    """This process' rank among `size` processes; (0, 1) where it is alone."""
 
     rank: int = 0
     size: int = 1
@@ -24,15 +24,18 @@ class World:
         return self.rank == 0
 
     def shares(self, batch_size: int, parts: int) -> list[slice]:
-        """Rows of a global batch that this process computes, in `parts` parts. The batch is cut
-        into size x parts near-equal pieces, so N processes of one part each compute the same
-        pieces as one process in N parts. A piece of a small batch may be empty."""
+        """Return the rows of a global batch that this process computes, in `parts` slices.
+
+        The batch is cut into size x parts near-equal pieces. N processes with one part each thus compute the same
+        pieces as one process with N parts. A piece of a small batch may be empty.
+        """
         pieces = self.size * parts
-        cuts = [i * batch_size // pieces for i in range(self.rank * parts, (self.rank + 1) * parts + 1)]
+        first = self.rank * parts  # of this process' pieces
+        cuts = [piece * batch_size // pieces for piece in range(first, first + parts + 1)]
         return [slice(start, end) for start, end in pairwise(cuts)]
 
     def sum_gradients_(self, params: Iterable[torch.nn.Parameter]) -> None:
-        """Replace every gradient by its sum over the processes, in one message."""
+        """Replace every gradient by its sum over the processes, with one message for all of them."""
         if self.size == 1:
             return
         grads = [p.grad for p in params if p.grad is not None]
@@ -42,13 +45,13 @@ class World:
             grad.copy_(part.view_as(grad))
 
     def gather_rows(self, ids: torch.Tensor, grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows of all processes in order of rank: ids [R], grads [R, D], R may differ between them."""
+        """Return the rows of all processes, in order of rank: ids [R] and grads [R, D]. R may differ between them."""
         if self.size == 1:
             return ids, grads
         counts = [torch.empty(1, dtype=torch.int64, device=ids.device) for _ in range(self.size)]
         dist.all_gather(counts, torch.tensor([len(ids)], device=ids.device))
         counts = [int(count) for count in counts]
-        # Messages of one length: padded to the longest, and cut again.
+        # all_gather takes messages of one length: shorter ones are padded, and what arrives is cut again.
         padding = max(counts) - len(ids)
         ids = torch.cat([ids, ids.new_zeros(padding)])
         grads = torch.cat([grads, grads.new_zeros(padding, grads.shape[1])])
@@ -56,20 +59,19 @@ class World:
         all_grads = [torch.empty_like(grads) for _ in counts]
         dist.all_gather(all_ids, ids)
         dist.all_gather(all_grads, grads)
-        return (
-            torch.cat([part[:count] for part, count in zip(all_ids, counts)]),
-            torch.cat([part[:count] for part, count in zip(all_grads, counts)]),
-        )
+        ids = torch.cat([part[:count] for part, count in zip(all_ids, counts)])
+        grads = torch.cat([part[:count] for part, count in zip(all_grads, counts)])
+        return ids, grads
 
     def sum_metrics(self, metrics: dict[str, torch.Tensor]) -> dict[str, float]:
-        """Metrics summed over the processes, as numbers; one transfer from the device."""
+        """Return metrics summed over the processes, as numbers. They leave the device in one transfer."""
         values = torch.stack([value.float() for value in metrics.values()])
         if self.size > 1:
             dist.all_reduce(values)
         return dict(zip(metrics, values.tolist()))
 
     def agree(self, value: int, device: torch.device) -> int:
-        """The first process' value, for all of them."""
+        """Return the first process' value, in all processes."""
         if self.size == 1:
             return value
         shared = torch.tensor(value, device=device)
@@ -77,12 +79,13 @@ class World:
         return int(shared)
 
     def barrier(self) -> None:
+        """Wait until all processes are here."""
         if self.size > 1:
             dist.barrier()
 
 
 def join_world(backend: str) -> World:
-    """Join the processes torchrun started ("gloo" on CPU, "nccl" on GPUs), or stand alone."""
+    """Join the processes that torchrun started, or stand alone. `backend`: "gloo" on a CPU, "nccl" on GPUs."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return World()
     dist.init_process_group(backend)
@@ -90,11 +93,12 @@ def join_world(backend: str) -> World:
 
 
 def meet(backend: str, meeting: str, rank: int, size: int) -> World:
-    """Join `size` processes that know one another by `meeting`, the path of a file that is not there yet."""
+    """Join `size` processes as number `rank`. They meet through the file `meeting`, which must not exist before."""
     dist.init_process_group(backend, init_method=Path(meeting).absolute().as_uri(), rank=rank, world_size=size)
     return World(rank, size)
 
 
 def leave_world() -> None:
+    """Leave the processes that were joined, if any were."""
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""CUDA graphs of a training step: recorded once for a bucket, then replayed in one launch."""
+"""CUDA graphs of a training step: each bucket's step is recorded once, then replayed in one launch."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import torch
 
 from hrm_offline.model.halting import Carry, Sequences
 
-# As PyTorch's notes on CUDA graphs ask: lazily made workspaces and kernels are there before recording.
+# Runs before a recording, so that workspaces and kernels that are made at first use exist by then. PyTorch's notes on
+# CUDA graphs ask for them.
 _WARM_UP = 3
 
 
 @dataclass
 class _Recorded:
-    """A graph, the tensors that it reads, and what it computes."""
+    """A graph, the tensors that it reads, and the tensors that it fills."""
 
     graph: torch.cuda.CUDAGraph
     offered: Sequences
@@ -27,11 +28,11 @@ class _Recorded:
 
 
 class Graphs:
-    """Runs `compute(carry, offered, min_steps, size)`, and from the fourth time on for a key, which
-    must come with the same carry, shapes and size each time, replays a recording of it.
+    """Runs `compute(carry, offered, min_steps, size)`, and replays a recording from the fourth run of a key on.
 
-    Results must be read before the next step, whose replays overwrite them. Where recording fails,
-    the reason is printed once and everything is computed without.
+    A key must come with the same carry, shapes and size each time. Results must be read before the next step, whose
+    replays overwrite them. Where recording fails, the reason is printed once, and from then on every step is computed
+    without a recording.
     """
 
     def __init__(self, compute: Callable[[Carry, Sequences, torch.Tensor, int], Any]):
@@ -48,6 +49,7 @@ class Graphs:
         self.recorded.clear()
 
     def run(self, key: Hashable, carry: Carry, offered: Sequences, min_steps: torch.Tensor, size: int) -> Any:
+        """Return what `compute` returns for these arguments."""
         current = torch.cuda.current_stream()
         self.stream.wait_stream(current)
         with torch.cuda.stream(self.stream):
@@ -67,11 +69,12 @@ class Graphs:
                 print(f"CUDA graphs: not used, recording failed ({error})", file=sys.stderr)
                 return self.compute(carry, offered, min_steps, size)
         recorded = self.recorded[key]
-        for own, given in zip(
-            [*vars(recorded.offered).values(), recorded.min_steps], [*vars(offered).values(), min_steps]
-        ):
+        # The graph reads from fixed addresses, so the new arguments are copied there.
+        read_by_graph = [*vars(recorded.offered).values(), recorded.min_steps]
+        given = [*vars(offered).values(), min_steps]
+        for own, new in zip(read_by_graph, given):
             if own is not None:
-                own.copy_(given)
+                own.copy_(new)
         recorded.graph.replay()
         return recorded.result
 

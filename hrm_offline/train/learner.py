@@ -1,4 +1,7 @@
-"""One training step, shared by pretraining and test-time adaptation."""
+"""One training step, shared by pretraining and test-time adaptation.
+
+In shapes, B is the sequences of one part of a batch, S cells of a canvas, T all tokens of a sequence, D `hidden_size`.
+"""
 
 from __future__ import annotations
 
@@ -14,33 +17,32 @@ from hrm_offline.model.halting import Carry, Sequences, Step, advance_, initial_
 from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.ops import dispatch
 from hrm_offline.ops.faults import KernelFault, is_out_of_memory
-from hrm_offline.ops.sign_sgd import sparse_sign_sgd_
+from hrm_offline.ops.sign_sgd import sign_sgd_
 from hrm_offline.train.distributed import World
 from hrm_offline.train.graphs import Graphs
 from hrm_offline.train.losses import outer_step_loss
 from hrm_offline.train.optim import AdamATan2, Ema, lr_factor
 
-_EXPLORATION = 1  # tells the exploration draws from the data's, which share (seed, step)
+_EXPLORATION = 1  # keeps the random numbers of exploration apart from the data's, which are drawn by (seed, step) too
 
 
 @dataclass
 class Part:
-    """What one part of a batch computed: summed metrics (with the summed `loss`), the outer step, its
-    embedding ids [B, ids] and their vectors, which hold the gradients."""
+    """The results of one part of a batch."""
 
-    metrics: dict[str, torch.Tensor]
+    metrics: dict[str, torch.Tensor]  # sums over the sequences, the loss among them as "loss"
     step: Step
-    identifiers: torch.Tensor
-    puzzle_vectors: torch.Tensor | None
+    identifiers: torch.Tensor  # int64 [B, ids], rows of the puzzle embedding table
+    puzzle_vectors: torch.Tensor | None  # float32 [B, ids, ndim], those rows, with their gradients
 
 
 class Learner:
     """A model, its optimisers, its averaged weights and the carries of its buckets.
 
-    `total_steps` is what the learning-rate schedule spans; it may be changed while running.
-    While `embeddings_only` is set the network stays as it is and only puzzle embeddings learn.
+    `total_steps` is the length of the learning-rate schedule. It may be changed while running.
+    While `embeddings_only` is set, the network stays as it is and only puzzle embeddings learn.
     `lr_scale` multiplies every learning rate.
-    Nothing here waits for the device, but the loss scaler of float16, which asks it once a step.
+    Nothing here waits for the device, except for the loss scaler of float16, which asks it once per step.
     """
 
     def __init__(self, model: RecursiveModel, recipe: Recipe, total_steps: int, seed: int, world: World | None = None):
@@ -61,10 +63,11 @@ class Learner:
         self.graphs = Graphs(self._forward_backward) if recipe.cuda_graphs and model.device.type == "cuda" else None
 
     def learn(self, batch: OfferedBatch) -> list[Part]:
-        """One outer step and one optimiser step on this process' share of a global batch.
+        """Take one outer step and one optimiser step on this process' share of a global batch.
 
-        Gradients of the network stay on its parameters until the next step. A lone process that runs
-        out of memory computes its batches in twice as many parts from then on, each with fresh slots.
+        Returns the results of the share's parts. Gradients of the network stay on its parameters until the next step.
+        A lone process that runs out of memory computes its batches in twice as many parts from then on, each with
+        fresh slots.
         An operation whose kernel fails is demoted to plain PyTorch, and the gradients are computed again.
         """
         while (parts := self._compute_or_adjust(batch)) is None:
@@ -74,12 +77,12 @@ class Learner:
         return parts
 
     def carry_bytes(self) -> int:
-        """What the carries of all buckets hold."""
+        """Return the bytes of the states in the carries of all buckets."""
         states = [state for carry in self.carries.values() for state in (carry.z_H, carry.z_L)]
         return sum(state.numel() * state.element_size() for state in states)
 
     def restart_sequences(self) -> None:
-        """Every slot takes a new sequence at the next step, so that the carries hold nothing worth keeping."""
+        """Have every slot take a new sequence at the next step, so that the carries hold nothing worth keeping."""
         for carry in self.carries.values():
             carry.halted.fill_(True)
 
@@ -119,7 +122,7 @@ class Learner:
         return [self._learn_part((batch.bucket, i), batch, share, min_steps[share]) for i, share in enumerate(shares)]
 
     def _learn_part(self, key: tuple[int, int], batch: OfferedBatch, share: slice, min_steps: torch.Tensor) -> Part:
-        """Forward and backward of some rows of a global batch; adds to the gradients."""
+        """Compute some rows of a global batch, forward and backward. Adds to the gradients."""
         offered, min_steps = batch.sequences(share), to_device(min_steps, self.model.device)
         if key not in self.carries:
             self.carries[key] = initial_carry(self.model, offered, batch.canvas)
@@ -129,22 +132,26 @@ class Learner:
         return self._forward_backward(carry, offered, min_steps, batch.size)
 
     def _forward_backward(self, carry: Carry, offered: Sequences, min_steps: torch.Tensor, size: int) -> Part:
+        """Refill the slots, take an outer step, and add the gradients of its loss over `size`, the global batch."""
         refill_(self.model, carry, offered)
-        identifiers = carry.sequences.puzzle_identifiers
-        vectors = self.model.puzzle_vectors(identifiers)
+        identifiers = carry.sequences.puzzle_identifiers  # [B, ids]
+        vectors = self.model.puzzle_vectors(identifiers)  # [B, ids, ndim]
         if vectors is not None:
+            # The looked-up rows are the leaves: their gradients go to sign-SGD, and the table itself has none.
             vectors.requires_grad_()
-        step = training_step(self.model, carry, vectors, min_steps, self.recipe.halting_target == "look-ahead")
+        look_ahead = self.recipe.halting_target == "look-ahead"
+        step = training_step(self.model, carry, vectors, min_steps, look_ahead)  # states [B, T, D], logits [B, S, V]
         loss, metrics = outer_step_loss(step, carry.sequences.labels, self.recipe.loss)
-        self.scaler.scale(loss / size).backward()
+        self.scaler.scale(loss / size).backward()  # sums over parts and processes make the mean over the global batch
         advance_(carry, step)
         return Part(metrics | {"loss": loss.detach()}, step, identifiers, vectors)
 
     def _update(self, parts: list[Part]) -> None:
+        """Move the puzzle embeddings, then the network and its average, by the gradients of a step's parts."""
         factor = self.lr_scale * lr_factor(self.recipe, self.step, self.total_steps)
         if parts[0].puzzle_vectors is not None:
-            ids = torch.cat([part.identifiers.flatten() for part in parts])
-            grads = torch.cat([part.puzzle_vectors.grad.flatten(0, 1) for part in parts])
+            ids = torch.cat([part.identifiers.flatten() for part in parts])  # [rows], rows = sequences x ids
+            grads = torch.cat([part.puzzle_vectors.grad.flatten(0, 1) for part in parts])  # [rows, ndim]
             ids, grads = self.world.gather_rows(ids, grads)
             self._within_memory(lambda: self._update_embeddings(ids, grads, self.recipe.puzzle_emb_lr * factor))
         if not self.embeddings_only:
@@ -168,15 +175,17 @@ class Learner:
         update()
 
     def _update_embeddings(self, ids: torch.Tensor, grads: torch.Tensor, lr: float) -> None:
-        # Signs ignore the loss scale. An overflowed row (float16 only) counts as no gradient.
-        grads = torch.nan_to_num(grads, nan=0.0, posinf=0.0, neginf=0.0) if self.scaler.is_enabled() else grads
-        sparse_sign_sgd_(
-            self.model.puzzle_emb.weights, ids, grads, lr=lr, weight_decay=self.recipe.puzzle_emb_weight_decay
-        )
+        # Gradients keep the loss scale, since only their sign counts. Where float16 overflowed they count as 0.
+        if self.scaler.is_enabled():
+            grads = torch.nan_to_num(grads, nan=0.0, posinf=0.0, neginf=0.0)
+        sign_sgd_(self.model.puzzle_emb.weights, ids, grads, lr=lr, weight_decay=self.recipe.puzzle_emb_weight_decay)
 
     def _min_halt_steps(self, size: int) -> torch.Tensor:
-        """Exploration: a share of the sequences must take 2 to halt_max_steps outer steps; all of them without
-        learned halting."""
+        """Draw the outer steps int32 [size] that each sequence of a global batch must take at least.
+
+        With learned halting a share of the sequences explores: they draw from 2 to `halt_max_steps`, the others have 0
+        (arXiv 2506.21734, section 2). Without, all sequences must take `halt_max_steps`.
+        """
         config = self.model.config
         if not self.recipe.learned_halting:
             return torch.full((size,), config.halt_max_steps, dtype=torch.int32)
@@ -189,5 +198,5 @@ class Learner:
 
 
 def sum_metrics(parts: list[Part]) -> dict[str, torch.Tensor]:
-    """Metrics of a step's parts, summed."""
+    """Return the metrics of a step, summed over its parts."""
     return {name: sum(part.metrics[name] for part in parts) for name in parts[0].metrics}

@@ -1,4 +1,4 @@
-"""AdamATan2 for the network, the learning-rate schedule and the averaged weights."""
+"""The network's optimiser, the learning-rate schedule and the averaged weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hrm_offline.ops.adam_atan2 import adam_atan2_
 
 
 class AdamATan2(torch.optim.Optimizer):
-    """Adam with an arc tangent in place of the division, so without an epsilon; decoupled decay.
+    """Adam with an arc tangent in place of the division, and decoupled weight decay (see `adam_atan2_`).
 
     Raises `ValueError` for a negative rate or decay, or betas outside [0, 1).
     """
@@ -35,6 +35,7 @@ class AdamATan2(torch.optim.Optimizer):
             for param in params:  # all memory is taken before anything moves
                 if not self.state[param]:
                     self.state[param].update(step=0, m=torch.zeros_like(param), v=torch.zeros_like(param))
+            # Parameters with the same number of updates share a launch. Some have fewer where they had no gradient.
             by_step: dict[int, list[torch.nn.Parameter]] = {}
             for param in params:
                 by_step.setdefault(self.state[param]["step"] + 1, []).append(param)
@@ -57,7 +58,7 @@ class AdamATan2(torch.optim.Optimizer):
 
 
 def lr_factor(recipe: Recipe, step: int, total: int) -> float:
-    """Share of the learning rate at `step`, counted from 1: warm-up, constant, linear fall."""
+    """Return the share of the learning rate at `step` of `total`, counted from 1: warm-up, constant, linear fall."""
     if step < recipe.warmup_steps:
         return step / recipe.warmup_steps
     constant_until = recipe.constant_fraction * total
@@ -68,10 +69,9 @@ def lr_factor(recipe: Recipe, step: int, total: int) -> float:
 
 
 class Ema:
-    """Exponential moving average of a network's parameters.
+    """The exponential moving average of a network's parameters.
 
-    The decay rises as (1 + t) / (10 + t) to its final value, so that the first steps' random
-    weights are soon forgotten.
+    The decay rises as (1 + step) / (10 + step) to its final value, so that the average soon forgets random weights.
     """
 
     def __init__(self, params: Iterable[torch.nn.Parameter], decay: float):
@@ -81,13 +81,13 @@ class Ema:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """After optimiser step `step`, counted from 1."""
+        """Take in the parameters after optimiser step `step`, counted from 1."""
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self.average, [p.detach() for p in self.params], 1 - decay)
 
     @torch.no_grad()
     def swap(self) -> None:
-        """Exchange the network's weights with the averaged ones; a second call undoes it."""
+        """Exchange the network's weights with the averaged ones. A second call undoes the first."""
         for average, param in zip(self.average, self.params):
             kept = param.detach().clone()
             param.copy_(average)

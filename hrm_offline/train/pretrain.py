@@ -1,4 +1,4 @@
-"""Offline pretraining on public tasks, in one process or under torchrun, resumable.
+"""Pretrain offline on public tasks, in one process or under torchrun. A run that was stopped can be continued.
 
 python -m hrm_offline pretrain --preset hrm-132k --data arc1-train --out runs/first
 torchrun --nproc-per-node 2 -m hrm_offline pretrain --preset hrm-132k --out runs/first
@@ -42,10 +42,11 @@ _FREE_SETTINGS = ("log_every", "save_every")
 
 
 def pretrain(config: PretrainConfig, options: PretrainOptions) -> bool:
-    """Train to `config.steps` and write the artifact into `options.out`; continue a run that is there.
+    """Train to `config.steps` and write the artifact into `options.out`. A run that is there is continued.
 
-    A relay that is further on than `out` is continued instead. Returns False if SIGTERM or SIGINT, or `options.minutes`
-    of training, ended the run early, with its state saved and its relay written. Raises `InputError`.
+    Returns False if SIGTERM, SIGINT or the end of `options.minutes` ended the run early; its state is saved then. With
+    `options.relay` the run is also written as files small enough to be carried to another machine, with or without
+    Adam's moments. A relay that is there is continued if it is further on than `out`. Raises `InputError`.
     """
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -72,7 +73,8 @@ def pretrain(config: PretrainConfig, options: PretrainOptions) -> bool:
             )
             print(f"operations: {dispatch.summary(runtime.device, runtime.dtype)}")
         source = ExampleSource(puzzles, config.seed, config.include_tests)
-        origin = {"pretrained": identity, "torch": torch.__version__, **_provenance()}  # sources may change under it
+        # Made before training: the checkout may change in the meantime.
+        origin = {"pretrained": identity, "torch": torch.__version__, **_provenance()}
         finished = _run(learner, source, config, out, identity, _StopSignal(options.minutes), warm_at)
         if relay:
             save_relay(relay, learner, identity, options.relay_moments)
@@ -87,8 +89,10 @@ def pretrain(config: PretrainConfig, options: PretrainOptions) -> bool:
 
 
 def _resume(learner: Learner, identity: dict, out: Path, relay: Path | None) -> tuple[str | None, int]:
-    """Continue the state in `out`, or the relay where that is further on. Returns a word on it, None if there is
-    neither, and the step until which only embeddings learn."""
+    """Continue the state in `out`, or the relay if it is further on.
+
+    Returns a remark on what is continued, None if nothing is, and the step until which only embeddings learn.
+    """
     if relay and is_ahead(relay, identity, saved_step(out, identity)):
         warm_at = load_relay(relay, learner, identity)
         return " of the relay" + ("" if warm_at == learner.step else f", embeddings alone until {warm_at}"), warm_at
@@ -97,6 +101,7 @@ def _resume(learner: Learner, identity: dict, out: Path, relay: Path | None) -> 
 
 
 def _identity(config: PretrainConfig, tasks: tuple[Task, ...]) -> dict:
+    """Return what makes a run the same run: its tasks, and its settings but for `_FREE_SETTINGS`."""
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _FREE_SETTINGS}
     # Through JSON, so that it equals what a saved state reads back (tuples become lists).
     return json.loads(json.dumps(settings | {"tasks": digest_of(tasks)}))
@@ -111,7 +116,10 @@ def _run(
     stop: _StopSignal,
     warm_at: int,
 ) -> bool:
-    """Train to the end, or until asked to stop, only embeddings until step `warm_at`; saves the state either way."""
+    """Train until the last step or until asked to stop, and save the state. Returns whether the last step was taken.
+
+    Only embeddings learn until step `warm_at`.
+    """
     extra = {"warm_at": warm_at}
     log = _MetricsLog(out, learner.step, learner.world, config.log_every)
     bar = tqdm(total=config.steps, initial=learner.step, disable=not learner.world.is_main, unit="step")
@@ -132,8 +140,7 @@ def _run(
 
 
 class _StopSignal:
-    """Whether SIGTERM or SIGINT arrived, or `minutes` (None: any number) are over, at any process; all processes
-    agree on the step."""
+    """Notices SIGTERM, SIGINT and the end of `minutes` (None: there is no end)."""
 
     def __init__(self, minutes: float | None):
         self.received = False
@@ -145,6 +152,7 @@ class _StopSignal:
         self.received = True
 
     def seen(self, world: World, device: torch.device) -> bool:
+        """Return whether any process was asked to stop. All processes get the same answer at the same step."""
         asked = self.received or time.monotonic() >= self.until
         if world.size == 1:
             return asked
@@ -153,9 +161,9 @@ class _StopSignal:
 
 
 class _MetricsLog:
-    """`metrics.jsonl`: a line every `every` steps, averaged over them and over the processes.
+    """Writes `metrics.jsonl`: one line per `every` steps, averaged over those steps and over the processes.
 
-    Losses are a mean over examples, the others a mean over the sequences that halted.
+    Losses are means over examples. The other metrics are means over the sequences that halted.
     """
 
     def __init__(self, out: Path, step: int, world: World, every: int):
@@ -166,13 +174,13 @@ class _MetricsLog:
             self._drop_after(step)
 
     def _drop_after(self, step: int) -> None:
-        """Lines that a killed run wrote after its last saved state will be written again."""
+        """Drop the lines after `step`: a killed run wrote them after its last saved state, and they come again."""
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
         self.path.write_text("".join(line + "\n" for line in kept))
 
     def add(self, step: int, metrics: dict[str, torch.Tensor], examples: int) -> dict | None:
-        """Count a step in; returns the line when one is due."""
+        """Count in the metrics of a step with that many examples. Returns the line where one is due, else None."""
         for name, value in metrics.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         self.examples += examples
@@ -180,9 +188,9 @@ class _MetricsLog:
             return None
         sums = self.world.sum_metrics(self.sums)
         halted = max(1.0, sums.pop("count"))
-        line = {"step": step} | {
-            name: value / (self.examples if name.endswith("loss") else halted) for name, value in sums.items()
-        }
+        line = {"step": step}
+        for name, value in sums.items():
+            line[name] = value / (self.examples if name.endswith("loss") else halted)
         now = time.monotonic()
         line["examples_per_second"] = self.examples / (now - self.since)
         self.sums, self.examples, self.since = {}, 0, now
@@ -193,7 +201,7 @@ class _MetricsLog:
 
 
 def _provenance() -> dict:
-    """The command that is running, and the commit of the checkout it is run from, None for an installed package."""
+    """Return the command that is running and the commit of its checkout, None for an installed package."""
     folder = Path(__file__).parent
     git = shutil.which("git")
     describe = [git, "describe", "--always", "--abbrev=40", "--dirty", "--exclude", "*"]
@@ -207,6 +215,7 @@ def _provenance() -> dict:
 def _finish(
     learner: Learner, model: ModelConfig, conditioning: str, puzzles: PuzzleSet, origin: dict, out: Path
 ) -> None:
+    """Write the artifact, with the averaged weights where there are any."""
     if learner.ema:
         learner.ema.swap()
     save_artifact(

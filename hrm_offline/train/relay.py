@@ -1,16 +1,17 @@
-"""A training run in files small enough to be carried by hand, so that it goes on on another machine.
+"""Write a training run as small files and read it again, so that it can be carried to another machine.
 
-A relay is a folder. Its parts `relay-<step>-000.part`, `-001.part` and so on, of at most `PART_BYTES` each, are
-together one safetensors file, with the tensors of a state (see `hrm_offline.train.state`); `relay.json` says the
-step, which run it is of, and each part's bytes and SHA-256. It is replaced last, so a kill at any
-instant leaves the relay before or the relay after.
+A relay is a folder of parts and an index. The parts `relay-<step>-000.part`, `-001.part` and so on hold at most
+`PART_BYTES` each. Joined, they are one safetensors file with the tensors of a state (see `hrm_offline.train.state`).
+The index `relay.json` holds the step, the run's identity, and the bytes and the SHA-256 of each part. It is replaced
+last: a kill at any instant leaves the relay before or the relay after.
 
-Network and averaged weights travel as float32, Adam's two moments, where wanted, as bfloat16. Of `hrm-27m`, 27.3M
-parameters: 109 + 109 + 2 x 55 = 327 MB in 21 parts, or 218 MB in 14 without the moments, and a table of embeddings
-of at most 8 MB. Of a larger table, which has a row for each (task, view), only the shared rows travel. Sequences
-start anew, and so does float16's loss scale; step, learning rate, batches and the decay of the averages go on.
+The network and the averaged weights are written as float32, Adam's two moments as bfloat16 or not at all. `hrm-27m`
+has 27.3M parameters, so it takes 109 + 109 + 2 x 55 = 327 MB in 21 parts, or 218 MB in 14 parts without the moments,
+plus its embedding table. A table of at most 8 MB is written whole. A larger table, with a row for each view of each
+task, is cut to its shared rows, and its other rows start anew. Sequences start anew too, and so does the loss scale of
+float16. The step, the learning rate, the batches and the decay of the averages go on.
 
-Parts are anybody's files: everything is checked against `relay.json` and the model, and nothing is a pickle.
+Parts may come from anybody: all of them are checked against `relay.json` and the model, and nothing is a pickle.
 """
 
 from __future__ import annotations
@@ -31,24 +32,30 @@ from hrm_offline.train.state import learner_tensors, require_same_run, restore_l
 FORMAT = "hrm_offline relay 1"
 INDEX_FILE = "relay.json"
 PART_BYTES = 16 * 10**6
-_MAX_TABLE_BYTES = 8 * 10**6
+_MAX_TABLE_BYTES = 8 * 10**6  # of an embedding table that is written whole
 _MAX_INDEX_BYTES = 2**20
-# How long only embeddings learn where their table did not travel, so that its fresh rows do not disturb the network.
+# Steps in which only embeddings learn after their table was cut to its shared rows. Rows that start anew would disturb
+# the network.
 _REWARM_STEPS = 200
-_TABLE = "model/puzzle_emb.weights"
+_TABLE_KEY = "model/puzzle_emb.weights"
 
 
 def save_relay(folder: Path, learner: Learner, identity: dict, moments: bool = True) -> None:
-    """Write the relay of a run into `folder`, in the place of an earlier one; every process of the run calls
-    this. `identity` says what is being trained, as in `save_state`."""
+    """Write the relay of a run into `folder`, in place of an earlier relay. Every process of the run calls this.
+
+    identity: what is being trained, as in `save_state`. moments: whether to write Adam's moments.
+    """
     if learner.world.is_main:
         _write(folder, learner, identity, moments)
-    learner.world.barrier()  # a process that ended now would have the others ended too
+    learner.world.barrier()  # a process that ended before the main one has written would take it down
 
 
 def is_ahead(folder: Path, identity: dict, step: int) -> bool:
-    """Whether `folder` has a relay of a later step than `step`, which is -1 where nothing else was saved. Raises
-    `InputError` if it is another run's, or if all there is to go on from are parts without `relay.json`."""
+    """Return whether `folder` has a relay of a later step than `step`, which is -1 where nothing else was saved.
+
+    Raises `InputError` if the relay is another run's. Where nothing else was saved, parts without `relay.json` are an
+    `InputError` too: the run would start from its beginning.
+    """
     if (folder / INDEX_FILE).exists():
         return _read_index(folder / INDEX_FILE, identity)["step"] > step
     if step < 0 and any(folder.glob("relay-*.part")):
@@ -57,25 +64,28 @@ def is_ahead(folder: Path, identity: dict, step: int) -> bool:
 
 
 def load_relay(folder: Path, learner: Learner, identity: dict) -> int:
-    """Continue from the relay in `folder`, with a learner that has not learned yet. Returns the step until which
-    only embeddings ought to learn: its own where their table travelled. Raises `InputError` naming the
-    part or the tensor if a part is missing or damaged, or they do not hold this run's tensors, all finite."""
+    """Load the relay in `folder` into a learner that has not learned yet.
+
+    Returns the step until which only embeddings ought to learn. It is the relay's own step where their whole table was
+    written. Raises `InputError`, naming the part or the tensor, where a part is missing or damaged, and where the parts
+    do not hold the tensors of this run, all finite.
+    """
     index = _read_index(folder / INDEX_FILE, identity)
     step = index["step"]
     if step > learner.total_steps:
         raise InputError(f"{folder / INDEX_FILE}: is of step {shown(step)}, this run has {learner.total_steps}")
     content = b"".join(_read_part(folder / _part_name(step, i), part) for i, part in enumerate(index["parts"]))
     tensors = parse_safetensors(content, folder)
-    is_cut = _cut_table(tensors, learner)
+    was_cut = _complete_table(tensors, learner)
     _require_fit(tensors, learner, step, folder)
     require_finite(tensors, folder)
     learner.step = step
     restore_learner(learner, tensors)
-    return step + _REWARM_STEPS if is_cut else step
+    return step + _REWARM_STEPS if was_cut else step
 
 
 def _write(folder: Path, learner: Learner, identity: dict, moments: bool) -> None:
-    tensors = _travelling(learner_tensors(learner), moments)
+    tensors = _written_tensors(learner, moments)
     content = memoryview(save(tensors))
     pieces = [content[start : start + PART_BYTES] for start in range(0, len(content), PART_BYTES)]
     names = [_part_name(learner.step, i) for i in range(len(pieces))]
@@ -88,7 +98,7 @@ def _write(folder: Path, learner: Learner, identity: dict, moments: bool) -> Non
             "step": learner.step,
             "identity": identity,
             "inside": sorted({name.split("/")[0] for name in tensors}),
-            "table_rows": len(tensors[_TABLE]) if _TABLE in tensors else 0,
+            "table_rows": len(tensors[_TABLE_KEY]) if _TABLE_KEY in tensors else 0,
             "parts": [{"bytes": len(piece), "sha256": hashlib.sha256(piece).hexdigest()} for piece in pieces],
         },
         indent=2,
@@ -102,21 +112,24 @@ def _part_name(step: int, number: int) -> str:
     return f"relay-{step:08d}-{number:03d}.part"
 
 
-def _travelling(tensors: dict[str, torch.Tensor], moments: bool) -> dict[str, torch.Tensor]:
-    """Of a learner's tensors those that are carried, as they are carried."""
-    tensors = {
-        name: value.bfloat16() if name.endswith(("/m", "/v")) else value
-        for name, value in tensors.items()
-        if moments or not name.startswith("adam/")
-    }
-    if _TABLE in tensors and tensors[_TABLE].nbytes > _MAX_TABLE_BYTES:
-        tensors[_TABLE] = shared_rows(tensors[_TABLE])
+def _written_tensors(learner: Learner, moments: bool) -> dict[str, torch.Tensor]:
+    """Return the learner's tensors as a relay holds them."""
+    tensors = learner_tensors(learner)
+    if not moments:
+        tensors = {name: value for name, value in tensors.items() if not name.startswith("adam/")}
+    for name in tensors:
+        if name.endswith(("/m", "/v")):
+            tensors[name] = tensors[name].bfloat16()
+    if _TABLE_KEY in tensors and tensors[_TABLE_KEY].nbytes > _MAX_TABLE_BYTES:
+        tensors[_TABLE_KEY] = shared_rows(tensors[_TABLE_KEY])
     return tensors
 
 
 def _read_index(path: Path, identity: dict) -> dict:
-    """`relay.json`, whose step, identity and parts can be relied on to be well-formed and this run's. Raises
-    `InputError`."""
+    """Read `relay.json`. Its step, identity and parts are checked to be well-formed and this run's.
+
+    Raises `InputError`.
+    """
     index = read_json(path, _MAX_INDEX_BYTES)
     if not isinstance(index, dict) or index.get("format") != FORMAT:
         raise InputError(f"{path}: expected the index of a '{FORMAT}'")
@@ -142,7 +155,7 @@ def _is_part(value) -> bool:
 
 
 def _read_part(path: Path, part: dict) -> bytes:
-    """The content of a part. Raises `InputError` unless it is what `relay.json` says of it."""
+    """Read a part. Raises `InputError` unless it has the size and the checksum that `relay.json` says."""
     try:
         is_whole = path.is_file() and path.stat().st_size == part["bytes"]
         content = path.read_bytes() if is_whole else None
@@ -153,24 +166,27 @@ def _read_part(path: Path, part: dict) -> bytes:
     return content
 
 
-def _cut_table(tensors: dict[str, torch.Tensor], learner: Learner) -> bool:
-    """Whether only the shared rows of the table travelled; the others then start from the row for new puzzles."""
-    if _TABLE not in tensors or not learner.model.config.puzzle_columns:
+def _complete_table(tensors: dict[str, torch.Tensor], learner: Learner) -> bool:
+    """Fill up an embedding table that was cut to its shared rows, and return whether it was.
+
+    The other rows start from the row for new puzzles.
+    """
+    if _TABLE_KEY not in tensors or not learner.model.config.puzzle_columns:
         return False
     rows, columns = learner.model.puzzle_emb.weights.shape
-    if tensors[_TABLE].shape != (SHARED_ROWS, columns) or rows == SHARED_ROWS:
+    if tensors[_TABLE_KEY].shape != (SHARED_ROWS, columns) or rows == SHARED_ROWS:
         return False
-    tensors[_TABLE] = table_of_new(tensors[_TABLE], rows)
+    tensors[_TABLE_KEY] = table_of_new(tensors[_TABLE_KEY], rows)
     return True
 
 
 def _require_fit(tensors: dict[str, torch.Tensor], learner: Learner, step: int, where: Path) -> None:
-    """Raise `InputError` unless these are the tensors of this learner at `step`, moments or not."""
+    """Raise `InputError` unless these are the tensors of this learner at `step`, with or without moments."""
     expected = {name: (value.dtype, value.shape) for name, value in learner_tensors(learner).items()}
     for i, param in enumerate(learner.params):
         moments = {f"adam/{i}/{name}": (torch.bfloat16, param.shape) for name in ("m", "v")}
         moments[f"adam/{i}/step"] = (torch.int64, torch.Size([]))
-        if moments.keys() & tensors.keys():  # one without the others is an error
+        if moments.keys() & tensors.keys():  # a parameter has all three or none
             expected |= moments
     for name in sorted(expected.keys() | tensors.keys()):
         if name not in tensors:

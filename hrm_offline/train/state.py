@@ -1,8 +1,9 @@
-"""A training run on disk, so that it can be killed and go on exactly where it was.
+"""Save a training run on disk and load it again, so that a killed run goes on exactly where it was.
 
-`state.json` points at one complete `state-<step>` folder: `learner.safetensors` (network, averaged
-weights, optimiser moments, embeddings) and, where asked for, a file of carries for each process. The pointer is
-replaced last, so a kill at any instant leaves the state before or the state after. No pickle.
+`state.json` points at one complete folder `state-<step>`. There `learner.safetensors` holds the network, the averaged
+weights, the optimiser's moments and the embeddings, and `rank-<number>.safetensors` the carries of each process, where
+these are saved. The pointer is replaced last: a kill at any instant leaves the state before or the state after. Nothing
+is a pickle.
 """
 
 from __future__ import annotations
@@ -25,9 +26,13 @@ _SEQUENCES = ("inputs", "labels", "puzzle_identifiers", "cells")
 
 
 def save_state(folder: Path, learner: Learner, identity: dict, extra: dict | None = None, carries: bool = True) -> None:
-    """Save the run in `folder`; every process of it calls this. `identity` says what is being
-    trained, and must be the same when the run goes on; `extra` is the caller's own, in JSON. Without
-    `carries`, which can outweigh the network by far, all sequences must have been restarted."""
+    """Save a run in `folder`. Every process of the run calls this.
+
+    identity: what is being trained, as JSON. It must be the same when the run goes on.
+    extra: the caller's own data, as JSON.
+    carries: whether to save them; they can be far larger than the network. Without them, all sequences must have been
+    restarted (`Learner.restart_sequences`).
+    """
     world = learner.world
     name = f"state-{learner.step:08d}"
     target = make_folder(folder / name)
@@ -57,8 +62,11 @@ def save_state(folder: Path, learner: Learner, identity: dict, extra: dict | Non
 
 
 def load_state(folder: Path, learner: Learner, identity: dict) -> dict | None:
-    """Continue a saved run and return its `extra`; None if there is none. Raises `InputError` if it is
-    another run's, cannot be read, or was saved with carries by another number of processes."""
+    """Load the state in `folder` into the learner and return its `extra`, None if there is no state.
+
+    Raises `InputError` if the state is another run's, cannot be read, or was saved with carries by another number of
+    processes.
+    """
     saved = _read_pointer(folder, identity)
     if saved is None:
         return None
@@ -78,13 +86,16 @@ def load_state(folder: Path, learner: Learner, identity: dict) -> dict | None:
 
 
 def saved_step(folder: Path, identity: dict) -> int:
-    """The step that `load_state` would continue at, -1 if there is no state. Raises `InputError` if it is another
-    run's."""
+    """Return the step that `load_state` would continue at, -1 if there is no state.
+
+    Raises `InputError` if the state is another run's.
+    """
     saved = _read_pointer(folder, identity)
     return -1 if saved is None else saved["step"]
 
 
 def _read_pointer(folder: Path, identity: dict) -> dict | None:
+    """Read `state.json`, None if there is none. Raises `InputError` if it is another run's."""
     if not (folder / STATE_FILE).exists():
         return None
     saved = read_json(folder / STATE_FILE)
@@ -93,7 +104,7 @@ def _read_pointer(folder: Path, identity: dict) -> dict | None:
 
 
 def require_same_run(saved: dict, identity: dict, path: Path) -> None:
-    """Raise `InputError` naming the first setting in which what `path` saved is another run than `identity`."""
+    """Raise `InputError`, naming a setting, where `saved`, read from `path`, is another run's identity."""
     for key in sorted(identity):
         if saved.get(key) != identity[key]:
             raise InputError(
@@ -103,8 +114,11 @@ def require_same_run(saved: dict, identity: dict, path: Path) -> None:
 
 
 def learner_tensors(learner: Learner) -> dict[str, torch.Tensor]:
-    """What the learner has learned, on the CPU: `model/<name>`, and by number of the parameter its average
-    `ema/<i>` and, once it was updated, its moments `adam/<i>/m`, `adam/<i>/v` and updates `adam/<i>/step`."""
+    """Return what the learner has learned, on the CPU.
+
+    `model/<name>` is the model's state dict. Parameter number i has its average in `ema/<i>`. Once it was updated, its
+    moments are in `adam/<i>/m` and `adam/<i>/v`, and the number of its updates is in `adam/<i>/step`.
+    """
     tensors = {f"model/{name}": value for name, value in learner.model.state_dict().items()}
     for i, param in enumerate(learner.params):
         if learner.ema:
@@ -115,7 +129,7 @@ def learner_tensors(learner: Learner) -> dict[str, torch.Tensor]:
 
 
 def restore_learner(learner: Learner, tensors: dict[str, torch.Tensor]) -> None:
-    """Put the tensors of `learner_tensors` back, moments of any dtype."""
+    """Put the tensors of `learner_tensors` back into the learner. Moments may have any dtype."""
     learner.model.load_state_dict(
         {name.removeprefix("model/"): value for name, value in tensors.items() if name.startswith("model/")}
     )
@@ -124,12 +138,14 @@ def restore_learner(learner: Learner, tensors: dict[str, torch.Tensor]) -> None:
             learner.ema.average[i].copy_(tensors[f"ema/{i}"])
         if f"adam/{i}/m" in tensors:
             moments = {name: tensors[f"adam/{i}/{name}"].to(param) for name in ("m", "v")}
-            # Fewer than the learner's where only embeddings learned for a while. Old states do not say.
+            # A parameter has fewer updates than the learner has steps where only embeddings learned for a while.
+            # States of earlier versions do not hold the number.
             step = int(tensors.get(f"adam/{i}/step", learner.step))
             learner.optimizer.state[param] = {"step": step, **moments}
 
 
 def _carry_tensors(learner: Learner) -> dict[str, torch.Tensor]:
+    """Return the learner's carries as tensors `<bucket>/<part>/<name>` on the CPU."""
     tensors = {}
     for (bucket, part), carry in learner.carries.items():
         where = f"{bucket}/{part}"
@@ -144,8 +160,10 @@ def _carry_tensors(learner: Learner) -> dict[str, torch.Tensor]:
 
 
 def _restore_carries(learner: Learner, tensors: dict[str, torch.Tensor]) -> None:
+    """Put the tensors of `_carry_tensors` back into the learner."""
     tensors = {name: value.to(learner.model.device) for name, value in tensors.items()}
-    for bucket, part in sorted({tuple(map(int, name.split("/")[:2])) for name in tensors}):
+    keys = {tuple(map(int, name.split("/")[:2])) for name in tensors}  # (bucket, part)
+    for bucket, part in sorted(keys):
         where = f"{bucket}/{part}"
         learner.carries[bucket, part] = Carry(
             tuple(tensors[f"{where}/canvas"].tolist()),

@@ -38,12 +38,12 @@ from hrm_offline.ops import (
     attention,
     dispatch,
     embedding,
-    encode,
+    encode_views,
     linear_rms_norm,
     linear_swiglu,
     rms_norm,
     sign_sgd,
-    stablemax,
+    stablemax_cross_entropy,
     swiglu,
 )
 from hrm_offline.ops.launch import OPTIONS, Launch, recording
@@ -161,9 +161,9 @@ def _calls(model: ModelConfig, dtype: torch.dtype) -> dict:
             linear_rms_norm.linear_rms_norm_forward(x, weight, rows, rows, None, 1e-5)
             linear_rms_norm.linear_rms_norm_forward(x, weight, rows, rows, factors, 1e-5)
 
-    def run_stablemax() -> None:
-        stablemax.stablemax_forward(logits, labels, losses)
-        stablemax.stablemax_backward(losses, logits, labels, logits)
+    def run_stablemax_cross_entropy() -> None:
+        stablemax_cross_entropy.stablemax_cross_entropy_forward(logits, labels, losses)
+        stablemax_cross_entropy.stablemax_cross_entropy_backward(losses, logits, labels, logits)
 
     def run_embedding() -> None:
         puzzle = new(batch, width, dtype=torch.float32)
@@ -177,9 +177,11 @@ def _calls(model: ModelConfig, dtype: torch.dtype) -> dict:
     def run_sign_sgd() -> None:
         sign_sgd.sign_sgd_step(table, ids, new(batch, width, dtype=torch.float32), 0.1, 0.9)
 
-    def run_encode() -> None:
+    def run_encode_views() -> None:
         bytes_, numbers = torch.zeros(4, dtype=torch.uint8), torch.zeros(4, dtype=torch.int32)
-        encode.encode_grids(bytes_, numbers, numbers, numbers, numbers, bytes_, bytes_, numbers, 30, cells)
+        encode_views.encode_views_forward(
+            bytes_, numbers, numbers, numbers, numbers, bytes_, bytes_, numbers, 30, cells
+        )
 
     return dict(
         attention=run_attention,
@@ -188,10 +190,10 @@ def _calls(model: ModelConfig, dtype: torch.dtype) -> dict:
         rms_norm=run_rms_norm,
         swiglu=run_swiglu,
         embedding=run_embedding,
-        stablemax=run_stablemax,
+        stablemax_cross_entropy=run_stablemax_cross_entropy,
         adam_atan2=run_adam_atan2,
         sign_sgd=run_sign_sgd,
-        encode=run_encode,
+        encode_views=run_encode_views,
     )
 
 
@@ -330,7 +332,7 @@ def _print_chip(target: int, rows: list[tuple[Variant, Compiled]]) -> int:
             print(f"{op}: PyTorch serves it in {str(preferred)[6:]} ({decision.reason})")
     failures = 0
     for variant, result in rows:
-        constants, name = variant.launch.constants, f"{variant.op}.{variant.launch.kernel.__name__.strip('_')}"
+        constants, name = variant.launch.constants, variant.launch.kernel.__name__.strip("_")
         flags = "".join(f" {k.lower()}" for k, v in constants.items() if v is True and k not in ("EVEN_K", "ALIGNED"))
         tiles = "x".join(str(v) for k, v in constants.items() if k.isupper() and type(v) is int and k != "IGNORE")
         start = f"{(name.replace('_kernel', '') + flags)[:41]:<42}{str(variant.dtype)[6:]:<10}{tiles:<26}"

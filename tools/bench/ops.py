@@ -40,8 +40,8 @@ from hrm_offline.ops.attention import attention
 from hrm_offline.ops.linear_rms_norm import linear_rms_norm
 from hrm_offline.ops.linear_swiglu import linear_swiglu
 from hrm_offline.ops.rms_norm import rms_norm
-from hrm_offline.ops.rope import rope_table
-from hrm_offline.ops.stablemax import stablemax_cross_entropy
+from hrm_offline.ops.rope import rope_cos_sin
+from hrm_offline.ops.stablemax_cross_entropy import stablemax_cross_entropy
 from hrm_offline.ops.swiglu import swiglu
 from hrm_offline.train.learner import Learner
 from tools.bench.published import load as load_published
@@ -115,9 +115,9 @@ def cases(config: ModelConfig, batch: int, tokens: int, machine: Machine) -> Ite
     """The block's operations, and the block, on random activations."""
     width, inner, heads = config.hidden_size, config.intermediate_size, config.num_heads
     rows, size = batch * tokens, machine.dtype.itemsize
-    table_dtype = torch.float16 if size == 2 else torch.float32
-    table = rope_table(
-        "rope-1d", (1, tokens), 0, tokens, config.head_dim, config.rope_theta, machine.device, table_dtype
+    rope_dtype = torch.float16 if size == 2 else torch.float32
+    cos_sin = rope_cos_sin(
+        "rope-1d", (1, tokens), 0, tokens, config.head_dim, config.rope_theta, machine.device, rope_dtype
     )
 
     def new(*shape: int, scale: float = 1.0) -> torch.Tensor:
@@ -140,7 +140,7 @@ def cases(config: ModelConfig, batch: int, tokens: int, machine: Machine) -> Ite
     yield Case("swiglu", swiglu, [new(batch, tokens, 2 * inner)], 0, 3 * rows * inner * size, _liger_swiglu())
     yield Case(
         "attention",
-        lambda qkv: attention(qkv, heads, table),
+        lambda qkv: attention(qkv, heads, cos_sin),
         [new(batch, tokens, 3 * width)],
         attention_flop,
         4 * rows * width * size,
@@ -162,7 +162,7 @@ def cases(config: ModelConfig, batch: int, tokens: int, machine: Machine) -> Ite
         )
     labels = torch.randint(0, config.vocab_size, (batch, tokens), device=machine.device)
     yield Case(
-        "stablemax",
+        "stablemax_cross_entropy",
         lambda logits: stablemax_cross_entropy(logits, labels),
         [new(batch, tokens, config.vocab_size)],
         0,
@@ -172,7 +172,7 @@ def cases(config: ModelConfig, batch: int, tokens: int, machine: Machine) -> Ite
     weights = sum(p.numel() for p in block.parameters())
     yield Case(
         "block",
-        lambda x, *_: block(x, table),
+        lambda x, *_: block(x, cos_sin),
         [x, *block.parameters()],
         2 * rows * weights + attention_flop,
         rows * (10 * width + inner) * size,
@@ -304,7 +304,7 @@ def _bench_step(name: str, make: Callable, batch: int, tokens: int, machine: Mac
 
 def print_row(row: Row) -> None:
     print(
-        f"{row.op:<22}{row.direction:<9}{f'{row.batch}x{row.tokens}':<10}{row.implementation:<11}{row.ms:>10.3f} ms"
+        f"{row.op:<25}{row.direction:<9}{f'{row.batch}x{row.tokens}':<10}{row.implementation:<11}{row.ms:>10.3f} ms"
         f"{row.tflops:>8.1f} TFLOP/s{row.gemm_percent:>5.0f}%{row.gbs:>8.0f} GB/s{row.copy_percent:>5.0f}%"
         + (f"{row.peak_gib:>7.2f} GiB" if row.peak_gib else ""),
         flush=True,

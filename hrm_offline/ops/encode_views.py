@@ -1,4 +1,7 @@
-"""Grids to tokens on a canvas: recoloured, turned, placed and edged in one gather."""
+"""Grids to tokens on a canvas: recoloured, turned, placed and edged in one gather.
+
+`hrm_offline.data.grids.encode` says what the tokens of one grid are.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +20,18 @@ if triton:
 
 @dataclass(frozen=True)
 class Grids:
-    """Many grids, row by row and one after another: cells uint8 [N]; where each starts, its rows and its
-    columns, int32 [G]."""
+    """G grids in one tensor: the cells of the first, row by row, then those of the second, and so on."""
 
-    cells: torch.Tensor
-    start: torch.Tensor
-    rows: torch.Tensor
-    cols: torch.Tensor
+    cells: torch.Tensor  # uint8 [N], colours
+    start: torch.Tensor  # int32 [G], index of each grid's first cell
+    rows: torch.Tensor  # int32 [G]
+    cols: torch.Tensor  # int32 [G]
 
 
-def encode(
+# --- public function ---
+
+
+def encode_views(
     grids: Grids,
     index: torch.Tensor,
     symmetry: torch.Tensor,
@@ -34,23 +39,24 @@ def encode(
     corner: torch.Tensor,
     canvas: Canvas,
 ) -> torch.Tensor:
-    """Tokens int32 [B, rows x cols] of the grids `index` int32 [B], each with its upper left cell at corner
-    int32 [B, 2] of the canvas.
+    """Return the tokens int32 [B, rows x cols] of B views on a canvas of (rows, cols).
 
-    colours uint8 [B, 10]: what each colour becomes. symmetry bool [B, 3]: whether the grid is transposed,
-    after its rows and after its columns were reversed. What lies beyond the canvas is cut off: callers
-    choose canvases that hold the grid. Raises `ValueError` for shapes that do not fit.
+    index: int32 [B], which of the grids each view shows.
+    symmetry: bool [B, 3], whether the grid is transposed, and whether its rows and its columns are reversed before.
+    colours: uint8 [B, 10], the colour that each colour becomes.
+    corner: int32 [B, 2], row and column of the canvas at which the upper left cell of the turned grid lies.
+    Cells beyond the canvas are cut off: callers choose canvases that hold the grid. Raises `ValueError` for shapes
+    that do not fit.
     """
     size = len(index)
     if symmetry.shape != (size, 3) or colours.shape != (size, COLOURS) or corner.shape != (size, 2):
-        raise ValueError(
-            f"encode: these do not fit {size} grids: {describe(symmetry=symmetry, colours=colours, corner=corner)}"
-        )
-    if not decide("encode", grids.cells.device, torch.float32).triton:
-        return encode_reference(grids, index, symmetry, colours, corner, canvas)
+        given = describe(symmetry=symmetry, colours=colours, corner=corner)
+        raise ValueError(f"encode_views: these do not fit {size} grids: {given}")
+    if not decide("encode_views", grids.cells.device, torch.float32).triton:
+        return encode_views_reference(grids, index, symmetry, colours, corner, canvas)
     out = torch.empty(size, canvas[0] * canvas[1], dtype=torch.int32, device=grids.cells.device)
     try:
-        encode_grids(
+        encode_views_forward(
             grids.cells,
             grids.start,
             grids.rows,
@@ -64,11 +70,14 @@ def encode(
         )
     except KernelFault as fault:
         demote_after(fault)
-        return encode_reference(grids, index, symmetry, colours, corner, canvas)
+        return encode_views_reference(grids, index, symmetry, colours, corner, canvas)
     return out
 
 
-def encode_reference(
+# --- plain PyTorch twin ---
+
+
+def encode_views_reference(
     grids: Grids,
     index: torch.Tensor,
     symmetry: torch.Tensor,
@@ -76,56 +85,68 @@ def encode_reference(
     corner: torch.Tensor,
     canvas: Canvas,
 ) -> torch.Tensor:
-    """`encode` in plain PyTorch."""
+    """Compute `encode_views` in plain PyTorch."""
+    # Canvas rows and columns, counted from each grid's corner: i [B, canvas rows], j [B, canvas columns].
     i, j = (
         torch.arange(length, device=index.device, dtype=torch.int32)[None] - start[:, None]
         for length, start in zip(canvas, corner.unbind(1))
     )
     cols = grids.cols[index]
-    place = Place(grids.rows[index], cols, symmetry, i, j)
-    cell = grids.cells[place.flat(cols[:, None]) + grids.start[index][:, None]].long()
-    colour = colours.gather(1, cell).int().view(place.inside.shape) + FIRST_COLOUR
-    below, right = i == place.height[:, None], j == place.width[:, None]
-    edge = (place.in_rows.unsqueeze(2) & right.unsqueeze(1)) | (below.unsqueeze(2) & place.in_cols.unsqueeze(1))
-    return torch.where(place.inside, colour, torch.where(edge, EOS, PAD)).flatten(1)
+    turned = TurnedGrids(grids.rows[index], cols, symmetry, i, j)
+    cell = grids.cells[turned.source(cols[:, None]) + grids.start[index][:, None]].long()
+    colour = colours.gather(1, cell).int().view(turned.inside.shape) + FIRST_COLOUR
+    # EOS lies below the last row and right of the last column, but not where both edges would meet.
+    below, right = i == turned.height[:, None], j == turned.width[:, None]
+    edge = (turned.in_rows.unsqueeze(2) & right.unsqueeze(1)) | (below.unsqueeze(2) & turned.in_cols.unsqueeze(1))
+    return torch.where(turned.inside, colour, torch.where(edge, EOS, PAD)).flatten(1)
 
 
-class Place:
-    """Where cells (i, j) of turned grids come from. rows and cols [B] are the grids' before, symmetry
-    [B, 3] as for `encode`; i [1 or B, I], j [1 or B, J]."""
+class TurnedGrids:
+    """Where the cells of turned grids come from.
+
+    rows, cols: int [B], sizes of the grids before they are turned. symmetry: bool [B, 3], as for `encode_views`.
+    i, j: int [1 or B, I] and [1 or B, J], rows and columns of the turned grids that are looked at.
+    `height` and `width` [B] are the sizes after turning. `in_rows` [B, I], `in_cols` [B, J] and `inside` [B, I, J] say
+    which of the rows, columns and cells exist.
+    """
 
     def __init__(self, rows, cols, symmetry, i, j):
-        transposes, flips_rows, flips_cols = symmetry[:, :, None].unbind(1)
+        transposes, flips_rows, flips_cols = symmetry[:, :, None].unbind(1)  # [B, 1] each
         self.transposes = transposes
         rows, cols = rows[:, None], cols[:, None]
         height, width = torch.where(transposes, cols, rows), torch.where(transposes, rows, cols)
         self.height, self.width = height.squeeze(1), width.squeeze(1)
         self.in_rows, self.in_cols = (i >= 0) & (i < height), (j >= 0) & (j < width)
         self.inside = self.in_rows.unsqueeze(2) & self.in_cols.unsqueeze(1)
-        # Where it transposes, i counts the grid's columns, from the far side if these are reversed.
+        # In a transposed grid i counts the columns of the grid before, and from the far side if they were reversed.
         self.i = torch.where(torch.where(transposes, flips_cols, flips_rows), height - 1 - i, i)
         self.j = torch.where(torch.where(transposes, flips_rows, flips_cols), width - 1 - j, j)
 
-    def flat(self, stride: int | torch.Tensor) -> torch.Tensor:
-        """Index int64 [B, I x J] of each cell in a grid stored row by row, its rows `stride` apart (a
-        number, or [B, 1]); 0 outside."""
+    def source(self, stride: int | torch.Tensor) -> torch.Tensor:
+        """Return the index int64 [B, I x J] of each cell in the grid before it was turned, 0 for cells outside.
+
+        That grid is stored row by row. `stride` is the distance of its rows in cells, a number or [B, 1].
+        """
         along_i = torch.where(self.transposes, self.i, self.i * stride)
         along_j = torch.where(self.transposes, self.j * stride, self.j)
         return torch.where(self.inside, along_i.unsqueeze(2) + along_j.unsqueeze(1), 0).flatten(1).long()
 
 
-_BLOCK = 256
+# --- launchers ---
+
+
+_BLOCK = 256  # tokens of one program
 
 
 @launcher(
     "(Tensor cells, Tensor start, Tensor rows, Tensor cols, Tensor index, Tensor symmetry, Tensor colours, "
     "Tensor corner, int width, Tensor(a!) out) -> ()"
 )
-def encode_grids(cells, start, rows, cols, index, symmetry, colours, corner, width, out):
-    """Fill out int32 [B, S], the tokens of canvases `width` columns wide."""
+def encode_views_forward(cells, start, rows, cols, index, symmetry, colours, corner, width, out):
+    """Fill `out` int32 [B, S], the tokens of canvases `width` columns wide."""
     blocks = triton.cdiv(out.shape[1], _BLOCK)
     launch(
-        _encode_kernel,
+        _encode_views_kernel,
         len(out) * blocks,
         cells,
         start,
@@ -147,8 +168,11 @@ def encode_grids(cells, start, rows, cols, index, symmetry, colours, corner, wid
     )
 
 
+# --- kernels ---
+
+
 @jit
-def _encode_kernel(
+def _encode_views_kernel(
     cells_ptr,
     start_ptr,
     rows_ptr,
@@ -168,15 +192,16 @@ def _encode_kernel(
 ):
     blocks = tl.cdiv(size, BLOCK)
     sequence = tl.program_id(0) // blocks
-    place = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
-    i = place // canvas_cols - tl.load(corner_ptr + 2 * sequence)
-    j = place % canvas_cols - tl.load(corner_ptr + 2 * sequence + 1)
+    position = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
+    i = position // canvas_cols - tl.load(corner_ptr + 2 * sequence)
+    j = position % canvas_cols - tl.load(corner_ptr + 2 * sequence + 1)
     grid = tl.load(index_ptr + sequence)
     rows, cols = tl.load(rows_ptr + grid), tl.load(cols_ptr + grid)
     transposes = tl.load(symmetry_ptr + 3 * sequence) != 0
     flips_rows = tl.load(symmetry_ptr + 3 * sequence + 1) != 0
     flips_cols = tl.load(symmetry_ptr + 3 * sequence + 2) != 0
 
+    # (i, j) is a cell of the turned grid, (x, y) the same cell of the grid before.
     height, width = tl.where(transposes, cols, rows), tl.where(transposes, rows, cols)
     in_rows, in_cols = (i >= 0) & (i < height), (j >= 0) & (j < width)
     inside = in_rows & in_cols
@@ -186,4 +211,4 @@ def _encode_kernel(
     cell = tl.load(cells_ptr + tl.load(start_ptr + grid) + x * cols + y, mask=inside, other=0).to(tl.int32)
     colour = tl.load(colours_ptr + sequence * COLOURS + cell, mask=inside, other=0).to(tl.int32)
     token = tl.where(inside, colour + FIRST_COLOUR, tl.where(edge, EOS, PAD))
-    tl.store(out_ptr + sequence.to(tl.int64) * size + place, token, mask=place < size)
+    tl.store(out_ptr + sequence.to(tl.int64) * size + position, token, mask=position < size)
