@@ -1,9 +1,10 @@
 """Softmax attention with rotary positions, in which every token sees all tokens of its sequence.
 
 The kernels follow FlashAttention-2 (Dao 2023, arXiv 2307.08691): scores never reach memory, and the backward pass
-computes them again. Queries and keys are rotated as they are loaded, so no rotated copy exists. The gradient of the
-queries has a kernel, and the gradients of keys and values have another. Each program owns the rows that it writes:
-nothing is added up in an order that changes from run to run.
+computes them again. Queries and keys are rotated in a pass of their own, or as the kernels load them (the variants
+"rotate first" and "rotate inside"). The second way needs no rotated copy, but every block of queries rotates all keys
+again. The gradient of the queries has a kernel, and the gradients of keys and values have another. Each program owns
+the rows that it writes: nothing is added up in an order that changes from run to run.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from hrm_offline.ops.dispatch import uses_triton
+from hrm_offline.ops.dispatch import uses_triton, variant
 from hrm_offline.ops.launch import Config, dot, jit, launch, launcher, pick, tracked, triton
 from hrm_offline.ops.rope import rope
+from hrm_offline.ops.rotate import rotate
 
 if triton:
     import triton.language as tl
@@ -42,7 +44,12 @@ def attention(
     _check(qkv, num_heads, cos_sin, lengths)
     head_dim = qkv.shape[-1] // (3 * num_heads)
     problem = None if head_dim in HEAD_DIMS else f"head dimension {head_dim} is none of {HEAD_DIMS}"
-    if not uses_triton("attention", qkv, problem):
+    fused = uses_triton("attention", qkv, problem)
+    # Plain PyTorch rotates in several passes, which one kernel can do even on chips without our attention.
+    rotates_first = variant("attention") == "rotate first" if fused else uses_triton("rotate", qkv)
+    if cos_sin is not None and rotates_first:
+        qkv, cos_sin = rotate(qkv, num_heads, cos_sin), None
+    if not fused:
         return attention_reference(qkv, num_heads, cos_sin, lengths)
     qkv = qkv.contiguous()
     cos_sin = None if cos_sin is None else cos_sin.contiguous()

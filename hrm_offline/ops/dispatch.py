@@ -53,6 +53,8 @@ RULES = {
     "sign_sgd": _POINTWISE,
     "encode_views": _POINTWISE,
 }
+# Ways in which our kernels compute an operation. The first is taken unless a self-test has found another faster.
+VARIANTS = {"attention": ("rotate first", "rotate inside")}
 # These work on weights or grids, whatever the dtype of the activations.
 FLOAT32_OPS = ("adam_atan2", "sign_sgd", "encode_views")
 
@@ -81,6 +83,8 @@ def uses_triton(op: str, tensor: torch.Tensor, problem: str | None = None) -> bo
 @torch.compiler.assume_constant_result  # in a compiled model
 def decide(op: str, device: torch.device, dtype: torch.dtype) -> Decision:
     """Return the choice for an operation. Raises `InputError` where a demanded kernel cannot run."""
+    if op in _forced:
+        return Decision(_forced[op], "forced")
     if op in _demoted:
         return Decision(False, f"demoted: {_demoted[op]}")
     return _decide(op, device, dtype, _mode())
@@ -132,8 +136,40 @@ def demotions() -> dict[str, str]:
 
 
 def promote_all() -> None:
-    """Forget all demotions."""
+    """Forget all demotions and chosen variants."""
     _demoted.clear()
+    _variants.clear()
+
+
+_forced: dict[str, bool] = {}
+_variants: dict[str, str] = {}
+
+
+def variant(op: str) -> str:
+    """Return the way in which our kernels compute an operation, one of `VARIANTS`."""
+    return _variants.get(op, VARIANTS[op][0])
+
+
+def choose_variant(op: str, name: str) -> None:
+    """Have our kernels compute an operation in the way `name` from now on."""
+    _variants[op] = name
+
+
+@contextlib.contextmanager
+def forced(op: str, triton: bool, name: str | None = None) -> Iterator[None]:
+    """Within, our kernel or plain PyTorch serves `op` whatever the rules say, our kernel in the variant `name`."""
+    before = _variants.get(op)
+    _forced[op] = triton
+    if name is not None:
+        _variants[op] = name
+    try:
+        yield
+    finally:
+        del _forced[op]
+        if name is not None:
+            _variants.pop(op)
+            if before is not None:
+                _variants[op] = before
 
 
 def demote_after(fault: KernelFault) -> None:

@@ -4,8 +4,8 @@ Triton is optional. Without it `jit` leaves a kernel as a plain function, and `d
 
 A launcher is a function that launches the kernels of an operation. `launcher` registers it as a PyTorch operator, so
 that `torch.compile` calls it as it is. Eager code calls the function itself, since a call through PyTorch's dispatcher
-costs more than the launch. A launch that fails raises `KernelFault`. Before a CUDA graph is captured, a launcher must have run once with the same
-shapes: the first call compiles its kernels.
+costs more than the launch. A launch that fails raises `KernelFault`. Before a CUDA graph is captured, a launcher must
+have run once with the same shapes: the first call compiles its kernels.
 
 Tile sizes are written down by compute capability, and `pick` chooses among them. They are never searched for at run
 time: a notebook has no minutes to spare, and a search may end differently each time.

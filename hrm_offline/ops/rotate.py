@@ -17,55 +17,66 @@ if triton:
     import triton.language as tl
 
 
-def rotate(qkv: torch.Tensor, num_heads: int, rotary: torch.Tensor) -> torch.Tensor:
+# --- public function ---
+
+
+def rotate(qkv: torch.Tensor, num_heads: int, cos_sin: torch.Tensor) -> torch.Tensor:
     """Return qkv [B, T, 3 x heads x head_dim] with its queries and keys rotated, in qkv's dtype.
 
-    `rotary` holds cosines and sines (see `rope_table`): [T, head_dim], or [B, T, head_dim] for sequences on canvases of
-    their own. Values are copied. Raises `ValueError` for a rotary table of another shape.
+    `cos_sin` holds cosines and sines (see `rope_cos_sin`): [T, head_dim], or [B, T, head_dim] for sequences on canvases of
+    their own. Values are copied. Raises `ValueError` for cosines and sines of another shape.
     """
     batch, tokens, width = qkv.shape
     head_dim = width // (3 * num_heads)
-    if rotary.shape not in ((tokens, head_dim), (batch, tokens, head_dim)):
-        raise ValueError(f"rotary table of shape {tuple(rotary.shape)}, expected [{batch}, ]{tokens}, {head_dim}")
+    if cos_sin.shape not in ((tokens, head_dim), (batch, tokens, head_dim)):
+        raise ValueError(f"cos_sin has shape {tuple(cos_sin.shape)}, expected [{batch}, ]{tokens}, {head_dim}")
     if not uses_triton("rotate", qkv):
-        return rotate_reference(qkv, num_heads, rotary)
-    qkv, rotary = qkv.contiguous(), rotary.contiguous()
-    return _Rotate.apply(qkv, num_heads, rotary) if tracked(qkv) else _rotated(qkv, num_heads, rotary, False)
+        return rotate_reference(qkv, num_heads, cos_sin)
+    qkv, cos_sin = qkv.contiguous(), cos_sin.contiguous()
+    return _Rotate.apply(qkv, num_heads, cos_sin) if tracked(qkv) else _rotated(qkv, num_heads, cos_sin, False)
 
 
-def rotate_reference(qkv: torch.Tensor, num_heads: int, rotary: torch.Tensor) -> torch.Tensor:
-    """`rotate` in plain PyTorch."""
+# --- plain PyTorch twin ---
+
+
+def rotate_reference(qkv: torch.Tensor, num_heads: int, cos_sin: torch.Tensor) -> torch.Tensor:
+    """Compute `rotate` in plain PyTorch."""
     heads = qkv.unflatten(-1, (3 * num_heads, -1))  # [B, T, 3 x heads, head_dim]
     queries_and_keys, values = heads.split([2 * num_heads, num_heads], dim=2)
-    return torch.cat([rope(queries_and_keys, rotary), values], dim=2).flatten(2)
+    return torch.cat([rope(queries_and_keys, cos_sin), values], dim=2).flatten(2)
 
 
-def _rotated(qkv: torch.Tensor, num_heads: int, rotary: torch.Tensor, inverse: bool) -> torch.Tensor:
+# --- autograd function ---
+
+
+def _rotated(qkv: torch.Tensor, num_heads: int, cos_sin: torch.Tensor, inverse: bool) -> torch.Tensor:
     out = torch.empty_like(qkv)
-    rotate_rows(qkv, rotary, num_heads, inverse, out)
+    rotate_rows(qkv, cos_sin, num_heads, inverse, out)
     return out
 
 
 class _Rotate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, qkv, num_heads, rotary):
-        ctx.save_for_backward(rotary)
+    def forward(ctx, qkv, num_heads, cos_sin):
+        ctx.save_for_backward(cos_sin)
         ctx.num_heads = num_heads
-        return _rotated(qkv, num_heads, rotary, False)
+        return _rotated(qkv, num_heads, cos_sin, False)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        (rotary,) = ctx.saved_tensors
+        (cos_sin,) = ctx.saved_tensors
         # A rotation's transpose is the rotation by the opposite angle.
-        return _rotated(grad.contiguous(), ctx.num_heads, rotary, True), None, None
+        return _rotated(grad.contiguous(), ctx.num_heads, cos_sin, True), None, None
 
+
+# --- launcher ---
 
 _BLOCK = 1024  # elements of one program
 
 
-@launcher("(Tensor qkv, Tensor rotary, int num_heads, bool inverse, Tensor(a!) out) -> ()")
-def rotate_rows(qkv, rotary, num_heads, inverse, out):
+@launcher("(Tensor qkv, Tensor cos_sin, int num_heads, bool inverse, Tensor(a!) out) -> ()")
+def rotate_rows(qkv, cos_sin, num_heads, inverse, out):
     """Fill out [B, T, 3 x heads x head_dim]; with `inverse` the angles count backwards."""
     batch, tokens, width = qkv.shape
     programs_per_token = triton.cdiv(width, _BLOCK)
@@ -73,11 +84,11 @@ def rotate_rows(qkv, rotary, num_heads, inverse, out):
         _rotate_kernel,
         batch * tokens * programs_per_token,
         qkv,
-        rotary,
+        cos_sin,
         out,
         tokens,
         width,
-        rotary.stride(0) if rotary.ndim == 3 else 0,
+        cos_sin.stride(0) if cos_sin.ndim == 3 else 0,
         INVERSE=inverse,
         HEAD_DIM=width // (3 * num_heads),
         BLOCK=min(_BLOCK, triton.next_power_of_2(width)),
@@ -85,10 +96,13 @@ def rotate_rows(qkv, rotary, num_heads, inverse, out):
     )
 
 
+# --- kernel ---
+
+
 @jit
 def _rotate_kernel(
     qkv_ptr,
-    rotary_ptr,
+    cos_sin_ptr,
     out_ptr,
     tokens,
     width,
@@ -111,7 +125,7 @@ def _rotate_kernel(
     row_ptr = qkv_ptr + token * width
     x = tl.load(row_ptr + column, mask=inside, other=0.0)
     other = tl.load(row_ptr + partner, mask=inside & turns, other=0.0).to(tl.float32)
-    angle_ptr = rotary_ptr + token // tokens * sequence_stride + token % tokens * HEAD_DIM + within % HALF
+    angle_ptr = cos_sin_ptr + token // tokens * sequence_stride + token % tokens * HEAD_DIM + within % HALF
     cos = tl.load(angle_ptr, mask=inside & turns, other=1.0).to(tl.float32)
     sin = tl.load(angle_ptr + HALF, mask=inside & turns, other=0.0).to(tl.float32)
     if INVERSE:
