@@ -23,8 +23,8 @@ if triton:
 def rotate(qkv: torch.Tensor, num_heads: int, cos_sin: torch.Tensor) -> torch.Tensor:
     """Return qkv [B, T, 3 x heads x head_dim] with its queries and keys rotated, in qkv's dtype.
 
-    `cos_sin` holds cosines and sines (see `rope_cos_sin`): [T, head_dim], or [B, T, head_dim] for sequences on canvases of
-    their own. Values are copied. Raises `ValueError` for cosines and sines of another shape.
+    `cos_sin` holds cosines and sines (see `rope_cos_sin`). It is [T, head_dim], or [B, T, head_dim] for sequences that
+    lie on canvases of their own. Values are copied. Raises `ValueError` for cosines and sines of another shape.
     """
     batch, tokens, width = qkv.shape
     head_dim = width // (3 * num_heads)

@@ -163,6 +163,7 @@ def _would_serve(op: str, device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def _test_case(case: Case, dtype: torch.dtype, device: torch.device, measure) -> list[Row]:
+    dtype = torch.float32 if case.op in dispatch.FLOAT32_OPS else dtype
     inputs = case.make(torch.Generator().manual_seed(0))
     # The twin in float32 says what is right, and plain PyTorch in the run's dtype what rounding costs.
     exact = _results(case, case.twin, _placed(case, inputs, torch.float32, device))
@@ -189,7 +190,7 @@ def _test_case(case: Case, dtype: torch.dtype, device: torch.device, measure) ->
 
 
 def _candidates(op: str) -> list[tuple[str, bool, str | None]]:
-    """Return name, whether our kernel serves, and its variant. Plain PyTorch comes first: it sets the limit of error."""
+    """Return name, whether our kernel serves, and its variant. Plain PyTorch comes first and sets the limit."""
     variants = dispatch.VARIANTS.get(op)
     kernels = [("kernel", True, None)] if variants is None else [(f"kernel, {v}", True, v) for v in variants]
     return [(PLAIN, False, None), *kernels]

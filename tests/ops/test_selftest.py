@@ -1,0 +1,104 @@
+"""Test the self-test with planted faults, on a CPU under Triton's interpreter."""
+
+import pytest
+import torch
+
+from hrm_offline.ops import dispatch, selftest
+from hrm_offline.ops import swiglu as swiglu_module
+from hrm_offline.ops.faults import KernelFault
+
+SMALL = selftest.Workload(
+    batch=2, tokens=11, hidden=32, heads=2, intermediate=48, vocabulary=12, puzzle_tokens=2, dtype=torch.float32
+)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def kernels_serve(monkeypatch):
+    """Have our kernels serve on the CPU, as on a GPU that no one demanded anything of."""
+    monkeypatch.setattr(dispatch, "_decide", lambda *_: dispatch.Decision(True, "for the test"))
+    yield
+    dispatch.promote_all()
+
+
+def measured(slow=()):
+    """Return a clock by which kernels take 1 s, but 3 s for the operations in `slow`, and plain PyTorch 2 s."""
+
+    def measure(call, device):
+        (op, triton), *_ = dispatch._forced.items()
+        return (3.0 if op in slow else 1.0) if triton else 2.0
+
+    return measure
+
+
+def run(slow=(), seconds=1e9, workload=SMALL):
+    return selftest.run_selftest(workload, CPU, seconds, measure=measured(slow))
+
+
+def test_right_and_fast_kernels_serve():
+    found = run()
+    assert {row.op for row in found.rows} == set(dispatch.RULES)
+    assert [row.fault for row in found.rows if not row.is_right] == []
+    assert dispatch.demotions() == {}
+    assert {verdict.op: verdict.candidate for verdict in found.verdicts}["attention"].startswith("kernel")
+
+
+def test_a_slow_kernel_does_not_serve():
+    run(slow=("swiglu", "adam_atan2"))
+    assert set(dispatch.demotions()) == {"swiglu", "adam_atan2"}
+
+
+def wrong(gate_up, hidden):
+    hidden.copy_(swiglu_module.swiglu_reference(gate_up) * 1.01)
+
+
+def not_a_number(gate_up, hidden):
+    wrong(gate_up, hidden)
+    hidden.view(-1)[3] = float("nan")
+
+
+def unwritten(gate_up, hidden):
+    hidden[1:].copy_(swiglu_module.swiglu_reference(gate_up[1:]))
+
+
+def failing(gate_up, hidden):
+    raise KernelFault("swiglu", RuntimeError("out of resource: shared memory"))
+
+
+@pytest.mark.parametrize("fault", [wrong, not_a_number, unwritten, failing])
+def test_a_kernel_with_a_fault_does_not_serve_and_the_others_do(monkeypatch, fault):
+    monkeypatch.setattr(swiglu_module, "swiglu_forward", fault)
+    found = run()
+    assert set(dispatch.demotions()) == {"swiglu"}
+    (row,) = (row for row in found.rows if row.op == "swiglu" and row.candidate == "kernel")
+    assert row.fault
+    assert row.milliseconds is None
+
+
+def test_a_gradient_that_is_wrong_is_found(monkeypatch):
+    monkeypatch.setattr(swiglu_module, "swiglu_backward", lambda grad, gate_up, out: out.fill_(0.5))
+    run()
+    assert set(dispatch.demotions()) == {"swiglu"}
+
+
+def test_a_device_that_is_lost_ends_the_test(monkeypatch):
+    def lost(*_):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(swiglu_module, "swiglu_forward", lost)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        run()
+
+
+def test_what_time_does_not_allow_keeps_its_rule():
+    found = run(seconds=-1.0)
+    assert found.rows == ()
+    assert {verdict.reason for verdict in found.verdicts} == {"not tested, there was no time"}
+    assert dispatch.demotions() == {}
+
+
+def test_another_worker_takes_over_the_verdicts():
+    verdicts = run(slow=("swiglu",)).as_dict()["verdicts"]
+    dispatch.promote_all()
+    selftest.apply(verdicts)
+    assert set(dispatch.demotions()) == {"swiglu"}
