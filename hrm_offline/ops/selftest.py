@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass
 import torch
 
 from hrm_offline.common.tokens import COLOURS
-from hrm_offline.ops import dispatch
+from hrm_offline.config import ModelConfig
+from hrm_offline.ops import dispatch, launch
 from hrm_offline.ops.adam_atan2 import adam_atan2_, adam_atan2_reference_
 from hrm_offline.ops.attention import attention, attention_reference
 from hrm_offline.ops.embedding import embedding, embedding_reference
@@ -36,6 +37,7 @@ _EPS = 1e-5
 _ERROR_FACTOR, _ROUNDINGS = 3.0, 8.0
 _WARM_UP, _MIN_REPEATS = 2, 3
 _MAX_TIMED_SECONDS = 0.3  # for one candidate
+_MAX_TOKENS = 16_384
 _MAX_INPUT_SETS = 8  # inputs are rotated so that the L2 cache does not hold the next ones
 
 Tensors = tuple[torch.Tensor, ...]
@@ -56,6 +58,32 @@ class Workload:
     vocabulary: int
     puzzle_tokens: int
     dtype: torch.dtype
+
+
+def workload_of(model: ModelConfig, tokens_per_step: int, area: int, dtype: torch.dtype) -> Workload:
+    """Return the shapes of a training step on canvases of `area` cells, with a batch that is cut to some 16,000 tokens.
+
+    A larger batch would say no more about the kernels and cost more time and memory.
+    """
+    batch = max(1, min(tokens_per_step, _MAX_TOKENS) // area)
+    tokens = model.puzzle_tokens + model.canvases * area
+    return Workload(
+        batch,
+        tokens,
+        model.hidden_size,
+        model.num_heads,
+        model.intermediate_size,
+        model.vocab_size,
+        model.puzzle_tokens,
+        dtype,
+    )
+
+
+def chip_name(device: torch.device) -> str:
+    """Return what the verdicts depend on beside the shapes: the chip, torch and Triton."""
+    major, minor = torch.cuda.get_device_capability(device)
+    triton = launch.triton.__version__ if launch.triton else "none"
+    return f"{torch.cuda.get_device_name(device)} ({major}.{minor}), torch {torch.__version__}, Triton {triton}"
 
 
 @dataclass(frozen=True)

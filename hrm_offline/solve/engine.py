@@ -16,19 +16,19 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from hrm_offline.common.errors import InputError
-from hrm_offline.common.files import checksum
+from hrm_offline.common.files import checksum, read_json, write_json
 from hrm_offline.config import ModelConfig
 from hrm_offline.data.puzzles import Batch, PuzzleSet
 from hrm_offline.data.sets import load_set
 from hrm_offline.model.artifact import read_safetensors
 from hrm_offline.model.device import Runtime, choose_runtime
 from hrm_offline.model.recursive import RecursiveModel
-from hrm_offline.ops import dispatch
+from hrm_offline.ops import dispatch, selftest
 from hrm_offline.predict.plan import PredictionPlan, tokens_of
 from hrm_offline.predict.predictor import Predictor
 from hrm_offline.solve.choice import Choice, choose
 from hrm_offline.solve.messages import Adapt, Adapted, Hello, Predict, Setup, Voted
-from hrm_offline.solve.paths import network_path, state_folder
+from hrm_offline.solve.paths import network_path, selftest_path, state_folder
 from hrm_offline.train.adapt import Adaptation, Diverged
 from hrm_offline.train.distributed import World, leave_world, meet
 from hrm_offline.train.state import load_state, save_state
@@ -40,6 +40,7 @@ _GUESS = 2.0
 _PROBE_SECONDS = 0.1
 _PROBES, _MORE_PROBES = 3, 7
 _PROBING_SHARE = 0.005  # of the budget may go into the further probes
+_MAX_SELFTEST_SECONDS, _SELFTEST_SHARE = 60.0, 0.01  # the least of both; the share is of the budget
 _MAX_CARRY_BYTES = 2**28
 _SAVING_SHARE = 0.01  # of the time may go into saving states
 
@@ -64,6 +65,7 @@ class Engine:
         self.adaptation: Adaptation | None = None
         self.loaded: tuple[int, Predictor, PredictionPlan] | None = None  # the group whose network is in memory
         self.micro_batches = self.choice.recipe.micro_batches  # grows when memory runs out
+        self.selftest = self._prove_operations()
         self.seconds_per_token = self._probe()
 
     def hello(self) -> Hello:
@@ -78,6 +80,7 @@ class Engine:
             threads=self.threads,
             operations=dispatch.summary(runtime.device, runtime.dtype),
             warning=choice.warning,
+            selftest=self.selftest,
             versions={"torch": str(torch.__version__)},  # a plain string: reading it must not load torch
         )
 
@@ -126,6 +129,28 @@ class Engine:
             seconds = self.clock() - before
             self.seconds_per_token = seconds / tokens_of(batch)
             yield Voted((job.group, job.round, number), votes, tokens_of(batch), seconds)
+
+    def _prove_operations(self) -> dict | None:
+        """Test our kernels on this GPU, or take over the test of another worker on the same chip. None on a CPU."""
+        if self.runtime.device.type != "cuda" or self.setup.plain_operations:
+            return None
+        path, chip = selftest_path(self.setup.folder), selftest.chip_name(self.runtime.device)
+        with contextlib.suppress(OSError, InputError, KeyError, TypeError):
+            known = read_json(path)[chip]
+            selftest.apply(known["verdicts"])
+            return known
+        puzzles = self._largest_puzzle()
+        if puzzles is None:
+            return None
+        area = max(bucket.area for bucket in puzzles.buckets(puzzles.demonstrations))
+        budget = self.setup.seconds_per_task * len(self.tasks)
+        seconds = min(_MAX_SELFTEST_SECONDS, _SELFTEST_SHARE * budget)
+        workload = selftest.workload_of(self.choice.model, self.choice.recipe.tokens_per_step, area, self.runtime.dtype)
+        found = selftest.run_selftest(workload, self.runtime.device, seconds)
+        self.say(found.summary())
+        with contextlib.suppress(OSError):  # another worker then tests for itself
+            write_json(path, {chip: found.as_dict()})
+        return found.as_dict()
 
     def _artifact_digest(self) -> str | None:
         return self.choice.artifact.digest if self.choice.artifact else None

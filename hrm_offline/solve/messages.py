@@ -107,7 +107,7 @@ class Hello:
 
     `seconds_per_token` is the measured time to predict one canvas token. `artifact_digest` is the SHA-256 of the
     pretrained weights, or None for random weights. `reason` says why this network was chosen. `warning` names a wish of
-    the user that could not be met.
+    the user that could not be met. `selftest` holds the self-test of the operations on a GPU, as JSON.
     """
 
     device: str
@@ -120,6 +120,7 @@ class Hello:
     operations: str
     versions: dict[str, str]
     warning: str | None = None
+    selftest: dict | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,11 @@ def network_path(folder: Path, group: int) -> Path:
     return folder / f"group-{group:03d}.safetensors"
 
 
+def selftest_path(folder: Path) -> Path:
+    """Return the file of the self-test's verdicts, which workers on the same chip share."""
+    return folder / "selftest.json"
+
+
 def state_folder(folder: Path, group: int) -> Path:
     """Return the folder of the state of an adaptation that is going on."""
     return folder / f"adapting-{group:03d}"

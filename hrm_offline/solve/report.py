@@ -93,6 +93,7 @@ def _network_report(supervisor: Supervisor) -> dict:
         "workers": len(supervisor.slots),
         "threads": hello.threads,
         "operations": hello.operations,
+        "self-test": hello.selftest,
         "model": dataclasses.asdict(network.model),
         "artifact": str(network.artifact) if network.artifact else None,
         "adapt": dataclasses.asdict(network.recipe),
