@@ -15,7 +15,7 @@ import numpy as np
 from hrm_offline.common.tokens import Canvas
 from hrm_offline.data.tasks import MAX_SIDE, Pair, Task
 
-# Few sides, so that whatever is prepared for a shape (rotary tables, compiled kernels, CUDA graphs) is reused.
+# Few sides, so that whatever is prepared for a shape (rotary cosines, compiled kernels, CUDA graphs) is reused.
 SIDES = (3, 5, 7, 10, 12, 14, 16, 18, 20, 23, 26, MAX_SIDE)
 _UNRULY_NUMERATOR, _UNRULY_DENOMINATOR = 3, 2
 
