@@ -85,6 +85,7 @@ class Learner:
             carry.halted.fill_(True)
 
     def _halve_parts(self) -> None:
+        """Compute batches in twice as many parts from now on, and give up all slots and recordings."""
         self.micro_batches *= 2
         self.carries.clear()
         if self.graphs:
@@ -93,7 +94,8 @@ class Learner:
             torch.cuda.empty_cache()
 
     def _learn(self, batch: OfferedBatch) -> list[Part]:
-        self.optimizer.zero_grad(set_to_none=self.graphs is None)  # a graph adds to gradients where they were
+        # A recorded graph adds to gradients at fixed addresses, so with graphs the gradients stay allocated.
+        self.optimizer.zero_grad(set_to_none=self.graphs is None)
         min_steps = self._min_halt_steps(batch.size)
         shares = self.world.shares(batch.size, self.micro_batches)
         parts = [self._learn_part((batch.bucket, i), batch, share, min_steps[share]) for i, share in enumerate(shares)]
