@@ -21,9 +21,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from hrm_offline.common.errors import InputError
 from hrm_offline.common.files import make_folder
-from hrm_offline.config import ModelConfig, PretrainConfig, preset
+from hrm_offline.config import ModelConfig, PretrainConfig, PretrainOptions, preset
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.data.sets import select_tasks
 from hrm_offline.data.tasks import Task, digest_of
@@ -42,34 +41,21 @@ METRICS_FILE = "metrics.jsonl"
 _FREE_SETTINGS = ("log_every", "save_every")
 
 
-def pretrain(
-    config: PretrainConfig,
-    out: str | Path,
-    device: str | None = None,
-    dtype: str | None = None,
-    threads: int | None = None,
-    minutes: float | None = None,
-    relay: str | Path | None = None,
-    relay_moments: bool = True,
-) -> bool:
-    """Train to `config.steps` and write the artifact into the folder `out`. A run that is there is continued.
+def pretrain(config: PretrainConfig, options: PretrainOptions) -> bool:
+    """Train to `config.steps` and write the artifact into `options.out`. A run that is there is continued.
 
-    Returns False if SIGTERM, SIGINT or the end of `minutes` ended the run early; its state is saved then.
-    device, dtype: as for `choose_runtime`. threads: CPU threads of PyTorch, None for its own choice.
-    relay: a folder that the run is also written to as a relay, files small enough to be carried to another machine,
-    with or without Adam's moments (`relay_moments`). A relay that is there is continued if it is further on than `out`.
-    Raises `InputError`.
+    A relay in `options.relay` is continued instead if it is further on. Returns False if SIGTERM, SIGINT or the end of
+    `options.minutes` ended the run early; its state is saved and its relay is written then. Raises `InputError`.
     """
-    if minutes is not None and not minutes > 0:
-        raise InputError(f"minutes is {minutes}, expected more than 0")
-    if threads:
-        torch.set_num_threads(threads)
-    runtime = choose_runtime(device, dtype, index=int(os.environ.get("LOCAL_RANK", "0")))
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    runtime = choose_runtime(options.device, options.dtype, index=int(os.environ.get("LOCAL_RANK", "0")))
     if runtime.device.type == "cuda":
         torch.cuda.set_device(runtime.device)  # where NCCL's barriers run
     world = join_world("nccl" if runtime.device.type == "cuda" else "gloo")
     try:
-        out, relay = make_folder(out), None if relay is None else make_folder(relay)
+        out = make_folder(options.out)
+        relay = None if options.relay is None else make_folder(options.relay)
         selection = select_tasks(config)
         tasks = selection.tasks
         model_config = preset(config.preset).model.conditioned(config)
@@ -88,9 +74,9 @@ def pretrain(
         source = ExampleSource(puzzles, config.seed, config.include_tests)
         # Made before training: the checkout may change in the meantime.
         origin = {"pretrained": identity, "torch": torch.__version__, **_provenance()}
-        finished = _run(learner, source, config, out, identity, _StopSignal(minutes), warm_at)
+        finished = _run(learner, source, config, out, identity, _StopSignal(options.minutes), warm_at)
         if relay:
-            save_relay(relay, learner, identity, relay_moments)
+            save_relay(relay, learner, identity, options.relay_moments)
         if not finished:
             return False
         if world.is_main:
