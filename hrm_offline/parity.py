@@ -244,7 +244,8 @@ def _step_tensors(result: Part, carry: Carry) -> dict[str, torch.Tensor]:
 
 
 def _gradient(model: RecursiveModel, result: Part, name: str) -> torch.Tensor:
-    if name == "puzzle_emb.local_weights":  # the reference's rows of the batch
+    """Return the gradient of a parameter by the reference's name."""
+    if name == "puzzle_emb.local_weights":  # the reference's copy of the batch's rows
         return result.puzzle_vectors.grad.flatten(1)
     return model.get_parameter(name).grad
 

@@ -2,7 +2,7 @@
 
 The votes for a test input are counted in a `Pool`. `Pool.ranking` orders the distinct grids, the candidates: by count,
 then by mean confidence. `choose_attempts` is the rule that turns this ranking into attempts. For another rule, write a
-function like it here and give it to `build_submission`.
+function like it here and give it to `build_submission`, where `hrm_offline.solve.ledger` calls that.
 """
 
 from __future__ import annotations

@@ -69,9 +69,8 @@ def unpack(packed) -> Unpacked:
 class Batch:
     """The sequences of a batch in one bucket: which example each shows, in which view, where on the canvas.
 
-    `packed` int32 [B, 4 + context pairs] holds this side by side, so that a batch crosses to the device in one copy;
-    `examples`, `views`, `corners` and `contexts` are its columns (see `Unpacked`). The tokens are made of it on the
-    device (`hrm_offline.model.batching`).
+    `packed` int32 [B, 4 + context pairs] holds the columns side by side, so that a batch crosses to the device in one
+    copy. The tokens are made of it there (`hrm_offline.model.batching`).
     """
 
     bucket: int
@@ -101,18 +100,22 @@ class Batch:
 
     @property
     def examples(self) -> np.ndarray:
+        """Which example each sequence shows, int32 [B]."""
         return unpack(self.packed).examples
 
     @property
     def views(self) -> np.ndarray:
+        """In which view, counted over all puzzles, int32 [B]."""
         return unpack(self.packed).views
 
     @property
     def corners(self) -> np.ndarray:
+        """Row and column of the canvas at which its upper left cell lies, int32 [B, 2]."""
         return unpack(self.packed).corners
 
     @property
     def contexts(self) -> np.ndarray:
+        """The demonstrations in its context, int32 [B, context pairs]."""
         return unpack(self.packed).contexts
 
     def __len__(self) -> int:

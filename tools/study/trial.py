@@ -65,6 +65,7 @@ class Trial:
 
     @property
     def key(self) -> dict:
+        """The fields by name, which tell this trial from others in a file of results."""
         return dataclasses.asdict(self)
 
 
