@@ -106,23 +106,24 @@ def training_step(
 ) -> Step:
     """Take one outer step of a refilled carry, with learned halting. The carry stays as it is.
 
-    puzzle_vectors: [B, ids, ndim] (see `RecursiveModel.puzzle_vectors`). min_steps: int [B], no sequence halts before
-    that many outer steps (exploration; 0 where not).
+    puzzle_vectors: [B, ids, ndim] (see `RecursiveModel.puzzle_vectors`).
+    min_steps: int [B], outer steps before which a sequence must not halt; 0 for sequences that do not explore.
 
     With Q-learning q_continue learns the best value one step ahead (arXiv 2506.21734, section 2). With `look_ahead`, as
-    published, the network runs a second time to see that value. Without, the values of this step are the target for
-    the q_continue that the step before predicted. Those are the same numbers one weight update later, with two
-    differences: the gradient reaches the halting head alone, and the last step counts with q_halt, since it can only
-    halt.
+    published, the network runs a second time to see that value. Without `look_ahead`, the values of this step are the
+    targets of the q_continue that the step before predicted. These targets are the same numbers one weight update
+    later, with two differences: the gradient reaches the halting head alone, and the last step counts with q_halt,
+    since a sequence can only halt there.
     """
     config, sequences = model.config, carry.sequences
+    # States [B, T, D], logits [B, S, vocabulary].
     z_H, z_L, output = model(carry.z_H, carry.z_L, sequences.inputs, puzzle_vectors, carry.canvas, sequences.cells)
     with torch.no_grad():
-        steps = carry.steps + 1
-        last = steps >= config.halt_max_steps  # [B], these have to halt
+        steps = carry.steps + 1  # [B]
+        last = steps >= config.halt_max_steps  # [B], sequences that have to halt
         halted = last
         if config.halt_max_steps > 1:
-            halted = (last | wants_to_halt(model, output)) & (steps >= min_steps)
+            halted = (last | wants_to_halt(model, output)) & (steps >= min_steps)  # [B]
     continuation = None
     if config.halting == "q-learning" and config.halt_max_steps > 1:
         if look_ahead:
@@ -146,7 +147,10 @@ def _best_value(output: Output, last: torch.Tensor) -> torch.Tensor:
 
 
 def _look_ahead(model: RecursiveModel, carry: Carry, z_H, z_L, puzzle_vectors, output: Output, last) -> Continuation:
-    """Return this step's q_continue with the best value of the next step, which is computed for nothing else."""
+    """Return this step's q_continue, with the next step's best value as target.
+
+    The next step is computed for that alone.
+    """
     with torch.no_grad():
         ahead = model(z_H, z_L, carry.sequences.inputs, puzzle_vectors, carry.canvas, carry.sequences.cells)[2]
         target = torch.sigmoid(_best_value(ahead, last))
@@ -154,7 +158,10 @@ def _look_ahead(model: RecursiveModel, carry: Carry, z_H, z_L, puzzle_vectors, o
 
 
 def _look_back(model: RecursiveModel, carry: Carry, output: Output, last: torch.Tensor) -> Continuation:
-    """Return the last step's q_continue with the best value of this step, for the sequences that went on."""
+    """Return the q_continue of the step before, with this step's best value as target.
+
+    Sequences that are at their first step have no step before.
+    """
     target = torch.sigmoid(_best_value(output, last))
-    _, q_continue = model.q_values(carry.z_H)
+    _, q_continue = model.q_values(carry.z_H)  # the states are detached: only the halting head gets a gradient
     return Continuation(q_continue, target, known=carry.steps > 0)

@@ -103,8 +103,8 @@ class RecursiveModel(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor, Output]:
         """Take one outer step: from states [B, T, D] to new detached states and the output.
 
-        inputs: tokens int32 [B, canvases x S]. The last canvas is that of the input; those of its context, if it has
-        one, stand before it.
+        inputs: tokens int32 [B, canvases x S]. The last canvas is the input's. The canvases of the demonstrations in
+        its context stand before it.
         puzzle_vectors: as `puzzle_vectors` returns them.
         cells: integers [B], how many cells of the input's canvas exist, row by row. Later cells are not seen, and
         their outputs mean nothing. None: all exist, as published.

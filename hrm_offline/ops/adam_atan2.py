@@ -108,14 +108,19 @@ _CHUNK = 1024  # elements that one program updates
 @functools.lru_cache(maxsize=64)
 def _addresses(addresses: tuple[int, ...], device: torch.device) -> torch.Tensor:
     """Return the addresses of parameters, gradients, m and v on the device, int64 [4 x params]."""
-    return torch.tensor(addresses, dtype=torch.int64).to(device)
+    return _on_device(torch.tensor(addresses, dtype=torch.int64), device)
+
+
+def _on_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy to the device without waiting for the device, which only page-locked memory allows."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 @functools.lru_cache(maxsize=16)
 def _chunks(sizes: tuple[int, ...], device: torch.device) -> torch.Tensor:
     """Return the work of each program, int64 [programs, 3]: its tensor, its first element there, the tensor's size."""
     chunks = [(i, start, size) for i, size in enumerate(sizes) for start in range(0, size, _CHUNK)]
-    return torch.tensor(chunks, dtype=torch.int64).to(device)
+    return _on_device(torch.tensor(chunks, dtype=torch.int64), device)
 
 
 @launcher(

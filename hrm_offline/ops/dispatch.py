@@ -223,8 +223,8 @@ def summary(device: torch.device, dtype: torch.dtype) -> str:
 _override: str | None = None
 
 
-def set_mode(mode: str) -> None:
-    """Have `mode` ("auto", "reference" or "triton") stand in for the environment variable in this process."""
+def set_mode(mode: str | None) -> None:
+    """Have `mode` ("auto", "reference" or "triton") stand in for the environment variable; None ends that."""
     global _override
     _override = mode
 

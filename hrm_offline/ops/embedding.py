@@ -111,7 +111,7 @@ def _forward(tokens, table, puzzle, puzzle_tokens, positions, scale, dtype) -> t
 # --- launchers ---
 
 
-_TOKENS_PER_PART = 1024  # that one partial sum of the table's gradient covers
+_TOKENS_PER_PART = 1024  # for which a program makes a partial sum of the table's gradient
 
 
 @launcher(

@@ -107,9 +107,9 @@ class Engine:
             yield from self._learn(job)
             report = self.adaptation.finish()
             self.micro_batches = self.adaptation.learner.micro_batches
+            leave_world()
         finally:
             self.adaptation = None
-            leave_world()
         saved = job.rank == 0 and report.steps > 0 and self._save_network(job.group, model)
         crc = checksum(network_path(self.setup.folder, job.group)) if saved else 0
         self.adapted = Adapted(job.group, dataclasses.asdict(report), saved, crc)
@@ -193,7 +193,7 @@ class Engine:
         full, rows = plan.buckets[batch.bucket].batch_size(self.choice.recipe.predict_tokens), 1
         before = None
         while True:
-            trial = dataclasses.replace(batch, plan=np.resize(batch.plan, (rows, batch.plan.shape[1])))
+            trial = batch.rows(np.arange(rows) % len(batch))
             predictor.predict(trial)  # the first call of a shape compiles kernels and takes memory
             seconds = self._seconds_of(_PROBES, predictor, trial)
             # While four times the rows take less than twice the time, launching is measured and not computing.

@@ -18,7 +18,7 @@ from hrm_offline.train.learner import Learner, sum_metrics
 
 LOOK_EVERY = 50  # steps between two looks at the loss, since each look waits for the device
 _AGREE_EVERY = 20  # steps after which several processes agree again on the step to end at
-_FINAL_SHARE = 0.1  # of the looks, over which the reported loss is averaged
+_FINAL_SHARE = 0.1  # the reported loss is a mean over this share of the looks, the last ones
 
 
 class Diverged(Exception):
@@ -140,7 +140,7 @@ class Adaptation:
             self.learner.carries.clear()  # the saved ones are for parts of another size
 
     def _agree(self) -> None:
-        """Set the step to end at. Several processes take what the first of them reckons."""
+        """Set the step to end at. The first process decides for all."""
         self.learner.total_steps = self.learner.world.agree(self._affordable(), self.learner.model.device)
 
     def _affordable(self) -> int:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+
+_TIMEOUT_SECONDS = 600  # longer than the slowest step and its saved state
 
 
 @dataclass(frozen=True)
@@ -88,17 +91,26 @@ def join_world(backend: str) -> World:
     """Join the processes that torchrun started, or stand alone. `backend`: "gloo" on a CPU, "nccl" on GPUs."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return World()
-    dist.init_process_group(backend)
+    dist.init_process_group(backend, **_group_settings(backend))
     return World(dist.get_rank(), dist.get_world_size())
 
 
 def meet(backend: str, meeting: str, rank: int, size: int) -> World:
     """Join `size` processes as number `rank`. They meet through the file `meeting`, which must not exist before."""
-    dist.init_process_group(backend, init_method=Path(meeting).absolute().as_uri(), rank=rank, world_size=size)
+    where = Path(meeting).absolute().as_uri()
+    dist.init_process_group(backend, init_method=where, rank=rank, world_size=size, **_group_settings(backend))
     return World(rank, size)
 
 
+def _group_settings(backend: str) -> dict:
+    """Return a time-out, so that a lost process cannot hold the others for long, and NCCL's device."""
+    settings: dict = {"timeout": timedelta(seconds=_TIMEOUT_SECONDS)}
+    if backend == "nccl":
+        settings["device_id"] = torch.device("cuda", torch.cuda.current_device())
+    return settings
+
+
 def leave_world() -> None:
-    """Leave the processes that were joined, if any were."""
+    """Leave the processes that were joined, if any were. After a failure do not: the call may wait for the lost one."""
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -67,8 +67,7 @@ class Learner:
 
         Returns the results of the share's parts. Gradients of the network stay on its parameters until the next step.
         A lone process that runs out of memory computes its batches in twice as many parts from then on, each with
-        fresh slots.
-        An operation whose kernel fails is demoted to plain PyTorch, and the gradients are computed again.
+        fresh slots. An operation whose kernel fails is demoted to plain PyTorch, and the gradients are computed again.
         """
         while (parts := self._compute_or_adjust(batch)) is None:
             pass
@@ -101,6 +100,7 @@ class Learner:
         return None
 
     def _halve_parts(self) -> None:
+        """Compute batches in twice as many parts from now on, and give up all slots and recordings."""
         self.micro_batches *= 2
         self.carries.clear()
         self._forget_recordings()
@@ -116,7 +116,8 @@ class Learner:
 
     def _compute_gradients(self, batch: OfferedBatch) -> list[Part]:
         """Sum the gradients of this process' share. Nothing but the carries has moved when this fails."""
-        self.optimizer.zero_grad(set_to_none=self.graphs is None)  # a graph adds to gradients where they were
+        # A recorded graph adds to gradients at fixed addresses, so with graphs the gradients stay allocated.
+        self.optimizer.zero_grad(set_to_none=self.graphs is None)
         min_steps = self._min_halt_steps(batch.size)
         shares = self.world.shares(batch.size, self.micro_batches)
         return [self._learn_part((batch.bucket, i), batch, share, min_steps[share]) for i, share in enumerate(shares)]
@@ -162,6 +163,10 @@ class Learner:
             self.scaler.update()
             if self.ema:
                 self._within_memory(lambda: self.ema.update(self.step))
+        elif self.scaler.is_enabled():
+            # The network's gradients are not used, but they tell whether the loss scale is right.
+            self.scaler.unscale_(self.optimizer)
+            self.scaler.update()
 
     def _within_memory(self, update: Callable[[], object]) -> None:
         """Run an update in place. Where memory runs out before anything moved, free the cache and run it once more."""

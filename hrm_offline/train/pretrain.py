@@ -44,9 +44,8 @@ _FREE_SETTINGS = ("log_every", "save_every")
 def pretrain(config: PretrainConfig, options: PretrainOptions) -> bool:
     """Train to `config.steps` and write the artifact into `options.out`. A run that is there is continued.
 
-    Returns False if SIGTERM, SIGINT or the end of `options.minutes` ended the run early; its state is saved then. With
-    `options.relay` the run is also written as files small enough to be carried to another machine, with or without
-    Adam's moments. A relay that is there is continued if it is further on than `out`. Raises `InputError`.
+    A relay in `options.relay` is continued instead if it is further on. Returns False if SIGTERM, SIGINT or the end of
+    `options.minutes` ended the run early; its state is saved and its relay is written then. Raises `InputError`.
     """
     if options.threads:
         torch.set_num_threads(options.threads)

@@ -10,7 +10,7 @@ from networks import ROPE_2D
 from hrm_offline.config import PRESETS
 from hrm_offline.model.layers import Block, truncated_normal
 from hrm_offline.ops import dispatch
-from hrm_offline.ops.rope import rope_table
+from hrm_offline.ops.rope import rope_cos_sin
 
 
 def test_truncated_normal_has_the_stated_deviation():
@@ -34,7 +34,7 @@ def test_the_whole_block(dtype, tolerance):
     x = torch.randn(3, 26, 64).to(DEVICE, dtype)
     grad = torch.randn(3, 26, 64).to(DEVICE, dtype)
     exists = (torch.arange(26, device=DEVICE) < lengths[:, None])[:, :, None]
-    table = rope_table(
+    cos_sin = rope_cos_sin(
         "rope-2d", (5, 5), 1, 30, 16, 100.0, DEVICE, torch.float32 if dtype is torch.float32 else torch.float16
     )
 
@@ -42,10 +42,10 @@ def test_the_whole_block(dtype, tolerance):
         block.zero_grad()
         leaf = x.detach().to(dtype, copy=True).requires_grad_()
         with dispatch.override(mode):
-            out = block(leaf, table, lengths)
+            out = block(leaf, cos_sin, lengths)
             (out * grad.to(dtype) * exists).sum().backward()
             with torch.no_grad():
-                assert torch.equal(block(x.to(dtype), table, lengths), out)
+                assert torch.equal(block(x.to(dtype), cos_sin, lengths), out)
         return [(out * exists).detach(), leaf.grad, *(p.grad.clone() for p in block.parameters())]
 
     ours, again, plain = run(dtype, "triton"), run(dtype, "triton"), run(dtype, "reference")
@@ -69,16 +69,16 @@ def test_inside_torch_compile():
     torch.manual_seed(0)
     block = Block(ROPE_2D).to(DEVICE)
     x = torch.randn(2, 26, 64, device=DEVICE)
-    table = rope_table("rope-2d", (5, 5), 1, 30, 16, 100.0, DEVICE)
+    cos_sin = rope_cos_sin("rope-2d", (5, 5), 1, 30, 16, 100.0, DEVICE)
     results = []
     with dispatch.override("triton"):
         for module in (block, torch.compile(block, backend="aot_eager", fullgraph=True)):
             block.zero_grad()
             leaf = x.clone().requires_grad_()
-            out = module(leaf, table)
+            out = module(leaf, cos_sin)
             out.square().mul(0.5).sum().backward()
             with torch.no_grad():
-                assert torch.equal(module(x, table), out)
+                assert torch.equal(module(x, cos_sin), out)
             results.append([out, leaf.grad, *(p.grad.clone() for p in block.parameters())])
     for plain, compiled in zip(*results):
         assert torch.equal(plain, compiled)
@@ -116,13 +116,13 @@ def test_under_cuda_graph_capture():
     torch.manual_seed(0)
     block = Block(PRESETS["hrm-3m"].model).to(DEVICE)
     x = torch.randn(4, 101, 256, device=DEVICE, dtype=torch.bfloat16)
-    table = rope_table("rope-2d", (10, 10), 1, 30, 32, 100.0, DEVICE, torch.float16)
+    cos_sin = rope_cos_sin("rope-2d", (10, 10), 1, 30, 32, 100.0, DEVICE, torch.float16)
     with torch.no_grad():
-        expected = block(x, table)
+        expected = block(x, cos_sin)
         static = torch.empty_like(x)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            out = block(static, table)
+            out = block(static, cos_sin)
         static.copy_(x)
         graph.replay()
     assert torch.equal(out, expected)

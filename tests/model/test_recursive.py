@@ -51,7 +51,7 @@ def test_a_cell_keeps_its_position_on_every_canvas(positions):
         tight, full = model._learned_positions((4, 5)), model._learned_positions((30, 30))
         assert torch.equal(tight[1:], full[1:][rows * 30 + cols])
         return
-    tight, full = model._rope_table((4, 5)), model._rope_table((30, 30))
+    tight, full = model._cos_sin((4, 5)), model._cos_sin((30, 30))
     assert torch.equal(tight[1:], full[1:][rows * 30 + cols])
     assert torch.equal(tight[0], full[0])
 
@@ -79,12 +79,12 @@ def test_only_the_last_cycle_carries_gradient_and_states_go_on_detached():
     model.zero_grad()
     single = RecursiveModel(dataclasses.replace(TINY, H_cycles=1, L_cycles=1), 1)
     single.load_state_dict(model.state_dict())
-    embedded, table = model._embed(batch.inputs, vectors, (3, 3)), model._rope_table((3, 3))
+    embedded, cos_sin = model._embed(batch.inputs, vectors, (3, 3)), model._cos_sin((3, 3))
     with torch.no_grad():
-        z_L = model.L_level(z_L, z_H + embedded, table)
-        z_L = model.L_level(z_L, z_H + embedded, table)
-        z_H = model.H_level(z_H, z_L, table)
-        z_L = model.L_level(z_L, z_H + embedded, table)
+        z_L = model.L_level(z_L, z_H + embedded, cos_sin)
+        z_L = model.L_level(z_L, z_H + embedded, cos_sin)
+        z_H = model.H_level(z_H, z_L, cos_sin)
+        z_L = model.L_level(z_L, z_H + embedded, cos_sin)
     single(z_H, z_L, batch.inputs, vectors, (3, 3))[2].logits.sum().backward()
     assert torch.allclose(single.L_level.layers[0].mlp.down_proj.weight.grad, one_step, atol=1e-5)
 
@@ -145,21 +145,21 @@ def test_the_transformer_is_as_large_as_the_published_model_and_the_shared_one_a
     assert parameters("shared-7m") == pytest.approx(7e6, rel=0.05)
 
 
-def by_hand(model: RecursiveModel, z_H, z_L, embedded, table):
+def by_hand(model: RecursiveModel, z_H, z_L, embedded, cos_sin):
     """Return the states after an outer step, written out for each architecture with the passes that carry gradient."""
     level = {name: module for name, module in model.named_children() if name.endswith("_level")}
     if model.config.architecture == "transformer":
         with torch.no_grad():
-            z_H = level["H_level"](z_H, embedded, table)
-        return level["H_level"](z_H, embedded, table), z_L
+            z_H = level["H_level"](z_H, embedded, cos_sin)
+        return level["H_level"](z_H, embedded, cos_sin), z_L
     net = level["L_level"]
     with torch.no_grad():
         for _ in range(3):
-            z_L = net(z_L, z_H + embedded, table)
-        z_H = net(z_H, z_L, table)
+            z_L = net(z_L, z_H + embedded, cos_sin)
+        z_H = net(z_H, z_L, cos_sin)
     for _ in range(3):
-        z_L = net(z_L, z_H + embedded, table)
-    return net(z_H, z_L, table), z_L
+        z_L = net(z_L, z_H + embedded, cos_sin)
+    return net(z_H, z_L, cos_sin), z_L
 
 
 @pytest.mark.parametrize("architecture", ["transformer", "shared"])
@@ -173,7 +173,7 @@ def test_an_outer_step_is_the_one_written_out_with_its_gradients(architecture):
     output.logits.square().sum().backward()
     ours = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
-    expected_H, expected_L = by_hand(model, *states, model._embed(tokens, vectors, (3, 3)), model._rope_table((3, 3)))
+    expected_H, expected_L = by_hand(model, *states, model._embed(tokens, vectors, (3, 3)), model._cos_sin((3, 3)))
     assert torch.allclose(z_H, expected_H, atol=1e-6)
     assert torch.equal(z_L, expected_L)
     model.lm_head(expected_H)[:, 1:].square().sum().backward()
@@ -239,7 +239,7 @@ def test_the_context_is_what_a_few_shot_network_answers_from():
 
 @needs_triton
 def test_prediction_in_inference_mode_equals_the_training_pass():
-    """Check that tables and lengths that were first made in inference mode serve training afterwards."""
+    """Check that cosines, sines and lengths that were first made in inference mode serve training afterwards."""
     torch.manual_seed(0)
     model = RecursiveModel(ROPE_2D, 4).to(DEVICE)
     tokens = torch.randint(0, 12, (2, 9), dtype=torch.int32, device=DEVICE)

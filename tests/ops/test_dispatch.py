@@ -1,12 +1,15 @@
-"""Test which implementation serves which operation, and which arguments are refused."""
+"""Test which implementation serves which operation, which arguments are refused, and how an operation's file looks."""
 
+import ast
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 import torch
 from kernels import DEVICE, needs_triton
+from places import PACKAGE, REPOSITORY
 
 from hrm_offline.common.errors import InputError
 from hrm_offline.ops import dispatch
@@ -16,8 +19,28 @@ from hrm_offline.ops.embedding import embedding
 from hrm_offline.ops.linear_rms_norm import linear_rms_norm
 from hrm_offline.ops.linear_swiglu import linear_swiglu
 from hrm_offline.ops.rms_norm import rms_norm
-from hrm_offline.ops.sign_sgd import sparse_sign_sgd_
-from hrm_offline.ops.stablemax import stablemax_cross_entropy
+from hrm_offline.ops.sign_sgd import sign_sgd_
+from hrm_offline.ops.stablemax_cross_entropy import stablemax_cross_entropy
+
+
+@pytest.mark.parametrize("op", dispatch.RULES)
+def test_an_operation_has_one_name_and_its_file_one_order(op):
+    text = (PACKAGE / "ops" / f"{op}.py").read_text()
+    order = ["public function", "plain PyTorch twin", "autograd function", "launchers", "kernels"]
+    sections = re.findall(r"^# --- (.*) ---$", text, re.MULTILINE)
+    assert sections == [name for name in order if name in sections]
+    assert {"public function", "plain PyTorch twin", "launchers", "kernels"} <= set(sections)
+
+    functions = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
+    public = [f.name for f in functions if not f.name.startswith("_") and not f.decorator_list]
+    assert public in ([op, f"{op}_reference"], [f"{op}_", f"{op}_reference_"])
+    kernels = [f.name for f in functions if f.name.endswith("_kernel")]
+    assert kernels
+    assert all(name.startswith(f"_{op}_") for name in kernels)
+    launchers = [f.name for f in functions if any("launcher" in ast.unparse(d) for d in f.decorator_list)]
+    assert launchers
+    assert all(name.startswith(f"{op}_") for name in launchers)
+    assert (REPOSITORY / "tests" / "ops" / f"test_{op}.py").exists()
 
 
 def test_what_serves_on_each_chip():
@@ -85,7 +108,7 @@ ONES, HALF, INDEX = torch.ones, torch.ones(2, 8, dtype=torch.float16), torch.zer
     ("call", "word"),
     [
         (lambda: attention(ONES(1, 4, 50), 2), "50 columns"),
-        (lambda: attention(ONES(1, 4, 96), 2, ONES(4, 8)), "rotary table"),
+        (lambda: attention(ONES(1, 4, 96), 2, ONES(4, 8)), "cos_sin has shape"),
         (lambda: attention(ONES(1, 4, 96), 2, None, ONES(1)), "lengths"),
         (lambda: attention(ONES(1, 4, 96), 2, None, ONES(2, dtype=torch.int32)), "lengths"),
         (lambda: rms_norm(ONES(2, 8), 1e-5, HALF), "residual float16"),
@@ -94,11 +117,11 @@ ONES, HALF, INDEX = torch.ones, torch.ones(2, 8, dtype=torch.float16), torch.zer
         (lambda: linear_swiglu(ONES(2, 8), ONES(6, 4)), r"weight float32 \[6, 4\]"),
         (lambda: linear_rms_norm(ONES(2, 8), ONES(4, 8), HALF, 1e-5), "linear_rms_norm"),
         (lambda: linear_rms_norm(ONES(2, 8), ONES(4, 8), ONES(1, 4), 1e-5), "linear_rms_norm"),
-        (lambda: stablemax_cross_entropy(ONES(2, 12), INDEX[:1]), "stablemax"),
+        (lambda: stablemax_cross_entropy(ONES(2, 12), INDEX[:1]), "stablemax_cross_entropy"),
         (lambda: embedding(INDEX[None], ONES(12, 8), ONES(2, 8), 1, None, 1.0, torch.float32), "1 puzzle tokens"),
         (lambda: embedding(INDEX[None], ONES(12, 8), ONES(1, 9), 1, None, 1.0, torch.float32), "1 puzzle tokens"),
         (lambda: embedding(INDEX[None], ONES(12, 8), None, 0, ONES(3, 8), 1.0, torch.float32), "positions"),
-        (lambda: sparse_sign_sgd_(ONES(9, 8), INDEX, ONES(1, 8), lr=1, weight_decay=0), "sign_sgd"),
+        (lambda: sign_sgd_(ONES(9, 8), INDEX, ONES(1, 8), lr=1, weight_decay=0), "sign_sgd"),
         (
             lambda: adam_atan2_(
                 [ONES(3)], [ONES(2)], [ONES(3)], [ONES(3)], step=1, lr=1, beta1=0, beta2=0, weight_decay=0

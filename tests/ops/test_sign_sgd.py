@@ -5,12 +5,12 @@ import torch
 from kernels import DEVICE, normal
 
 from hrm_offline.ops.dispatch import override
-from hrm_offline.ops.sign_sgd import sparse_sign_sgd_
+from hrm_offline.ops.sign_sgd import sign_sgd_
 
 
 def test_sign_sgd_sums_duplicates_first_and_leaves_other_rows():
     table = torch.ones(4, 2)
-    sparse_sign_sgd_(
+    sign_sgd_(
         table, torch.tensor([1, 3, 1]), torch.tensor([[5.0, 1.0], [1.0, 0.0], [-1.0, -2.0]]), lr=0.1, weight_decay=0.5
     )
     decayed = 1 - 0.1 * 0.5
@@ -26,9 +26,9 @@ def test_sign_sgd_with_duplicate_ids(ids, width):
     grads[:, 0] = 0
     ours, expected = table.clone(), table.clone()
     with override("triton"):
-        sparse_sign_sgd_(ours, ids, grads, lr=0.01, weight_decay=0.1)
+        sign_sgd_(ours, ids, grads, lr=0.01, weight_decay=0.1)
     with override("reference"):
-        sparse_sign_sgd_(expected, ids, grads, lr=0.01, weight_decay=0.1)
+        sign_sgd_(expected, ids, grads, lr=0.01, weight_decay=0.1)
     assert torch.allclose(ours, expected, rtol=1e-6, atol=1e-7)
     untouched = torch.ones(50, dtype=torch.bool, device=DEVICE)
     untouched[ids] = False

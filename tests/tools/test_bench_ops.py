@@ -33,7 +33,7 @@ def test_the_benchmark_refuses_without_a_gpu_and_its_smoke_run_takes_every_path(
         "linear_swiglu",
         "linear_rms_norm out",
         "linear_rms_norm down",
-        "stablemax",
+        "stablemax_cross_entropy",
         "block",
         "training step",
     }

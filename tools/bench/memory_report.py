@@ -34,7 +34,7 @@ from hrm_offline.train.losses import outer_step_loss
 GPUS = (("T4", 15.0, 48), ("L4", 22.5, 96))  # usable GiB, and the batch that has to fit on the full canvas
 
 
-_FAKE = FakeTensorMode()  # one for all, as cached rotary tables belong to it
+_FAKE = FakeTensorMode()  # one for all, as cached rotary cosines belong to it
 
 
 class LiveTensors(TorchDispatchMode):

@@ -1,4 +1,4 @@
-"""Test the kernel that encodes batches against its plain reference."""
+"""Test the kernel that encodes views against its plain reference."""
 
 import torch
 from kernels import DEVICE, needs_triton
