@@ -55,6 +55,7 @@ RULES = {
 }
 # Ways in which our kernels compute an operation. The first is taken unless a self-test has found another faster.
 VARIANTS = {"attention": ("rotate first", "rotate inside")}
+_ALSO_LAUNCHED_BY = {"rms_norm": ("linear_rms_norm",)}  # in its backward pass
 # These work on weights or grids, whatever the dtype of the activations.
 FLOAT32_OPS = ("adam_atan2", "sign_sgd", "encode_views")
 
@@ -175,9 +176,13 @@ def forced(op: str, triton: bool, name: str | None = None) -> Iterator[None]:
 def demote_after(fault: KernelFault) -> None:
     """Demote the operation whose kernel failed, so that its caller can compute again.
 
-    Raises the fault itself where kernels were demanded, or where the operation is demoted already.
+    Operations that launch the same kernel are demoted too. Raises the fault itself where kernels were demanded, or
+    where all these operations are demoted already.
     """
-    if _mode() == "triton" or not demote(fault.op, str(fault)):
+    if _mode() == "triton":
+        raise fault
+    demoted = [demote(op, str(fault)) for op in (fault.op, *_ALSO_LAUNCHED_BY.get(fault.op, ()))]
+    if not any(demoted):
         raise fault
 
 
