@@ -77,11 +77,11 @@ def test_a_kernel_that_fails_is_replaced_and_the_answers_stay(op, launcher, mess
 
 
 class LostOnce(Engine):
-    """Loses its GPU at the second step, unless all operations are plain."""
+    """Loses its GPU at the first step, unless all operations are plain."""
 
     def adapt(self, job: Adapt):
         for step in super().adapt(job):
-            if step == 2 and not self.setup.plain_operations:
+            if step == 1 and not self.setup.plain_operations:
                 raise RuntimeError("CUDA error: an illegal memory access was encountered")
             yield step
 
@@ -90,7 +90,7 @@ def test_a_lost_gpu_starts_again_with_plain_operations(small, tmp_path, monkeypa
     from hrm_offline.solve.supervisor import Supervisor
 
     monkeypatch.setattr(Supervisor, "_is_on_gpu", lambda self, slot: True)
-    report = solve_quietly(options_of(small, tmp_path, workers=0, overrides={"visits": 4}), pool=inline(LostOnce))
+    report = solve_quietly(options_of(small, tmp_path, workers=0, overrides=OVERRIDES), pool=inline(LostOnce))
     assert report["test inputs without a vote"] == 0
     assert any("plain PyTorch" in line for line in report["failures"])
     assert sum("illegal memory access" in line for line in report["failures"]) == 1
