@@ -8,7 +8,8 @@ import torch
 from hrm_offline.common.budget import Budget, Pace, parse_duration
 from hrm_offline.common.errors import InputError
 from hrm_offline.common.files import write_json
-from hrm_offline.config import AdaptConfig, ModelConfig, PretrainConfig, Recipe, from_dict
+from hrm_offline.common.settings import from_dict
+from hrm_offline.config import AdaptConfig, ModelConfig, PretrainConfig, Recipe
 from hrm_offline.model.device import choose_runtime, dtype_for_capability
 from hrm_offline.solve.kaggle import CHALLENGES, find_artifact, find_file
 

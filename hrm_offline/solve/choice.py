@@ -46,8 +46,9 @@ def choose(setup: Setup, runtime: Runtime) -> Choice:
     if artifact is not None:
         model, recipe = artifact.config, _conditioned(recipe, artifact)
         words = f"network of {artifact.folder}, adapted by the recipe of {name} ({reason})"
-    if setup.visits is not None:
-        recipe = dataclasses.replace(recipe, visits=setup.visits)
+    recipe = dataclasses.replace(recipe, **setup.overrides)
+    if artifact is None:  # an override may ask for another conditioning than the preset's
+        model = model.conditioned(recipe)
     if setup.model is not None:  # chosen by the run's first worker
         model, recipe = setup.model, setup.recipe
     return Choice(model, recipe, artifact, words, warning)

@@ -14,7 +14,6 @@ import platform
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -25,49 +24,19 @@ from hrm_offline.answers.submission import fallback_submission
 from hrm_offline.common.budget import Budget
 from hrm_offline.common.errors import InputError, shown_name
 from hrm_offline.common.files import make_folder, write_json
+from hrm_offline.common.packages import require_packages
 from hrm_offline.data.sets import load_set
 from hrm_offline.data.tasks import TaskSet, digest_of
 from hrm_offline.solve.history import History
 from hrm_offline.solve.ledger import Ledger, test_keys
 from hrm_offline.solve.messages import Setup
+from hrm_offline.solve.options import SolveOptions
 from hrm_offline.solve.paths import FOLDER
 from hrm_offline.solve.pool import InlinePool, ProcessPool
 from hrm_offline.solve.supervisor import Crew, Supervisor
 from hrm_offline.solve.watchdog import Watchdog
 
 SUBMISSION_FILE, REPORT_FILE, CANDIDATES_FILE = "submission.json", "report.json", "candidates.json"
-
-
-@dataclass(frozen=True)
-class SolveOptions:
-    """What `solve` was asked for. `artifact` is a folder; without one, the artifact that comes with the package is used
-    where `bundled` is set and it has one for the preset, else random weights are adapted. `preset`,
-    `visits` and `threads` are chosen when None; `price_per_hour` is of the whole machine. Adaptation
-    states are saved every `save_every` seconds; adapted networks stay where `keep_networks` is
-    set, for `show`. With `crew.workers` 0 everything runs in this process. `votes` from elsewhere count in the answers;
-    the network's own best `candidates` of each test input are written where that is a number. Raises `InputError`
-    unless it is above 0."""
-
-    challenges: Path
-    out: Path
-    artifact: Path | None = None
-    bundled: bool = False
-    preset: str | None = None
-    seed: int = 0
-    visits: int | None = None
-    device: str | None = None
-    dtype: str | None = None
-    price_per_hour: float | None = None
-    threads: int | None = None
-    save_every: float = 60.0
-    keep_networks: bool = False
-    candidates: int | None = None
-    votes: tuple[VotesFile, ...] = ()
-    crew: Crew = field(default_factory=Crew)
-
-    def __post_init__(self):
-        if self.candidates is not None and self.candidates < 1:
-            raise InputError(f"candidates is {self.candidates}, expected 1 or more")
 
 
 def solve(
@@ -88,13 +57,14 @@ def solve(
     written (nothing is left), or not one usable task, or a device, preset or artifact folder that is not
     there (the fallback is written).
     """
+    files = [VotesFile.parse(text) for text in options.votes]
     task_set = load_set(options.challenges)
     out = make_folder(options.out)
     ledger = Ledger(fallback_submission(task_set), out / SUBMISSION_FILE, say, budget.now)
     has_past = (out / FOLDER).is_dir()
     if not has_past:
         _write_first(ledger, out)
-    outside = ledger.outside = read_outside(options.votes, task_set)
+    outside = ledger.outside = read_outside(files, task_set)
     history = _open_history(out, task_set, ledger, say)
     if has_past:
         _write_first(ledger, out)
@@ -112,7 +82,8 @@ def solve(
         raise InputError(f"{options.artifact}: no such artifact folder")
 
     if pool is None:
-        pool = _inline_pool(budget) if options.crew.workers == 0 else ProcessPool()
+        require_packages("torch", "safetensors")  # now, not in each worker
+        pool = _inline_pool(budget) if options.workers == 0 else ProcessPool()
     setup = Setup(
         options.challenges,
         out / FOLDER,
@@ -123,11 +94,11 @@ def solve(
         options.artifact,
         options.bundled,
         options.preset,
-        options.visits,
+        dict(options.overrides),
         budget.total / len(task_set.tasks),
         options.save_every,
     )
-    crew = options.crew if options.crew.workers != 0 else dataclasses.replace(options.crew, workers=1)
+    crew = Crew(1 if options.workers == 0 else options.workers, options.sharing, options.hang_after)
     supervisor = Supervisor(pool, budget, ledger, history, setup, crew, task_set.tasks, say)
     for warning in outside.warnings:
         supervisor.warn(warning)
@@ -228,7 +199,7 @@ def _report(supervisor: Supervisor, options: SolveOptions, task_set: TaskSet, en
         "budget seconds": budget.total,
         **_of_network(supervisor),
         "seed": options.seed,
-        "sharing": options.crew.sharing,
+        "sharing": options.sharing,
         "challenges": _whereabouts(options.challenges),
         "versions": {
             "hrm_offline": __version__,

@@ -3,7 +3,8 @@ that they share."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
@@ -36,7 +37,7 @@ class Setup:
     artifact: Path | None = None
     bundled: bool = False
     preset: str | None = None
-    visits: int | None = None
+    overrides: Mapping[str, object] = field(default_factory=dict)
     seconds_per_task: float = 0.0
     save_every: float = 60.0
     model: ModelConfig | None = None

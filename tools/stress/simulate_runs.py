@@ -42,7 +42,6 @@ from hrm_offline.solve import ledger, schedule
 from hrm_offline.solve.engine import Engine
 from hrm_offline.solve.job import SolveOptions, solve
 from hrm_offline.solve.messages import Adapted, Hello, Lost, State
-from hrm_offline.solve.supervisor import Crew
 from hrm_offline.solve.worker import Worker, end_with_parent
 from hrm_offline.train.adapt import Adaptation, Diverged
 from hrm_offline.train.distributed import World
@@ -336,8 +335,13 @@ def simulate(seed: int, sharing: str = "sharded", folder: Path | None = None) ->
 
         ledger.write_json = slow_write
         try:
-            crew = Crew(weather.workers, sharing, hang_after=max(5.0, 3 * weather.start, 30 * weather.step))
-            options = SolveOptions(challenges, Path(scratch) / "out", crew=crew)
+            options = SolveOptions(
+                challenges,
+                Path(scratch) / "out",
+                workers=weather.workers,
+                sharing=sharing,
+                hang_after=max(5.0, 3 * weather.start, 30 * weather.step),
+            )
             report = solve(options, budget, lambda _: None, pool=pool)
         finally:
             ledger.write_json = write
