@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from hrm_offline.answers.submission import read_submission
+from hrm_offline.common.errors import InputError, shown_name
+from hrm_offline.data.sets import load_set
 from hrm_offline.data.tasks import read_solutions
+
+_ID_WIDTH = 12  # the columns that an id has in a table, at least
 
 Attempts = dict[str, list[list[np.ndarray]]]
 
@@ -69,9 +74,13 @@ class Score:
         }
 
     def table(self) -> str:
-        """A line a task, then the totals."""
-        lines = [f"{'task':<12}{'outputs':>8}{'pass@1':>8}{'pass@2':>8}"]
-        lines += [f"{t.id:<12}{t.outputs:>8}{t.right_first:>8}{t.right_either:>8}" for t in self.tasks]
+        """Return a line per task, then the totals."""
+        width = max(_ID_WIDTH, *(len(shown_name(task.id)) + 2 for task in self.tasks))
+        lines = [f"{'task':<{width}}{'outputs':>8}{'pass@1':>8}{'pass@2':>8}"]
+        lines += [
+            f"{shown_name(task.id):<{width}}{task.outputs:>8}{task.right_first:>8}{task.right_either:>8}"
+            for task in self.tasks
+        ]
         return "\n".join([*lines, self.summary()])
 
     def summary(self) -> str:
@@ -102,9 +111,23 @@ def cells_right(grid: np.ndarray, truth: np.ndarray) -> float:
 
 
 def score_files(submission: str | Path, solutions: str | Path) -> Score:
-    """Score two files. Raises `InputError` for an invalid one, naming the task and the reason."""
-    truths = read_solutions(solutions)
+    """Score a submission file against a Kaggle solutions file, or against a set of tasks with test outputs.
+
+    `solutions` is the file, or the set's name or folder (see `hrm_offline.data.sets.load_set`). Raises `InputError`
+    naming the file, the task and the reason.
+    """
+    truths = read_solutions(solutions) if os.path.isfile(solutions) else _outputs_of_set(solutions)
     return score_attempts(read_submission(submission, {task_id: len(g) for task_id, g in truths.items()}), truths)
+
+
+def _outputs_of_set(source: str | Path) -> dict[str, list[np.ndarray]]:
+    """Return the test outputs of a set's tasks. Raises `InputError` where one is not known."""
+    outputs = {}
+    for task in load_set(source).require_good():
+        outputs[task.id] = [pair.output for pair in task.test]
+        if any(output is None for output in outputs[task.id]):
+            raise InputError(f"{source}: task {shown_name(task.id)}: has a test input without output, nothing to score")
+    return outputs
 
 
 def _right(task: TaskScore, k: int) -> int:
