@@ -27,6 +27,16 @@ def parse_duration(text: str) -> float:
     return hours * 3600 + minutes * 60 + seconds
 
 
+def in_words(seconds: float) -> str:
+    """Return a duration as a person says it: "45 s", "3 min 20 s", "2 h 5 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
 class Budget:
     """The `total` seconds that a run may take, counted from `started` on `clock` (both in seconds).
 

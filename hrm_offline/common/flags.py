@@ -107,7 +107,7 @@ def _argument(field: dataclasses.Field, kind) -> dict[str, typing.Any]:
         }
     is_tuple = typing.get_origin(kind) is tuple
     item = typing.get_args(kind)[0] if is_tuple else kind
-    common["type"] = metadata["parse"] or item
+    common["type"] = item
     if is_tuple:
         common |= {"action": "append"} if metadata["repeat"] else {"nargs": "*"}
     if choices_of(field):

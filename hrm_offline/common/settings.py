@@ -11,7 +11,6 @@ import dataclasses
 import sys
 import types
 import typing
-from collections.abc import Callable
 
 from hrm_offline.common.errors import InputError, shown, shown_name
 
@@ -31,7 +30,6 @@ def setting(
     metavar: str = "",
     flag: str | bool = True,
     repeat: bool = False,
-    parse: Callable[[str], typing.Any] | None = None,
     unset: str = "",
     overrides: type | None = None,
 ) -> typing.Any:
@@ -43,9 +41,8 @@ def setting(
 
     The rest concerns the command line. `group` is the heading that the flag stands under, `metavar` names its value.
     `flag` is the flag's name where it differs from the field's, or False where the field has none. With `repeat`, a
-    tuple's flag adds one item each time it is given. `parse` makes the value from text where the type does not say
-    how. `unset` says in words what None means. `overrides` is the settings dataclass whose fields a mapping may name;
-    the flag then takes NAME=VALUE.
+    tuple's flag adds one item each time it is given. `unset` says in words what None means. `overrides` is the settings
+    dataclass whose fields a mapping may name; the flag then takes NAME=VALUE.
     """
     metadata = {name: value for name, value in locals().items() if name != "default"}
     if isinstance(default, dict):
@@ -70,8 +67,10 @@ def kinds_of(cls: type) -> dict[str, typing.Any]:
 
 
 def check(settings) -> None:
-    """Raise `InputError` naming the first field of a settings dataclass that is not one of its choices or is beyond
-    its limits. None passes everywhere."""
+    """Raise `InputError` naming the first field that is not one of its choices or is beyond its limits.
+
+    `settings` is an instance of a settings dataclass. None passes everywhere.
+    """
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         if value is not None:
@@ -96,10 +95,8 @@ def _check_limits(field: dataclasses.Field, value) -> None:
     # Written so that a number that is not a number is refused too: all its comparisons are false.
     is_low = (above is not None and not value > above) or (least is not None and not value >= least)
     is_high = most is not None and not value <= most
-    if is_low or (is_high and above is None and least is not None):
+    if is_low or is_high:
         raise InputError(f"{field.name} is {shown(value)}, expected {limits_of(field)}")
-    if is_high:
-        raise InputError(f"{field.name} is {shown(value)}, expected at most {_number(most)}")
 
 
 def limits_of(field: dataclasses.Field) -> str:
@@ -111,7 +108,7 @@ def limits_of(field: dataclasses.Field) -> str:
         return f"{_number(least)} or more"
     low = "" if above is None else f"more than {_number(above)}"
     high = "" if most is None else f"at most {_number(most)}"
-    return ", ".join(filter(None, (low, high)))
+    return " and ".join(filter(None, (low, high)))
 
 
 def _number(value: float) -> str:

@@ -39,9 +39,10 @@ from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.data.tasks import load_tasks
 from hrm_offline.predict.plan import BASE_ROUNDS, PredictionPlan, tokens_of
 from hrm_offline.solve import ledger, schedule
+from hrm_offline.solve.choice import Choice
 from hrm_offline.solve.engine import Engine
 from hrm_offline.solve.job import SolveOptions, solve
-from hrm_offline.solve.messages import Adapted, Hello, Lost, State
+from hrm_offline.solve.messages import Adapted, Hello, Lost, Network, State
 from hrm_offline.solve.worker import Worker, end_with_parent
 from hrm_offline.train.adapt import Adaptation, Diverged
 from hrm_offline.train.distributed import World
@@ -239,11 +240,11 @@ class SimulatedEngine(Engine):
     """The engine's own rules about time, over work that only spends it."""
 
     def __init__(self, worker: SimulatedWorker, setup, clock):
-        self.worker, self.setup, self.clock = worker, setup, clock
+        self.worker, self.setup, self.options, self.clock = worker, setup, setup.options, clock
         weather = worker.pool.weather
         worker.spend(weather.start)
-        self.choice = SimpleNamespace(model=MODEL, recipe=recipe_of(weather))
-        self.tasks = load_tasks(setup.challenges).tasks
+        self.choice = Choice(Network(MODEL, recipe_of(weather), None), None, "simulated")
+        self.tasks = load_tasks(self.options.challenges).tasks
         self.adaptation = None
         self.seconds_per_token = self._probe()
 
@@ -252,9 +253,7 @@ class SimulatedEngine(Engine):
         return Hello(
             "simulated",
             0,
-            self.choice.model,
-            self.choice.recipe,
-            None,
+            self.choice.network,
             None,
             "simulated",
             self.seconds_per_token,
@@ -394,7 +393,7 @@ def _used(weather: Weather, pool: SimulatedPool, challenges: Path, report: dict)
     span = end - pool.ready[0]
     if span <= 0:
         return None
-    predict = min(base + min(extra, schedule._EXTRA_SHARE * span), schedule._PREDICT_SHARE * span)
+    predict = min(base + min(extra, schedule.MAX_EXTRA_SHARE * span), schedule.MAX_PREDICT_SHARE * span)
     room = sum(max(0.0, end - ready - predict) for ready in pool.ready)
     tokens_per_visit = sum(len(bucket.members) * bucket.area for bucket in puzzles.buckets(puzzles.demonstrations))
     wanted = weather.step * mean * weather.visits * tokens_per_visit / recipe.tokens_per_step
