@@ -6,7 +6,8 @@ import pytest
 from networks import ARCHITECTURES, TINY
 
 from hrm_offline.common.errors import InputError
-from hrm_offline.config import PRESETS, AdaptConfig, ModelConfig, PretrainConfig, Recipe, from_dict
+from hrm_offline.common.settings import from_dict
+from hrm_offline.config import PRESETS, AdaptConfig, ModelConfig, PretrainConfig, Recipe
 
 
 @pytest.mark.parametrize("name", PRESETS)
