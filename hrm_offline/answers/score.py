@@ -1,4 +1,4 @@
-"""Scoring a submission against held-back solutions."""
+"""The score of a submission against solutions that were held back."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from hrm_offline.common.errors import InputError, shown_name
 from hrm_offline.data.sets import load_set
 from hrm_offline.data.tasks import read_solutions
 
-_ID_WIDTH = 12  # the columns that an id has in a table, at least
+Attempts = dict[str, list[list[np.ndarray]]]  # {task_id: [[grid, grid] for each test input]}
 
-Attempts = dict[str, list[list[np.ndarray]]]
+_MIN_ID_WIDTH = 12  # columns of a task's id in the text
 
 
 @dataclass(frozen=True)
 class TaskScore:
-    """Test outputs of a task that are right at the first attempt, and at either of the two; `cells` is the share of
-    cells that the better attempt has right (see `cells_right`), a mean over the outputs."""
+    """The score of one task.
+
+    `right_first` of its test `outputs` are right at the first attempt, `right_either` at one of the two. `cells` is the
+    share of cells that the better attempt has right (see `cells_right`), a mean over the outputs.
+    """
 
     id: str
     outputs: int
@@ -31,38 +34,44 @@ class TaskScore:
 
     @property
     def solved(self) -> bool:
-        """Every test output right at one of the two attempts."""
+        """Whether every test output is right at one of the two attempts."""
         return self.right_either == self.outputs
+
+    def right(self, k: int) -> int:
+        """Return how many outputs are right within k attempts (1 or 2)."""
+        return self.right_first if k == 1 else self.right_either
 
 
 @dataclass(frozen=True)
 class Score:
-    """Scores of all tasks. Percentages are fractions here."""
+    """The scores of all tasks. Shares are fractions, not percentages."""
 
     tasks: tuple[TaskScore, ...]
 
     @property
     def outputs(self) -> int:
-        return sum(t.outputs for t in self.tasks)
+        """Test outputs of all tasks."""
+        return sum(task.outputs for task in self.tasks)
 
     def per_output(self, k: int) -> float:
-        """Share of test outputs right within k attempts (1 or 2); for k = 2 Kaggle's score."""
-        return sum(_right(t, k) for t in self.tasks) / self.outputs
+        """Return the share of test outputs that are right within k attempts (1 or 2). With k = 2, Kaggle's score."""
+        return sum(task.right(k) for task in self.tasks) / self.outputs
 
     def per_task(self, k: int) -> float:
-        """Mean over tasks of the share of its outputs that are right: ARC Prize's own rule."""
+        """Return the mean over tasks of the share of their outputs that are right: ARC Prize's own rule."""
         return self.task_points(k) / len(self.tasks)
 
     def task_points(self, k: int) -> float:
-        """Sum over tasks of the share of outputs that are right within k attempts."""
-        return sum(_right(t, k) / t.outputs for t in self.tasks)
+        """Return the sum over tasks of the share of their outputs that are right within k attempts."""
+        return sum(task.right(k) / task.outputs for task in self.tasks)
 
     @property
     def solved(self) -> list[str]:
-        """Ids of the tasks solved whole."""
-        return [t.id for t in self.tasks if t.solved]
+        """Ids of the tasks that are solved whole."""
+        return [task.id for task in self.tasks if task.solved]
 
     def as_dict(self) -> dict:
+        """Return the totals and the solved tasks as JSON values."""
         return {
             "outputs": self.outputs,
             "tasks": len(self.tasks),
@@ -73,17 +82,17 @@ class Score:
             "solved": self.solved,
         }
 
-    def table(self) -> str:
-        """Return a line per task, then the totals."""
-        width = max(_ID_WIDTH, *(len(shown_name(task.id)) + 2 for task in self.tasks))
+    def as_text(self) -> str:
+        """Return one line per task, then the totals."""
+        width = max([_MIN_ID_WIDTH, *(len(shown_name(task.id)) + 2 for task in self.tasks)])
         lines = [f"{'task':<{width}}{'outputs':>8}{'pass@1':>8}{'pass@2':>8}"]
-        lines += [
-            f"{shown_name(task.id):<{width}}{task.outputs:>8}{task.right_first:>8}{task.right_either:>8}"
-            for task in self.tasks
-        ]
+        for task in self.tasks:
+            name = shown_name(task.id)
+            lines.append(f"{name:<{width}}{task.outputs:>8}{task.right_first:>8}{task.right_either:>8}")
         return "\n".join([*lines, self.summary()])
 
     def summary(self) -> str:
+        """Return the totals in one line."""
         return (
             f"pass@1 {self.per_output(1):.2%}, pass@2 {self.per_output(2):.2%} of {self.outputs} test outputs; "
             f"pass@1 {self.per_task(1):.2%}, pass@2 {self.per_task(2):.2%} by task "
@@ -92,43 +101,43 @@ class Score:
 
 
 def score_attempts(attempts: Attempts, solutions: dict[str, list[np.ndarray]]) -> Score:
-    """Score attempts {task_id: [[grid, grid] a test input]} against {task_id: [grid]}."""
-    tasks = []
-    for task_id, truths in solutions.items():
-        hits = [[np.array_equal(grid, truth) for grid in pair] for pair, truth in zip(attempts[task_id], truths)]
-        cells = [max(cells_right(grid, truth) for grid in pair) for pair, truth in zip(attempts[task_id], truths)]
-        tasks.append(
-            TaskScore(task_id, len(truths), sum(h[0] for h in hits), sum(any(h) for h in hits), sum(cells) / len(cells))
-        )
-    return Score(tuple(tasks))
+    """Score attempts against the solutions {task_id: [grid for each test input]}."""
+    return Score(tuple(_score_task(task_id, attempts[task_id], truths) for task_id, truths in solutions.items()))
+
+
+def _score_task(task_id: str, attempts: list[list[np.ndarray]], truths: list[np.ndarray]) -> TaskScore:
+    hits = [[np.array_equal(grid, truth) for grid in pair] for pair, truth in zip(attempts, truths)]
+    cells = [max(cells_right(grid, truth) for grid in pair) for pair, truth in zip(attempts, truths)]
+    right_first, right_either = sum(hit[0] for hit in hits), sum(any(hit) for hit in hits)
+    return TaskScore(task_id, len(truths), right_first, right_either, sum(cells) / len(cells))
 
 
 def cells_right(grid: np.ndarray, truth: np.ndarray) -> float:
-    """Cells that two grids, laid corner on corner, have in common, as a share of the rectangle that holds both."""
+    """Return the share of cells that are right when two grids are laid corner on corner.
+
+    The share is of the rectangle that holds both grids, so missing and surplus rows and columns count as wrong.
+    """
     rows, cols = np.minimum(grid.shape, truth.shape)
     area = np.maximum(grid.shape, truth.shape).prod()
     return float((grid[:rows, :cols] == truth[:rows, :cols]).sum() / area)
 
 
 def score_files(submission: str | Path, solutions: str | Path) -> Score:
-    """Score a submission file against a Kaggle solutions file, or against a set of tasks with test outputs.
+    """Score a submission file against a solutions file, or against a set of tasks with test outputs.
 
-    `solutions` is the file, or the set's name or folder (see `hrm_offline.data.sets.load_set`). Raises `InputError`
-    naming the file, the task and the reason.
+    `solutions` is a Kaggle solutions file, or the name or folder of a set (see `hrm_offline.data.sets.load_set`).
+    Raises `InputError` for a file that is not valid, naming the task and the reason.
     """
-    truths = read_solutions(solutions) if os.path.isfile(solutions) else _outputs_of_set(solutions)
-    return score_attempts(read_submission(submission, {task_id: len(g) for task_id, g in truths.items()}), truths)
+    truths = read_solutions(solutions) if os.path.isfile(solutions) else _test_outputs(solutions)
+    return score_attempts(
+        read_submission(submission, {task_id: len(grids) for task_id, grids in truths.items()}), truths
+    )
 
 
-def _outputs_of_set(source: str | Path) -> dict[str, list[np.ndarray]]:
-    """Return the test outputs of a set's tasks. Raises `InputError` where one is not known."""
-    outputs = {}
-    for task in load_set(source).require_good():
-        outputs[task.id] = [pair.output for pair in task.test]
-        if any(output is None for output in outputs[task.id]):
-            raise InputError(f"{source}: task {shown_name(task.id)}: has a test input without output, nothing to score")
-    return outputs
-
-
-def _right(task: TaskScore, k: int) -> int:
-    return task.right_first if k == 1 else task.right_either
+def _test_outputs(source: str | Path) -> dict[str, list[np.ndarray]]:
+    """Return the test outputs of a set, {task_id: [grid for each test input]}. Raises `InputError` if one is unknown."""
+    truths = {task.id: [pair.output for pair in task.test] for task in load_set(source).require_good()}
+    for task_id, outputs in truths.items():
+        if any(output is None for output in outputs):
+            raise InputError(f"{source}: task {shown_name(task_id)}: has a test input without output, expected labels")
+    return truths
