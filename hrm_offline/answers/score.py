@@ -135,7 +135,7 @@ def score_files(submission: str | Path, solutions: str | Path) -> Score:
 
 
 def _test_outputs(source: str | Path) -> dict[str, list[np.ndarray]]:
-    """Return the test outputs of a set, {task_id: [grid for each test input]}. Raises `InputError` if one is unknown."""
+    """Return the test outputs of a set, {task_id: [grid]}. Raises `InputError` if one is not known."""
     truths = {task.id: [pair.output for pair in task.test] for task in load_set(source).require_good()}
     for task_id, outputs in truths.items():
         if any(output is None for output in outputs):
