@@ -1,4 +1,4 @@
-"""The command line: help for every flag, settings from flags and files, and errors in one line."""
+"""Test the command line: help for every flag, settings from flags and files, and errors in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The submission of blank answers, which needs no package."""
+"""Test the submission of blank answers, which needs no package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Flags made from the fields of a settings dataclass."""
+"""Test the flags that are made from the fields of a settings dataclass."""
 
 from __future__ import annotations
 

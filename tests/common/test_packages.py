@@ -1,4 +1,4 @@
-"""Missing packages are named in one line, with the command that installs them."""
+"""Test that missing packages are named in one line, with the command that installs them."""
 
 from __future__ import annotations
 

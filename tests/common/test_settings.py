@@ -1,4 +1,4 @@
-"""Declared settings: limits, choices, and reading them from JSON and from NAME=VALUE."""
+"""Test declared settings: limits, choices, and reading them from JSON and from NAME=VALUE."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/configuration.md is what the settings' fields say."""
+"""Test that docs/configuration.md is what the settings' fields say."""
 
 import dataclasses
 
