@@ -51,7 +51,7 @@ class Comparison:
         self.worst: dict[str, float] = {}
 
     def tolerance(self, kind: str) -> float:
-        """Return the difference allowed: 1e-4, or 5 times the reference's own float32-to-float64 one if that is more."""
+        """Return the difference allowed: 1e-4, or 5 times the reference's own from float32 to float64 if more."""
         return max(_BASE_TOLERANCE, 5 * self.own_error.get(kind, {}).get("max_rel_to_peak", 0.0))
 
     def add(self, kind: str, ours, expected, flip: float | None = None) -> None:
