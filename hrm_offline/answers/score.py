@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from hrm_offline.answers.submission import read_submission
+from hrm_offline.common.errors import InputError, shown_name
+from hrm_offline.data.sets import load_set
 from hrm_offline.data.tasks import read_solutions
 
 Attempts = dict[str, list[list[np.ndarray]]]  # {task_id: [[grid, grid] for each test input]}
+
+_MIN_ID_WIDTH = 12  # columns of a task's id in the text
 
 
 @dataclass(frozen=True)
@@ -79,8 +84,11 @@ class Score:
 
     def as_text(self) -> str:
         """Return one line per task, then the totals."""
-        lines = [f"{'task':<12}{'outputs':>8}{'pass@1':>8}{'pass@2':>8}"]
-        lines += [f"{t.id:<12}{t.outputs:>8}{t.right_first:>8}{t.right_either:>8}" for t in self.tasks]
+        width = max([_MIN_ID_WIDTH, *(len(shown_name(task.id)) + 2 for task in self.tasks)])
+        lines = [f"{'task':<{width}}{'outputs':>8}{'pass@1':>8}{'pass@2':>8}"]
+        for task in self.tasks:
+            name = shown_name(task.id)
+            lines.append(f"{name:<{width}}{task.outputs:>8}{task.right_first:>8}{task.right_either:>8}")
         return "\n".join([*lines, self.summary()])
 
     def summary(self) -> str:
@@ -115,11 +123,21 @@ def cells_right(grid: np.ndarray, truth: np.ndarray) -> float:
 
 
 def score_files(submission: str | Path, solutions: str | Path) -> Score:
-    """Score a submission file against a solutions file.
+    """Score a submission file against a solutions file, or against a set of tasks with test outputs.
 
+    `solutions` is a Kaggle solutions file, or the name or folder of a set (see `hrm_offline.data.sets.load_set`).
     Raises `InputError` for a file that is not valid, naming the task and the reason.
     """
-    truths = read_solutions(solutions)
+    truths = read_solutions(solutions) if os.path.isfile(solutions) else _test_outputs(solutions)
     return score_attempts(
         read_submission(submission, {task_id: len(grids) for task_id, grids in truths.items()}), truths
     )
+
+
+def _test_outputs(source: str | Path) -> dict[str, list[np.ndarray]]:
+    """Return the test outputs of a set, {task_id: [grid]}. Raises `InputError` if one is not known."""
+    truths = {task.id: [pair.output for pair in task.test] for task in load_set(source).require_good()}
+    for task_id, outputs in truths.items():
+        if any(output is None for output in outputs):
+            raise InputError(f"{source}: task {shown_name(task_id)}: has a test input without output, expected labels")
+    return truths

@@ -8,6 +8,8 @@ from ballots import A, B, C, entry
 
 from hrm_offline.answers.score import cells_right, score_attempts, score_files
 from hrm_offline.cli import main
+from hrm_offline.data.sets import load_set
+from hrm_offline.data.tasks import to_challenges
 
 
 @pytest.fixture
@@ -78,3 +80,19 @@ def test_the_better_attempt_counts_for_cells_and_outputs_are_averaged():
     attempts = [[np.array([[1, 0]]), np.array([[1, 2]])], [np.array([[3, 0]]), np.array([[0, 0]])]]
     [task] = score_attempts({"t": attempts}, {"t": truths}).tasks
     assert task.cells == (1.0 + 0.5) / 2
+
+
+def test_a_set_with_test_outputs_stands_in_for_a_solutions_file(write_json, tmp_path, capsys):
+    tasks = load_set("synthetic-2-sides-5").tasks
+    right = {task.id: [entry(pair.output, pair.output) for pair in task.test] for task in tasks}
+    submission = str(write_json("sub.json", right))
+    assert main(["score", submission, "synthetic-2-sides-5"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "2 tasks solved whole" in lines[-1]
+    assert len({len(line) for line in lines[:-1]}) == 1  # the columns are aligned, however long the ids are
+    folder = tmp_path / "hidden"
+    folder.mkdir()
+    for task_id, task in to_challenges(tasks).items():
+        (folder / f"{task_id}.json").write_text(json.dumps(task))
+    assert main(["score", submission, str(folder)]) == 2
+    assert "has a test input without output" in capsys.readouterr().err
