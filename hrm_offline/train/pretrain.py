@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from hrm_offline.common.budget import in_words
 from hrm_offline.common.files import make_folder
 from hrm_offline.config import ModelConfig, PretrainConfig, PretrainOptions, preset
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
@@ -123,18 +124,28 @@ def _run(
     log = _MetricsLog(out, learner.step, learner.world, config.log_every)
     bar = tqdm(total=config.steps, initial=learner.step, disable=not learner.world.is_main, unit="step")
     offer = training_batches(source, learner.model.device)
+    began, examples, tokens = time.monotonic(), 0, 0
     while learner.step < config.steps and not stop.seen(learner.world, learner.model.device):
         learner.embeddings_only = learner.step < warm_at
         batch = offer(learner.step)
         metrics = sum_metrics(learner.learn(batch))
         line = log.add(learner.step, metrics, batch.size)
+        examples += batch.size
+        tokens += batch.size * batch.canvas[0] * batch.canvas[1]
         if line:
-            bar.set_postfix(loss=f"{line['lm_loss']:.3f}", accuracy=f"{line['accuracy']:.3f}")
+            rate = f"{line['examples_per_second']:,.0f} examples/s"
+            bar.set_postfix_str(f"loss {line['lm_loss']:.3f}, accuracy {line['accuracy']:.3f}, {rate}")
         bar.update()
         if learner.step % config.save_every == 0:
             save_state(out, learner, identity, extra)
     bar.close()
     save_state(out, learner, identity, extra)
+    if learner.world.is_main and examples:
+        seconds = time.monotonic() - began
+        print(
+            f"trained to step {learner.step:,} of {config.steps:,} in {in_words(seconds)}: "
+            f"{examples / seconds:,.0f} examples/s, {tokens / seconds:,.0f} canvas tokens/s"
+        )
     return learner.step >= config.steps
 
 
