@@ -112,7 +112,7 @@ def _score(options: argparse.Namespace, _) -> int:
     from hrm_offline.answers.score import score_files
 
     score = score_files(options.submission, options.solutions)
-    print(score.table())
+    print(score.as_text())
     if options.json:
         write_json(options.json, score.as_dict(), indent=2)
     return 0
@@ -180,7 +180,7 @@ def _parity(options: argparse.Namespace, _) -> int:
     for path in options.case:
         comparison = run_case(path)
         passed &= comparison.passed
-        print(f"{path}\n{comparison.table()}\n{'within tolerance' if comparison.passed else 'BEYOND TOLERANCE'}")
+        print(f"{path}\n{comparison.as_text()}\n{'within tolerance' if comparison.passed else 'BEYOND TOLERANCE'}")
     return 0 if passed else 1
 
 

@@ -1,13 +1,16 @@
-"""Hold this implementation against numbers computed from the published reference.
+"""Hold this implementation against numbers that were computed from the published reference.
 
-A case is `FILE.json` with its tensors in `FILE.safetensors` beside it, of kind "hrm" (whole
-forward passes and training steps), "ops" (single operations) or "data" (encodings, dihedral
-transforms, decoding, voting); `tests/golden/README.md` describes them. Everything runs through the
-code that trains and predicts, never a second copy of it.
+    python -m hrm_offline parity tests/golden/*.json
+
+A case is `FILE.json`, with its tensors in `FILE.safetensors` beside it. There are three kinds: "hrm" (whole forward
+passes and training steps), "ops" (single operations) and "data" (encoding, dihedral transforms, decoding, voting).
+`tests/golden/README.md` describes them. Everything runs through the code that trains and predicts, never through a
+second copy of it.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +22,7 @@ from hrm_offline.common.errors import InputError
 from hrm_offline.common.files import read_json
 from hrm_offline.config import ModelConfig, Recipe
 from hrm_offline.data.augment import View
-from hrm_offline.data.grids import DIHEDRAL_INVERSE, crop, encode
+from hrm_offline.data.grids import DIHEDRAL_INVERSE, decode_grid, encode_grid
 from hrm_offline.model.batching import OfferedBatch, fixed_batch
 from hrm_offline.model.halting import Carry, Sequences
 from hrm_offline.model.recursive import RecursiveModel
@@ -34,53 +37,65 @@ from hrm_offline.train.learner import Learner, Part
 
 KEY_PREFIX = "model.inner."
 _BASE_TOLERANCE = 1e-4
-_FLIPPED_SIGNS = 1e-3  # share of puzzle embedding elements whose near-zero gradient may flip
+_FLIPPED_SIGNS = 1e-3  # share of puzzle embedding elements whose near-zero gradient may have the other sign
 
 
 class Comparison:
-    """Largest difference by kind of tensor, relative to each tensor's peak magnitude."""
+    """The largest difference by kind of tensor, relative to each tensor's peak magnitude.
+
+    `own_error` is the reference's own difference between float32 and float64, by kind, as the case has it.
+    """
 
     def __init__(self, own_error: dict[str, dict[str, float]] | None = None):
         self.own_error = own_error or {}
         self.worst: dict[str, float] = {}
 
     def tolerance(self, kind: str) -> float:
-        """The larger of 1e-4 and 5 times the reference's own float32-to-float64 difference."""
+        """Return the difference allowed: 1e-4, or 5 times the reference's own from float32 to float64 if more."""
         return max(_BASE_TOLERANCE, 5 * self.own_error.get(kind, {}).get("max_rel_to_peak", 0.0))
 
     def add(self, kind: str, ours, expected, flip: float | None = None) -> None:
-        """Compare a tensor. Integers and booleans must be equal. Where `flip` is given, up to 0.1% of
-        the elements may differ by that much."""
+        """Compare a tensor. Integers and booleans must be equal.
+
+        Where `flip` is given, up to 0.1% of the elements may differ by that much: by one step of sign-SGD in the other
+        direction.
+        """
         ours, expected = torch.as_tensor(ours), torch.as_tensor(expected)
         if expected.numel() == 1:
             ours, expected = ours.reshape(-1), expected.reshape(-1)
         if ours.shape != expected.shape:
-            return self._note(kind, float("inf"))
-        if not expected.dtype.is_floating_point:
-            return self._note(kind, 0.0 if torch.equal(ours.long(), expected.long()) else float("inf"))
-        difference = (ours.double() - expected.double()).abs().flatten()
+            self._note(kind, float("inf"))
+        elif expected.dtype.is_floating_point:
+            self._note(kind, self._relative_difference(kind, ours.double(), expected.double(), flip))
+        else:
+            self._note(kind, 0.0 if torch.equal(ours.long(), expected.long()) else float("inf"))
+
+    def _relative_difference(self, kind: str, ours: torch.Tensor, expected: torch.Tensor, flip: float | None) -> float:
+        difference = (ours - expected).abs().flatten()
         peak = float(expected.abs().max()) or 1.0
         if flip is not None:
-            flipped = (difference > self.tolerance(kind) * peak) & ((difference - flip).abs() < 1e-3 * flip)
-            if flipped.sum() <= _FLIPPED_SIGNS * len(difference):
-                difference = difference[~flipped]
-        self._note(kind, float(difference.max()) / peak)
+            is_beyond = difference > self.tolerance(kind) * peak
+            is_flipped = is_beyond & ((difference - flip).abs() < 1e-3 * flip)
+            if is_flipped.sum() <= _FLIPPED_SIGNS * len(difference):
+                difference = difference[~is_flipped]
+        return float(difference.max()) / peak
 
     def same(self, kind: str, ours, expected) -> None:
-        """Compare two plain values, which must be equal."""
+        """Compare two plain values; they must be equal."""
         self._note(kind, 0.0 if ours == expected else float("inf"))
 
     def _note(self, kind: str, difference: float) -> None:
-        # A NaN must fail, and max() would drop it.
-        difference = float("inf") if difference != difference else difference
+        if math.isnan(difference):
+            difference = float("inf")  # a NaN must fail, and max() would drop it
         self.worst[kind] = max(self.worst.get(kind, 0.0), difference)
 
     @property
     def passed(self) -> bool:
+        """Whether every kind is within its tolerance."""
         return all(difference <= self.tolerance(kind) for kind, difference in self.worst.items())
 
-    def table(self) -> str:
-        """One line a kind of tensor: largest difference, tolerance, verdict."""
+    def as_text(self) -> str:
+        """Return one line per kind of tensor: largest difference, tolerance, verdict."""
         lines = [f"{'kind of tensor':<32}{'largest':>12}{'tolerance':>12}"]
         for kind, difference in self.worst.items():
             verdict = "ok" if difference <= self.tolerance(kind) else "FAIL"
@@ -89,7 +104,7 @@ class Comparison:
 
 
 def run_case(path: str | Path) -> Comparison:
-    """Compare with one case. Raises `InputError` if the files cannot be used."""
+    """Compare with one case. Raises `InputError` where its files cannot be used."""
     path = Path(path)
     case = read_json(path)
     kind = case.get("kind") if isinstance(case, dict) else None
@@ -106,7 +121,7 @@ def run_case(path: str | Path) -> Comparison:
 
 
 def model_config(reference: dict) -> ModelConfig:
-    """The reference's configuration in our terms. Its sequence becomes a canvas of one row."""
+    """Return the reference's configuration in our terms. Its sequence becomes a canvas of one row."""
     return ModelConfig(
         hidden_size=reference["hidden_size"],
         num_heads=reference["num_heads"],
@@ -142,6 +157,7 @@ def _compare_hrm(case: dict, tensors: dict[str, torch.Tensor]) -> Comparison:
 
 
 def _case_batch(tensors: dict[str, torch.Tensor], prefix: str, model: RecursiveModel) -> OfferedBatch:
+    """Return a batch of the case as the learner takes it."""
     ids = tensors[f"{prefix}/puzzle_identifiers"].long()
     sequences = Sequences(
         tensors[f"{prefix}/inputs"].int(),
@@ -208,10 +224,12 @@ def _compare_training(compare: Comparison, model: RecursiveModel, case: dict, te
 
 
 def _names(tensors: dict[str, torch.Tensor], prefix: str) -> list[str]:
+    """Return the names of the tensors that begin with a prefix, without it."""
     return [key.removeprefix(prefix) for key in tensors if key.startswith(prefix)]
 
 
 def _step_tensors(result: Part, carry: Carry) -> dict[str, torch.Tensor]:
+    """Return the tensors of a training step by the reference's names."""
     output, continuation = result.step.output, result.step.continuation
     tensors = {
         "logits": output.logits,
@@ -226,60 +244,79 @@ def _step_tensors(result: Part, carry: Carry) -> dict[str, torch.Tensor]:
 
 
 def _gradient(model: RecursiveModel, result: Part, name: str) -> torch.Tensor:
-    if name == "puzzle_emb.local_weights":  # the reference's rows of the batch
+    """Return the gradient of a parameter by the reference's name."""
+    if name == "puzzle_emb.local_weights":  # the reference's copy of the batch's rows
         return result.puzzle_vectors.grad.flatten(1)
     return model.get_parameter(name).grad
 
 
 def _compare_ops(case: dict, tensors: dict[str, torch.Tensor]) -> Comparison:
     compare = Comparison()
-    t = tensors
-
-    def leaf(name: str) -> torch.Tensor:
-        return t[name].clone().requires_grad_()
-
-    x = leaf("rms_norm/x")
-    y = rms_norm(x, case["rms_norm_eps"])
-    y.backward(t["rms_norm/grad_y"])
-    compare.add("rms_norm", y.detach(), t["rms_norm/y"])
-    compare.add("rms_norm grad", x.grad, t["rms_norm/grad_x"])
-
-    q = t["rope/q"]
-    cos_sin = rope_cos_sin("rope-1d", (1, q.shape[1]), 0, q.shape[1], q.shape[3], case["rope_theta"], q.device)
-    for name, half in zip(("cos", "sin"), cos_sin.chunk(2, dim=1)):
-        compare.add("rope table", torch.cat([half, half], dim=1), t[f"rope/{name}"])
-    for name in ("q", "k"):
-        compare.add("rope", rope(t[f"rope/{name}"], cos_sin), t[f"rope/{name}_out"])
-
-    qkv = {name: leaf(f"attention/{name}") for name in "qkv"}
-    out = attention(torch.cat(list(qkv.values()), dim=2).flatten(2), t["attention/q"].shape[2])
-    out = out.view(t["attention/out"].shape)
-    out.backward(t["attention/grad_out"])
-    compare.add("attention", out.detach(), t["attention/out"])
-    for name, tensor in qkv.items():
-        compare.add("attention grad", tensor.grad, t[f"attention/grad_{name}"])
-
-    x, gate_up, down = leaf("swiglu/x"), leaf("swiglu/gate_up_weight"), leaf("swiglu/down_weight")
-    y = swiglu(x @ gate_up.T) @ down.T
-    y.backward(t["swiglu/grad_y"])
-    compare.add("swiglu", y.detach(), t["swiglu/y"])
-    for name, tensor in (("grad_x", x), ("grad_gate_up", gate_up), ("grad_down", down)):
-        compare.add("swiglu grad", tensor.grad, t[f"swiglu/{name}"])
-
-    logits = leaf("stablemax/logits")
-    loss = stablemax_cross_entropy(logits, t["stablemax/labels"])
-    loss.sum().backward()
-    compare.add("stablemax", loss.detach(), t["stablemax/loss"])
-    compare.add("stablemax grad", logits.grad, t["stablemax/grad_logits_of_sum"])
-
+    _compare_rms_norm(compare, case, tensors)
+    _compare_rope(compare, case, tensors)
+    _compare_attention(compare, tensors)
+    _compare_swiglu(compare, tensors)
+    _compare_stablemax(compare, tensors)
     _compare_optimisers(compare, case, tensors)
     return compare
 
 
+def _leaf(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a copy that collects a gradient."""
+    return tensor.clone().requires_grad_()
+
+
+def _compare_rms_norm(compare: Comparison, case: dict, tensors: dict[str, torch.Tensor]) -> None:
+    x = _leaf(tensors["rms_norm/x"])
+    y = rms_norm(x, case["rms_norm_eps"])
+    y.backward(tensors["rms_norm/grad_y"])
+    compare.add("rms_norm", y.detach(), tensors["rms_norm/y"])
+    compare.add("rms_norm grad", x.grad, tensors["rms_norm/grad_x"])
+
+
+def _compare_rope(compare: Comparison, case: dict, tensors: dict[str, torch.Tensor]) -> None:
+    q = tensors["rope/q"]  # [B, T, heads, head dimension]
+    cos_sin = rope_cos_sin("rope-1d", (1, q.shape[1]), 0, q.shape[1], q.shape[3], case["rope_theta"], q.device)
+    # Ours holds each angle once, the reference's twice.
+    for name, half in zip(("cos", "sin"), cos_sin.chunk(2, dim=1)):
+        compare.add("rope table", torch.cat([half, half], dim=1), tensors[f"rope/{name}"])
+    for name in ("q", "k"):
+        compare.add("rope", rope(tensors[f"rope/{name}"], cos_sin), tensors[f"rope/{name}_out"])
+
+
+def _compare_attention(compare: Comparison, tensors: dict[str, torch.Tensor]) -> None:
+    leaves = {name: _leaf(tensors[f"attention/{name}"]) for name in "qkv"}
+    num_heads = leaves["q"].shape[2]
+    qkv = torch.cat(list(leaves.values()), dim=2).flatten(2)  # [B, T, 3 x heads x head dimension]
+    out = attention(qkv, num_heads).view(tensors["attention/out"].shape)
+    out.backward(tensors["attention/grad_out"])
+    compare.add("attention", out.detach(), tensors["attention/out"])
+    for name, leaf in leaves.items():
+        compare.add("attention grad", leaf.grad, tensors[f"attention/grad_{name}"])
+
+
+def _compare_swiglu(compare: Comparison, tensors: dict[str, torch.Tensor]) -> None:
+    x = _leaf(tensors["swiglu/x"])
+    gate_up, down = _leaf(tensors["swiglu/gate_up_weight"]), _leaf(tensors["swiglu/down_weight"])
+    y = swiglu(x @ gate_up.T) @ down.T
+    y.backward(tensors["swiglu/grad_y"])
+    compare.add("swiglu", y.detach(), tensors["swiglu/y"])
+    for name, leaf in (("grad_x", x), ("grad_gate_up", gate_up), ("grad_down", down)):
+        compare.add("swiglu grad", leaf.grad, tensors[f"swiglu/{name}"])
+
+
+def _compare_stablemax(compare: Comparison, tensors: dict[str, torch.Tensor]) -> None:
+    logits = _leaf(tensors["stablemax/logits"])
+    loss = stablemax_cross_entropy(logits, tensors["stablemax/labels"])
+    loss.sum().backward()
+    compare.add("stablemax", loss.detach(), tensors["stablemax/loss"])
+    compare.add("stablemax grad", logits.grad, tensors["stablemax/grad_logits_of_sum"])
+
+
 def _compare_optimisers(compare: Comparison, case: dict, tensors: dict[str, torch.Tensor]) -> None:
-    table = tensors["sign_sgd/weights"].clone()
-    sign_sgd_(table, tensors["sign_sgd/ids"].long(), tensors["sign_sgd/grad_rows"], **case["sign_sgd"])
-    compare.add("sign_sgd", table, tensors["sign_sgd/weights_after"])
+    weights = tensors["sign_sgd/weights"].clone()
+    sign_sgd_(weights, tensors["sign_sgd/ids"].long(), tensors["sign_sgd/grad_rows"], **case["sign_sgd"])
+    compare.add("sign_sgd", weights, tensors["sign_sgd/weights_after"])
 
     optim = case["optim"]
     param = tensors["adam_atan2/param"].clone()
@@ -303,23 +340,36 @@ def _compare_optimisers(compare: Comparison, case: dict, tensors: dict[str, torc
 
 def _compare_data(case: dict) -> Comparison:
     compare = Comparison()
-    for item in case["dihedral"]:
+    _compare_dihedral(compare, case["dihedral"])
+    _compare_encoding(compare, case["encoding"], case["crop"])
+    _compare_vote(compare, case["vote"])
+    return compare
+
+
+def _compare_dihedral(compare: Comparison, items: list[dict]) -> None:
+    for item in items:
         grid = np.array(item["grid"], dtype=np.uint8)
         compare.same("dihedral", [View(e).apply(grid).tolist() for e in range(8)], item["transformed"])
         compare.same("dihedral inverse", list(DIHEDRAL_INVERSE), item["inverse_id"])
         for element in range(8):
             view = View(element)
             compare.same("dihedral inverse", view.invert(view.apply(grid)).tolist(), item["grid"])
-    for item in case["encoding"]:
-        canvas, offset = tuple(item["canvas"]), tuple(item["offset"])
+
+
+def _compare_encoding(compare: Comparison, encoded: list[dict], cropped: list[dict]) -> None:
+    for item in encoded:
+        canvas, corner = tuple(item["canvas"]), tuple(item["offset"])
         for grid, tokens in (("input", "input_tokens"), ("output", "label_tokens")):
-            ours = encode(np.array(item[grid], dtype=np.uint8), canvas, offset)
+            ours = encode_grid(np.array(item[grid], dtype=np.uint8), canvas, corner)
             compare.same("encoding", ours.tolist(), _tokens(item[tokens]).tolist())
-    for item in case["crop"]:
-        grid = crop(_tokens(item["tokens"]), (30, 30))
+    for item in cropped:
+        grid = decode_grid(_tokens(item["tokens"]), (30, 30))
         compare.same("crop", list(grid.shape), item["shape"])
         compare.same("crop", grid.tolist(), item["grid"])
-    for item in case["vote"]:
+
+
+def _compare_vote(compare: Comparison, items: list[dict]) -> None:
+    for item in items:
         candidates = [np.array(c, dtype=np.uint8) for c in item["candidates"]]
         ranking = rank([Vote(candidates[i], q) for i, q in item["pool"]])
         expected = [(item["candidates"][r["candidate"]], r["count"]) for r in item["ranking"]]
@@ -327,9 +377,8 @@ def _compare_data(case: dict) -> Comparison:
         for ours, theirs in zip(ranking, item["ranking"]):
             compare.add("vote confidence", ours.confidence, torch.tensor(theirs["mean_q"], dtype=torch.float64))
         compare.same("attempts", [g.tolist() for g in choose_attempts(ranking)], item["attempts"])
-    return compare
 
 
 def _tokens(text: str) -> np.ndarray:
-    """Tokens of a string in the cases' alphabet: the character's index in ' .0123456789'."""
+    """Return the tokens of a string in the cases' alphabet: each character's index in ' .0123456789'."""
     return np.array([" .0123456789".index(character) for character in text], dtype=np.uint8)

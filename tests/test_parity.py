@@ -15,7 +15,7 @@ from hrm_offline.parity import run_case
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.json")), ids=lambda path: path.stem)
 def test_equals_the_published_reference(path):
     comparison = run_case(path)
-    assert comparison.passed, f"\n{comparison.table()}"
+    assert comparison.passed, f"\n{comparison.as_text()}"
 
 
 @pytest.mark.skipif(launch.triton is None, reason="Triton is not installed")
@@ -23,7 +23,7 @@ def test_equals_the_published_reference(path):
 def test_equals_the_published_reference_through_our_kernels(path):
     with dispatch.override("triton"):
         comparison = run_case(path)
-    assert comparison.passed, f"\n{comparison.table()}"
+    assert comparison.passed, f"\n{comparison.as_text()}"
 
 
 @pytest.mark.parametrize(

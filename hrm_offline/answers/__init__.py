@@ -1,1 +1,1 @@
-"""Vote, write the submission and score it. numpy only, never torch."""
+"""Count votes, write the submission and score it. numpy only, never torch."""

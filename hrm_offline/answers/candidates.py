@@ -1,7 +1,7 @@
 """Candidates files: the votes of any program for the answers, so that programs can be combined.
 
 Format: {task_id: [[{"grid": grid, "votes": number, "confidence": 0 to 1}, ...] for each test input]}, best first.
-`solve --candidates` and `induce` write it, `solve --votes` reads it. No torch is needed.
+`solve --candidates` and `induce` write such a file, `solve --votes` reads it.
 """
 
 from __future__ import annotations
@@ -10,24 +10,27 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hrm_offline.answers.vote import Candidate, Pool, best
+from hrm_offline.answers.vote import Candidate, Pool, TestKey, best
 from hrm_offline.common.errors import InputError, shown, shown_name
 from hrm_offline.common.files import read_json, write_json
 from hrm_offline.data.tasks import GridError, TaskSet, parse_grid
 
-Candidates = dict[str, list[list[Candidate]]]
-Source = tuple[list[Candidate], float]  # of one test input, and its weight
+Candidates = dict[str, list[list[Candidate]]]  # {task_id: [candidates for each test input]}
+Source = tuple[list[Candidate], float]  # the candidates that one file has for a test input, and the file's weight
 
-# Read before any worker starts, so in about a second.
+# Files are read before any worker starts, so reading one may take about a second.
 _MAX_BYTES = 2**26
-# Sums and products of finite numbers stay finite.
-_MAX_VALUES = 1e100
+# A limit for votes and weights, so that their sums and products stay finite.
+_MAX_VALUE = 1e100
 
 
 @dataclass(frozen=True)
 class VotesFile:
-    """A candidates file whose votes together count `weight` times as much as all of the network's own, for each test
-    input. Raises `InputError` unless the weight is finite and above 0."""
+    """A candidates file with its weight.
+
+    For each test input, all votes of the file together count `weight` times as much as all of the network's own.
+    Raises `InputError` unless the weight is finite and above 0.
+    """
 
     path: Path
     weight: float = 1.0
@@ -38,7 +41,7 @@ class VotesFile:
 
     @classmethod
     def parse(cls, text: str) -> VotesFile:
-        """From FILE or FILE=WEIGHT; what follows the last "=" is the weight. Raises `InputError`."""
+        """Read FILE or FILE=WEIGHT. The weight is the text after the last "=". Raises `InputError`."""
         path, has_weight, weight = text.rpartition("=")
         if not has_weight:
             return cls(Path(text))
@@ -52,17 +55,23 @@ class VotesFile:
 
 @dataclass
 class Outside:
-    """Votes from elsewhere: the sources of each test input that has any, by (task id, test index); the files that
-    counted, with their weights; why others did not."""
+    """Votes from elsewhere.
 
-    sources: dict[tuple[str, int], list[Source]] = field(default_factory=dict)
+    `sources` are the votes by test input, `counted` says which files they came from, and `warnings` which votes were
+    left out and why.
+    """
+
+    sources: dict[TestKey, list[Source]] = field(default_factory=dict)
     counted: list[dict] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
 
 def read_outside(files: Iterable[VotesFile], tasks: TaskSet) -> Outside:
-    """All the votes of `files`. What is wrong with a file costs the votes for that task, or all of them where nothing
-    can be read, and a warning."""
+    """Read the votes of all files.
+
+    A fault costs the votes of its file for that task, or all votes of the file where it cannot be read at all. Each
+    file with a fault gets a warning.
+    """
     outside = Outside()
     for file in files:
         try:
@@ -72,35 +81,43 @@ def read_outside(files: Iterable[VotesFile], tasks: TaskSet) -> Outside:
             continue
         if faults:
             outside.warnings.append(f"the votes for {len(faults)} tasks are left out, the first of them: {faults[0]}")
-        voted = {
-            (task_id, i): entry for task_id, entries in candidates.items() for i, entry in enumerate(entries) if entry
-        }
-        for key, entry in voted.items():
-            outside.sources.setdefault(key, []).append((entry, file.weight))
-        outside.counted.append({"file": str(file.path), "weight": file.weight, "test inputs": len(voted)})
+        test_inputs = 0
+        for task_id, entries in candidates.items():
+            for i, entry in enumerate(entries):
+                if entry:
+                    outside.sources.setdefault((task_id, i), []).append((entry, file.weight))
+                    test_inputs += 1
+        outside.counted.append({"file": str(file.path), "weight": file.weight, "test inputs": test_inputs})
     return outside
 
 
 def merged(own: Pool, sources: Iterable[Source]) -> Pool:
-    """A new pool of the network's own votes for a test input and those of others. The votes of a source together count
-    its weight times as much as all own ones, shared in proportion; where there is no own vote the sources'
-    votes stay as many as they are and are shared by weight."""
+    """Return a new pool of the network's own votes for a test input and the votes of other sources.
+
+    All votes of a source together count its weight times as much as all own votes. Where there is no own vote, the
+    votes of all sources stay as many as they are, and the sources share them by weight. A source's candidates share
+    its votes in proportion to their own.
+    """
     pool = Pool()
     for grid, count, confidence in own.sums.values():
         pool.add(grid, count, confidence)
-    voted = [(entry, weight, sum(c.count for c in entry)) for entry, weight in sources if entry]
-    every, weights = sum(total for *_, total in voted), sum(weight for _, weight, _ in voted)
-    for entry, weight, total in voted:
-        together = own.count * weight if own.count else every * (weight / weights)
-        for candidate in entry:
-            count = together * (candidate.count / total)
-            if count:  # not one that vanishes beside the others
+    voting = [(candidates, weight) for candidates, weight in sources if candidates]
+    totals = [sum(candidate.count for candidate in candidates) for candidates, _ in voting]
+    all_votes, all_weights = sum(totals), sum(weight for _, weight in voting)
+    for (candidates, weight), total in zip(voting, totals):
+        votes = own.count * weight if own.count else all_votes * (weight / all_weights)
+        for candidate in candidates:
+            count = votes * (candidate.count / total)
+            if count:  # it may be too small for a float beside the others
                 pool.add(candidate.grid, count, count * candidate.confidence)
     return pool
 
 
-def top_candidates(votes: dict[tuple[str, int], Pool], test_counts: dict[str, int], count: int) -> Candidates:
-    """The `count` best of every test input of the tasks in `test_counts`, none where there is no vote."""
+def top_candidates(votes: dict[TestKey, Pool], test_counts: dict[str, int], count: int) -> Candidates:
+    """Return the `count` best candidates for every test input, none where there is no vote.
+
+    `test_counts` is the number of test inputs of each task by id.
+    """
     return {
         task_id: [best(votes.get((task_id, i), Pool()).ranking(), count) for i in range(tests)]
         for task_id, tests in test_counts.items()
@@ -108,20 +125,18 @@ def top_candidates(votes: dict[tuple[str, int], Pool], test_counts: dict[str, in
 
 
 def write_candidates(path: str | Path, candidates: Candidates) -> None:
-    """Replace a candidates file, atomically. Raises `OSError`."""
-    write_json(
-        path,
-        {
-            task_id: [[_to_json(candidate) for candidate in entry] for entry in entries]
-            for task_id, entries in candidates.items()
-        },
-    )
+    """Write a candidates file, atomically, in place of one that is there. Raises `OSError`."""
+    values = {
+        task_id: [[_to_json(candidate) for candidate in entry] for entry in entries]
+        for task_id, entries in candidates.items()
+    }
+    write_json(path, values)
 
 
 def read_candidates(path: str | Path, tasks: TaskSet) -> Candidates:
-    """The candidates of a file for some of the tasks (broken ones included), in file order.
+    """Read the candidates of a file, which may be for some of the tasks only (bad ones included), in file order.
 
-    Raises `InputError` naming the file, the task, the entry and what was expected there.
+    Raises `InputError` that names the file, the task, the entry and what was expected there.
     """
     candidates, faults = _sort_out(path, tasks)
     if faults:
@@ -130,8 +145,10 @@ def read_candidates(path: str | Path, tasks: TaskSet) -> Candidates:
 
 
 def _sort_out(path: str | Path, tasks: TaskSet) -> tuple[Candidates, list[InputError]]:
-    """The candidates for those tasks whose entries are as they should be, and what is wrong with the other tasks.
-    Raises `InputError` where the file has no tasks to be read."""
+    """Return the candidates of the tasks without a fault, and the faults of the others.
+
+    Raises `InputError` where the file as a whole cannot be read.
+    """
     raw = read_json(path, _MAX_BYTES)
     if not isinstance(raw, dict):
         raise InputError(f"{path}: expected an object of tasks, found {shown(raw)}")
@@ -149,7 +166,7 @@ def _sort_out(path: str | Path, tasks: TaskSet) -> tuple[Candidates, list[InputE
 
 def _read_entries(entries, count: int, where: str) -> list[list[Candidate]]:
     if not isinstance(entries, list) or len(entries) != count:
-        raise InputError(f"{where}: expected a list of {count} entries, one a test input, found {shown(entries)}")
+        raise InputError(f"{where}: expected a list of {count} entries, one per test input, found {shown(entries)}")
     return [_read_entry(entry, f"{where}: entry {i}") for i, entry in enumerate(entries)]
 
 
@@ -177,7 +194,7 @@ def _read_candidate(value, where: str) -> Candidate:
 
 
 def _is_positive(value) -> bool:
-    return type(value) in (int, float) and 0 < value <= _MAX_VALUES
+    return type(value) in (int, float) and 0 < value <= _MAX_VALUE
 
 
 def _to_json(candidate: Candidate) -> dict:

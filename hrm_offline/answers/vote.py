@@ -1,16 +1,26 @@
-"""Voting over predicted grids: by count, then by mean halting confidence."""
+"""Votes for predicted grids, and the rule that makes two attempts of them.
+
+The votes for a test input are counted in a `Pool`. `Pool.ranking` orders the distinct grids, the candidates: by count,
+then by mean confidence. `choose_attempts` is the rule that turns this ranking into attempts. For another rule, write a
+function like it here and give it to `build_submission`, where `hrm_offline.solve.ledger` calls that.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 
 import numpy as np
 
+TestKey = tuple[str, int]  # task id, index of its test input
+BatchKey = tuple[int, int, int]  # group of tasks, round, batch of the round
+
+_ATTEMPTS = 2
+
 
 @dataclass(frozen=True, eq=False)
 class Vote:
-    """One predicted grid, de-augmented, and the halting head's confidence in it, 0 to 1."""
+    """One predicted grid in the task's own orientation and colours, with the halting head's confidence, 0 to 1."""
 
     grid: np.ndarray
     confidence: float
@@ -18,37 +28,52 @@ class Vote:
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A distinct grid with its number of votes, weighted where they come from elsewhere, and their mean confidence."""
+    """A grid that may be the answer: its number of votes and their mean confidence.
+
+    `count` need not be whole, because votes from elsewhere are weighted.
+    """
 
     grid: np.ndarray
     count: float
     confidence: float
 
 
+Rule = Callable[[list[Candidate]], list[np.ndarray]]  # from candidates, best first, to attempts
+
+
 @dataclass
 class Pool:
-    """The votes of one test input: the sum of them by distinct grid, in first-seen order."""
+    """The votes for one test input.
 
-    sums: dict[tuple, list] = field(default_factory=dict)  # grid, count, summed confidence
+    `sums` holds [grid, count, summed confidence] of each distinct grid, in the order in which they were first seen;
+    `count` is the number of all votes.
+    """
+
+    sums: dict[tuple, list] = field(default_factory=dict)
     count: float = 0
 
     def add(self, grid: np.ndarray, count: float, confidence: float) -> None:
-        """`count` votes for a grid, with their summed confidence."""
+        """Count `count` votes for a grid; `confidence` is the sum of theirs."""
         entry = self.sums.setdefault((grid.shape, grid.tobytes()), [grid, 0, 0.0])
         entry[1] += count
         entry[2] += confidence
         self.count += count
 
     def ranking(self) -> list[Candidate]:
-        """Distinct grids, best first. Ties in count and confidence keep first-seen order."""
+        """Return the candidates, best first: by count, then by mean confidence, then as first seen."""
         candidates = [Candidate(grid, count, total / count) for grid, count, total in self.sums.values()]
-        return sorted(candidates, key=lambda c: (c.count, c.confidence), reverse=True)
+        return sorted(candidates, key=lambda c: (c.count, c.confidence), reverse=True)  # a stable sort
 
 
 @dataclass(frozen=True, eq=False)
 class Votes:
-    """Votes of a batch of sequences: which test input each is for, int [N]; the grid's sides int32
-    [N, 2]; its cells uint8 [N, M, M], zero outside the grid; the confidence float [N]."""
+    """The votes of a batch of N sequences.
+
+    tests int [N]: which test input each vote is for.
+    sides int32 [N, 2]: rows and columns of its grid.
+    cells uint8 [N, M, M]: the grid's cells, with zeros beyond its sides.
+    confidence float [N].
+    """
 
     tests: np.ndarray
     sides: np.ndarray
@@ -57,45 +82,48 @@ class Votes:
 
     @classmethod
     def joined(cls, parts: list[Votes]) -> Votes:
-        """The votes of several parts of one batch, in order."""
-        return cls(*(np.concatenate([vars(part)[f.name] for part in parts]) for f in fields(cls)))
+        """Return the votes of several parts of one batch, in order."""
+        return cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)))
 
     def __len__(self) -> int:
         return len(self.tests)
 
     def grid(self, index: int) -> np.ndarray:
+        """Return the grid of one vote, uint8 [rows, cols]."""
         rows, cols = self.sides[index]
         return self.cells[index, :rows, :cols]
 
     def add_to(self, pools: dict[int, Pool]) -> None:
-        """Count the votes into the pools of their test inputs."""
-        flat = self.cells.reshape(len(self), -1)
-        rows = np.concatenate([self.tests[:, None].astype(">i4").view(np.uint8), self.sides.astype(np.uint8), flat], 1)
-        whole_rows = np.ascontiguousarray(rows).view(np.dtype((np.void, rows.shape[1]))).ravel()
-        _, first, which = np.unique(whole_rows, return_index=True, return_inverse=True)
-        count = np.bincount(which)
-        confidence = np.bincount(which, weights=self.confidence)
-        for i in np.argsort(first):
-            index = first[i]
-            pool = pools.setdefault(int(self.tests[index]), Pool())
-            pool.add(np.ascontiguousarray(self.grid(index)), int(count[i]), float(confidence[i]))
-
-
-BatchKey = tuple[int, int, int]  # group of tasks, round, batch of the round
+        """Count the votes into the pools of their test inputs; a test input without a pool gets one."""
+        # Votes are alike where test input, sides and cells are. Side by side as bytes these make one key per vote.
+        tests = self.tests[:, None].astype(">i4").view(np.uint8)  # [N, 4]
+        cells = self.cells.reshape(len(self), -1)  # [N, M * M]
+        rows = np.ascontiguousarray(np.concatenate([tests, self.sides.astype(np.uint8), cells], axis=1))
+        keys = rows.view(np.dtype((np.void, rows.shape[1]))).ravel()  # [N]
+        _, first, group = np.unique(keys, return_index=True, return_inverse=True)
+        count = np.bincount(group)
+        confidence = np.bincount(group, weights=self.confidence)
+        for i in np.argsort(first):  # in the order in which the grids are first seen
+            vote = first[i]
+            pool = pools.setdefault(int(self.tests[vote]), Pool())
+            pool.add(np.ascontiguousarray(self.grid(vote)), int(count[i]), float(confidence[i]))
 
 
 class Tally:
-    """The votes of a run by the batch that gave them, so that a batch predicted twice counts once and
-    the order in which batches arrive changes nothing."""
+    """The votes of a run, kept by the batch that gave them.
+
+    So a batch that was predicted twice counts once, and the order in which batches arrive changes nothing.
+    """
 
     def __init__(self):
         self.votes: dict[BatchKey, Votes] = {}
 
     def add(self, key: BatchKey, votes: Votes) -> None:
+        """Keep the votes of a batch, in place of earlier ones of the same batch."""
         self.votes[key] = votes
 
     def pools(self, group: int) -> dict[int, Pool]:
-        """The votes of a group of tasks, pooled by its test inputs."""
+        """Return the votes of a group of tasks, pooled by the group's test inputs."""
         pools: dict[int, Pool] = {}
         for key in sorted(key for key in self.votes if key[0] == group):
             self.votes[key].add_to(pools)
@@ -103,7 +131,7 @@ class Tally:
 
 
 def rank(votes: Iterable[Vote]) -> list[Candidate]:
-    """Distinct grids among votes, best first (see `Pool.ranking`)."""
+    """Return the candidates among votes for one test input, best first (see `Pool.ranking`)."""
     pool = Pool()
     for vote in votes:
         pool.add(vote.grid, 1, vote.confidence)
@@ -111,10 +139,10 @@ def rank(votes: Iterable[Vote]) -> list[Candidate]:
 
 
 def best(ranking: list[Candidate], count: int) -> list[Candidate]:
-    """The first `count` of a ranking that can be an answer, or as many as there are. An empty grid never can."""
-    return [c for c in ranking if c.grid.size][:count]
+    """Return the first `count` candidates that can be an answer, or as many as there are. An empty grid never can."""
+    return [candidate for candidate in ranking if candidate.grid.size][:count]
 
 
 def choose_attempts(ranking: list[Candidate]) -> list[np.ndarray]:
-    """The two best grids, or as many as there are."""
-    return [c.grid for c in best(ranking, 2)]
+    """Return the two best grids of a ranking, or as many as there are. This is the published rule."""
+    return [candidate.grid for candidate in best(ranking, _ATTEMPTS)]

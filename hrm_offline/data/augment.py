@@ -1,6 +1,6 @@
 """Augmented views of a task: a dihedral transform and a colour permutation, exactly invertible.
 
-A view is a code, applied when a batch is made; no augmented copy of the data is ever stored.
+A view is a number and a permutation, applied when a batch is made. No augmented copy of the data is ever stored.
 """
 
 from __future__ import annotations
@@ -15,28 +15,30 @@ from hrm_offline.common.tokens import COLOURS
 from hrm_offline.data.grids import DIHEDRAL_INVERSE, dihedral, symmetries
 from hrm_offline.data.tasks import Task
 
-_DRAWS = 5  # rounds of drawing what is still missing, before a task with few distinct views is left short
+# Rounds of drawing the views that are still missing. A task with few distinct views is then left with fewer.
+_DRAWS = 5
 
 
 @dataclass(frozen=True)
 class View:
-    """`element` of the dihedral group, after `colours[c]` replaced colour c."""
+    """One augmentation: every colour c becomes `colours[c]`, then the dihedral `element` transforms the grid."""
 
     element: int = 0
     colours: tuple[int, ...] = tuple(range(COLOURS))
 
     def apply(self, grid: np.ndarray) -> np.ndarray:
+        """Return a grid of the task as this view shows it."""
         return dihedral(np.array(self.colours, dtype=np.uint8)[grid], self.element)
 
     def invert(self, grid: np.ndarray) -> np.ndarray:
-        """The grid that `apply` turned into `grid`."""
-        back = np.argsort(self.colours).astype(np.uint8)
-        return back[dihedral(grid, DIHEDRAL_INVERSE[self.element])]
+        """Return the grid of the task that `apply` turned into `grid`."""
+        original_of = np.argsort(self.colours).astype(np.uint8)
+        return original_of[dihedral(grid, DIHEDRAL_INVERSE[self.element])]
 
 
 @dataclass(frozen=True, eq=False)
 class Views:
-    """Many views: elements uint8 [V], colours uint8 [V, 10]. `plain` of them, the first, keep the colours."""
+    """Many views: elements uint8 [V], colours uint8 [V, 10]. The first `plain` of them keep the colours."""
 
     elements: np.ndarray
     colours: np.ndarray
@@ -60,65 +62,75 @@ def views_of(
     colour_permutations: int = 0,
     keep_black: bool = True,
 ) -> Views:
-    """Distinct views of a task, the identity first, then the others that rotations and flips make, then recoloured.
+    """Return distinct views of a task: the identity, the others that rotations and flips make, then recoloured ones.
 
-    A view whose content equals an earlier one's (over demonstrations and test inputs) is left
-    out. At most `colour_permutations` recoloured views are added; a task with few colours may
-    have fewer. The draw depends on `seed` and the task's id alone. `keep_black` leaves colour 0.
+    A view whose grids (demonstrations and test inputs) equal those of an earlier view is left out. At most
+    `colour_permutations` recoloured views are added; a task with few colours may have fewer. `keep_black` leaves
+    colour 0 as it is. The draw depends on `seed` and the task's id alone.
     """
     content = _Content(task)
-    elements = group = np.array(symmetries(rotations, flips), dtype=np.uint8)
-    colours = np.tile(np.arange(COLOURS, dtype=np.uint8), (len(group), 1))
-    distinct = content.first_of_each(elements, colours)
-    elements, colours = elements[distinct], colours[distinct]
+    group = np.array(symmetries(rotations, flips), dtype=np.uint8)
+    elements, colours = content.distinct(group, _identities(len(group)))
     plain = len(elements)
 
-    name = hashlib.sha256(task.id.encode(errors="backslashreplace")).digest()
-    rng = np.random.default_rng([seed, int.from_bytes(name[:8], "big")])
-    wanted = plain + colour_permutations
+    rng = np.random.default_rng([seed, _number_of(task.id)])
     for _ in range(_DRAWS):
-        missing = wanted - len(elements)
+        missing = plain + colour_permutations - len(elements)
         if not missing:
             break
-        drawn = np.tile(np.arange(COLOURS, dtype=np.uint8), (missing, 1))
+        drawn = _identities(missing)
         first = 1 if keep_black else 0
         drawn[:, first:] = rng.permuted(drawn[:, first:], axis=1)
-        elements = np.concatenate([elements, group[rng.integers(len(group), size=missing, dtype=np.uint8)]])
-        colours = np.concatenate([colours, drawn])
-        distinct = content.first_of_each(elements, colours)
-        elements, colours = elements[distinct], colours[distinct]
+        drawn_elements = group[rng.integers(len(group), size=missing, dtype=np.uint8)]
+        elements, colours = content.distinct(
+            np.concatenate([elements, drawn_elements]), np.concatenate([colours, drawn])
+        )
     return Views(elements, colours, plain)
 
 
-class _Content:
-    """Which views of a task look alike, told without making them.
+def _identities(count: int) -> np.ndarray:
+    """Return permutations uint8 [count, 10] that keep every colour."""
+    return np.tile(np.arange(COLOURS, dtype=np.uint8), (count, 1))
 
-    The task's grids under a dihedral element are a pattern, in which colours are numbered as they
-    first appear, and the list of these colours. Two views look alike if their patterns are the
-    same and their permutations turn the two lists into the same one.
+
+def _number_of(task_id: str) -> int:
+    """Return a number that seeds the draw; Python's `hash` would differ between processes."""
+    digest = hashlib.sha256(task_id.encode(errors="backslashreplace")).digest()
+    return int.from_bytes(digest[:8], "big")
+
+
+class _Content:
+    """Tells which views of a task look alike, without making them.
+
+    The task's grids under a dihedral element are described by two things: a pattern, in which colours are numbered as
+    they first appear, and the list of these colours. Two views look alike if their patterns are the same and their
+    permutations turn the two lists into the same list.
     """
 
     def __init__(self, task: Task):
         grids = [g for p in task.train for g in (p.input, p.output)] + [p.input for p in task.test]
-        self.pattern = np.zeros(8, dtype=np.int64)
-        self.appearing = np.full((8, COLOURS), COLOURS)  # by order of appearance; COLOURS where there are no more
-        patterns: dict[bytes, int] = {}
+        self.pattern = np.zeros(8, dtype=np.int64)  # the number of each element's pattern
+        self.appearing = np.full((8, COLOURS), COLOURS)  # colours as they first appear, filled up with COLOURS
+        numbers: dict[bytes, int] = {}
         for element in range(8):
             turned = [dihedral(grid, element) for grid in grids]
             cells = np.concatenate([grid.ravel() for grid in turned])
             present, first = np.unique(cells, return_index=True)
             order = present[first.argsort()]
             self.appearing[element, : len(order)] = order
-            number = np.zeros(COLOURS, dtype=np.uint8)
-            number[order] = np.arange(len(order))
-            key = bytes(side for grid in turned for side in grid.shape) + number[cells].tobytes()
-            self.pattern[element] = patterns.setdefault(key, len(patterns))
+            place = np.zeros(COLOURS, dtype=np.uint8)  # of a colour in that order
+            place[order] = np.arange(len(order))
+            shapes = bytes(side for grid in turned for side in grid.shape)
+            self.pattern[element] = numbers.setdefault(shapes + place[cells].tobytes(), len(numbers))
 
-    def first_of_each(self, elements: np.ndarray, colours: np.ndarray) -> np.ndarray:
-        """Indices, ascending, of the views that look like none before them."""
-        ending = np.concatenate([colours, np.full((len(colours), 1), COLOURS, dtype=np.uint8)], axis=1)
-        shown = np.take_along_axis(ending, self.appearing[elements], axis=1).astype(np.int64)
+    def distinct(self, elements: np.ndarray, colours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the elements [V] and the colours [V, 10] of the views that look like none before them, in order."""
+        # An eleventh column lets the filling COLOURS stand for itself.
+        filled = np.concatenate([colours, np.full((len(colours), 1), COLOURS, dtype=np.uint8)], axis=1)
+        shown = np.take_along_axis(filled, self.appearing[elements], axis=1).astype(np.int64)
+        # One number per view: its pattern and the ten shown colours as digits to the base 11.
         key = self.pattern[elements]
         for column in shown.T:
             key = key * (COLOURS + 1) + column
-        return np.sort(np.unique(key, return_index=True)[1])
+        first = np.sort(np.unique(key, return_index=True)[1])
+        return elements[first], colours[first]

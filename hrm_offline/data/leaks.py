@@ -1,7 +1,7 @@
-"""Which tasks of one set are in another, told by content: whatever their names, turned, recoloured or re-ordered.
+"""Which tasks of one set are in another: told by content, whatever their names, turned, recoloured or re-ordered.
 
-ARC's public sets repeat one another: 376 of ARC-AGI-1's 400 evaluation tasks are in ARC-AGI-2's training
-set. What is learned in advance must hold none of the tasks it is then measured on.
+ARC's public sets repeat one another: 376 of ARC-AGI-1's 400 evaluation tasks are in ARC-AGI-2's training set. A network
+that is pretrained must have seen none of the tasks that it is measured on.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hrm_offline.data.tasks import Pair, Task
 
 @dataclass(frozen=True)
 class Leak:
-    """A task, the ids of the tasks of the other set that share a pair with it, and how many of its pairs they have."""
+    """A task that shares pairs with another set: how many `pairs`, and the ids of the `others` that hold them."""
 
     id: str
     others: tuple[str, ...]
@@ -26,17 +26,17 @@ class Leak:
 
 
 def content_of(pair: Pair) -> bytes:
-    """The same for all dihedral views and colour permutations of a pair, and for no other pair.
+    """Return a key that all dihedral views and colour permutations of a pair share, and no other pair.
 
-    Of the eight orientations that which comes first, with colours numbered as they first appear. A pair
-    whose output is not known is told by its input.
+    Colours are numbered as they first appear, so that recolouring changes nothing. The smallest key of the eight
+    orientations stands for all of them. A pair whose output is not known has the key of its input.
     """
     known = [grid for grid in (pair.input, pair.output) if grid is not None]
     return min(_numbered([dihedral(grid, element) for grid in known]) for element in range(8))
 
 
 def find_leaks(tasks: Iterable[Task], held_out: Iterable[Task]) -> list[Leak]:
-    """The tasks that share a pair, in any view, with one that is held out, in order.
+    """Return the tasks, in order, that share a pair in any view with a held-out task.
 
     A held-out test pair whose output is not known is found by its input.
     """
@@ -46,14 +46,15 @@ def find_leaks(tasks: Iterable[Task], held_out: Iterable[Task]) -> list[Leak]:
             owners.setdefault(content_of(pair), set()).add(task.id)
     leaks = []
     for task in tasks:
-        found = [owner for pair in (*task.train, *task.test) if (owner := _owners_of(pair, owners))]
-        if found:
-            leaks.append(Leak(task.id, tuple(sorted(set().union(*found))), len(found)))
+        found = [_owners_of(pair, owners) for pair in (*task.train, *task.test)]
+        shared = [ids for ids in found if ids]
+        if shared:
+            leaks.append(Leak(task.id, tuple(sorted(set().union(*shared))), len(shared)))
     return leaks
 
 
 def without_repeats(tasks: Iterable[Task]) -> tuple[Task, ...]:
-    """The tasks without those that share a pair, in any view, with an earlier one."""
+    """Return the tasks without those that share a pair, in any view, with a task that was kept before them."""
     seen: set[bytes] = set()
     kept = []
     for task in tasks:
@@ -65,12 +66,12 @@ def without_repeats(tasks: Iterable[Task]) -> tuple[Task, ...]:
 
 
 def _owners_of(pair: Pair, owners: dict[bytes, set[str]]) -> set[str]:
-    """Ids of the tasks that hold the pair, or its input with the output unknown."""
+    """Return the ids of the tasks that hold the pair, or that hold its input with the output unknown."""
     return owners.get(content_of(pair), set()) | owners.get(content_of(Pair(pair.input, None)), set())
 
 
 def _numbered(grids: list[np.ndarray]) -> bytes:
-    """Shapes and cells, the colours numbered as they first appear."""
+    """Return the shapes and the cells of grids, with colours numbered as they first appear over all of them."""
     cells = np.concatenate([grid.ravel() for grid in grids])
     present, first = np.unique(cells, return_index=True)
     number = np.zeros(COLOURS, dtype=np.uint8)

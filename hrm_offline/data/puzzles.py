@@ -1,14 +1,14 @@
 """Puzzles ready to learn: tasks with their views, embedding rows and canvases, and batches of them.
 
-Embedding rows: row 0 is blank, rows 1 to 8 name the dihedral transforms, row 9 is where a new
-puzzle starts from, rows 10 to 109 name what a colour becomes (factored conditioning), and the
-puzzles' own rows follow. An artifact carries the first `SHARED_ROWS` rows only, so its size does
-not grow with its data.
+Rows of the embedding table: row 0 is blank, rows 1 to 8 name the dihedral transforms, row 9 is where a new puzzle
+starts from, and rows 10 to 109 name what a colour becomes (factored conditioning). The puzzles' own rows follow. An
+artifact carries the first `SHARED_ROWS` rows only, so its size does not grow with its data.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,8 +30,12 @@ _GOLDEN_RATIO = 0.6180339887498949
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Pairs of a puzzle set by index: the puzzle each belongs to int64 [N], the pairs, and the room
-    int32 [N, 2] that each needs on a canvas (see `needed_room`)."""
+    """Pairs of a puzzle set, by index.
+
+    puzzles int64 [N]: the puzzle that each pair belongs to.
+    pairs: the N pairs.
+    rooms int32 [N, 2]: the rows and columns that each needs on a canvas (see `needed_room`).
+    """
 
     puzzles: np.ndarray
     pairs: tuple[Pair, ...]
@@ -41,34 +45,94 @@ class Examples:
         return len(self.pairs)
 
 
+class Unpacked(NamedTuple):
+    """The columns of `Batch.packed` by name, as numpy arrays or as tensors.
+
+    examples [B]: which example each sequence shows.
+    views [B]: in which view, counted over all puzzles.
+    corners [B, 2]: row and column of the canvas at which its upper left cell lies.
+    contexts [B, context pairs]: the demonstrations in its context, by index; `NO_PAIR` where there is none.
+    """
+
+    examples: np.ndarray
+    views: np.ndarray
+    corners: np.ndarray
+    contexts: np.ndarray
+
+
+def unpack(packed) -> Unpacked:
+    """Return the columns of a packed numpy array or tensor [B, 4 + context pairs]."""
+    return Unpacked(packed[:, 0], packed[:, 1], packed[:, 2:4], packed[:, 4:])
+
+
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Which examples of a bucket, how augmented and where on its canvas; the tokens are made of
-    this on the device (`hrm_offline.model.batching`).
+    """The sequences of a batch in one bucket: which example each shows, in which view, where on the canvas.
 
-    plan int32 [B, 4 + context pairs]: example, view (counted over all puzzles), row and column of the corner,
-    and the demonstrations of the context (`NO_PAIR`: none).
+    `packed` int32 [B, 4 + context pairs] holds the columns side by side, so that a batch crosses to the device in one
+    copy. The tokens are made of it there (`hrm_offline.model.batching`).
     """
 
     bucket: int
     canvas: Canvas
-    plan: np.ndarray
+    packed: np.ndarray
+
+    @classmethod
+    def of(
+        cls,
+        bucket: int,
+        canvas: Canvas,
+        examples: np.ndarray,
+        views: np.ndarray,
+        corners: np.ndarray | None = None,
+        contexts: np.ndarray | None = None,
+    ) -> Batch:
+        """Return the batch with these columns: by default all corners at (0, 0), and no context."""
+        size = len(examples)
+        corners = np.zeros((size, 2), dtype=np.int32) if corners is None else corners
+        contexts = np.zeros((size, 0), dtype=np.int32) if contexts is None else contexts
+        return cls(bucket, canvas, np.column_stack([examples, views, corners, contexts]).astype(np.int32))
+
+    @classmethod
+    def joined(cls, parts: list[Batch]) -> Batch:
+        """Return the sequences of several batches of one bucket as one batch, in order."""
+        return replace(parts[0], packed=np.concatenate([part.packed for part in parts]))
+
+    @property
+    def examples(self) -> np.ndarray:
+        """Which example each sequence shows, int32 [B]."""
+        return unpack(self.packed).examples
+
+    @property
+    def views(self) -> np.ndarray:
+        """In which view, counted over all puzzles, int32 [B]."""
+        return unpack(self.packed).views
+
+    @property
+    def corners(self) -> np.ndarray:
+        """Row and column of the canvas at which its upper left cell lies, int32 [B, 2]."""
+        return unpack(self.packed).corners
+
+    @property
+    def contexts(self) -> np.ndarray:
+        """The demonstrations in its context, int32 [B, context pairs]."""
+        return unpack(self.packed).contexts
 
     def __len__(self) -> int:
-        return len(self.plan)
+        return len(self.packed)
 
-    def rows(self, part: slice) -> Batch:
-        """The same batch, fewer examples."""
-        return replace(self, plan=self.plan[part])
+    def rows(self, part: slice | np.ndarray) -> Batch:
+        """Return the batch with some of its sequences: a slice, indices, or a mask."""
+        return replace(self, packed=self.packed[part])
 
 
 class PuzzleSet:
-    """Tasks with their distinct views and a row of the embedding table for each.
+    """Tasks with their distinct views and their rows of the embedding table.
 
-    `views` is a list by puzzle; `all_views` holds them one after another, those of puzzle p from
-    `first_view[p]` on. `demonstrations` and `tests` are the tasks' pairs; the room of a test input does
-    not depend on its output, known or not. Raises `InputError` where the recipe's conditioning does
-    not suit the model, or a grid does not fit its largest canvas.
+    `views` is a list by puzzle. `all_views` holds the same views one after another, those of puzzle p from
+    `first_view[p]` up to `first_view[p + 1]`. `demonstrations` and `tests` are the tasks' pairs; the room of a test
+    input does not depend on its output, known or not. Raises `InputError` where there is no task, where the recipe's
+    conditioning does not suit the model, or where a grid does not fit the model's largest canvas.
     """
 
     def __init__(self, tasks: tuple[Task, ...], recipe: Recipe, model: ModelConfig, seed: int):
@@ -77,7 +141,7 @@ class PuzzleSet:
         if model.puzzle_columns not in (0, recipe.puzzle_columns):
             raise InputError(
                 f"conditioning '{recipe.conditioning}' has {recipe.puzzle_columns} embeddings "
-                f"a sequence, the model takes {model.puzzle_columns}"
+                f"per sequence, the model takes {model.puzzle_columns}"
             )
         if (recipe.conditioning == "few-shot") != bool(model.context_pairs):
             raise InputError(
@@ -86,7 +150,9 @@ class PuzzleSet:
         self.tasks = tasks
         self.recipe = recipe
         self.seed = seed
-        self.columns, self.context_pairs, self.canvases = model.puzzle_columns, model.context_pairs, model.canvases
+        self.puzzle_columns = model.puzzle_columns
+        self.context_pairs = model.context_pairs
+        self.canvases = model.canvases
         self.largest_canvas = (model.canvas_rows, model.canvas_cols)
         self.views = [views_of(t, seed, recipe.rotations, recipe.flips, recipe.colour_permutations) for t in tasks]
         self.all_views = Views(
@@ -98,27 +164,29 @@ class PuzzleSet:
 
     @property
     def num_rows(self) -> int:
-        """Rows of the embedding table, the shared ones included."""
+        """Rows of the embedding table, the shared rows included."""
         own = {"table": len(self.all_views), "factored": len(self.tasks), "few-shot": 0}
         return SHARED_ROWS + own[self.recipe.conditioning]
 
     def identifiers(self) -> np.ndarray:
-        """Rows of the embedding table that condition each view, int32 [views, ids]: none, its own,
-        or its puzzle's, its dihedral element's and, where the model has a third column, one for what
-        each of the ten colours becomes."""
+        """Return the rows of the embedding table that condition each view, int32 [views, ids].
+
+        Conditioning "few-shot": no row. "table": the view's own row. "factored": its puzzle's row and its dihedral
+        element's; and where the model has a third column, ten more, which say what each colour becomes.
+        """
         elements, colours = self.all_views.elements, self.all_views.colours
-        if self.columns == 0:
+        if self.puzzle_columns == 0:
             return np.zeros((len(elements), 0), dtype=np.int32)
         if self.recipe.conditioning == "table":
             return SHARED_ROWS + np.arange(len(elements), dtype=np.int32)[:, None]
         puzzle = np.repeat(np.arange(len(self.tasks)), np.diff(self.first_view))
         columns = [SHARED_ROWS + puzzle, FIRST_DIHEDRAL_ROW + elements]
-        if self.columns == 3:
+        if self.puzzle_columns == 3:
             columns += [FIRST_COLOUR_ROW + COLOURS * old + colours[:, old].astype(np.int32) for old in range(COLOURS)]
         return np.stack(columns, axis=1).astype(np.int32)
 
     def row_names(self) -> list[str]:
-        """What each row of the embedding table stands for, to be saved beside it."""
+        """Return what each row of the embedding table stands for, to be saved beside the table."""
         names = shared_row_names()
         for task, views in zip(self.tasks, self.views):
             if self.recipe.conditioning == "factored":
@@ -128,7 +196,7 @@ class PuzzleSet:
         return names
 
     def labelled(self) -> Examples:
-        """Every pair whose output is known, test pairs included."""
+        """Return every pair whose output is known, test pairs included."""
         return self._examples(
             [
                 (p, pair, True)
@@ -139,6 +207,7 @@ class PuzzleSet:
         )
 
     def _examples(self, found: list[tuple[int, Pair, bool]]) -> Examples:
+        """Return examples of (puzzle, pair, whether its output may be looked at)."""
         limit = min(self.largest_canvas)  # only a model with an unusual largest canvas is ever short of it
         for puzzle, pair, with_output in found:
             side = max(*pair.input.shape, *(pair.output.shape if with_output else ()))
@@ -153,28 +222,32 @@ class PuzzleSet:
         return Examples(owners, tuple(pair for _, pair, _ in found), np.minimum(rooms, limit).astype(np.int32))
 
     def _demonstrated_rooms(self) -> np.ndarray:
-        """Rows and columns [puzzles, 2] that hold every demonstration, which a context has to show."""
-        return np.array(
-            [
-                [max(needed_room(task, pair, True)[axis] for pair in task.train) for axis in (0, 1)]
-                for task in self.tasks
-            ]
-        )
+        """Return the rows and columns [puzzles, 2] that hold every demonstration, because a context shows them."""
+        return np.array([np.max([needed_room(task, pair, True) for pair in task.train], axis=0) for task in self.tasks])
 
     def contexts(self, examples: Examples) -> ContextSource:
-        """Where the contexts of examples are drawn from."""
+        """Return the source that draws the contexts of examples."""
         place = {id(pair): index for index, pair in enumerate(self.demonstrations.pairs)}
         own = np.array([place.get(id(pair), NO_PAIR) for pair in examples.pairs])
         first = np.concatenate([[0], np.cumsum([len(task.train) for task in self.tasks])])
         return ContextSource(examples.puzzles, own, first, self.context_pairs)
 
+    def last_corners(self, sides: np.ndarray, views: np.ndarray, canvas: Canvas) -> np.ndarray:
+        """Return the last corner [B, 2] of a canvas from which grids of these sides [B, 2] still fit on it.
+
+        The sides are of the task itself; they change places where the view [B] transposes.
+        """
+        transposes = TRANSPOSES[self.all_views.elements[views]]
+        shown = np.where(transposes[:, None], sides[:, ::-1], sides)
+        return np.maximum(canvas - shown, 0)
+
     def buckets(self, examples: Examples) -> list[Bucket]:
-        """The examples grouped by canvas, as the recipe says."""
+        """Group the examples by canvas, as the recipe says."""
         return make_buckets(examples.rooms, self.recipe.canvas, self.largest_canvas)
 
 
 def shared_row_names() -> list[str]:
-    """Names of the first `SHARED_ROWS` rows of every embedding table."""
+    """Return the names of the first `SHARED_ROWS` rows of every embedding table."""
     return [
         "<blank>",
         *(f"<dihedral {e}>" for e in range(8)),
@@ -184,8 +257,14 @@ def shared_row_names() -> list[str]:
 
 
 class ExampleSource:
-    """Training batches of a puzzle set. A batch depends on (seed, step) alone, so that a resumed
-    run, or one spread over several processes, sees what an unbroken one sees."""
+    """Training batches of a puzzle set.
+
+    A batch depends on (seed, step) alone. So a run that was resumed, or that is spread over several processes, sees
+    the same batches as an unbroken run.
+
+    By bucket, `batch_sizes` is the number of sequences in a batch, and `shares` the share of the steps that learns
+    from it, such that all examples are offered equally often. `steps_per_visit` steps offer each example once.
+    """
 
     def __init__(self, puzzles: PuzzleSet, seed: int, include_tests: bool = False):
         self.puzzles = puzzles
@@ -205,31 +284,31 @@ class ExampleSource:
         self._phase = np.random.default_rng(seed).random()
 
     def batch(self, step: int) -> Batch:
-        """The examples offered at `step`."""
+        """Return the batch that `step` learns from."""
         return self.batch_of(self._bucket(step), step)
 
     def batch_of(self, index: int, step: int) -> Batch:
-        """The examples of bucket `index` that would be offered at `step`."""
+        """Return the batch of bucket `index` that `step` would learn from."""
         bucket, size = self.buckets[index], self.batch_sizes[index]
         rng = np.random.default_rng([self.seed, step])
-        rounds = [rng.permutation(bucket.members) for _ in range(-(-size // len(bucket.members)))]
-        example = np.concatenate(rounds)[:size]
-        view = self._first_view[example] + rng.integers(self._num_views[example])
-        corner = self._corners(rng, example, view, bucket.canvas)
-        context = self._contexts.draw(rng, example)
-        return Batch(index, bucket.canvas, np.column_stack([example, view, corner, context]).astype(np.int32))
+        # Whole permutations one after another, so that all examples come equally often, give or take one.
+        times = -(-size // len(bucket.members))
+        examples = np.concatenate([rng.permutation(bucket.members) for _ in range(times)])[:size]
+        views = self._first_view[examples] + rng.integers(self._num_views[examples])
+        corners = self._corners(rng, examples, views, bucket.canvas)
+        contexts = self._contexts.draw(rng, examples)
+        return Batch.of(index, bucket.canvas, examples, views, corners, contexts)
 
     def _bucket(self, step: int) -> int:
-        """Which bucket step `step` learns from; each as often as covers its pairs evenly."""
+        """Return the index of the bucket that `step` learns from. Each bucket comes as often as its share says."""
         point = (self._phase + step * _GOLDEN_RATIO) % 1.0
         return min(int(np.searchsorted(self._cumulative, point, side="right")), len(self.buckets) - 1)
 
-    def _corners(self, rng, example, view, canvas) -> np.ndarray:
-        """Corner of each example: (0, 0), or for a share of them anywhere that both grids fit."""
-        if self.puzzles.recipe.translate == 0:
-            return np.zeros((len(example), 2), dtype=np.int64)
-        sides = self._sides[example]
-        turned = TRANSPOSES[self.puzzles.all_views.elements[view]]
-        room = np.maximum(canvas - np.where(turned[:, None], sides[:, ::-1], sides), 0)
-        moved = rng.random(len(example)) < self.puzzles.recipe.translate
-        return np.where(moved[:, None], rng.integers(0, room + 1), 0)
+    def _corners(self, rng: np.random.Generator, examples: np.ndarray, views: np.ndarray, canvas: Canvas) -> np.ndarray:
+        """Return the corner [B, 2] of each example: (0, 0), or for a share of them anywhere that both grids fit."""
+        share = self.puzzles.recipe.translate
+        if share == 0:
+            return np.zeros((len(examples), 2), dtype=np.int64)
+        last = self.puzzles.last_corners(self._sides[examples], views, canvas)
+        moved = rng.random(len(examples)) < share
+        return np.where(moved[:, None], rng.integers(0, last + 1), 0)

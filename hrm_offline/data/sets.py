@@ -1,13 +1,14 @@
-"""Sets of tasks by name: what `load_tasks` reads, the rehearsal's set and made-up tasks; and what may be pretrained on.
+"""Sets of tasks by name, and the tasks that may be pretrained on.
 
-A pretraining set is made of sources less all that the held-out sets contain, by content (see `leaks`).
+A set is whatever `load_tasks` reads, the rehearsal's set, or made-up tasks. A pretraining set is the tasks of some
+sets, less all that the held-out sets contain by content (see `leaks`).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,40 +17,56 @@ from hrm_offline.common.errors import InputError
 from hrm_offline.config import PretrainConfig
 from hrm_offline.data.augment import View, views_of
 from hrm_offline.data.leaks import find_leaks, without_repeats
-from hrm_offline.data.synthetic import FAMILIES, synthetic_tasks
+from hrm_offline.data.synthetic import FAMILIES, FIRST_GENERATION, synthetic_tasks
 from hrm_offline.data.tasks import MAX_SIDE, Pair, Task, TaskSet, load_tasks
 
 REHEARSAL = "rehearsal"
 # How much of each split the rehearsal takes, smallest tasks first.
 _REHEARSAL_SPLIT = (("arc1-train", 20), ("arc1-eval", 10))
 _MIN_DEMONSTRATIONS = 3
-_SYNTHETIC = re.compile(r"synthetic-([1-9]\d{0,5})(?:-sides-(\d{1,2}))?(?:-(only|without)-([a-z_,]+))?")
+# Number of tasks, largest side, and families that are chosen or left out.
+_SYNTHETIC = re.compile(r"synthetic-([1-9]\d{0,5})(?:-sides-(\d{1,2}))?(?:-(only|without)-([a-z0-9_,]+))?")
 
 
 def load_set(source: str | Path, max_side: int = MAX_SIDE) -> TaskSet:
-    """Tasks by name. Beside what `load_tasks` takes: "rehearsal", the rehearsal's 30 tasks, and "synthetic-N", N
-    made-up tasks of sides up to `max_side` or fewer ("synthetic-N-sides-5"), of all families, of some
-    ("synthetic-N-only-tile,shift") or of all but some ("synthetic-N-without-tile,shift"). Raises `InputError`."""
+    """Return the tasks of a set by name. Raises `InputError`.
+
+    Beside the sources of `load_tasks` there are
+    - "rehearsal": the rehearsal's 30 tasks;
+    - "synthetic-N": N made-up tasks with sides of at most `max_side`, of the first generation's families in turn
+      (see `hrm_offline.data.synthetic`);
+    - "synthetic-N-sides-M": the same with sides of at most M, where that is less;
+    - "synthetic-N-only-NAME,NAME" and "synthetic-N-without-NAME,NAME", also after "-sides-M": of the named families
+      alone, or of the first generation less the named ones.
+    """
     name = str(source)
     if name == REHEARSAL:
         return TaskSet(name, rehearsal_tasks())
     if match := _SYNTHETIC.fullmatch(name):
-        count, sides, how, families = match.groups()
+        count, sides, how, names = match.groups()
         most = min(int(sides or max_side), max_side)
-        return TaskSet(name, synthetic_tasks(int(count), most, families=_families(name, how, families)))
+        families = _chosen_families(name, how, names.split(",")) if how else FIRST_GENERATION
+        return TaskSet(name, synthetic_tasks(int(count), most, families=families))
     return load_tasks(source)
 
 
-def _families(source: str, how: str | None, names: str | None) -> tuple[str, ...]:
-    named = tuple((names or "").split(","))
-    for name in named if how else ():
-        if name not in FAMILIES:
-            raise InputError(f"set '{source}': there is no family '{name}', expected some of {', '.join(FAMILIES)}")
-    return named if how == "only" else tuple(name for name in FAMILIES if name not in named)
+def _chosen_families(source: str, how: str, names: list[str]) -> tuple[str, ...]:
+    """Return the families that a set's name says, `how` being "only" or "without". Raises `InputError`."""
+    possible = tuple(FAMILIES) if how == "only" else FIRST_GENERATION
+    for name in names:
+        if name not in possible:
+            raise InputError(f"set '{source}': there is no family '{name}', expected some of {', '.join(possible)}")
+    chosen = tuple(names) if how == "only" else tuple(name for name in FIRST_GENERATION if name not in names)
+    if not chosen:
+        raise InputError(f"set '{source}': leaves out every family, expected at least one to be left")
+    return chosen
 
 
 def rehearsal_tasks(count: int | None = None) -> tuple[Task, ...]:
-    """The smallest 20 of ARC-AGI-1's training split and 10 of its evaluation split, or `count` in that proportion."""
+    """Return the smallest 20 tasks of ARC-AGI-1's training split and the smallest 10 of its evaluation split.
+
+    With `count` there are so many tasks in all, a third of them (rounded down) from the evaluation split.
+    """
     split = _REHEARSAL_SPLIT
     if count is not None:
         evaluation = count // 3
@@ -58,20 +75,23 @@ def rehearsal_tasks(count: int | None = None) -> tuple[Task, ...]:
 
 
 def smallest(tasks: Iterable[Task], count: int | None) -> list[Task]:
-    """The first `count` (None: all) of the tasks with at least three demonstrations, by `size_of`."""
+    """Return the `count` smallest tasks (None: all) by `size_of` of those with at least three demonstrations."""
     return sorted((task for task in tasks if len(task.train) >= _MIN_DEMONSTRATIONS), key=size_of)[:count]
 
 
 def size_of(task: Task) -> tuple[int, int, str]:
-    """What sets are ordered by: largest side and largest area over demonstrations and test inputs, id. Never looks at a
-    test output."""
+    """Return the key that orders tasks by size: largest side, largest area, id.
+
+    Demonstrations and test inputs count. A test output is never looked at.
+    """
     grids = [grid for pair in task.train for grid in (pair.input, pair.output)] + [pair.input for pair in task.test]
     return max(max(grid.shape) for grid in grids), max(grid.size for grid in grids), task.id
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Tasks to pretrain on, and how many were left out for being held out, a repeat of an earlier one, or too large."""
+    """Tasks to pretrain on, and how many were left out because they are held out, repeat an earlier task, or are too
+    large."""
 
     tasks: tuple[Task, ...]
     held_out: int
@@ -86,7 +106,10 @@ class Selection:
 
 
 def select_tasks(config: PretrainConfig) -> Selection:
-    """What `config` says to pretrain on. Raises `InputError` if that is nothing, or two tasks have one id."""
+    """Return the tasks that `config` says to pretrain on.
+
+    Raises `InputError` where no task is left, or where two different tasks have one id.
+    """
     tasks = [task for source in config.data for task in load_set(source, config.max_side).require_good()]
     small = [task for task in tasks if _largest_side(task) <= config.max_side]
     forbidden = [task for source in config.held_out for task in load_set(source).require_good()]
@@ -104,23 +127,21 @@ def select_tasks(config: PretrainConfig) -> Selection:
 
 
 def _recoloured(task: Task, copies: int, seed: int) -> list[Task]:
-    """The task in other colours, black left as it is; fewer copies where it has too few colours to differ."""
+    """Return the task in other colours, with black as it is. A task with few colours may have fewer copies."""
     views = views_of(task, seed, rotations=False, flips=False, colour_permutations=copies)
     return [_viewed(task, view, f"{task.id}-recoloured-{i}") for i, view in enumerate(views) if i]
 
 
 def _viewed(task: Task, view: View, name: str) -> Task:
+    """Return the task, under another name, with every known grid in a view."""
+
     def apply(grid: np.ndarray | None) -> np.ndarray | None:
         return None if grid is None else view.apply(grid)
 
-    return replace(
-        task,
-        id=name,
-        **{
-            part: tuple(Pair(apply(p.input), apply(p.output)) for p in getattr(task, part))
-            for part in ("train", "test")
-        },
-    )
+    def apply_to_all(pairs: tuple[Pair, ...]) -> tuple[Pair, ...]:
+        return tuple(Pair(apply(pair.input), apply(pair.output)) for pair in pairs)
+
+    return Task(name, apply_to_all(task.train), apply_to_all(task.test))
 
 
 def _require_distinct_ids(tasks: tuple[Task, ...]) -> None:

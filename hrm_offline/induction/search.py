@@ -1,12 +1,15 @@
 """Induction: a search for programs that reproduce every demonstration of a task, a second opinion beside the network's.
 
-python -m hrm_offline induce --challenges FILE --out votes.json
-python -m hrm_offline solve --challenges FILE --out DIR --votes votes.json
+    python -m hrm_offline induce --challenges FILE --out votes.json
+    python -m hrm_offline solve --challenges FILE --out DIR --votes votes.json
+
+A program is a sequence of operations on grids. Its last step may also be a recolouring that is learned from the
+demonstrations (see `Search`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -14,21 +17,27 @@ from hrm_offline.answers.vote import Candidate, Pool
 from hrm_offline.common.errors import InputError
 from hrm_offline.common.tokens import COLOURS
 from hrm_offline.data.tasks import MAX_SIDE, Task
-from hrm_offline.induction.operations import FEATURES, Grid, Operation, Repertoire
+from hrm_offline.induction.operations import FEATURES, Feature, Grid, Operation, Repertoire
 
-EFFORT = 30_000  # operations applied to a grid; 0.4 seconds of a core, with many large grids up to 1.5
-LONGEST = 3
-# Of programs that are one operation longer there are a hundred times as many, so that more of them fit by chance.
+EFFORT = 30_000  # operations applied to a grid: 0.4 seconds of a core, with many large grids up to 1.5
+LONGEST = 3  # operations in a program
+# By how much a program's votes count less for each further operation. There are about a hundred times as many programs
+# that are one operation longer, so more of them fit by chance.
 _ODDS = 8.0
 
-State = tuple["Grid | None", ...]  # what a program makes of the demonstrations' inputs, then of the test inputs
+# What a program makes of the demonstrations' inputs, then of the test inputs. Only a test input may have None.
+State = tuple["Grid | None", ...]
 
 
 def induce(task: Task, effort: int = EFFORT) -> list[list[Candidate]]:
-    """For each test input, best first, what programs of at most `LONGEST` operations that reproduce every demonstration
-    make of it. A program with n operations has 8^(1 - n) votes, of programs that do the same only the shortest counts.
-    Confidence is 1: no demonstration speaks against any of them. The search ends after `effort` operations, each
-    applied to one grid; it looks at no clock, and at no test output. Raises `InputError` where that is none.
+    """Return for each test input the answers of all programs found that reproduce every demonstration, best first.
+
+    Programs have at most `LONGEST` operations. A program with n operations has 8^(1 - n) votes; of programs that make
+    the same of every grid only the first, which is one of the shortest, counts. Confidence is 1: no demonstration
+    speaks against any of the programs.
+
+    The search ends after `effort` operations, each applied to one grid. It looks at no clock, so it repeats its answer,
+    and at no test output. Raises `InputError` where `effort` is less than 1.
     """
     pools = [Pool() for _ in task.test]
     for length, answers in Search(task, effort).solutions():
@@ -40,24 +49,31 @@ def induce(task: Task, effort: int = EFFORT) -> list[list[Candidate]]:
 
 
 class _Spent(Exception):
-    """The effort is."""
+    """The effort is spent."""
 
 
 class Search:
-    """Breadth first: all programs of one length, before any that is longer. Only states that no shorter program led to
-    are gone on from, those nearest to the demonstrated outputs first."""
+    """A breadth-first search over states: all programs of one length before any that is longer.
+
+    A program is known by its state, so a state that was reached before is not gone on from again. The states nearest
+    to the demonstrated outputs are gone on from first. `left` is the effort that is left.
+    """
 
     def __init__(self, task: Task, effort: int):
         if effort < 1:
             raise InputError(f"effort is {effort}, expected 1 or more")
-        self.start = tuple(pair.input for pair in (*task.train, *task.test))
+        self.start: State = tuple(pair.input for pair in (*task.train, *task.test))
         self.goal = [pair.output for pair in task.train]
         self.repertoire = Repertoire.of_colours(_common(pair.input for pair in task.train), _common(self.goal))
         self.seen = {_key(self.start)}
         self.left = effort
 
     def solutions(self) -> Iterator[tuple[int, State]]:
-        """Length of each program found, and what it makes of the test inputs."""
+        """Yield the length of each program that reproduces all demonstrations, and its answers to the test inputs.
+
+        The last operation of a program is held against the demonstrated outputs at once. So programs of n operations
+        are found from the states of n - 1, and the states of n are made only for longer programs.
+        """
         states: Iterable[State] = [self.start]
         try:
             for length in range(1, LONGEST + 1):
@@ -72,86 +88,109 @@ class Search:
             return
 
     def _longer(self, states: list[State]) -> Iterator[State]:
-        """New states one operation further on."""
+        """Yield the new states that are one operation further on."""
+        operations = self.repertoire.keeping | self.repertoire.changing
         for state in sorted(states, key=self._nearness, reverse=True):
-            for operation in (self.repertoire.keeping | self.repertoire.changing).values():
+            for operation in operations.values():
                 result = self._apply(operation, state)
                 if result is not None and self._is_new(result):
                     yield result
 
     def _last_steps(self, state: State) -> Iterator[State]:
-        """What operations make of a state that end in all demonstrated outputs."""
-        fits = all(grid.shape == goal.shape for grid, goal in zip(state, self.goal))
-        for operation in (self.repertoire.keeping if fits else self.repertoire.changing).values():
+        """Yield the states that operations make of a state and that show all demonstrated outputs."""
+        has_shapes = all(grid.shape == goal.shape for grid, goal in zip(state, self.goal))
+        # A state of the demonstrated shapes needs an operation that keeps them, any other one that changes them.
+        operations = self.repertoire.keeping if has_shapes else self.repertoire.changing
+        for operation in operations.values():
             result = self._apply(operation, state, self.goal)
             if result is not None:
                 yield result
-        for feature in (None, *FEATURES.values()) if fits else ():
-            result = self._recolour(state, feature)
-            if result is not None:
-                yield result
+        if has_shapes:
+            for feature in (None, *FEATURES.values()):
+                result = self._recolour(state, feature)
+                if result is not None:
+                    yield result
 
     def _apply(self, operation: Operation, state: State, goal: list[Grid] | None = None) -> State | None:
-        """None where the operation does not apply to all demonstrations or to no test input, or a result is not its
-        `goal`."""
+        """Apply an operation to all grids of a state.
+
+        Returns None where it does not apply to every demonstration or applies to no test input, or where `goal` is
+        given and a demonstration does not come out as its goal.
+        """
         results: list[Grid | None] = []
         for index, grid in enumerate(state):
             result = None if grid is None else self._result(operation, grid)
             if index < len(self.goal) and (result is None or (goal and not _equal(result, goal[index]))):
                 return None
             results.append(result)
-        return None if all(result is None for result in results[len(self.goal) :]) else tuple(results)
+        answers = results[len(self.goal) :]
+        return None if all(answer is None for answer in answers) else tuple(results)
 
     def _result(self, operation: Operation, grid: Grid) -> Grid | None:
+        """Apply an operation to a grid; None where it does not apply or the result is no grid of a task."""
         self._spend()
         result = operation(grid)
         if result is None or not result.size or max(result.shape) > MAX_SIDE:
             return None
         return result.astype(np.uint8, copy=False)
 
-    def _recolour(self, state: State, feature: Callable[[Grid], np.ndarray] | None) -> State | None:
-        """Colours become others, as the demonstrations teach: by colour alone, or by what `feature` says of a cell
-        too. A test input with a case that was not demonstrated then has no answer; a colour alone stays."""
-        taught: dict[int, int] = {}
-        for grid, goal in zip(state, self.goal):
-            codes = self._codes(grid, feature)
-            for pair in np.unique(codes * COLOURS + goal).tolist():
-                if taught.setdefault(pair // COLOURS, pair % COLOURS) != pair % COLOURS:
-                    return None
-        answers = []
-        for grid in state[len(self.goal) :]:
-            codes = None if grid is None else self._codes(grid, feature)
-            cases = [] if codes is None else np.unique(codes).tolist()
-            if codes is None or (feature and not taught.keys() >= set(cases)):
-                answers.append(None)
-                continue
-            table = np.zeros(cases[-1] + 1, dtype=np.uint8)
-            table[cases] = [taught.get(case, case % COLOURS) for case in cases]
-            answers.append(table[codes])
-        return (*self.goal, *answers)
+    def _recolour(self, state: State, feature: Feature | None) -> State | None:
+        """Recolour a state's grids as the demonstrations teach: by colour, or by colour and a feature of each cell.
 
-    def _codes(self, grid: Grid, feature: Callable[[Grid], np.ndarray] | None) -> np.ndarray:
+        Returns None where one case becomes two colours in the demonstrations. With a feature, a test input that has a
+        case which was not demonstrated has no answer. Without one, a colour that was not demonstrated stays.
+        """
+        becomes: dict[int, int] = {}  # a colour by case
+        for grid, goal in zip(state, self.goal):
+            cases = self._cases(grid, feature)
+            for case, colour in _distinct_pairs(cases, goal):
+                if becomes.setdefault(case, colour) != colour:
+                    return None
+        tests = state[len(self.goal) :]
+        return (*self.goal, *(None if grid is None else self._recoloured(grid, feature, becomes) for grid in tests))
+
+    def _recoloured(self, grid: Grid, feature: Feature | None, becomes: dict[int, int]) -> Grid | None:
+        """Return a grid whose cases became colours; None where a feature has a case that is not among them."""
+        cases = self._cases(grid, feature)
+        present = np.unique(cases).tolist()
+        if feature is not None and not becomes.keys() >= set(present):
+            return None
+        colour_of = np.zeros(present[-1] + 1, dtype=np.uint8)  # by case
+        colour_of[present] = [becomes.get(case, case % COLOURS) for case in present]
+        return colour_of[cases]
+
+    def _cases(self, grid: Grid, feature: Feature | None) -> np.ndarray:
+        """Return the case of each cell, int64 [rows, cols]: its colour, and ten times what a feature says of it."""
         self._spend()
-        return grid.astype(np.int64) if feature is None else feature(grid).astype(np.int64) * COLOURS + grid
+        cases = grid.astype(np.int64)
+        return cases if feature is None else feature(grid).astype(np.int64) * COLOURS + cases
 
     def _spend(self) -> None:
+        """Spend the effort of one operation on one grid. Raises `_Spent` where none is left."""
         if self.left <= 0:
             raise _Spent
         self.left -= 1
 
     def _is_new(self, state: State) -> bool:
+        """Tell whether a state was not seen before, and note that it is seen now."""
         key = _key(state)
         is_new = key not in self.seen
         self.seen.add(key)
         return is_new
 
     def _nearness(self, state: State) -> float:
-        """Demonstrations, in shares of their cells that are right."""
+        """Return the sum over demonstrations of the share of cells that are right; 0 for a wrong shape."""
         return sum(float((grid == goal).mean()) for grid, goal in zip(state, self.goal) if grid.shape == goal.shape)
 
 
+def _distinct_pairs(cases: np.ndarray, colours: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Yield the distinct pairs (case, colour) of cells at the same place."""
+    for pair in np.unique(cases * COLOURS + colours).tolist():
+        yield divmod(pair, COLOURS)
+
+
 def _common(grids: Iterable[Grid]) -> list[int]:
-    """The colours, but black, that are in all of them."""
+    """Return the colours other than black that are in all of the grids."""
     return sorted(set.intersection(*(set(np.unique(grid).tolist()) for grid in grids)) - {0})
 
 
@@ -160,4 +199,5 @@ def _equal(one: Grid, other: Grid) -> bool:
 
 
 def _key(state: State) -> bytes:
+    """Return bytes that two states share only if all their grids are equal."""
     return b"".join(b"-" if grid is None else bytes(grid.shape) + grid.tobytes() for grid in state)

@@ -1,8 +1,8 @@
 """Batches made on the device, and grids read back from it: no loop over examples, no waiting.
 
-Grids and views are put there once. What crosses from the host for a step is a plan of four numbers
-an example. What each gather means for one grid is written plainly in `hrm_offline.data` (`encode`,
-`crop`, `View.apply`, `View.invert`).
+Grids and views are put on the device once. For a step, four numbers per sequence cross from the host (and one more for
+each demonstration of its context; see `Batch`). Each gather here does to a whole batch what a function of
+`hrm_offline.data` does plainly to one grid: `encode_grid`, `decode_grid`, `View.apply`, `View.invert`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import torch
 from hrm_offline.common.tokens import COLOURS, FIRST_COLOUR, IGNORE, PAD, VOCABULARY, Canvas
 from hrm_offline.data import grids
 from hrm_offline.data.context import NO_PAIR
-from hrm_offline.data.puzzles import Batch, Examples, ExampleSource, PuzzleSet
+from hrm_offline.data.puzzles import Batch, Examples, ExampleSource, PuzzleSet, unpack
 from hrm_offline.model.halting import Sequences
 from hrm_offline.ops.encode_views import Grids, TurnedGrids, encode_views
 
 
 @dataclass(frozen=True)
 class OfferedBatch:
-    """`size` sequences of one bucket; `sequences` makes the rows of a slice on the device."""
+    """`size` sequences of one bucket; `sequences` makes those of a slice on the device."""
 
     bucket: int
     canvas: Canvas
@@ -32,18 +32,18 @@ class OfferedBatch:
 
 
 def fixed_batch(sequences: Sequences, canvas: Canvas) -> OfferedBatch:
-    """The given sequences as a batch of bucket 0."""
+    """Return the given sequences as a batch of bucket 0."""
     return OfferedBatch(0, canvas, len(sequences.inputs), sequences.rows)
 
 
 def training_batches(source: ExampleSource, device: torch.device) -> Callable[[int], OfferedBatch]:
-    """A function from a step to the batch offered at it."""
+    """Return a function from a step to the batch that is offered at it."""
     maker = BatchMaker(source.puzzles, source.examples, device)
     return lambda step: maker.offer(source.batch(step))
 
 
 class BatchMaker:
-    """Turns plans over `examples` of a puzzle set into sequences on `device`, and tokens back into grids."""
+    """Makes sequences on `device` of batches over some examples of a puzzle set, and reads predicted tokens back."""
 
     def __init__(self, puzzles: PuzzleSet, examples: Examples, device: torch.device):
         views = puzzles.all_views
@@ -64,75 +64,74 @@ class BatchMaker:
         self.symmetries = torch.from_numpy(symmetries).to(device)
 
     def offer(self, batch: Batch) -> OfferedBatch:
-        """The batch, whose sequences are made part by part as they are asked for."""
+        """Return the batch; its sequences are made part by part when they are asked for."""
         return OfferedBatch(batch.bucket, batch.canvas, len(batch), lambda part: self.make(batch.rows(part)))
 
     def make(self, batch: Batch) -> Sequences:
-        """The sequences of a batch. Labels are None where an output of the examples is unknown."""
-        plan = to_device(torch.from_numpy(batch.plan), self.device)
-        example, view, corner, context = plan[:, 0], plan[:, 1], plan[:, 2:4], plan[:, 4:]
-        symmetry = self.symmetries[self.elements[view].int()]
-        placed = (example, symmetry, self.colours[view], corner, batch.canvas)
-        inputs = encode_views(self.inputs, *placed)
+        """Make the sequences of a batch. Labels are None where the output of any example is unknown."""
+        examples, views, corners, contexts = unpack(to_device(torch.from_numpy(batch.packed), self.device))
+        symmetry, colours = self.symmetries[self.elements[views].int()], self.colours[views]  # [B, 3], [B, 10]
+        placed = (examples, symmetry, colours, corners, batch.canvas)
+        inputs = encode_views(self.inputs, *placed)  # [B, S]
         if self.context is not None:
-            inputs = torch.cat([self._context(context, symmetry, self.colours[view], batch.canvas), inputs], dim=1)
+            inputs = torch.cat([self._context(contexts, symmetry, colours, batch.canvas), inputs], dim=1)
         labels = None
         if self.outputs is not None:
             labels = encode_views(self.outputs, *placed).long()
             labels = labels.masked_fill(labels == PAD, IGNORE)
-        return Sequences(
-            inputs,
-            labels,
-            self.identifiers[view].long(),
-            self._cells(example, symmetry[:, 0], corner[:, 0], batch.canvas) if self.tight else None,
-        )
+        cells = self._cells(examples, symmetry[:, 0], corners[:, 0], batch.canvas) if self.tight else None
+        return Sequences(inputs, labels, self.identifiers[views].long(), cells)
 
     def _context(
-        self, context: torch.Tensor, symmetry: torch.Tensor, colours: torch.Tensor, canvas: Canvas
+        self, contexts: torch.Tensor, symmetry: torch.Tensor, colours: torch.Tensor, canvas: Canvas
     ) -> torch.Tensor:
-        """Tokens int32 [B, 2 x pairs x S] of the demonstrations [B, pairs], each input before its output; PAD for
-        those that are not there."""
-        size, pairs = context.shape
+        """Return the tokens int32 [B, 2 x pairs x S] of the demonstrations [B, pairs], each input before its output.
+
+        PAD stands in place of a demonstration that is not there.
+        """
+        size, pairs = contexts.shape
         corner = torch.zeros(size * pairs, 2, dtype=torch.int32, device=self.device)
-        turned = symmetry.repeat_interleave(pairs, 0), colours.repeat_interleave(pairs, 0)
-        index = context.clamp_min(0).flatten()
-        shown = torch.stack([encode_views(grids, index, *turned, corner, canvas) for grids in self.context], dim=1)
-        missing = (context == NO_PAIR).view(-1, 1, 1)
+        placed = (symmetry.repeat_interleave(pairs, 0), colours.repeat_interleave(pairs, 0), corner, canvas)
+        index = contexts.clamp_min(0).flatten()  # [B x pairs]; any demonstration where there is none
+        shown = torch.stack([encode_views(part, index, *placed) for part in self.context], dim=1)  # [B x pairs, 2, S]
+        missing = (contexts == NO_PAIR).view(-1, 1, 1)
         return shown.masked_fill(missing, PAD).view(size, -1)
 
-    def _cells(self, example: torch.Tensor, transposes: torch.Tensor, top: torch.Tensor, canvas: Canvas):
-        """Cells of the canvas, row by row, that exist for each example: down to the EOS edge of its room."""
-        room = self.rooms[example]
+    def _cells(self, examples: torch.Tensor, transposes: torch.Tensor, top: torch.Tensor, canvas: Canvas):
+        """Return how many cells of the canvas, row by row, exist for each example: down to the EOS edge of its room."""
+        room = self.rooms[examples]
         rows = top + torch.where(transposes, room[:, 1], room[:, 0]) + 1
         return (rows.clamp_max(canvas[0]) * canvas[1]).int()
 
     def read(
-        self, tokens: torch.Tensor, view: torch.Tensor, corner: torch.Tensor, canvas: Canvas
+        self, tokens: torch.Tensor, views: torch.Tensor, corners: torch.Tensor, canvas: Canvas
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The grids that predicted tokens [B, S] show, in the original task's orientation and colours.
+        """Return the grids that predicted tokens show, in the original task's orientation and colours.
 
-        view int [B], corner int [B, 2] where each was placed. Returns sides int32 [B, 2] and cells uint8
-        [B, M, M] with M the canvas' longer side, zero outside the grid. The same as `crop` and then `View.invert`.
+        tokens [B, S], views int [B], and corners int [B, 2] where each grid was placed. Returns sides int32 [B, 2] and
+        cells uint8 [B, M, M], zero outside the grid; M is the longer side of the canvas. The same as `decode_grid` and
+        then `View.invert` from the corner on.
         """
-        board = _moved_to_corner(tokens.view(-1, *canvas), corner)
-        inverse = torch.tensor(grids.DIHEDRAL_INVERSE, device=self.device)[self.elements[view].int()]
+        board = _moved_to_corner(tokens.view(-1, *canvas), corners)  # [B, R, C]
+        height, width = _corner_rectangle(board)  # of the grid as the view shows it
+        inverse = torch.tensor(grids.DIHEDRAL_INVERSE, device=self.device)[self.elements[views].int()]
         axis = torch.arange(max(canvas), device=self.device)[None]
-        turned = TurnedGrids(*_corner_rectangle(board), self.symmetries[inverse], axis, axis)
-        cell = board.flatten(1).gather(1, turned.source(canvas[1])) - FIRST_COLOUR
-        back = self.colours[view].argsort(1)
-        cells = back.gather(1, cell.clamp(0, COLOURS - 1).long()).view(len(board), max(canvas), max(canvas))
-        return (
-            torch.stack([turned.height, turned.width], 1).int(),
-            torch.where(turned.inside, cells, 0).to(torch.uint8),
-        )
+        # The place on the board of each cell of the original grid.
+        turned = TurnedGrids(height, width, self.symmetries[inverse], axis, axis)
+        shown = board.flatten(1).gather(1, turned.source(canvas[1])) - FIRST_COLOUR  # [B, M x M]
+        original_of = self.colours[views].argsort(1)  # [B, 10]: the colour that became each colour
+        cells = original_of.gather(1, shown.clamp(0, COLOURS - 1).long()).view(turned.inside.shape)
+        sides = torch.stack([turned.height, turned.width], 1).int()
+        return sides, torch.where(turned.inside, cells, 0).to(torch.uint8)
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A small tensor of the host on the device, without waiting for what the device is doing."""
+    """Copy a small tensor from the host to the device, without waiting for the work that the device is doing."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def _to_grids(arrays: list[np.ndarray], device: torch.device) -> Grids:
+    """Put grids on the device, all cells one after another."""
     rows, cols = np.array([array.shape for array in arrays], dtype=np.int32).T.copy()
     start = np.concatenate([[0], np.cumsum(rows * cols)[:-1]]).astype(np.int32)
     cells = np.concatenate([array.ravel() for array in arrays]).astype(np.uint8)
@@ -140,24 +139,25 @@ def _to_grids(arrays: list[np.ndarray], device: torch.device) -> Grids:
 
 
 def _moved_to_corner(board: torch.Tensor, corner: torch.Tensor) -> torch.Tensor:
-    """Boards [B, R, C] moved up and left so that `corner` [B, 2] comes to lie at (0, 0); PAD comes in."""
-    row, col = (
-        torch.arange(length, device=board.device) + corner[:, axis, None] for axis, length in enumerate(board.shape[1:])
-    )
-    inside = (row < board.shape[1]).unsqueeze(2) & (col < board.shape[2]).unsqueeze(1)
-    row, col = row.clamp_max(board.shape[1] - 1), col.clamp_max(board.shape[2] - 1)
-    index = (row * board.shape[2]).unsqueeze(2) + col.unsqueeze(1)
+    """Move boards [B, R, C] up and left so that `corner` [B, 2] comes to lie at (0, 0). PAD comes in."""
+    rows, cols = board.shape[1:]
+    row = torch.arange(rows, device=board.device) + corner[:, 0, None]  # [B, R]: where each row comes from
+    col = torch.arange(cols, device=board.device) + corner[:, 1, None]  # [B, C]
+    inside = (row < rows).unsqueeze(2) & (col < cols).unsqueeze(1)  # [B, R, C]
+    index = (row.clamp_max(rows - 1) * cols).unsqueeze(2) + col.clamp_max(cols - 1).unsqueeze(1)
     moved = board.flatten(1).gather(1, index.flatten(1).long()).view(board.shape)
     return torch.where(inside, moved, PAD)
 
 
 def _corner_rectangle(board: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Height and width [B] of the largest rectangle of colours at the corner of boards [B, R, C];
-    the smallest height wins among equal areas."""
+    """Return the height and width [B] of the largest rectangle of colours at the corner (0, 0) of boards [B, R, C].
+
+    The smallest height wins among equal areas; both are 0 where the corner holds no colour.
+    """
     is_colour = (board >= FIRST_COLOUR) & (board < VOCABULARY)
-    run = is_colour.int().cumprod(2).sum(2)
-    width = run.cummin(1).values
+    run = is_colour.int().cumprod(2).sum(2)  # [B, R]: colours from the left edge on
+    width = run.cummin(1).values  # [B, R]: of the rectangle down to each row
     area = width * torch.arange(1, board.shape[1] + 1, device=board.device)
-    row = area.argmax(1, keepdim=True)  # the first among equals
-    width = width.gather(1, row).squeeze(1)
-    return torch.where(width > 0, row.squeeze(1) + 1, 0), width
+    last_row = area.argmax(1, keepdim=True)  # the first among equals
+    width = width.gather(1, last_row).squeeze(1)
+    return torch.where(width > 0, last_row.squeeze(1) + 1, 0), width

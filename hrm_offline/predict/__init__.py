@@ -1,1 +1,1 @@
-"""Plan and compute predictions over augmented views."""
+"""Predict test inputs in many augmented views, and collect the votes."""

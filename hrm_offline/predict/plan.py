@@ -1,4 +1,4 @@
-"""What is to be predicted of a puzzle set, round by round. Never torch: the process that plans has none."""
+"""Which test inputs are predicted in which views, round by round. Never torch: the process that plans has none."""
 
 from __future__ import annotations
 
@@ -7,46 +7,45 @@ from itertools import pairwise
 
 import numpy as np
 
-from hrm_offline.common.tokens import COLOURS
+from hrm_offline.answers.vote import TestKey
+from hrm_offline.common.tokens import COLOURS, Canvas
 from hrm_offline.config import AdaptConfig
-from hrm_offline.data.grids import TRANSPOSES, symmetries
+from hrm_offline.data.grids import symmetries
 from hrm_offline.data.puzzles import Batch, PuzzleSet
 
-_DIHEDRAL_VIEWS = 8  # at most these keep a task's colours
-_VIEWS_PER_ROUND = 16  # recoloured ones
+_DIHEDRAL_VIEWS = 8  # at most so many views keep a task's colours
+_VIEWS_PER_ROUND = 16  # recoloured views
 
-# The identity, then the other dihedral views: what every test input should have before any has more.
+# The identity, then the other dihedral views: every test input should have these before any has more.
 BASE_ROUNDS = 2
 
 
 class PredictionPlan:
     """Batches of about `predict_tokens` canvas tokens over the test inputs of a puzzle set.
 
-    `rounds` holds a list of batches each: the identity view of every test input, the other dihedral
-    ones, then recoloured ones by the dozen, so that votes grow evenly and stopping between two
-    rounds leaves each test input its fair share. `keys` name the test inputs that votes
-    count: (task id, index of its test input). With translation the views come once more, each placed
-    somewhere on its canvas that leaves the room an answer needs.
+    `rounds` is a list of rounds, each a list of batches. The first round is the identity view of every test input,
+    the second the other dihedral views, and the rest recoloured views, 16 at a time. So votes grow evenly, and
+    stopping between two rounds leaves each test input its fair share. With translation the views then come once more,
+    each placed somewhere on its canvas that leaves the room an answer needs.
+
+    `keys` names the test inputs: a vote for test input i is for `keys[i]`.
     """
 
     def __init__(self, puzzles: PuzzleSet, config: AdaptConfig):
         self.puzzles = puzzles
-        self.keys = [(task.id, index) for task in puzzles.tasks for index in range(len(task.test))]
+        self.keys: list[TestKey] = [(task.id, index) for task in puzzles.tasks for index in range(len(task.test))]
         self.buckets = puzzles.buckets(puzzles.tests)
         self.predict_tokens = config.predict_tokens // puzzles.canvases
         self._contexts = puzzles.contexts(puzzles.tests)
         self._translates = "translation" in config.vote_augmentations
         self._find_voters(config)
-        most = min(config.vote_views, int(np.diff(self._first_voter).max()) * (1 + self._translates))
-        stops = [0, 1, _DIHEDRAL_VIEWS, *range(_DIHEDRAL_VIEWS + _VIEWS_PER_ROUND, most, _VIEWS_PER_ROUND), most]
-        stops = sorted({min(stop, most) for stop in stops})
         self.rounds = [
-            [batch for index in range(len(self.buckets)) for batch in self._batches(index, range(*span))]
-            for span in pairwise(stops)
+            [batch for index in range(len(self.buckets)) for batch in self._batches(index, ranks)]
+            for ranks in self._ranks_by_round(config.vote_views)
         ]
 
     def _find_voters(self, config: AdaptConfig) -> None:
-        """The views that vote, counted over all puzzles; those of puzzle p from `_first_voter[p]` on."""
+        """Find the views that vote, counted over all puzzles: those of puzzle p from `_first_voter[p]` on."""
         views, kinds = self.puzzles.all_views, config.vote_augmentations
         votes = np.isin(views.elements, symmetries("rotations" in kinds, "flips" in kinds))
         if "colours" not in kinds:
@@ -54,33 +53,43 @@ class PredictionPlan:
         self._voters = np.flatnonzero(votes)
         self._first_voter = np.concatenate([[0], np.cumsum(votes)])[self.puzzles.first_view]
 
+    def _ranks_by_round(self, most: int) -> list[range]:
+        """Return for each round which of its voting views a test input gets, by rank; at most `most` in all."""
+        views = int(np.diff(self._first_voter).max())  # of the puzzle that has most
+        most = min(most, 2 * views if self._translates else views)
+        recoloured = range(_DIHEDRAL_VIEWS, most, _VIEWS_PER_ROUND)
+        starts = {start for start in (0, 1, *recoloured) if start < most}
+        return [range(*span) for span in pairwise([*sorted(starts), most])]
+
     def _batches(self, index: int, ranks: range) -> Iterator[Batch]:
+        """Yield the batches of a round for the test inputs of bucket `index`."""
         bucket = self.buckets[index]
         puzzles = self.puzzles.tests.puzzles[bucket.members]
         first = self._first_voter[puzzles]
         available = self._first_voter[puzzles + 1] - first
         rng = np.random.default_rng([self.puzzles.seed, index, ranks.start])
-        plans = []
+        parts = []
         for rank in ranks:
-            times, place = np.divmod(rank, available)  # the second time elsewhere
-            there = times <= int(self._translates)
-            example, view = bucket.members[there], self._voters[(first + place)[there]]
-            corner = np.where(times[there, None], self._corners(rng, example, view, bucket.canvas), 0)
-            is_new = (times[there] == 0) | corner.any(1)
-            plans.append(np.column_stack([example, view, corner, self._contexts.draw(rng, example)])[is_new])
-        plan = np.concatenate(plans).astype(np.int32)
-        size = bucket.batch_size(self.predict_tokens)
-        for start in range(0, len(plan), size):
-            yield Batch(index, bucket.canvas, plan[start : start + size])
+            # A rank beyond a puzzle's views is one of its views for the second time, then somewhere else.
+            times, place = np.divmod(rank, available)
+            is_there = times <= int(self._translates)
+            examples, views = bucket.members[is_there], self._voters[(first + place)[is_there]]
+            is_second = times[is_there] > 0
+            corners = np.where(is_second[:, None], self._corners(rng, examples, views, bucket.canvas), 0)
+            contexts = self._contexts.draw(rng, examples)
+            # A second time at the corner (0, 0) would only repeat the first.
+            is_new = ~is_second | corners.any(1)
+            parts.append(Batch.of(index, bucket.canvas, examples, views, corners, contexts).rows(is_new))
+        whole, size = Batch.joined(parts), bucket.batch_size(self.predict_tokens)
+        for start in range(0, len(whole), size):
+            yield whole.rows(slice(start, start + size))
 
-    def _corners(self, rng, example: np.ndarray, view: np.ndarray, canvas) -> np.ndarray:
-        """A corner [B, 2] for each example that leaves the rows and columns it needs, turned as its view is."""
-        rooms = self.puzzles.tests.rooms[example]
-        turned = TRANSPOSES[self.puzzles.all_views.elements[view]]
-        room = np.maximum(canvas - np.where(turned[:, None], rooms[:, ::-1], rooms), 0)
-        return rng.integers(0, room + 1)
+    def _corners(self, rng: np.random.Generator, examples: np.ndarray, views: np.ndarray, canvas: Canvas) -> np.ndarray:
+        """Draw a corner [B, 2] for each example that leaves the rows and columns it needs, turned as its view is."""
+        rooms = self.puzzles.tests.rooms[examples]
+        return rng.integers(0, self.puzzles.last_corners(rooms, views, canvas) + 1)
 
 
 def tokens_of(batch: Batch) -> int:
-    """Canvas tokens of a batch, what its time is reckoned by."""
+    """Return the canvas tokens of a batch, by which its time is reckoned."""
     return len(batch) * batch.canvas[0] * batch.canvas[1]

@@ -1,4 +1,4 @@
-"""Prediction over augmented views: outer steps without gradient, decoding, de-augmentation."""
+"""Prediction over augmented views: outer steps without gradient, then grids of the original tasks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from hrm_offline.answers.vote import Votes
 from hrm_offline.common.tokens import Canvas
 from hrm_offline.config import AdaptConfig
-from hrm_offline.data.puzzles import Batch, PuzzleSet
+from hrm_offline.data.puzzles import Batch, PuzzleSet, unpack
 from hrm_offline.model.batching import BatchMaker
 from hrm_offline.model.halting import Sequences, wants_to_halt
 from hrm_offline.model.recursive import Output, RecursiveModel
@@ -18,8 +18,12 @@ from hrm_offline.model.recursive import Output, RecursiveModel
 
 @dataclass(frozen=True, eq=False)
 class OuterStep:
-    """What an outer step came to for the sequences that took it: their rows in the batch int64 [A], the output, and
-    which of them end with it, bool [A], None where none does."""
+    """The outcome of one outer step for the A sequences that took it.
+
+    rows int64 [A]: their rows in the batch.
+    output: the model's output for them.
+    ends bool [A]: which of them end with this step; None where none does.
+    """
 
     rows: torch.Tensor
     output: Output
@@ -28,7 +32,9 @@ class OuterStep:
 
 class Predictor:
     """Predicts batches of a puzzle set's test inputs (see `PredictionPlan`), `outer_steps` from fresh states.
-    `sequence_steps` counts the outer steps that were computed, summed over sequences."""
+
+    `sequence_steps` counts the outer steps that were computed, summed over sequences.
+    """
 
     def __init__(self, model: RecursiveModel, puzzles: PuzzleSet, config: AdaptConfig):
         self.model = model
@@ -37,13 +43,17 @@ class Predictor:
         self.sequence_steps = 0
 
     def predict(self, batch: Batch) -> Votes:
-        """A vote for each row of the batch, as a grid of the original task. What does not fit into memory
-        is computed in halves."""
+        """Return one vote for each sequence of the batch, as a grid of the original task.
+
+        A batch that does not fit into memory is computed in halves. Raises `torch.OutOfMemoryError` where a single
+        sequence does not fit.
+        """
         try:
             return self._predict(batch)
         except torch.OutOfMemoryError:
             if len(batch) == 1:
                 raise
+        # Out of the except clause, because the error holds on to the tensors of the failed attempt.
         if self.model.device.type == "cuda":
             torch.cuda.empty_cache()
         half = len(batch) // 2
@@ -51,15 +61,15 @@ class Predictor:
 
     @torch.inference_mode()
     def trace(self, batch: Batch) -> list[Votes]:
-        """What the votes for a batch would be after each outer step: no sequence ends before the last."""
+        """Return the votes that the batch would have after each outer step. No sequence ends before the last step."""
         steps = self._outer_steps(self.maker.make(batch), batch.canvas, early_halting=False)
         return [self._read(batch, *_answers(step.output)) for step in steps]
 
     @torch.inference_mode()
     def _predict(self, batch: Batch) -> Votes:
         sequences = self.maker.make(batch)
-        tokens = sequences.inputs.new_zeros(len(batch), batch.canvas[0] * batch.canvas[1])
-        confidence = torch.zeros(len(tokens), device=tokens.device)
+        tokens = sequences.inputs.new_zeros(len(batch), batch.canvas[0] * batch.canvas[1])  # [B, S]
+        confidence = torch.zeros(len(tokens), device=tokens.device)  # [B]
         for step in self._outer_steps(sequences, batch.canvas, self.config.early_halting):
             if step.ends is not None:
                 rows = step.rows[step.ends]
@@ -68,16 +78,20 @@ class Predictor:
         return self._read(batch, tokens, confidence)
 
     def _read(self, batch: Batch, tokens: torch.Tensor, confidence: torch.Tensor) -> Votes:
-        plan = torch.from_numpy(batch.plan).to(self.model.device).long()
-        sides, cells = self.maker.read(tokens, plan[:, 1], plan[:, 2:4], batch.canvas)
-        return Votes(batch.plan[:, 0], sides.cpu().numpy(), cells.cpu().numpy(), confidence.cpu().numpy())
+        """Return the votes that tokens [B, S] and confidence [B] make."""
+        shown = unpack(torch.from_numpy(batch.packed).to(self.model.device).long())
+        sides, cells = self.maker.read(tokens, shown.views, shown.corners, batch.canvas)
+        return Votes(batch.examples, sides.cpu().numpy(), cells.cpu().numpy(), confidence.cpu().numpy())
 
     def _outer_steps(self, sequences: Sequences, canvas: Canvas, early_halting: bool) -> Iterator[OuterStep]:
-        """The steps, one after another. With `early_halting` a sequence that wants to halt leaves the batch, which
-        costs a look at the device every outer step."""
+        """Yield one outer step after another.
+
+        With `early_halting` a sequence that wants to halt leaves the batch. That costs one wait for the device per
+        outer step.
+        """
         model, last = self.model, self.config.outer_steps
         vectors = model.puzzle_vectors(sequences.puzzle_identifiers)
-        z_H, z_L = model.initial_states(len(sequences.inputs), canvas)
+        z_H, z_L = model.initial_states(len(sequences.inputs), canvas)  # [B, T, D]
         inputs, cells = sequences.inputs, sequences.cells
         rows = torch.arange(len(inputs), device=inputs.device)
         for step in range(1, last + 1):
@@ -99,5 +113,5 @@ class Predictor:
 
 
 def _answers(output: Output, which: torch.Tensor | slice = slice(None)) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens int64 [B, S] and confidence float32 [B] of some of the sequences."""
+    """Return the tokens int64 [B, S] and the confidence float32 [B] of some of the sequences."""
     return output.logits[which].argmax(-1), output.q_halt[which].sigmoid()

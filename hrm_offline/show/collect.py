@@ -1,4 +1,4 @@
-"""What `show` draws: read from what `solve` or `pretrain` left in its folder.
+"""Collect what `show` draws from the folder that `solve` or `pretrain` left.
 
 python -m hrm_offline show RUN --solutions FILE
 """
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from hrm_offline.answers.submission import ATTEMPTS, read_submission
-from hrm_offline.answers.vote import Votes
+from hrm_offline.answers.vote import TestKey, Votes
 from hrm_offline.common.errors import InputError, shown_name
 from hrm_offline.common.files import make_folder, read_json
 from hrm_offline.common.settings import from_dict
@@ -29,13 +29,14 @@ from hrm_offline.solve.engine import load_network
 from hrm_offline.solve.history import past_of, votes_of
 from hrm_offline.solve.job import REPORT_FILE, SUBMISSION_FILE
 from hrm_offline.solve.journal import read_records
-from hrm_offline.solve.ledger import Ledger, TestKey, test_keys
+from hrm_offline.solve.ledger import Ledger, test_keys
 from hrm_offline.solve.paths import FOLDER, JOURNAL_FILE, network_path
 from hrm_offline.train.adapt import LOOK_EVERY
 from hrm_offline.train.pretrain import METRICS_FILE
 
-_MAX_TESTS = 24  # on a picture, where no tasks are named
-_MAX_CANDIDATES = 8  # of a histogram
+_MAX_TESTS = 24  # test inputs on a picture, where no tasks are named
+_MAX_CANDIDATES = 8  # candidates in a histogram
+# Why a picture is missing.
 _MISSING = {
     "votes.png": "no test input of these has a vote",
     "outer_steps.png": "the adapted networks are not there any more; solve --keep-networks leaves them",
@@ -51,8 +52,11 @@ def draw_folder(
     challenges: str | Path | None,
     say: Callable[[str], None],
 ) -> list[Path]:
-    """Draw what is known of a run; returns the PNG files in `out`. What cannot be drawn is told to `say`. Raises
-    `InputError` naming the file that is missing or damaged, or the task that there is not."""
+    """Draw all pictures of a run into `out`, and return the PNG files.
+
+    `say` is told why a picture cannot be drawn. Raises `InputError` that names the file that is missing or damaged, or
+    the task that the run does not have.
+    """
     metrics = run / METRICS_FILE if run.is_dir() else run
     if metrics.name == METRICS_FILE and metrics.is_file():
         path = make_folder(out) / "pretraining.png"
@@ -79,9 +83,9 @@ def draw_folder(
 
 
 class Album:
-    """What a run of `solve` left in `folder`, and the tasks that it was on, with test outputs where they are known.
+    """The record that a run of `solve` left in `folder`, and its tasks, with test outputs where they are known.
 
-    Raises `InputError` naming the file that is missing, damaged, or of another run.
+    Raises `InputError` that names the file that is missing, damaged, or of another run.
     """
 
     def __init__(self, folder: Path, solutions: str | Path | None = None, challenges: str | Path | None = None):
@@ -104,7 +108,10 @@ class Album:
         self.votes = ledger.votes()
 
     def choose(self, task_ids: list[str] | None) -> list[TestKey]:
-        """All test inputs of the named tasks, or the first ones. Raises `InputError` for a task that there is not."""
+        """Return all test inputs of the named tasks, or the first test inputs where no task is named.
+
+        Raises `InputError` for a task that the run does not have.
+        """
         for task_id in task_ids or []:
             if task_id not in {task.id for task in self.tasks}:
                 raise InputError(f"task {shown_name(task_id)}: is not a task of this run")
@@ -113,7 +120,7 @@ class Album:
         return list(self.truths)[:_MAX_TESTS]
 
     def viewed(self, chosen: list[TestKey]) -> tuple[list[Task], dict]:
-        """The tasks that have these test inputs, and the submission."""
+        """Return the tasks that have these test inputs, and the submission."""
         ids = {task_id for task_id, _ in chosen}
         submission = {
             task_id: [dict(zip(ATTEMPTS, pair)) for pair in pairs] for task_id, pairs in self.submission.items()
@@ -121,7 +128,7 @@ class Album:
         return [task for task in self.tasks if task.id in ids], submission
 
     def ballots(self, chosen: list[TestKey]) -> list[Ballot]:
-        """The votes for those of the test inputs that have any."""
+        """Return the votes for each of the test inputs that has any."""
         found = []
         for key in chosen:
             if key in self.votes:
@@ -131,8 +138,10 @@ class Album:
         return found
 
     def unfoldings(self, chosen: list[TestKey]) -> list[Unfolding]:
-        """What the adapted networks, where they are still there, make of the test inputs step by step, in the identity
-        view."""
+        """Return the answers of the adapted networks to the test inputs after each outer step, in the identity view.
+
+        A test input whose network is not there any more is left out.
+        """
         found = {}
         for group, keys in enumerate(self.keys):
             wanted = [key for key in chosen if key in keys]
@@ -141,7 +150,7 @@ class Album:
         return [found[key] for key in chosen if key in found]
 
     def curves(self) -> dict[str, list[Curve]]:
-        """The loss of each group over its steps."""
+        """Return the loss of each group of tasks over its steps."""
         curves = []
         for report in self.report.get("adapted", {}).get("groups", []):
             steps = [min(LOOK_EVERY * (i + 1), report["steps"]) for i in range(len(report["losses"]))]
@@ -149,6 +158,7 @@ class Album:
         return {"token loss": curves} if any(curve.steps for curve in curves) else {}
 
     def _told(self, name: str, folder: Path) -> str:
+        """Return a text of the report. Raises `InputError` where the report does not have it."""
         if not isinstance(self.report, dict) or not isinstance(self.report.get(name), str):
             raise InputError(f"{folder / REPORT_FILE}: does not say '{name}', is not the report of a run")
         return self.report[name]
@@ -157,6 +167,7 @@ class Album:
         return self.truths[key] is not None and np.array_equal(grid, self.truths[key])
 
     def _unfold(self, group: int, wanted: list[TestKey]) -> dict[TestKey, Unfolding]:
+        """Run a group's adapted network on some of its test inputs."""
         identity, keys = self.past.identity, self.keys[group]
         where = str(self.folder / JOURNAL_FILE)
         model = from_dict(ModelConfig, identity["model"], where)
@@ -166,13 +177,13 @@ class Album:
         predictor = Predictor(load_network(self.folder, group, model, puzzles, torch.float32), puzzles, recipe)
         found = {}
         for batch in PredictionPlan(puzzles, recipe).rounds[0]:
-            rows = np.flatnonzero([keys[test] in wanted for test in batch.plan[:, 0]])
+            rows = np.flatnonzero([keys[test] in wanted for test in batch.examples])
             if len(rows):
-                found |= self._read(keys, predictor.trace(dataclasses.replace(batch, plan=batch.plan[rows])))
+                found |= self._read(keys, predictor.trace(batch.rows(rows)))
         return found
 
     def _read(self, keys: list[TestKey], trace: list[Votes]) -> dict[TestKey, Unfolding]:
-        """`trace` has the votes after each outer step."""
+        """Return the answers of a batch by test input; `trace` has the batch's votes after each outer step."""
         inputs = {(task.id, i): pair.input for task in self.tasks for i, pair in enumerate(task.test)}
         found = {}
         for row, test in enumerate(trace[0].tests):
@@ -186,12 +197,12 @@ class Album:
 
 
 def shown_steps(last: int) -> list[int]:
-    """1, 2, 4, ... and the last outer step."""
+    """Return the outer steps that are drawn: 1, 2, 4, ... and the last."""
     return [*(2**i for i in range((last - 1).bit_length())), last]
 
 
 def pretraining_curves(path: Path) -> dict[str, list[Curve]]:
-    """Token loss and accuracy over the steps of a `metrics.jsonl`. Raises `InputError`."""
+    """Return the token loss and the accuracy over the steps of a `metrics.jsonl`. Raises `InputError`."""
     try:
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         steps = [line["step"] for line in lines]
@@ -201,7 +212,7 @@ def pretraining_curves(path: Path) -> dict[str, list[Curve]]:
 
 
 def _tasks_of(source: str | Path, digest: str) -> TaskSet:
-    """The tasks that a run was on, known by their digest."""
+    """Return the tasks of a source. Raises `InputError` unless a run was on these, known by their digest."""
     tasks = load_set(source)
     if digest not in (digest_of(tasks.tasks), digest_of([task.without_labels() for task in tasks.tasks])):
         raise InputError(f"{source}: has other tasks than the run was on")
@@ -209,7 +220,7 @@ def _tasks_of(source: str | Path, digest: str) -> TaskSet:
 
 
 def _labelled(tasks: Iterable[Task], solutions: str | Path | None) -> tuple[Task, ...]:
-    """The tasks with the test outputs of a solutions file, where it has them."""
+    """Return the tasks with the test outputs of a solutions file, where it has them. Raises `InputError`."""
     truths = read_solutions(solutions) if solutions is not None else {}
     labelled = []
     for task in tasks:
@@ -228,5 +239,5 @@ def _name(key: TestKey) -> str:
 
 
 def _few(task_ids: list[str]) -> str:
-    """A group's name on a picture: its task, or how many there are."""
+    """Return a group's name on a picture: its task, or how many tasks it has."""
     return shown_name(task_ids[0]) if len(task_ids) == 1 else f"{len(task_ids)} tasks from {shown_name(task_ids[0])} on"

@@ -1,4 +1,7 @@
-"""Pictures (matplotlib): tasks with their predictions, outer steps, votes, curves. What is in them: see `album`."""
+"""Pictures (matplotlib) of tasks with their predictions, of outer steps, of votes, and of curves.
+
+`collect` finds what they show.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +28,17 @@ _PALETTE = (
     "#7FDBFF",
     "#870C25",
 )
+_RIGHT, _OTHER = _PALETTE[3], _PALETTE[5]  # bars of the right candidate, and of the others
 
-
-_MAX_NAMED = 10  # curves of a panel
+_MAX_NAMED = 10  # curves of a panel that a legend names
 
 
 @dataclass(frozen=True, eq=False)
 class Unfolding:
-    """What a network makes of one test input, by outer step: (step, grid, confidence). `truth` is None if unknown."""
+    """A network's answer to one test input after each outer step: (step, grid, confidence).
+
+    `truth` is None where it is not known.
+    """
 
     name: str
     input: np.ndarray
@@ -42,8 +48,10 @@ class Unfolding:
 
 @dataclass(frozen=True, eq=False)
 class Ballot:
-    """The candidates for one test input that have most votes, best first, of `total` votes. `right` is the index of
-    the right one, None if it is not among them or not known."""
+    """The best candidates for one test input, best first, of `total` votes.
+
+    `right` is the index of the right candidate; None where it is not among them or not known.
+    """
 
     name: str
     candidates: list[Candidate]
@@ -61,32 +69,39 @@ class Curve:
 
 
 def draw_predictions(tasks: list[Task], submission: Submission, path: str | Path | None = None):
-    """One row a test input: its first two demonstrations, the input, the truth where it is known
-    and both attempts. Saves a PNG at `path` if given; returns the matplotlib figure."""
+    """Draw one row per test input: two demonstrations, the input, the truth where it is known, and both attempts.
+
+    Saves a PNG at `path` if given. Returns the matplotlib figure.
+    """
     rows = [(task, index) for task in tasks for index in range(len(task.test))]
     figure, axes = _sheet(len(rows), 8)
     for (task, index), line in zip(rows, axes):
-        panels = [
-            (f"demo {i + 1} {part}", getattr(pair, part))
-            for i, pair in enumerate(task.train[:2])
-            for part in ("input", "output")
-        ]
-        panels += [("", None)] * (4 - len(panels))
-        panels += [(f"{shown_name(task.id)} test {index}", task.test[index].input)]
-        truth = task.test[index].output
-        attempts = [np.array(submission[task.id][index][name]) for name in ATTEMPTS]
-        panels += [("truth", truth)]
-        panels += [(name.replace("_", " ") + _mark(grid, truth), grid) for name, grid in zip(ATTEMPTS, attempts)]
-        for ax, (title, grid) in zip(line, panels):
+        for ax, (title, grid) in zip(line, _panels(task, index, submission)):
             _draw(ax, title, grid)
     if path is not None:
         figure.savefig(path, dpi=70)
     return figure
 
 
+def _panels(task: Task, index: int, submission: Submission) -> list[tuple[str, np.ndarray | None]]:
+    """Return the titles and grids of a row of `draw_predictions`; a grid of None leaves its place empty."""
+    demonstrations = []
+    for number, pair in enumerate(task.train[:2], start=1):
+        demonstrations += [(f"demo {number} input", pair.input), (f"demo {number} output", pair.output)]
+    demonstrations += [("", None)] * (4 - len(demonstrations))
+    test, entry = task.test[index], submission[task.id][index]
+    attempts = []
+    for name in ATTEMPTS:
+        grid = np.array(entry[name])
+        attempts.append((name.replace("_", " ") + _mark(grid, test.output), grid))
+    return [*demonstrations, (f"{shown_name(task.id)} test {index}", test.input), ("truth", test.output), *attempts]
+
+
 def draw_unfoldings(unfoldings: list[Unfolding], path: str | Path) -> None:
-    """Saves a PNG with one row a test input: the input, its answer after each of the outer steps with the halting
-    confidence in it, and the truth where it is known."""
+    """Save a PNG with one row per test input: the input, the answers after outer steps, the truth where it is known.
+
+    The halting confidence stands above each answer.
+    """
     figure, axes = _sheet(len(unfoldings), max(len(found.steps) for found in unfoldings) + 2)
     for found, line in zip(unfoldings, axes):
         panels = [(found.name, found.input)]
@@ -99,8 +114,10 @@ def draw_unfoldings(unfoldings: list[Unfolding], path: str | Path) -> None:
 
 
 def draw_ballots(ballots: list[Ballot], path: str | Path) -> None:
-    """Saves a PNG with a histogram for each test input: the votes of its candidates, best first, the right one
-    green, with their mean confidence below."""
+    """Save a PNG with a histogram for each test input: the votes of its candidates, best first.
+
+    The right candidate is green. The mean confidence of each stands below its bar.
+    """
     columns = min(4, len(ballots))
     rows = -(-len(ballots) // columns)
     figure = _figure(3.2 * columns, 2.2 * rows)
@@ -109,7 +126,7 @@ def draw_ballots(ballots: list[Ballot], path: str | Path) -> None:
         ax.axis("off")
     for ballot, ax in zip(ballots, axes):
         places = range(len(ballot.candidates))
-        colours = [_PALETTE[3] if place == ballot.right else _PALETTE[5] for place in places]
+        colours = [_RIGHT if place == ballot.right else _OTHER for place in places]
         ax.bar(places, [candidate.count for candidate in ballot.candidates], color=colours)
         ax.set_xticks(places, [f"{candidate.confidence:.2f}" for candidate in ballot.candidates], fontsize=7)
         ax.set_title(f"{ballot.name}: {ballot.total} votes", fontsize=8, parse_math=False)
@@ -117,17 +134,14 @@ def draw_ballots(ballots: list[Ballot], path: str | Path) -> None:
 
 
 def draw_curves(panels: dict[str, list[Curve]], path: str | Path) -> None:
-    """Saves a PNG with a panel for each name, its curves over steps."""
+    """Save a PNG with a panel for each name, which shows the panel's curves over steps."""
     figure = _figure(6.0 * len(panels), 4.0)
-    for ax, (title, curves) in zip(figure.subplots(1, len(panels), squeeze=False).ravel(), panels.items()):
+    axes = figure.subplots(1, len(panels), squeeze=False).ravel()
+    for ax, (title, curves) in zip(axes, panels.items()):
         for curve in curves:
-            ax.plot(
-                curve.steps,
-                curve.values,
-                marker="." if len(curve.steps) == 1 else "",
-                linewidth=0.8,
-                label=curve.name.replace("$", r"\$"),
-            )
+            marker = "." if len(curve.steps) == 1 else ""  # one point makes no line
+            label = curve.name.replace("$", r"\$")  # matplotlib would read formulas
+            ax.plot(curve.steps, curve.values, marker=marker, linewidth=0.8, label=label)
         ax.set(xlabel="steps", ylabel=title)
         if 1 < len(curves) <= _MAX_NAMED:
             ax.legend(fontsize=7)
@@ -135,7 +149,7 @@ def draw_curves(panels: dict[str, list[Curve]], path: str | Path) -> None:
 
 
 def _figure(width: float, height: float):
-    """An empty matplotlib figure, sides in inches. Raises `InputError` where matplotlib is not installed."""
+    """Return an empty matplotlib figure, sides in inches. Raises `InputError` where matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -144,7 +158,7 @@ def _figure(width: float, height: float):
 
 
 def _sheet(rows: int, columns: int):
-    """A figure and its axes [rows, columns], each for one grid."""
+    """Return a figure and its axes [rows, columns], each for one grid."""
     figure = _figure(1.625 * columns, 1.7 * rows)
     axes = figure.subplots(rows, columns, squeeze=False)
     for ax in axes.ravel():
@@ -153,12 +167,14 @@ def _sheet(rows: int, columns: int):
 
 
 def _mark(attempt: np.ndarray, truth: np.ndarray | None) -> str:
+    """Return the end of an attempt's title: whether it is right, where that is known."""
     if truth is None:
         return ""
     return ": right" if np.array_equal(attempt, truth) else ": wrong"
 
 
 def _draw(ax, title: str, grid: np.ndarray | None) -> None:
+    """Draw a grid with its title. An empty grid has the title alone, and None leaves the place empty."""
     if grid is None:
         return
     from matplotlib.colors import ListedColormap

@@ -162,7 +162,7 @@ class Engine:
         full, rows = plan.buckets[batch.bucket].batch_size(self.choice.recipe.predict_tokens), 1
         predictor.predict(batch)  # the first call compiles kernels and takes memory
         while True:
-            trial = dataclasses.replace(batch, plan=np.resize(batch.plan, (rows, batch.plan.shape[1])))
+            trial = batch.rows(np.arange(rows) % len(batch))
             seconds = self._seconds_of(_PROBES, predictor, trial)
             if seconds >= _PROBES * _PROBE_SECONDS or rows >= full:
                 more = self._affordable_probes(seconds / _PROBES)

@@ -10,15 +10,13 @@ from pathlib import Path
 
 from hrm_offline.answers.candidates import Outside, merged
 from hrm_offline.answers.submission import Submission, build_submission
-from hrm_offline.answers.vote import BatchKey, Pool, Tally, Votes
+from hrm_offline.answers.vote import BatchKey, Pool, Tally, TestKey, Votes
 from hrm_offline.common.files import write_json
 from hrm_offline.data.tasks import Task
 
 _WRITE_SECONDS = 5.0  # between two writes of the submission
 _WRITING_SHARE = 0.02  # of the time may go into writing
 _LOCK_SECONDS = 5.0
-
-TestKey = tuple[str, int]  # task id, index of its test input
 
 
 def test_keys(tasks: tuple[Task, ...], members: tuple[int, ...]) -> list[TestKey]:

@@ -1,7 +1,7 @@
 """Test the fallback submission, and how votes replace it."""
 
 import numpy as np
-from ballots import EMPTY, A, B, C, entry, grid, pool, task
+from ballots import EMPTY, A, B, C, D, entry, grid, pool, task
 
 from hrm_offline.answers.submission import build_submission, fallback_submission
 from hrm_offline.data.tasks import BadTask, TaskSet, load_tasks
@@ -34,3 +34,16 @@ def test_votes_replace_the_fallback_with_two_different_attempts():
     )
     assert submission["t"] == [entry(C, B), entry(C, A), entry(A, B), entry(A, B)]
     assert build_submission(fallback, {("t", 0): pool((EMPTY, 1.0))}) == fallback
+
+
+def test_another_rule_may_make_the_attempts():
+    """Make the boldest candidate the second attempt, whatever its count."""
+
+    def best_and_boldest(ranking):
+        boldest = max(ranking[1:], key=lambda candidate: candidate.confidence, default=None)
+        return [candidate.grid for candidate in (ranking[0], boldest) if candidate is not None]
+
+    fallback = fallback_submission(TaskSet("x", (task([A, B], tests=(A, A)),)))
+    votes = {("t", 0): pool((B, 0.1), (B, 0.1), (B, 0.1), (C, 0.2), (C, 0.2), (D, 0.9)), ("t", 1): pool((C, 0.5))}
+    assert build_submission(fallback, votes)["t"] == [entry(B, C), entry(C, A)]
+    assert build_submission(fallback, votes, best_and_boldest)["t"] == [entry(B, D), entry(C, A)]

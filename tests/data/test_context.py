@@ -12,7 +12,8 @@ def test_a_context_holds_other_demonstrations_of_the_same_task():
     source = ExampleSource(puzzles, seed=0)
     seen = set()
     for step in range(20):
-        for example, *_, first, second, third in source.batch(step).plan.tolist():
+        batch = source.batch(step)
+        for example, (first, second, third) in zip(batch.examples.tolist(), batch.contexts.tolist()):
             context = [c for c in (first, second, third) if c != NO_PAIR]
             owner = source.examples.puzzles[example]
             assert example not in context

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hrm_offline.common.tokens import EOS, PAD
-from hrm_offline.data.grids import crop, dihedral, encode, symmetries
+from hrm_offline.data.grids import decode_grid, dihedral, encode_grid, symmetries
 
 
 @given(GRIDS, st.integers(0, 7))
@@ -16,23 +16,23 @@ def test_dihedral_elements_are_numbered_as_published(grid, element):
 
 
 @given(GRIDS, st.data())
-def test_encoding_marks_the_edge_and_crop_reads_it_back(grid, data):
+def test_encoding_marks_the_edge_and_decoding_reads_it_back(grid, data):
     rows, cols = grid.shape
     canvas = (data.draw(st.integers(rows, 30)), data.draw(st.integers(cols, 30)))
-    board = encode(grid, canvas).reshape(canvas)
+    board = encode_grid(grid, canvas).reshape(canvas)
     assert np.array_equal(board[:rows, :cols], grid + 2)
     assert (board[rows : rows + 1, :cols] == EOS).all()
     assert (board[:rows, cols : cols + 1] == EOS).all()
     assert (board[rows + 1 :] == PAD).all()
     assert (board[:, cols + 1 :] == PAD).all()
-    assert np.array_equal(crop(board, canvas), grid)
+    assert np.array_equal(decode_grid(board, canvas), grid)
 
 
-def test_crop_takes_the_largest_rectangle_and_the_flatter_of_equals():
-    assert crop(np.array([2, 2, 2, 2, 1, 1, 2, 1, 1]), (3, 3)).shape == (1, 3)  # areas 3 and 3
-    assert crop(np.array([2, 2, 2, 2, 2, 1, 2, 1, 1]), (3, 3)).shape == (2, 2)
-    assert crop(np.array([0, 2, 2, 2]), (2, 2)).shape == (0, 0)
-    assert crop(np.full(4, 12), (2, 2)).shape == (0, 0)  # beyond the vocabulary
+def test_decoding_takes_the_largest_rectangle_and_the_flatter_of_equals():
+    assert decode_grid(np.array([2, 2, 2, 2, 1, 1, 2, 1, 1]), (3, 3)).shape == (1, 3)  # areas 3 and 3
+    assert decode_grid(np.array([2, 2, 2, 2, 2, 1, 2, 1, 1]), (3, 3)).shape == (2, 2)
+    assert decode_grid(np.array([0, 2, 2, 2]), (2, 2)).shape == (0, 0)
+    assert decode_grid(np.full(4, 12), (2, 2)).shape == (0, 0)  # beyond the vocabulary
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,16 @@ from hrm_offline.common.errors import InputError
 from hrm_offline.common.tokens import IGNORE, PAD
 from hrm_offline.config import PRESETS, ModelConfig, Recipe
 from hrm_offline.data.canvas import make_buckets
-from hrm_offline.data.grids import crop
+from hrm_offline.data.context import NO_PAIR
+from hrm_offline.data.grids import decode_grid
 from hrm_offline.data.puzzles import (
     FIRST_COLOUR_ROW,
     FIRST_DIHEDRAL_ROW,
     SHARED_ROWS,
+    Batch,
     ExampleSource,
     PuzzleSet,
+    unpack,
 )
 from hrm_offline.data.tasks import load_tasks
 from hrm_offline.model.batching import BatchMaker
@@ -76,8 +79,13 @@ def test_batches_hold_whole_examples_with_the_right_embedding_rows(make_task, re
         views = (puzzles.first_view[1:] - puzzles.first_view[:-1])[source.examples.puzzles[bucket.members]]
         assert len(batch) == min(max(1, recipe.tokens_per_step // bucket.area), views.sum())
         made = maker.make(batch)
-        for (example, view, *_), tokens, labels, ids, cells in zip(
-            batch.plan, made.inputs.numpy(), made.labels.numpy(), made.puzzle_identifiers, made.cells
+        for example, view, tokens, labels, ids, cells in zip(
+            batch.examples,
+            batch.views,
+            made.inputs.numpy(),
+            made.labels.numpy(),
+            made.puzzle_identifiers,
+            made.cells,
         ):
             assert example in bucket.members
             puzzle = source.examples.puzzles[example]
@@ -97,16 +105,37 @@ def view_free(view, tokens, canvas):
     board = tokens.reshape(canvas)
     rows, cols = np.nonzero(board >= 2)
     moved = board[rows.min() :, cols.min() :]
-    return view.invert(crop(moved, moved.shape))
+    return view.invert(decode_grid(moved, moved.shape))
+
+
+def test_a_batch_is_packed_by_column_and_read_by_name():
+    examples, views, corners = np.array([3, 1, 2]), np.array([7, 8, 9]), np.array([[0, 1], [2, 3], [4, 5]])
+    contexts = np.array([[5, NO_PAIR], [6, 4], [NO_PAIR, NO_PAIR]])
+    batch = Batch.of(2, (5, 6), examples, views, corners, contexts)
+    assert batch.packed.dtype == np.int32
+    assert batch.packed.shape == (3, 6)
+    for columns in (batch, unpack(torch.from_numpy(batch.packed))):
+        assert columns.examples.tolist() == [3, 1, 2]
+        assert columns.views.tolist() == [7, 8, 9]
+        assert columns.corners.tolist() == corners.tolist()
+        assert columns.contexts.tolist() == contexts.tolist()
+    some = batch.rows(np.array([2, 0, 0]))
+    assert (some.bucket, some.canvas, some.examples.tolist()) == (2, (5, 6), [2, 3, 3])
+    assert batch.rows(np.array([False, True, False])).views.tolist() == [8]
+    joined = Batch.joined([batch.rows(slice(1)), batch.rows(slice(1, None))])
+    assert np.array_equal(joined.packed, batch.packed)
+    plain = Batch.of(0, (3, 3), examples, views)
+    assert plain.corners.tolist() == [[0, 0]] * 3
+    assert plain.contexts.shape == (3, 0)
 
 
 def test_a_batch_depends_on_seed_and_step_alone(make_task):
     puzzles = PuzzleSet(some_tasks(make_task), TABLE, MODEL, seed=0)
     one, other = ExampleSource(puzzles, seed=5), ExampleSource(puzzles, seed=5)
     one.batch(3)
-    assert np.array_equal(one.batch(7).plan, other.batch(7).plan)
+    assert np.array_equal(one.batch(7).packed, other.batch(7).packed)
     steps = range(20)
-    assert any(one.batch(s).plan.tobytes() != ExampleSource(puzzles, seed=6).batch(s).plan.tobytes() for s in steps)
+    assert any(one.batch(s).packed.tobytes() != ExampleSource(puzzles, seed=6).batch(s).packed.tobytes() for s in steps)
 
 
 def test_buckets_take_turns_in_proportion_to_their_work(make_task):

@@ -10,6 +10,7 @@ from hrm_offline.common.errors import InputError
 from hrm_offline.config import PretrainConfig
 from hrm_offline.data.leaks import find_leaks, without_repeats
 from hrm_offline.data.sets import load_set, rehearsal_tasks, select_tasks, size_of, smallest
+from hrm_offline.data.synthetic import FIRST_GENERATION
 from hrm_offline.data.tasks import digest_of, load_tasks, to_challenges
 
 
@@ -82,3 +83,5 @@ def test_made_up_families_can_be_chosen_or_left_out():
         load_set("synthetic-6-only-tiles")
     with pytest.raises(InputError):
         load_set("synthetic-6-tile")
+    with pytest.raises(InputError, match="leaves out every family"):
+        load_set(f"synthetic-6-without-{','.join(FIRST_GENERATION)}")

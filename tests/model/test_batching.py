@@ -16,7 +16,7 @@ from hrm_offline.common.tokens import IGNORE, PAD
 from hrm_offline.config import ModelConfig, Recipe
 from hrm_offline.data.augment import View, Views
 from hrm_offline.data.context import NO_PAIR
-from hrm_offline.data.grids import crop, encode
+from hrm_offline.data.grids import decode_grid, encode_grid
 from hrm_offline.data.puzzles import Batch, ExampleSource, PuzzleSet
 from hrm_offline.data.sets import rehearsal_tasks
 from hrm_offline.data.tasks import Pair, Task, load_tasks
@@ -31,13 +31,13 @@ def test_a_sequence_is_its_context_turned_like_the_input_and_then_the_input():
     for step in range(10):
         batch = source.batch(step)
         made = maker.make(batch)
-        for row, tokens in zip(batch.plan, made.inputs.numpy()):
-            view = puzzles.all_views[row[1]]
-            pairs = [puzzles.demonstrations.pairs[c] for c in row[4:] if c != NO_PAIR]
+        for example, index, context, tokens in zip(batch.examples, batch.views, batch.contexts, made.inputs.numpy()):
+            view = puzzles.all_views[index]
+            pairs = [puzzles.demonstrations.pairs[c] for c in context if c != NO_PAIR]
             shown = [grid for pair in pairs for grid in (pair.input, pair.output)]
-            expected = [encode(view.apply(grid), batch.canvas) for grid in shown]
+            expected = [encode_grid(view.apply(grid), batch.canvas) for grid in shown]
             expected += [np.full(batch.canvas[0] * batch.canvas[1], PAD)] * (4 - len(shown))
-            expected.append(encode(view.apply(source.examples.pairs[row[0]].input), batch.canvas))
+            expected.append(encode_grid(view.apply(source.examples.pairs[example].input), batch.canvas))
             assert np.array_equal(tokens, np.concatenate(expected))
 
 
@@ -62,15 +62,15 @@ def test_encoding_by_gather_equals_encoding_the_transformed_grid(mode, grid, out
     canvas = (data.draw(st.integers(rows, 30)), data.draw(st.integers(cols, 30)))
     corner = (data.draw(st.integers(0, canvas[0] - rows)), data.draw(st.integers(0, canvas[1] - cols)))
     with dispatch.override(mode):
-        made = maker.make(Batch(0, canvas, np.array([[1, 1, *corner]], dtype=np.int32)))
-    assert np.array_equal(made.inputs[0].cpu().numpy(), encode(view.apply(grid), canvas, corner))
-    labels = encode(view.apply(output), canvas, corner).astype(np.int64)
+        made = maker.make(Batch.of(0, canvas, np.array([1]), np.array([1]), np.array([corner])))
+    assert np.array_equal(made.inputs[0].cpu().numpy(), encode_grid(view.apply(grid), canvas, corner))
+    labels = encode_grid(view.apply(output), canvas, corner).astype(np.int64)
     assert np.array_equal(made.labels[0].cpu().numpy(), np.where(labels == PAD, IGNORE, labels))
 
 
 @given(arrays(np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.integers(0, 11)), VIEWS)
 @settings(max_examples=200, deadline=None)
-def test_reading_by_gather_equals_crop_and_invert(board, view):
+def test_reading_by_gather_equals_decoding_and_inverting_the_view(board, view):
     maker = maker_of([Pair(board % 10, board % 10)], [View(5), view])
     read(maker, board.ravel(), view, (0, 0), board.shape)
 
@@ -81,7 +81,7 @@ def test_a_grid_comes_back_from_its_view_and_place(grid, view, data):
     maker = maker_of([Pair(grid, grid)], [View(5), view])
     shown = view.apply(grid)
     corner = tuple(data.draw(st.integers(0, 30 - side)) for side in shown.shape)
-    assert np.array_equal(read(maker, encode(shown, (30, 30), corner), view, corner, (30, 30)), grid)
+    assert np.array_equal(read(maker, encode_grid(shown, (30, 30), corner), view, corner, (30, 30)), grid)
 
 
 def read(maker, tokens, view, corner, canvas):
@@ -95,7 +95,7 @@ def read(maker, tokens, view, corner, canvas):
     (rows, cols), cells = sides[0].tolist(), cells[0].cpu().numpy()
     board = np.zeros(canvas, dtype=np.uint8)
     board[: canvas[0] - corner[0], : canvas[1] - corner[1]] = tokens.reshape(canvas)[corner[0] :, corner[1] :]
-    expected = view.invert(crop(board.ravel(), canvas))
+    expected = view.invert(decode_grid(board.ravel(), canvas))
     assert (rows, cols) == expected.shape
     assert np.array_equal(cells[:rows, :cols], expected)
     assert cells.sum() == expected.sum()  # zero outside
@@ -110,14 +110,16 @@ def test_every_row_of_real_batches_equals_the_plain_way():
         for step in range(20):
             batch = source.batch(step)
             made = maker.make(batch)
-            for row, tokens in zip(batch.plan, made.inputs.cpu().numpy()):
-                pair, view = source.examples.pairs[row[0]], source.puzzles.all_views[row[1]]
-                assert np.array_equal(tokens, encode(view.apply(pair.input), batch.canvas, tuple(row[2:])))
+            for example, index, corner, tokens in zip(
+                batch.examples, batch.views, batch.corners, made.inputs.cpu().numpy()
+            ):
+                pair, view = source.examples.pairs[example], source.puzzles.all_views[index]
+                assert np.array_equal(tokens, encode_grid(view.apply(pair.input), batch.canvas, tuple(corner)))
 
 
 def test_test_inputs_have_no_labels(make_task):
     task = make_task("t").without_labels()
     puzzles = PuzzleSet((task,), RECIPE, ModelConfig(), 0)
-    made = BatchMaker(puzzles, puzzles.tests, DEVICE).make(Batch(0, (4, 4), np.zeros((1, 4), dtype=np.int32)))
+    made = BatchMaker(puzzles, puzzles.tests, DEVICE).make(Batch.of(0, (4, 4), np.array([0]), np.array([0])))
     assert made.labels is None
-    assert np.array_equal(made.inputs[0].cpu().numpy(), encode(task.test[0].input, (4, 4)))
+    assert np.array_equal(made.inputs[0].cpu().numpy(), encode_grid(task.test[0].input, (4, 4)))

@@ -20,7 +20,7 @@ def test_a_test_inputs_context_may_hold_every_demonstration_and_rows_that_lack_a
     puzzles = few_shot((make_task("t"),), pairs=5)
     batch = PredictionPlan(puzzles, puzzles.recipe).rounds[0][0]
     count = len(puzzles.tasks[0].train)
-    assert sorted(batch.plan[0, 4:].tolist()) == [NO_PAIR] * (5 - count) + list(range(count))
+    assert sorted(batch.contexts[0].tolist()) == [NO_PAIR] * (5 - count) + list(range(count))
     area = batch.canvas[0] * batch.canvas[1]
     tokens = BatchMaker(puzzles, puzzles.tests, torch.device("cpu")).make(batch).inputs[0].view(11, area)
     assert (tokens[2 * count : 10] == PAD).all()
@@ -33,7 +33,7 @@ def test_rounds_cover_every_view_of_every_test_input_once(make_task):
     tasks = (make_task("a", test=[((3, 3), (3, 3))] * 3), make_task("b", [((9, 9), (9, 9))] * 2, seed=1))
     plan = make_plan(tasks, predict_tokens=32, vote_views=100)
     puzzles = plan.puzzles
-    rounds = [[tuple(row) for batch in batches for row in batch.plan] for batches in plan.rounds]
+    rounds = [[tuple(row) for batch in batches for row in batch.packed] for batches in plan.rounds]
     assert sorted(row for rows in rounds for row in rows) == sorted(
         (test, view, 0, 0)
         for test, puzzle in enumerate(puzzles.tests.puzzles)
@@ -67,11 +67,12 @@ def test_only_views_of_the_chosen_augmentations_vote(make_task, kinds, elements,
         dataclasses.replace(SMALL.model, puzzle_columns=1),
         0,
     )
-    rows = np.concatenate([b.plan for batches in PredictionPlan(puzzles, puzzles.recipe).rounds for b in batches])
-    chosen = puzzles.all_views.colours[rows[:, 1]]
-    assert set(puzzles.all_views.elements[rows[:, 1]].tolist()) == elements
-    assert bool((chosen != np.arange(10)).any()) == recoloured
-    assert len(np.unique(rows[:, :2], axis=0)) == len(rows)
+    plan = PredictionPlan(puzzles, puzzles.recipe)
+    pairs = [pair for batches in plan.rounds for batch in batches for pair in zip(batch.examples, batch.views)]
+    views = [view for _, view in pairs]
+    assert set(puzzles.all_views.elements[views].tolist()) == elements
+    assert bool((puzzles.all_views.colours[views] != np.arange(10)).any()) == recoloured
+    assert len(set(pairs)) == len(pairs)
 
 
 def test_translated_votes_stand_elsewhere_where_their_answer_has_room(make_task):
@@ -85,10 +86,16 @@ def test_translated_votes_stand_elsewhere_where_their_answer_has_room(make_task)
     puzzles = PuzzleSet(
         tasks, dataclasses.replace(SMALL.adapt, **recipe), dataclasses.replace(SMALL.model, puzzle_columns=1), 0
     )
-    rows = np.concatenate([b.plan for batches in PredictionPlan(puzzles, puzzles.recipe).rounds for b in batches])
-    moved = rows[rows[:, 2:4].any(1)]
-    assert len(rows) == 2 * len(puzzles.all_views)
-    assert sorted(map(tuple, rows[~rows[:, 2:4].any(1), :2])) == sorted(map(tuple, moved[:, :2]))
+    plan = PredictionPlan(puzzles, puzzles.recipe)
+    votes = [
+        (test, view, *corner)
+        for batches in plan.rounds
+        for batch in batches
+        for test, view, corner in zip(batch.examples, batch.views, batch.corners.tolist())
+    ]
+    moved = [vote for vote in votes if any(vote[2:])]
+    assert len(votes) == 2 * len(puzzles.all_views)
+    assert sorted(vote[:2] for vote in votes if not any(vote[2:])) == sorted(vote[:2] for vote in moved)
     for test, view, top, left in moved:
         rows_needed, cols_needed = puzzles.tests.rooms[test]
         if puzzles.all_views.elements[view] in (1, 3, 6, 7):

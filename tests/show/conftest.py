@@ -28,7 +28,7 @@ def run(tmp_path_factory):
                 "--out",
                 str(folder / "out"),
                 "--budget",
-                "2m",
+                "10m",
                 "--visits",
                 "1000",
                 "--adapt",

@@ -15,6 +15,7 @@ from hrm_offline.data.puzzles import SHARED_ROWS
 from hrm_offline.model.artifact import save_artifact
 from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.solve.job import solve
+from hrm_offline.solve.messages import Beat
 from hrm_offline.solve.options import SolveOptions
 from hrm_offline.solve.pool import InlinePool
 from hrm_offline.solve.worker import Worker
@@ -48,17 +49,18 @@ def solve_quietly(options, seconds=300, **more):
 
 
 class CutOff(InlinePool):
-    """Break the run off after some messages, as a kill does."""
+    """Break the run off after some messages, as a kill does. Beats do not count: a busy machine sends more of them."""
 
     def __init__(self, make_worker, messages):
         super().__init__(make_worker)
         self.left = messages
 
     def receive(self, timeout):
-        self.left -= 1
-        if self.left < 0:
+        if self.left <= 0:
             raise KeyboardInterrupt
-        return super().receive(timeout)
+        received = super().receive(timeout)
+        self.left -= received is None or not isinstance(received[1], Beat)
+        return received
 
 
 def save_random_artifact(folder, config=SMALL.model, seed=0):

@@ -19,7 +19,6 @@ import contextlib
 import copy
 import faulthandler
 import io
-import itertools
 import json
 import math
 import shutil
@@ -366,6 +365,7 @@ def check_learning(path: Path) -> bool:
     from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
     from hrm_offline.model.batching import training_batches
     from hrm_offline.model.recursive import RecursiveModel
+    from hrm_offline.predict.loop import collect_votes
     from hrm_offline.predict.plan import PredictionPlan
     from hrm_offline.predict.predictor import Predictor
     from hrm_offline.train.learner import Learner
@@ -380,10 +380,8 @@ def check_learning(path: Path) -> bool:
     offer = training_batches(ExampleSource(puzzles, seed=0), torch.device("cpu"))
     for step in range(_LEARNING_STEPS):
         learner.learn(offer(step))
-    plan, predictor, pools = PredictionPlan(puzzles, chosen.adapt), Predictor(model, puzzles, chosen.adapt), {}
-    for batch in itertools.islice(plan.rounds[0], _PREDICTED_BATCHES):
-        predictor.predict(batch).add_to(pools)
-    votes = {plan.keys[test]: pool for test, pool in pools.items()}
+    predictor, plan = Predictor(model, puzzles, chosen.adapt), PredictionPlan(puzzles, chosen.adapt)
+    votes = collect_votes(predictor, plan, _PREDICTED_BATCHES)
     check_submission(build_submission(fallback_submission(task_set), votes), task_set.test_counts())
     return True
 

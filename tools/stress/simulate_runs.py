@@ -301,9 +301,7 @@ class SimulatedEngine(Engine):
     def _predict(self, batch) -> Votes:
         self.worker.spend(self.worker.pool.weather.token * tokens_of(batch))
         size = len(batch)
-        return Votes(
-            batch.plan[:, 0], np.ones((size, 2), np.int32), np.zeros((size, 1, 1), np.uint8), np.full(size, 0.5)
-        )
+        return Votes(batch.examples, np.ones((size, 2), np.int32), np.zeros((size, 1, 1), np.uint8), np.full(size, 0.5))
 
 
 def recipe_of(weather: Weather):

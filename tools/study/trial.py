@@ -1,6 +1,6 @@
 """One trial of a recipe on real tasks: learn them once, then predict and vote in one way or several, and score.
 
-What `compare_learning` and `study` run.
+`compare_learning.py` and `study.py` run trials.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 
 from hrm_offline.answers.score import Score, score_attempts
 from hrm_offline.answers.submission import ATTEMPTS, Submission, build_submission, fallback_submission
-from hrm_offline.answers.vote import Pool
+from hrm_offline.answers.vote import Pool, TestKey
 from hrm_offline.common.budget import Budget
 from hrm_offline.common.errors import InputError, shown_name
 from hrm_offline.common.settings import from_dict
@@ -29,25 +29,34 @@ from hrm_offline.model.artifact import PUZZLES_FILE, Artifact, bundled_artifact,
 from hrm_offline.model.batching import BatchMaker
 from hrm_offline.model.device import choose_runtime
 from hrm_offline.model.recursive import RecursiveModel
+from hrm_offline.predict.loop import collect_votes
 from hrm_offline.predict.plan import PredictionPlan
 from hrm_offline.predict.predictor import Predictor
 from hrm_offline.train.adapt import AdaptReport, adapt
 from hrm_offline.train.losses import softmax_cross_entropy
 
 BUNDLED = "bundled"
-_LARGER_SIDE, _LARGER_COUNT = 10, 20
-_OTHERS = "arc1-train"
+_LARGER_SIDE, _LARGER_COUNT = 10, 20  # the set "larger": sides from 10 on, 20 tasks
+_OTHERS = "arc1-train"  # where tasks that are learned along come from
 _STARTS = ("mean", "zeros", "nearest")
-_CANDIDATES = 32  # pretrained embeddings that a probe tries
+_CANDIDATES = 32  # pretrained embeddings that "nearest" tries
+# Settings of a trial that are neither the recipe's nor the network's.
+_TRIAL_SETTINGS = ("artifact", "start", "alone", "others", "visits_times")
 
-Pools = dict[tuple[str, int], Pool]  # by (task id, index of its test input)
+Pools = dict[TestKey, Pool]
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """What is learned. `changes` are settings of the recipe or the network, as JSON values by name; and where it begins
-    with pretrained weights `artifact` (a folder, or "bundled") and `start`; `alone`: each task by a network of its own;
-    `others`: so many further tasks that are learned along; `visits_times`: so many times the visits."""
+    """A learning that is tried: which tasks, with which preset and seed, each demonstration offered `visits` times.
+
+    `changes` are JSON values by name. They are settings of the recipe or of the network, or
+    - `artifact`: a folder of pretrained weights to begin with, or "bundled" for those of the package;
+    - `start`: where the embeddings of new puzzles begin then: "mean" (the artifact's own way), "zeros" or "nearest";
+    - `alone`: each task gets a network of its own;
+    - `others`: how many further tasks are learned along;
+    - `visits_times`: by what the visits are multiplied.
+    """
 
     changes: dict
     seed: int
@@ -57,20 +66,24 @@ class Trial:
 
     @property
     def key(self) -> dict:
+        """The fields by name, which tell this trial from others in a file of results."""
         return dataclasses.asdict(self)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Learned:
-    """Networks, each with the tasks that it has learned and how that went, and the core-seconds it took in all."""
+    """Networks, each with the puzzles that it has learned and the report on that, and the core-seconds of all."""
 
     networks: list[tuple[RecursiveModel, PuzzleSet, AdaptReport]]
     recipe: AdaptConfig
     seconds: float
 
     def about(self) -> dict:
-        """The numbers of a trial's line: steps, examples (a sequence for one outer step), core-seconds, token loss at
-        the end and before half of the steps (NaN without any), and a network's parameters."""
+        """Return the numbers of a trial's line.
+
+        Steps, examples (one is a sequence for one outer step), core-seconds, the token loss at the end (`loss`) and
+        before half of the steps (`half`), each NaN where nothing was learned, and the parameters of one network.
+        """
         reports = [report for _, _, report in self.networks]
         return {
             "steps": sum(report.steps for report in reports),
@@ -86,15 +99,20 @@ class Learned:
 
 
 def tasks_of(name: str) -> tuple[Task, ...]:
-    """The rehearsal's set, the one of larger grids, or some of a set by rank; all by sizes alone.
-    Raises `InputError`, also for a task whose test outputs are not known."""
+    """Return the tasks of a name: "small" (the rehearsal's), "larger" (larger grids), or "SET:FIRST:LAST".
+
+    "SET:FIRST:LAST" is the tasks of a set from rank FIRST up to LAST, the smallest first. All are chosen by sizes
+    alone. Raises `InputError`, also for a task whose test outputs are not known.
+    """
     if name == "small":
         return rehearsal_tasks()
     if name == "larger":
         tasks = load_set("arc1-train").require_good()
         return tuple(smallest((task for task in tasks if size_of(task)[0] >= _LARGER_SIDE), _LARGER_COUNT))
-    ranks = re.fullmatch(r"(.+):(\d+):(\d+)", name)
-    tasks = smallest(load_set(ranks[1]).require_good(), int(ranks[3]))[int(ranks[2]) :] if ranks else []
+    tasks = []
+    if match := re.fullmatch(r"(.+):(\d+):(\d+)", name):
+        source, first, last = match[1], int(match[2]), int(match[3])
+        tasks = smallest(load_set(source).require_good(), last)[first:]
     if not tasks:
         raise InputError(f"set '{name}' is none, expected small, larger or SET:FIRST:LAST with a task between the two")
     for task in tasks:
@@ -107,8 +125,10 @@ def tasks_of(name: str) -> tuple[Task, ...]:
 
 
 def other_tasks(tasks: tuple[Task, ...], count: int) -> tuple[Task, ...]:
-    """The `count` smallest ARC-AGI-1 training tasks that share no pair, in any view, with `tasks`; all of their pairs
-    are demonstrations. Raises `InputError` where there are not so many."""
+    """Return the `count` smallest ARC-AGI-1 training tasks that share no pair, in any view, with `tasks`.
+
+    All of their pairs are demonstrations. Raises `InputError` where there are not so many.
+    """
     found = smallest(load_set(_OTHERS).require_good(), None)
     leaked = {leak.id for leak in find_leaks(found, tasks)}
     others = [task for task in found if task.id not in leaked][:count]
@@ -121,13 +141,12 @@ def other_tasks(tasks: tuple[Task, ...], count: int) -> tuple[Task, ...]:
 
 
 def configs_of(trial: Trial, where: str) -> tuple[ModelConfig, AdaptConfig, Artifact | None]:
-    """The preset's network and recipe, or the artifact's and the preset's recipe for it, with the changes.
-    Raises `InputError`, which begins with `where`, for one that is neither's."""
-    changes = dict(trial.changes)
-    folder, start = changes.pop("artifact", None), changes.pop("start", "mean")
-    times = changes.pop("visits_times", 1)
-    for name in ("alone", "others"):
-        changes.pop(name, None)
+    """Return the network's settings, the recipe, and the artifact where the trial begins with one.
+
+    They are the preset's, or the artifact's and the preset's recipe for pretrained weights, with the trial's changes.
+    Raises `InputError`, which begins with `where`, for a change that is a setting of neither.
+    """
+    folder, start = trial.changes.get("artifact"), trial.changes.get("start", "mean")
     if start not in _STARTS:
         raise InputError(f"{where}: start is '{start}', expected one of {', '.join(_STARTS)}")
     if folder == BUNDLED:
@@ -136,18 +155,22 @@ def configs_of(trial: Trial, where: str) -> tuple[ModelConfig, AdaptConfig, Arti
             raise InputError(f"{where}: no artifact comes with the package for {trial.preset}")
     chosen, artifact = preset(trial.preset), None if folder is None else load_artifact(folder)
     model = dataclasses.asdict(artifact.config if artifact else chosen.model)
-    recipe = dataclasses.asdict(chosen.recipe(artifact is not None)) | {"visits": times * trial.visits}
+    visits = trial.changes.get("visits_times", 1) * trial.visits
+    recipe = dataclasses.asdict(chosen.recipe(artifact is not None)) | {"visits": visits}
     if artifact is not None:
         pairs = artifact.config.context_pairs or recipe["context_pairs"]
         recipe |= {"conditioning": artifact.conditioning, "context_pairs": pairs}
-    for name, value in changes.items():
-        (model if name in model and name not in recipe else recipe)[name] = value
+    for name, value in trial.changes.items():
+        if name not in _TRIAL_SETTINGS:
+            # A setting that both have (context_pairs) is the recipe's; `conditioned` tells the network.
+            settings = model if name in model and name not in recipe else recipe
+            settings[name] = value
     adapt_config = from_dict(AdaptConfig, recipe, where)
     return from_dict(ModelConfig, model, where).conditioned(adapt_config), adapt_config, artifact
 
 
 def learn(trial: Trial, tasks: tuple[Task, ...]) -> Learned:
-    """Learn the tasks' demonstrations, on a GPU if there is one, else on one thread. Raises `InputError`."""
+    """Learn the demonstrations of the tasks, on a GPU if there is one, else on one thread. Raises `InputError`."""
     torch.set_num_threads(1)
     torch.manual_seed(trial.seed)
     configs = configs_of(trial, "trial")
@@ -160,8 +183,10 @@ def learn(trial: Trial, tasks: tuple[Task, ...]) -> Learned:
 
 
 def busy_seconds() -> float:
-    """Core-seconds of this process so far, which another one beside it does not change; where a GPU does the work, a
-    clock's."""
+    """Return the core-seconds of this process so far, which do not depend on other processes beside it.
+
+    Where a GPU does the work they would be too few, so there the seconds are a clock's.
+    """
     return time.perf_counter() if torch.cuda.is_available() else time.process_time()
 
 
@@ -181,42 +206,44 @@ def _learn_together(
 
 
 def _loss_at(losses: tuple[float, ...], share: float) -> float:
-    """Mean over the tenth of the run before that share of it, NaN where nothing was learned."""
+    """Return the mean loss over the tenth of the run before that share of it, NaN where nothing was learned."""
     last = max(1, round(share * len(losses)))
-    return statistics.mean(losses[max(0, last - max(1, len(losses) // 10)) : last] or [math.nan])
+    tenth = max(1, len(losses) // 10)
+    return statistics.mean(losses[max(0, last - tenth) : last] or [math.nan])
 
 
 @torch.inference_mode()
 def _start_embeddings(model: RecursiveModel, puzzles: PuzzleSet, artifact: Artifact | None, start: str) -> None:
-    """Set the rows of new puzzles, which are at the artifact's mean, elsewhere (factored conditioning)."""
+    """Move the rows of new puzzles, which begin at the artifact's mean (factored conditioning).
+
+    "nearest" gives each puzzle that one of some pretrained rows whose loss on its demonstrations is least.
+    """
     if start == "zeros":
         model.puzzle_emb.weights[SHARED_ROWS:] = 0
     elif start == "nearest":
         pretrained = read_safetensors(artifact.folder / PUZZLES_FILE)["puzzle_emb.weights"][SHARED_ROWS:]
-        candidates = pretrained[:: -(-len(pretrained) // _CANDIDATES)]
+        every = -(-len(pretrained) // _CANDIDATES)
+        candidates = pretrained[::every]
         losses = torch.stack([_demonstration_losses(model, puzzles, candidate) for candidate in candidates])
         model.puzzle_emb.weights[SHARED_ROWS:] = candidates[losses.argmin(0)]
 
 
 def _demonstration_losses(model: RecursiveModel, puzzles: PuzzleSet, row: torch.Tensor) -> torch.Tensor:
-    """Token loss of each puzzle's demonstrations, summed, if all had this embedding: one outer step of plain views."""
+    """Return the token loss of each puzzle's demonstrations, float32 [puzzles], if all puzzles had this embedding.
+
+    It is summed over the demonstrations, after one outer step in the identity view.
+    """
     model.puzzle_emb.weights[SHARED_ROWS:] = row
     maker, examples = BatchMaker(puzzles, puzzles.demonstrations, model.device), puzzles.demonstrations
     losses = torch.zeros(len(puzzles.tasks))
     for bucket in puzzles.buckets(examples):
         owners = examples.puzzles[bucket.members]
-        corners = np.zeros((len(owners), 2), dtype=np.int64)
-        plan = np.column_stack([bucket.members, puzzles.first_view[owners], corners]).astype(np.int32)
-        sequences = maker.make(Batch(0, bucket.canvas, plan))
-        states = model.initial_states(len(plan), bucket.canvas)
-        output = model(
-            *states,
-            sequences.inputs,
-            model.puzzle_vectors(sequences.puzzle_identifiers),
-            bucket.canvas,
-            sequences.cells,
-        )[2]
-        lost = softmax_cross_entropy(output.logits, sequences.labels).mean(1)
+        batch = Batch.of(0, bucket.canvas, bucket.members, puzzles.first_view[owners])
+        sequences = maker.make(batch)
+        z_H, z_L = model.initial_states(len(batch), bucket.canvas)
+        vectors = model.puzzle_vectors(sequences.puzzle_identifiers)
+        _, _, output = model(z_H, z_L, sequences.inputs, vectors, bucket.canvas, sequences.cells)
+        lost = softmax_cross_entropy(output.logits, sequences.labels).mean(1)  # [B]
         losses.index_add_(0, torch.from_numpy(owners), lost.cpu())
     return losses
 
@@ -225,29 +252,27 @@ def _demonstration_losses(model: RecursiveModel, puzzles: PuzzleSet, row: torch.
 
 
 def predict(learned: Learned, changes: dict | None = None) -> tuple[Pools, int]:
-    """The votes of all test inputs, under the recipe with some settings of prediction changed, and the outer steps
-    computed for them, summed over sequences."""
+    """Return the votes of all test inputs, and the outer steps computed for them, summed over sequences.
+
+    `changes` are settings of prediction that differ from the recipe's.
+    """
     recipe = from_dict(AdaptConfig, dataclasses.asdict(learned.recipe) | (changes or {}), "prediction")
-    found: Pools = {}
+    votes: Pools = {}
     steps = 0
     for model, puzzles, _ in learned.networks:
-        predictor, plan = Predictor(model, puzzles, recipe), PredictionPlan(puzzles, recipe)
-        pools: dict[int, Pool] = {}
-        for batches in plan.rounds:
-            for batch in batches:
-                predictor.predict(batch).add_to(pools)
-        found |= {plan.keys[test]: pool for test, pool in pools.items()}
+        predictor = Predictor(model, puzzles, recipe)
+        votes |= collect_votes(predictor, PredictionPlan(puzzles, recipe))
         steps += predictor.sequence_steps
-    return found, steps
+    return votes, steps
 
 
 def score_votes(votes: Pools, tasks: tuple[Task, ...]) -> Score:
-    """The score of the two best grids of each test input, with the null baseline's where there are not two."""
+    """Return the score of the two best grids of each test input; the null baseline's fill in where there are fewer."""
     return _score(build_submission(_null_submission(tasks), votes), tasks)
 
 
 def null_score(tasks: tuple[Task, ...]) -> Score:
-    """What the commonest demonstrated outputs score."""
+    """Return the score of the null baseline: the commonest demonstrated outputs."""
     return _score(_null_submission(tasks), tasks)
 
 

@@ -189,7 +189,7 @@ def _score(rehearsal: Rehearsal, problem: str) -> Check:
     write_json(null_submission, fallback_submission(TaskSet("rehearsal", tuple(rehearsal.tasks))))
     score, null = score_files(rehearsal.submission, solutions), score_files(null_submission, solutions)
     beyond = [task_id for task_id in score.solved if task_id not in null.solved]
-    print(score.table())
+    print(score.as_text())
     print(f"null baseline: {null.summary()}")
     print(f"solved and not by the null baseline: {len(beyond)} ({', '.join(beyond) or 'none'})")
     return Check(
