@@ -70,7 +70,7 @@ class _Rotate(torch.autograd.Function):
         return _rotated(grad.contiguous(), ctx.num_heads, cos_sin, True), None, None
 
 
-# --- launcher ---
+# --- launchers ---
 
 _BLOCK = 1024  # elements of one program
 
@@ -96,7 +96,7 @@ def rotate_rows(qkv, cos_sin, num_heads, inverse, out):
     )
 
 
-# --- kernel ---
+# --- kernels ---
 
 
 @jit

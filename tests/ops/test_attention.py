@@ -7,7 +7,7 @@ import torch
 from kernels import DEVICE, DTYPES, TOLERANCE, check, difference, normal
 
 from hrm_offline.ops.attention import attention, attention_backward, attention_forward, attention_reference
-from hrm_offline.ops.dispatch import override
+from hrm_offline.ops.dispatch import VARIANTS, forced, override
 from hrm_offline.ops.rope import rope_cos_sin
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
@@ -38,6 +38,15 @@ def test_attention(dtype, batch, tokens, heads, head_dim, rotate):
         [qkv],
         repeat=tokens < 900,  # a run of 901 tokens takes ten seconds in the interpreter
     )
+
+
+@pytest.mark.parametrize("variant", VARIANTS["attention"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_variant_gives_the_same(dtype, variant):
+    qkv, cos_sin = normal(2, 65, 3 * 32, dtype=dtype), cos_sin_for(65, 16, dtype)
+    lengths = torch.tensor([40, 65], device=DEVICE)
+    with forced("attention", True, variant):
+        check(lambda x: attention(x, 2, cos_sin, lengths), lambda x: attention_reference(x, 2, cos_sin, lengths), [qkv])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
