@@ -1,6 +1,6 @@
-"""Shared fixtures: small real-looking tasks, and one thread so that runs are repeatable.
+"""Fixtures for every test: small tasks, files, our wheel, and one thread, so that runs can be repeated.
 
-Without a GPU, Triton kernels run in Triton's interpreter, which must be known before they are defined.
+Without a GPU, kernels run in Triton's interpreter. Triton must know that before a kernel is defined.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ if not torch.cuda.is_available():
 
 from hrm_offline.data.tasks import Pair, Task
 
+# Their assertions then say what differed, as those of test files do.
+pytest.register_assert_rewrite("kernels", "pretraining", "runs")
+
 
 def pytest_collection_modifyitems(items):
     if not torch.cuda.is_available():
@@ -41,7 +44,10 @@ def _one_thread():
 
 @pytest.fixture
 def make_task():
-    """A task of random grids: `make_task("a", train=[(in_shape, out_shape), ...], test=[...])`."""
+    """Return a function that makes a task of random grids.
+
+    `make_task("a", train=[(in_shape, out_shape), ...], test=[...])`.
+    """
 
     def make(task_id: str = "t", train=(((3, 3), (3, 3)),) * 3, test=(((3, 3), (3, 3)),), seed: int = 0) -> Task:
         rng = np.random.default_rng(seed)
@@ -56,7 +62,7 @@ def make_task():
 
 @pytest.fixture
 def write_json(tmp_path):
-    """Write a value (or raw text) to a file and return its path."""
+    """Return a function that writes a value (or raw text) to a file and returns its path."""
 
     def write(name: str, value) -> Path:
         path = tmp_path / name
@@ -64,3 +70,19 @@ def write_json(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory):
+    """Write a dataset of our wheel alone, once per session; tests copy what they change."""
+    from tools import vendor_wheels
+
+    folder = tmp_path_factory.mktemp("vendored") / "dataset"
+    vendor_wheels.vendor(folder, "somebody", lock=None)
+    return folder
+
+
+@pytest.fixture
+def wheel(dataset):
+    """Return the path of our wheel inside that dataset."""
+    return next(dataset.glob("hrm_offline-*.whl"))

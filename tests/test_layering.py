@@ -1,4 +1,4 @@
-"""The package's import directions, and what importing it must not need."""
+"""Test the package's import directions, and that importing it loads neither torch nor Triton."""
 
 import ast
 import subprocess

@@ -1,3 +1,5 @@
+"""Test the package against numbers of the published reference, and that a planted difference is found."""
+
 import json
 
 import pytest

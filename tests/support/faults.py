@@ -15,7 +15,7 @@ MARK = "HRM_OFFLINE_TEST_MARK"
 
 
 class Faulty(Engine):
-    """Fails at the fifth step of an adaptation, the first time or always."""
+    """Fail at the fifth step of an adaptation, the first time or always."""
 
     always = False
 
@@ -31,33 +31,45 @@ class Faulty(Engine):
 
 
 class AlwaysFaulty(Faulty):
+    """Fail at the fifth step of every adaptation."""
+
     always = True
 
 
 class OutOfMemory(Faulty):
+    """Run out of GPU memory once."""
+
     def fail(self):
         raise torch.OutOfMemoryError("CUDA out of memory, it would say")
 
 
 class NotANumber(Faulty):
+    """Spoil a weight once, so that learning diverges."""
+
     def fail(self):
         with torch.no_grad():
             self.adaptation.learner.params[0].fill_(float("nan"))
 
 
 class Hanging(Faulty):
+    """Hang once."""
+
     def fail(self):
         time.sleep(10**6)
 
 
 class Killed(Faulty):
+    """End the whole process once, without a word."""
+
     def fail(self):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def hanging(connection):
+    """Serve as a worker process that hangs once."""
     main(connection, Hanging)
 
 
 def killed(connection):
+    """Serve as a worker process that is killed once."""
     main(connection, Killed)

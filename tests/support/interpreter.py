@@ -1,9 +1,9 @@
-"""Triton's interpreter, made to round to bfloat16 as a GPU does, and twice as fast.
+"""Make Triton's interpreter round to bfloat16 as a GPU does, and make it twice as fast.
 
-It cuts the low bits off instead, which doubles the error of every rounding and biases it towards
-zero, so that no comparison with a tolerance for rounded numbers could pass. `install` replaces the two
-conversions between float32 and bfloat16 and leaves the others. It also spares what takes half the
-time: preparing the language again for each function a kernel calls, and a check of integer overflow.
+The interpreter cuts off the low bits. That doubles the error of every rounding and biases it towards zero, so no
+comparison with a tolerance for rounded numbers could pass. `install` replaces the two conversions between float32 and
+bfloat16, and leaves the others. It also leaves out two things that take half of the time: preparing the language again
+for each function that a kernel calls, and checking for integer overflow.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ import numpy as np
 
 
 def install() -> None:
+    """Change Triton's interpreter in this process."""
     import triton.language as tl
     from triton.runtime import interpreter
 
@@ -39,7 +40,7 @@ def install() -> None:
 
 
 def to_bfloat16(data: np.ndarray) -> np.ndarray:
-    """The bits, uint16, of float32 numbers rounded to the nearest bfloat16, ties to even."""
+    """Return the bits, uint16, of float32 numbers rounded to the nearest bfloat16, ties to even."""
     bits = np.ascontiguousarray(data).view(np.uint32).reshape(np.shape(data))
     rounded = ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
     return np.where(np.isnan(data), np.uint16(0x7FC0), rounded)

@@ -1,0 +1,89 @@
+"""Test attention's kernels against their plain reference: outputs and gradients, ragged and large inputs."""
+
+import math
+
+import pytest
+import torch
+from kernels import DEVICE, DTYPES, TOLERANCE, check, difference, normal
+
+from hrm_offline.ops.attention import attention, attention_backward, attention_forward, attention_reference
+from hrm_offline.ops.dispatch import override
+from hrm_offline.ops.rope import rope_table
+
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
+
+
+def table_for(tokens: int, head_dim: int, dtype: torch.dtype):
+    table_dtype = torch.float32 if dtype is torch.float32 else torch.float16
+    return rope_table("rope-1d", (1, tokens), 0, tokens, head_dim, 100.0, DEVICE, table_dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("batch", "tokens", "heads", "head_dim", "rotate"),
+    [
+        (1, 1, 1, 16, True),
+        (2, 63, 2, 32, True),
+        (1, 901, 1, 16, True),
+        (2, 130, 1, 64, True),
+        (2, 17, 3, 16, False),
+    ],
+)
+def test_attention(dtype, batch, tokens, heads, head_dim, rotate):
+    qkv = normal(batch, tokens, 3 * heads * head_dim, dtype=dtype)
+    table = table_for(tokens, head_dim, dtype) if rotate else None
+    check(
+        lambda x: attention(x, heads, table), lambda x: attention_reference(x, heads, table), [qkv], repeat=tokens < 900
+    )  # which takes ten seconds in the interpreter
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_attention_of_ragged_sequences_on_their_own_canvases(dtype):
+    lengths = torch.tensor([5, 0, 300, 64, 1], device=DEVICE)  # 300 is more than there are
+    qkv = normal(5, 201, 3 * 32, dtype=dtype)
+    table = torch.stack([table_for(201 + i, 16, dtype)[i:] for i in range(5)])
+    out, grad = check(
+        lambda x: attention(x, 2, table, lengths), lambda x: attention_reference(x, 2, table, lengths), [qkv]
+    )
+    beyond = torch.arange(201, device=DEVICE) >= lengths[:, None]
+    assert (out[beyond] == 0).all()
+    assert (grad[beyond] == 0).all()
+    with override("triton"):  # a sequence's answer does not depend on the others or on what follows it
+        alone = attention(qkv[3:4, :64], 2, table[3:4, :64])
+    assert difference(out[3:4, :64], alone) < TOLERANCE[dtype]
+
+
+def test_attention_neither_reads_nor_writes_beyond_a_sequences_end():
+    lengths = torch.tensor([5, 0, 70], dtype=torch.int32, device=DEVICE)
+    exists = torch.arange(81, device=DEVICE) < lengths[:, None]
+    table = table_for(81, 16, torch.float32)
+    qkv, grad = normal(3, 81, 48, dtype=torch.float32), normal(3, 81, 16, dtype=torch.float32)
+    for tensor in (qkv, grad):
+        tensor[~exists] = math.nan
+    out, grad_qkv = torch.full((3, 81, 16), math.nan, device=DEVICE), torch.full((3, 81, 48), math.nan, device=DEVICE)
+    lse, delta = (torch.full((3, 1, 81), math.nan, device=DEVICE) for _ in range(2))
+    attention_forward(qkv, table, lengths, 1, out, lse)
+    attention_backward(grad, qkv, table, lengths, 1, out, lse, delta, grad_qkv)
+    for tensor, written in ((out, exists), (lse[:, 0], exists), (delta[:, 0], exists), (grad_qkv, exists)):
+        assert tensor[written].isfinite().all()
+        assert tensor[~written].isnan().all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("scale", [30.0, -30.0])
+def test_attention_of_large_scores(dtype, scale):
+    """Test scores near +-1,000, where float32 has four digits left behind the decimal point.
+
+    A softmax that does not subtract the maximum overflows here, and so does exp2 of keys that do not exist.
+    """
+    qkv = normal(1, 70, 3 * 16, dtype=dtype)
+    qkv[..., :16] *= scale
+    qkv[..., 16:32] = qkv[..., :16]
+    if scale < 0:
+        qkv[..., 16:32] *= -1
+    check(
+        lambda x: attention(x, 1),
+        lambda x: attention_reference(x, 1),
+        [qkv],
+        tolerance=5e-4 if dtype is torch.float32 else 2e-2,
+    )

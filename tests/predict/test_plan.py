@@ -1,0 +1,97 @@
+"""Test which views of which test inputs are predicted, and in which order."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from few_shot import few_shot
+from plans import make_plan
+
+from hrm_offline.common.tokens import PAD
+from hrm_offline.config import PRESETS
+from hrm_offline.data.context import NO_PAIR
+from hrm_offline.data.puzzles import PuzzleSet
+from hrm_offline.model.batching import BatchMaker
+from hrm_offline.predict.plan import PredictionPlan
+
+
+def test_a_test_inputs_context_may_hold_every_demonstration_and_rows_that_lack_are_blank(make_task):
+    puzzles = few_shot((make_task("t"),), pairs=5)
+    batch = PredictionPlan(puzzles, puzzles.recipe).rounds[0][0]
+    count = len(puzzles.tasks[0].train)
+    assert sorted(batch.plan[0, 4:].tolist()) == [NO_PAIR] * (5 - count) + list(range(count))
+    area = batch.canvas[0] * batch.canvas[1]
+    tokens = BatchMaker(puzzles, puzzles.tests, torch.device("cpu")).make(batch).inputs[0].view(11, area)
+    assert (tokens[2 * count : 10] == PAD).all()
+
+
+SMALL = PRESETS["hrm-132k"]
+
+
+def test_rounds_cover_every_view_of_every_test_input_once(make_task):
+    tasks = (make_task("a", test=[((3, 3), (3, 3))] * 3), make_task("b", [((9, 9), (9, 9))] * 2, seed=1))
+    plan = make_plan(tasks, predict_tokens=32, vote_views=100)
+    puzzles = plan.puzzles
+    rounds = [[tuple(row) for batch in batches for row in batch.plan] for batches in plan.rounds]
+    assert sorted(row for rows in rounds for row in rows) == sorted(
+        (test, view, 0, 0)
+        for test, puzzle in enumerate(puzzles.tests.puzzles)
+        for view in range(*puzzles.first_view[puzzle : puzzle + 2])
+    )
+    elements = [[int(puzzles.all_views.elements[view]) for _, view, *_ in rows] for rows in rounds]
+    assert set(elements[0]) == {0}
+    assert sorted(elements[1]) == sorted(list(range(1, 8)) * 4)
+    assert plan.keys == [("a", 0), ("a", 1), ("a", 2), ("b", 0)]
+    assert len(plan.rounds[0]) == 3  # two batches of two and one of the small canvas, one of the large
+    assert max(len(rows) for rows in rounds) <= 4 * 7
+    fewer = make_plan(tasks, predict_tokens=32, vote_views=4)
+    assert sum(len(batch) for batches in fewer.rounds for batch in batches) == 4 * 4
+
+
+@pytest.mark.parametrize(
+    ("kinds", "elements", "recoloured"),
+    [
+        ((), {0}, False),
+        (("rotations",), {0, 1, 2, 3}, False),
+        (("flips",), {0, 2, 4, 5}, False),
+        (("colours",), {0}, True),
+        (("rotations", "flips"), set(range(8)), False),
+    ],
+)
+def test_only_views_of_the_chosen_augmentations_vote(make_task, kinds, elements, recoloured):
+    recipe = {"colour_permutations": 40, "conditioning": "table", "vote_views": 1000, "vote_augmentations": kinds}
+    puzzles = PuzzleSet(
+        (make_task("a"), make_task("b", seed=1)),
+        dataclasses.replace(SMALL.adapt, **recipe),
+        dataclasses.replace(SMALL.model, puzzle_columns=1),
+        0,
+    )
+    rows = np.concatenate([b.plan for batches in PredictionPlan(puzzles, puzzles.recipe).rounds for b in batches])
+    chosen = puzzles.all_views.colours[rows[:, 1]]
+    assert set(puzzles.all_views.elements[rows[:, 1]].tolist()) == elements
+    assert bool((chosen != np.arange(10)).any()) == recoloured
+    assert len(np.unique(rows[:, :2], axis=0)) == len(rows)
+
+
+def test_translated_votes_stand_elsewhere_where_their_answer_has_room(make_task):
+    tasks = (make_task("a"), make_task("b", train=[((9, 4), (9, 4))] * 2, test=[((9, 4), (9, 4))], seed=1))
+    recipe = {
+        "conditioning": "table",
+        "canvas": "full",
+        "vote_views": 1000,
+        "vote_augmentations": ("rotations", "flips", "translation"),
+    }
+    puzzles = PuzzleSet(
+        tasks, dataclasses.replace(SMALL.adapt, **recipe), dataclasses.replace(SMALL.model, puzzle_columns=1), 0
+    )
+    rows = np.concatenate([b.plan for batches in PredictionPlan(puzzles, puzzles.recipe).rounds for b in batches])
+    moved = rows[rows[:, 2:4].any(1)]
+    assert len(rows) == 2 * len(puzzles.all_views)
+    assert sorted(map(tuple, rows[~rows[:, 2:4].any(1), :2])) == sorted(map(tuple, moved[:, :2]))
+    for test, view, top, left in moved:
+        rows_needed, cols_needed = puzzles.tests.rooms[test]
+        if puzzles.all_views.elements[view] in (1, 3, 6, 7):
+            rows_needed, cols_needed = cols_needed, rows_needed
+        assert top + rows_needed <= 30
+        assert left + cols_needed <= 30

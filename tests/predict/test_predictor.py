@@ -1,0 +1,67 @@
+"""Test predictions: traces, outer steps and early halting."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from plans import make_plan
+
+from hrm_offline.config import PRESETS
+from hrm_offline.model.recursive import RecursiveModel
+from hrm_offline.predict.predictor import Predictor
+
+SMALL = PRESETS["hrm-132k"]
+
+
+def make_predictor(plan, **changes):
+    torch.manual_seed(0)
+    model = RecursiveModel(dataclasses.replace(SMALL.model, puzzle_columns=1), plan.puzzles.num_rows)
+    return Predictor(model, plan.puzzles, dataclasses.replace(plan.puzzles.recipe, **changes))
+
+
+def test_a_trace_ends_with_what_is_predicted_and_early_halting_saves_steps_that_are_counted(make_task):
+    plan = make_plan((make_task("a"), make_task("b", seed=1)))
+    batch = plan.rounds[1][0]
+    fixed = make_predictor(plan, outer_steps=4)
+    votes, trace = fixed.predict(batch), fixed.trace(batch)
+    assert fixed.sequence_steps == 2 * 4 * len(batch)
+    assert len(trace) == 4
+    assert all(np.array_equal(vars(votes)[name], vars(trace[-1])[name]) for name in vars(votes))
+    halting = make_predictor(plan, outer_steps=4, early_halting=True)
+    with torch.no_grad():
+        halting.model.q_head.bias.copy_(torch.tensor([1e6, 0.0]))  # every sequence ends at once
+    first = halting.predict(batch)
+    assert halting.sequence_steps == len(batch)
+    assert np.array_equal(first.cells, trace[0].cells)
+    assert [len(votes) for votes in halting.trace(batch)] == [len(batch)] * 4  # which it does not in a trace
+
+
+def test_early_halting_equals_full_halting_for_sequences_that_would_not_have_changed(make_task):
+    """Compare early halting with runs of 1, 2, 3 and 4 outer steps.
+
+    A sequence has the answer of the step at which it wanted to halt. A sequence that never wanted to has the answer
+    of the last step.
+    """
+    tasks = (make_task("a"), make_task("b", [((4, 5), (5, 4))] * 2, seed=1))
+    plan = make_plan(tasks)
+    full, early = (make_predictor(plan, outer_steps=4, early_halting=e) for e in (False, True))
+    halted = set()
+    for predictor in (full, early):
+        with torch.no_grad():
+            predictor.model.q_head.weight.copy_(3 * torch.randn(2, 64, generator=torch.Generator().manual_seed(1)))
+            predictor.model.q_head.bias.zero_()
+            predictor.model.puzzle_emb.weights.normal_(generator=torch.Generator().manual_seed(2))
+    for batch in (batch for batches in plan.rounds for batch in batches):
+        by_steps = []
+        for steps in range(1, 5):
+            full.config = dataclasses.replace(full.config, outer_steps=steps)
+            by_steps.append(full.predict(batch))
+        ours = early.predict(batch)
+        for i in range(len(ours)):
+            # Confidence is sigmoid(q_halt), and a halt-only head halts where that is above a half.
+            steps = next((s for s in range(3) if by_steps[s].confidence[i] > 0.5), 3)
+            halted.add(steps)
+            assert np.array_equal(ours.grid(i), by_steps[steps].grid(i))
+            assert ours.confidence[i] == pytest.approx(by_steps[steps].confidence[i], abs=1e-5)
+    assert len(halted) > 1

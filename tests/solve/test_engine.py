@@ -1,0 +1,51 @@
+"""Test that an adaptation goes on from its saved state after a worker failed."""
+
+import os
+from pathlib import Path
+
+import faults
+from runs import check, inline, options_of
+
+from hrm_offline.common.budget import Budget
+from hrm_offline.solve.job import solve
+
+
+def test_an_adaptation_goes_on_from_its_saved_state(challenges, tmp_path, monkeypatch):
+    """Let a worker fail in the middle: the next one loads its state and ends with the same weights."""
+    monkeypatch.setenv(faults.MARK, str(tmp_path / "mark"))
+
+    class LateFault(faults.Faulty):
+        def adapt(self, job):
+            for step in faults.Engine.adapt(self, job):
+                if step == 70 and not Path(os.environ[faults.MARK]).exists():
+                    Path(os.environ[faults.MARK]).touch()
+                    raise RuntimeError("late")
+                yield step
+
+    said, answers = [], []
+    for name, engine in (("whole", faults.Engine), ("broken", LateFault)):
+        options = options_of(challenges, tmp_path, name, visits=400, save_every=0.0)
+        solve(options, Budget(300), said.append, pool=inline(engine))
+        answers.append(check(options.out, challenges[1])[0])
+    assert any("goes on at step 50" in line for line in said)
+    assert answers[0] == answers[1]
+
+
+def test_a_saved_state_goes_on_in_smaller_parts(challenges, tmp_path, monkeypatch):
+    """Run out of memory: the next worker computes smaller parts than those of the saved state."""
+    monkeypatch.setenv(faults.MARK, str(tmp_path / "mark"))
+
+    class LateShortage(faults.Faulty):
+        def adapt(self, job):
+            for step in faults.Engine.adapt(self, job):
+                if step == 70 and not Path(os.environ[faults.MARK]).exists():
+                    Path(os.environ[faults.MARK]).touch()
+                    raise faults.torch.OutOfMemoryError("late")
+                yield step
+
+    said = []
+    options = options_of(challenges, tmp_path, visits=400, save_every=0.0)
+    report = solve(options, Budget(300), said.append, pool=inline(LateShortage))
+    assert any("goes on at step 50" in line for line in said)
+    assert len(report["failures"]) == 1
+    assert report["adapted"]["steps"] == report["adapted"]["planned_steps"]

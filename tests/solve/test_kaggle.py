@@ -1,0 +1,83 @@
+"""Test how the notebook finds its files on the platform and runs a command within a time limit."""
+
+import sys
+import time
+
+import psutil
+import pytest
+
+from hrm_offline.common.errors import InputError
+from hrm_offline.solve import kaggle
+
+
+def test_files_are_found_wherever_they_are_mounted(tmp_path):
+    with pytest.raises(InputError, match="arc-agi_test_challenges"):
+        kaggle.find_file(tmp_path, kaggle.CHALLENGES)
+    deep = tmp_path / "competitions" / "arc-prize" / "arc-agi_test-challenges.json"
+    deep.parent.mkdir(parents=True)
+    deep.write_text("{}")
+    assert kaggle.find_file(tmp_path, kaggle.CHALLENGES) == deep
+    near = tmp_path / "arc-prize" / "arc-agi_test_challenges.json"
+    near.parent.mkdir()
+    near.write_text("{}")
+    assert kaggle.find_file(tmp_path, kaggle.CHALLENGES) == near
+    assert kaggle.find_artifact(tmp_path) is None
+    artifact = tmp_path / "models" / "hrm"
+    artifact.mkdir(parents=True)
+    (artifact / "model.safetensors").write_text("")
+    assert kaggle.find_artifact(tmp_path) is None  # weights of something else
+    (artifact / "config.json").write_text("{}")
+    assert kaggle.find_artifact(tmp_path) == artifact
+
+
+def test_copies_are_told_and_compared(tmp_path):
+    said = []
+    for folder, text in (("arc", "{}"), ("competitions/arc", "{}"), ("old/arc-2025", '{"a": 1}')):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "arc-agi_test_challenges.json").write_text(text)
+        (tmp_path / folder / "model.safetensors").write_text("the same")
+        (tmp_path / folder / "config.json").write_text(text)
+    near = tmp_path / "arc"
+    assert kaggle.find_file(tmp_path, kaggle.CHALLENGES, said.append) == near / "arc-agi_test_challenges.json"
+    assert kaggle.find_artifact(tmp_path, said.append) == near
+    for line, name in zip(said, ("/arc-agi_test_challenges.json", "")):
+        assert f"found 3 times: taken {near}{name};" in line
+        assert f"{tmp_path}/competitions/arc{name} (the same)" in line
+        assert f"{tmp_path}/old/arc-2025{name} (DIFFERENT)" in line
+    assert kaggle.find_file(near, kaggle.CHALLENGES, said.append)
+    assert len(said) == 2
+
+
+def test_a_command_is_echoed_line_by_line_and_its_exit_code_returned():
+    said = []
+    code = "import sys; print('one'); print('two', file=sys.stderr); sys.exit(3)"
+    assert kaggle.run_with_limit([sys.executable, "-c", code], 30, said.append) == 3
+    assert sorted(said) == ["one", "two"]
+
+
+@pytest.mark.parametrize("leaves_the_group", [False, True])
+def test_a_command_that_hangs_is_killed_with_its_children(monkeypatch, leaves_the_group):
+    """Kill a command that hangs.
+
+    A child that left the process group is out of reach and keeps the pipe open. That must not hang either.
+    """
+    monkeypatch.setattr(kaggle, "_SECONDS_TO_DRAIN", 0.5)
+    code = (
+        "import subprocess, sys, time; c = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(8)'], "
+        f"start_new_session={leaves_the_group}); print(c.pid, flush=True); time.sleep(60)"
+    )
+    said, started = [], time.monotonic()
+    assert kaggle.run_with_limit([sys.executable, "-c", code], 1.5, said.append) == -9
+    assert time.monotonic() - started < 6
+    assert said[1] == "still running after 2 s: killed"
+    assert ends_within(int(said[0]), 3) is not leaves_the_group
+
+
+def ends_within(pid: int, seconds: float) -> bool:
+    """Say whether a process ends in time. It may be no child of this process, and an orphan can stay as a zombie."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return True
+        time.sleep(0.05)
+    return False

@@ -1,0 +1,74 @@
+"""Test the answers that a run knows so far, and the file that they are kept in."""
+
+import json
+
+import numpy as np
+import pytest
+from ballots import A, B, C, entry
+
+from hrm_offline.answers.vote import Votes
+from hrm_offline.solve.ledger import Ledger
+from hrm_offline.solve.ledger import test_keys as keys_of
+
+FALLBACK = {"a": [entry(A, B)], "b": [entry(A, B)]}
+
+
+def votes_for(test, grid, count=1):
+    """Return the votes of one batch: `count` times a grid for the test input of that number."""
+    cells = np.zeros((count, 3, 3), np.uint8)
+    cells[:, : grid.shape[0], : grid.shape[1]] = grid
+    sides = np.tile(np.array(grid.shape, np.int32), (count, 1))
+    return Votes(np.full(count, test, np.int32), sides, cells, np.full(count, 0.5))
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    """Return a ledger of two tasks in one group. The test fails if the ledger reports a problem."""
+    ledger = Ledger(FALLBACK, tmp_path / "submission.json", say=pytest.fail)
+    ledger.reset([[("a", 0), ("b", 0)]])
+    return ledger
+
+
+def test_test_inputs_are_counted_in_the_order_of_the_groups_tasks(make_task):
+    tasks = (make_task("a", test=[((3, 3), (3, 3))] * 2), make_task("b"), make_task("c"))
+    assert keys_of(tasks, (2, 0)) == [("c", 0), ("a", 0), ("a", 1)]
+
+
+def test_a_batch_that_is_predicted_twice_counts_once(ledger):
+    assert ledger.submission() == FALLBACK
+    ledger.add((0, 0, 0), votes_for(1, C))
+    ledger.add((0, 0, 0), votes_for(1, C))
+    ledger.add((0, 0, 1), votes_for(1, B, count=2))
+    [(key, pool)] = ledger.votes().items()
+    assert (key, pool.count) == (("b", 0), 3)
+    assert ledger.submission() == {"a": FALLBACK["a"], "b": [entry(B, C)]}
+    ledger.reset([[("b", 0)], [("a", 0)]])  # other groups, so the numbers mean other test inputs
+    assert ledger.votes() == {}
+
+
+def test_the_file_is_written_when_there_is_news_and_some_seconds_have_passed(ledger):
+    now = [100.0]
+    ledger.clock = lambda: now[0]
+    ledger.write()
+    assert json.loads(ledger.path.read_text()) == FALLBACK
+    ledger.add((0, 0, 0), votes_for(0, C))
+    ledger.write_if_due()
+    assert json.loads(ledger.path.read_text()) == FALLBACK
+    now[0] += 60
+    ledger.write_if_due()
+    assert json.loads(ledger.path.read_text()) == ledger.submission() != FALLBACK
+    ledger.path.unlink()
+    now[0] += 60
+    ledger.write_if_due()  # nothing is new
+    assert not ledger.path.exists()
+
+
+def test_a_disk_that_is_full_leaves_the_last_file(ledger, limit_file_size):
+    ledger.write()
+    said = []
+    ledger.say = said.append
+    ledger.add((0, 0, 0), votes_for(0, C))
+    with limit_file_size(10):
+        ledger.write()
+    assert json.loads(ledger.path.read_text()) == FALLBACK
+    assert ["keeps its last state" in line for line in said] == [True]

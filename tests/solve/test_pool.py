@@ -1,0 +1,51 @@
+"""Test how messages get to workers and back, and what is known of a worker that is gone."""
+
+import pytest
+from echo import echo
+
+from hrm_offline.solve.messages import Done, Failed, Hello, Lost, Quit
+from hrm_offline.solve.pool import InlinePool, ProcessPool
+from hrm_offline.solve.worker import Worker
+
+
+@pytest.fixture
+def pool():
+    pool = ProcessPool(echo)
+    yield pool
+    pool.close()
+
+
+def test_each_slot_has_a_process_of_its_own(pool):
+    for slot in (0, 3):
+        pool.start(slot)
+        pool.send(slot, f"to {slot}")
+    assert sorted(pool.receive(60) for _ in range(2)) == [(0, "to 0"), (3, "to 3")]
+    assert pool.receive(0) is None
+
+
+def test_a_process_that_ended_is_told_once_and_may_be_replaced(pool):
+    pool.start(0)
+    pool.send(0, "end")
+    assert pool.receive(60) == (0, Lost("its process ended with code 7"))
+    assert pool.receive(0) is None
+    pool.start(0)
+    pool.send(0, "again")
+    assert pool.receive(60) == (0, "again")
+
+
+def test_a_stopped_worker_is_not_reported_as_lost(pool):
+    pool.start(0)
+    process, _ = pool.workers[0]
+    pool.stop(0)
+    assert not process.is_alive()
+    assert pool.receive(0) is None
+    pool.stop(0)  # there is none any more
+
+
+def test_a_worker_inside_this_process_ends_with_what_it_said_last():
+    pool = InlinePool(lambda receive, send: Worker(receive, send, make_engine=lambda *_: 1 / 0))
+    pool.start(0)
+    assert pool.receive(0) is None  # idle
+    pool.send(0, Quit())
+    assert pool.receive(0) == (0, Lost())
+    assert not any(isinstance(message, (Done, Failed, Hello)) for message in pool.outbox)

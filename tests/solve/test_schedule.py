@@ -1,0 +1,104 @@
+"""Test how the schedule splits tasks into groups and shares the time between them."""
+
+import pytest
+
+from hrm_offline.config import PRESETS
+from hrm_offline.data.puzzles import PuzzleSet
+from hrm_offline.predict.plan import tokens_of
+from hrm_offline.solve.messages import Adapt
+from hrm_offline.solve.schedule import Schedule, Speed, split_tasks
+
+SMALL = PRESETS["hrm-132k"]
+
+
+def make_schedule(make_task, workers, groups, end=1000.0, sharing="sharded"):
+    tasks = tuple(make_task(f"t{i}", [((3 + i % 5, 3), (3, 3))] * (1 + i % 3), seed=i) for i in range(12))
+    puzzles = PuzzleSet(tasks, SMALL.adapt, SMALL.model, 0)
+    schedule = Schedule.of_tasks(tasks, SMALL.model, SMALL.adapt, 0, split_tasks(tasks, puzzles, groups), end, sharing)
+    schedule.workers = workers
+    schedule.speeds = {worker: Speed(1e-3) for worker in range(workers)}
+    return schedule
+
+
+def test_tasks_are_split_evenly_and_the_dearest_group_comes_first(make_task):
+    schedule = make_schedule(make_task, 2, 4)
+    assert sorted(task for group in schedule.groups for task in group.tasks) == list(range(12))
+    costs = [group.cost for group in schedule.groups]
+    assert costs == sorted(costs, reverse=True)
+    assert costs[0] < 1.5 * costs[-1]
+
+
+def test_every_group_has_its_share_of_the_time(make_task):
+    """Give two workers four groups: each group gets half of the time, and prediction its share at the end."""
+    schedule = make_schedule(make_task, 2, 4)
+    first, second = schedule.next_job(0, 0.0), schedule.next_job(1, 0.0)
+    end = schedule.adaptation_end()
+    assert 500 < end < 1000
+    assert first.until == pytest.approx(end / 2, rel=0.25)
+    assert second.until == pytest.approx(end / 2, rel=0.25)
+    schedule.adapted(0, 0, {"steps": 10}, saved=True)
+    schedule.finished(0, 0.0)
+    vote = schedule.next_job(0, first.until)
+    assert (vote.group, vote.round) == (0, 0)  # a first vote, before another group is adapted
+    for batch in vote.batches:
+        schedule.voted((0, 0, batch))
+    schedule.finished(0, 0.0)
+    assert schedule.next_job(0, first.until).group == 2
+
+
+def test_adaptation_ends_earlier_where_prediction_turns_out_slow(make_task):
+    schedule = make_schedule(make_task, 1, 1)
+    job = schedule.next_job(0, 0.0)
+    assert schedule.new_until(0) is None
+    schedule.speeds[0].slowdown = 40.0
+    until = schedule.new_until(0)
+    assert 500 <= until < job.until
+    assert schedule.new_until(0) is None  # said once
+
+
+def test_a_group_that_only_one_worker_has_is_learned_again_when_that_worker_is_gone(make_task):
+    schedule = make_schedule(make_task, 2, 1)
+    schedule.next_job(0, 0.0)
+    schedule.adapted(0, 0, {"steps": 10}, saved=False)
+    schedule.finished(0, 0.0)
+    assert schedule.next_job(1, 0.0) is None
+    schedule.gone(0)
+    assert schedule.groups[0].waits
+    assert schedule.next_job(1, 0.0).group == 0
+
+
+def test_a_network_that_was_not_saved_ends_with_the_next_that_its_worker_adapts(make_task):
+    """Predict the base rounds of such a group first. The rest cannot be predicted later, so the schedule drops it."""
+    schedule = make_schedule(make_task, 1, 2)
+    schedule.next_job(0, 0.0)
+    schedule.adapted(0, 0, {"steps": 10}, saved=False)
+    schedule.finished(0, 0.0)
+    assert [schedule._first_rounds(group) for group in schedule.groups] == [2, 1]
+    schedule.next_job(0, 0.0)
+    schedule.flying.clear()
+    schedule.adapted(1, 0, {"steps": 10}, saved=False)
+    assert "could not be saved" in schedule.groups[0].lost
+    assert schedule.next_job(0, 0.0).group == 1
+
+
+@pytest.mark.parametrize("overrun", (0.0, 2.0))
+def test_alone_every_task_has_its_votes_and_its_share_of_a_budget_too_short_for_all_steps(make_task, overrun):
+    """Simulate twelve adaptations, each of which may end later than it was told to, and their predictions."""
+    schedule = make_schedule(make_task, 1, 12, end=240.0, sharing="per-task")
+    assert [len(group.tasks) for group in schedule.groups] == [1] * 12
+    now, seconds = 0.0, {}
+    while (job := schedule.next_job(0, now)) is not None:
+        group = schedule.groups[job.group]
+        if isinstance(job, Adapt):
+            seconds[job.group] = (job.until - now) / group.cost
+            now = job.until + overrun
+            schedule.adapted(job.group, 0, {"steps": 1}, saved=True)
+        else:
+            for batch in job.batches:
+                now += 1e-3 * tokens_of(group.plan.rounds[job.round][batch])
+                schedule.voted((job.group, job.round, batch))
+        schedule.finished(0, now)
+    assert now <= 240
+    assert not any(any(group.outstanding) for group in schedule.groups)
+    assert len(seconds) == 12
+    assert max(seconds.values()) < 1.3 * min(seconds.values())

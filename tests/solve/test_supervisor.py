@@ -1,0 +1,129 @@
+"""Test that a run survives workers that fail, die or hang, and that several workers share it."""
+
+import subprocess
+import sys
+
+import faults
+import pytest
+from places import REPOSITORY
+from runs import check, inline, options_of, solve_quietly
+
+from hrm_offline.common.errors import InputError
+from hrm_offline.solve.messages import Adapt
+from hrm_offline.solve.pool import InlinePool, ProcessPool
+from hrm_offline.solve.supervisor import Crew
+from hrm_offline.solve.worker import Worker
+
+
+@pytest.mark.parametrize(
+    ("engine", "same"), [(faults.Faulty, True), (faults.OutOfMemory, False), (faults.NotANumber, False)]
+)
+def test_a_worker_that_fails_once_is_replaced(engine, same, challenges, reference, tmp_path, monkeypatch):
+    monkeypatch.setenv(faults.MARK, str(tmp_path / "mark"))
+    report = solve_quietly(options_of(challenges, tmp_path), pool=inline(engine))
+    submission, _ = check(tmp_path / "out", challenges[1])
+    assert len(report["failures"]) == 1
+    assert report["test inputs without a vote"] == 0
+    assert report["tasks on their fallback"] == {}
+    if same:
+        assert submission == reference
+
+
+def test_what_always_fails_ends_on_the_fallback_and_is_named(challenges, tmp_path, monkeypatch):
+    monkeypatch.setenv(faults.MARK, str(tmp_path / "mark"))
+    report = solve_quietly(options_of(challenges, tmp_path), pool=inline(faults.AlwaysFaulty))
+    check(tmp_path / "out", challenges[1])
+    assert set(report["tasks on their fallback"]) == set(challenges[1])
+    assert all("as something always does" in reason for reason in report["tasks on their fallback"].values())
+
+
+@pytest.mark.parametrize(("target", "word"), [(faults.killed, "lost"), (faults.hanging, "hang")])
+def test_a_process_that_dies_or_hangs_is_replaced(target, word, challenges, reference, tmp_path, monkeypatch):
+    monkeypatch.setenv(faults.MARK, str(tmp_path / "mark"))
+    hang_after = 6.0 if word == "hang" else 300.0
+    report = solve_quietly(options_of(challenges, tmp_path, hang_after=hang_after), pool=ProcessPool(target))
+    assert [word in failure for failure in report["failures"]] == [True]
+    assert check(tmp_path / "out", challenges[1])[0] == reference
+
+
+def test_a_fault_of_the_leader_itself_leaves_its_answers(challenges, tmp_path):
+    class Odd(InlinePool):
+        def receive(self, timeout):
+            raise ZeroDivisionError("a fault in our own code")
+
+    report = solve_quietly(options_of(challenges, tmp_path), pool=Odd(Worker))
+    check(tmp_path / "out", challenges[1])
+    assert "a fault in our own code" in report["failures"][0]
+
+
+def test_two_workers_answer_the_same_every_time_and_hold_no_torch_above(challenges, tmp_path):
+    """Run in a process of its own, which shows whether the supervising process loads torch."""
+    code = (
+        "import sys; from hrm_offline.cli import main; code = main(sys.argv[1:]); "
+        "sys.exit(code or ('torch' in sys.modules and 9))"
+    )
+    answers = []
+    for name in ("a", "b"):
+        command = [
+            sys.executable,
+            "-c",
+            code,
+            "solve",
+            "--challenges",
+            str(challenges[0]),
+            "--out",
+            str(tmp_path / name),
+            "--visits",
+            "20",
+            "--workers",
+            "2",
+            "--budget",
+            "5m",
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+        assert done.returncode == 0, done.stdout + done.stderr
+        submission, report = check(tmp_path / name, challenges[1])
+        assert report["workers"] == 2
+        assert len(report["adapted"]["groups"]) == 4
+        assert report["test inputs without a vote"] == 0
+        answers.append(submission)
+    assert answers[0] == answers[1]
+
+
+class Watched(ProcessPool):
+    """Remember every message that was sent."""
+
+    def __init__(self, *target):
+        super().__init__(*target)
+        self.sent = []
+
+    def send(self, slot, message):
+        self.sent.append(message)
+        super().send(slot, message)
+
+
+def test_two_workers_can_learn_one_network_together(challenges, reference, tmp_path):
+    pool = Watched()
+    report = solve_quietly(options_of(challenges, tmp_path, workers=2, sharing="joint"), pool=pool)
+    submission, _ = check(tmp_path / "out", challenges[1])
+    assert [(job.rank, job.size) for job in pool.sent if isinstance(job, Adapt)] == [(0, 2), (1, 2)]
+    assert report["failures"] == []
+    assert len(report["adapted"]["groups"]) == 1
+    assert report["adapted"]["steps"] == report["adapted"]["planned_steps"]
+    same = [submission[task_id] == reference[task_id] for task_id in reference]
+    assert sum(same) >= 3  # sums in another order: nearly the same network
+
+
+def test_where_one_of_two_that_learn_together_dies_one_goes_on_alone(challenges, reference, tmp_path, monkeypatch):
+    monkeypatch.setenv(faults.MARK, str(tmp_path / "mark"))
+    pool = Watched(faults.killed)
+    report = solve_quietly(options_of(challenges, tmp_path, workers=2, sharing="joint"), pool=pool)
+    assert [job.size for job in pool.sent if isinstance(job, Adapt)] == [2, 2, 1]
+    assert report["failures"]
+    assert check(tmp_path / "out", challenges[1])[0] == reference
+
+
+@pytest.mark.parametrize("numbers", [{"workers": -1}, {"hang_after": 0.0}, {"sharing": "shared"}])
+def test_an_impossible_crew_is_refused(numbers):
+    with pytest.raises(InputError):
+        Crew(**numbers)

@@ -1,0 +1,50 @@
+"""Start small pretraining runs in processes of their own, and read what they measured."""
+
+import json
+import subprocess
+import sys
+
+# Eight real tasks, the smallest canvases, steps of a few milliseconds.
+SETTINGS = [
+    "--preset",
+    "hrm-132k",
+    "--data",
+    "arc1-train",
+    "--held-out",
+    "--max-side",
+    "5",
+    "--limit",
+    "8",
+    "--tokens-per-step",
+    "150",
+    "--steps",
+    "60",
+    "--warmup-steps",
+    "5",
+    "--save-every",
+    "10",
+    "--log-every",
+    "5",
+    "--threads",
+    "1",
+]
+
+
+def launch(out, *extra, processes=1):
+    """Start a pretraining run in `processes` processes."""
+    program = ["-m", "hrm_offline", "pretrain", "--out", str(out), *SETTINGS, *extra]
+    if processes > 1:
+        program = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), *program]
+    return subprocess.Popen([sys.executable, *program], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process):
+    """Wait for a run, which must succeed, and return its output."""
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def metrics(out):
+    """Return the lines of `metrics.jsonl`."""
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]

@@ -1,0 +1,77 @@
+"""Start runs of `solve` in tests, and look at what they leave."""
+
+import json
+import signal
+import subprocess
+import time
+
+import torch
+from places import REPOSITORY
+
+from hrm_offline.answers.submission import read_submission
+from hrm_offline.common.budget import Budget
+from hrm_offline.config import PRESETS
+from hrm_offline.data.puzzles import SHARED_ROWS
+from hrm_offline.model.artifact import save_artifact
+from hrm_offline.model.recursive import RecursiveModel
+from hrm_offline.solve.job import SolveOptions, solve
+from hrm_offline.solve.pool import InlinePool
+from hrm_offline.solve.supervisor import Crew
+from hrm_offline.solve.worker import Worker
+
+
+def check(out, challenges):
+    """Check that the submission is complete. Return the submission and the report."""
+    read_submission(out / "submission.json", {task_id: len(task["test"]) for task_id, task in challenges.items()})
+    return json.loads((out / "submission.json").read_text()), json.loads((out / "report.json").read_text())
+
+
+SMALL = PRESETS["hrm-132k"]
+
+
+def options_of(challenges, tmp_path, name="out", workers=1, sharing="sharded", **changes):
+    """Return the options of a small run on the `challenges` fixture."""
+    crew = Crew(workers, sharing, changes.pop("hang_after", 300.0))
+    return SolveOptions(challenges[0], tmp_path / name, visits=changes.pop("visits", 20), crew=crew, **changes)
+
+
+def inline(engine, clock=time.monotonic):
+    """Return a pool with one worker inside this process."""
+    return InlinePool(lambda receive, send: Worker(receive, send, engine, clock))
+
+
+def solve_quietly(options, seconds=300, **more):
+    """Run `solve` without output, and return its report."""
+    return solve(options, Budget(seconds), say=lambda _: None, **more)
+
+
+class CutOff(InlinePool):
+    """Break the run off after some messages, as a kill does."""
+
+    def __init__(self, make_worker, messages):
+        super().__init__(make_worker)
+        self.left = messages
+
+    def receive(self, timeout):
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        return super().receive(timeout)
+
+
+def save_random_artifact(folder, config=SMALL.model, seed=0):
+    """Save an artifact of random weights, and return its folder."""
+    torch.manual_seed(seed)
+    save_artifact(folder, config, "factored", RecursiveModel(config, SHARED_ROWS).state_dict(), [], {})
+    return folder
+
+
+def said_until_sigterm(command: list[str]) -> str:
+    """Wait until a run computes, end it by SIGTERM, and return its output after that. Its exit code must be 0."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as run:
+        while "computing on" not in run.stdout.readline():
+            assert run.poll() is None
+        run.send_signal(signal.SIGTERM)
+        text = run.stdout.read()
+    assert run.returncode == 0
+    return text

@@ -1,0 +1,95 @@
+"""Test the artifact that comes with the package: what it is, and that it is used where it fits."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from hrm_offline.cli import main
+from hrm_offline.config import PRESETS, PretrainConfig, from_dict, preset
+from hrm_offline.data.leaks import find_leaks
+from hrm_offline.data.sets import load_set, select_tasks
+from hrm_offline.data.tasks import digest_of, to_challenges
+from hrm_offline.model.artifact import bundled_artifact, load_artifact
+from tools.build_wheel import build_wheel
+
+FOLDER = bundled_artifact("hrm-132k")
+ORIGIN = json.loads((FOLDER / "config.json").read_text())["origin"]
+
+
+def solve(challenges: Path, out: Path, *flags: str) -> dict:
+    """Run the command on a CPU, and return its report."""
+    assert (
+        main(
+            [
+                "solve",
+                "--challenges",
+                str(challenges),
+                "--out",
+                str(out),
+                "--budget",
+                "2m",
+                "--visits",
+                "1",
+                "--device",
+                "cpu",
+                *flags,
+            ]
+        )
+        == 0
+    )
+    return json.loads((out / "report.json").read_text())
+
+
+def test_it_is_a_small_network_of_its_preset():
+    artifact = load_artifact(FOLDER)
+    assert artifact.config == preset("hrm-132k").model
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 8e6
+    assert not (FOLDER / "puzzles.safetensors").exists()  # the public tasks' embeddings stay behind
+    assert [name for name in PRESETS if bundled_artifact(name)] == ["hrm-132k"]
+
+
+def test_it_says_how_it_came_about():
+    assert len(ORIGIN["commit"]) == 40
+    assert ORIGIN["command"].startswith("python -m hrm_offline pretrain --preset hrm-132k")
+    curve = [json.loads(line) for line in (FOLDER / "metrics.jsonl").read_text().splitlines()]
+    assert curve[-1]["step"] == ORIGIN["steps"]
+    assert curve[-1]["lm_loss"] < 0.5 * curve[0]["lm_loss"]
+
+
+def test_it_was_pretrained_on_nothing_that_is_measured_on():
+    settings = dict(ORIGIN["pretrained"])
+    digest = settings.pop("tasks")
+    learned = select_tasks(from_dict(PretrainConfig, settings, "origin")).tasks
+    assert digest_of(learned) == digest
+    for name in ("arc1-eval", "arc2-eval", "rehearsal"):
+        assert not find_leaks(learned, load_set(name).tasks)
+
+
+@pytest.mark.parametrize(
+    ("flags", "used"),
+    [
+        ([], FOLDER),
+        (["--artifact", "bundled"], FOLDER),
+        (["--artifact", "none"], None),
+        (["--preset", "hrm-3m"], None),
+    ],
+)
+def test_it_is_adapted_by_default_where_there_is_one(make_task, tmp_path, write_json, flags, used):
+    report = solve(write_json("c.json", to_challenges([make_task()])), tmp_path / "out", "--workers", "0", *flags)
+    assert report["artifact"] == (str(used) if used else None)
+    assert not report["failures"]
+
+
+def test_workers_share_the_first_ones_choice(make_task, tmp_path, write_json):
+    tasks = [make_task(f"t{i}", seed=i) for i in range(4)]
+    report = solve(write_json("c.json", to_challenges(tasks)), tmp_path / "out", "--workers", "2")
+    assert (report["artifact"], report["workers"], report["failures"]) == (str(FOLDER), 2, [])
+
+
+def test_it_travels_in_our_wheel(tmp_path):
+    wheel = build_wheel(tmp_path)
+    assert wheel.stat().st_size < 10e6
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {f"hrm_offline/artifacts/hrm-132k/{name}" for name in ("model.safetensors", "config.json")} <= set(names)

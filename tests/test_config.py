@@ -1,0 +1,116 @@
+"""Test the settings: presets, limits, and values that are refused."""
+
+import dataclasses
+
+import pytest
+from networks import ARCHITECTURES, TINY
+
+from hrm_offline.common.errors import InputError
+from hrm_offline.config import PRESETS, AdaptConfig, ModelConfig, PretrainConfig, Recipe, from_dict
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_build_and_their_adapters_fit(name):
+    model_config, adapt, pretrain = dataclasses.astuple(PRESETS[name])[0], PRESETS[name].adapt, PRESETS[name].pretrain
+    assert model_config
+    assert PRESETS[name].model.puzzle_columns == adapt.puzzle_columns == pretrain.puzzle_columns
+    assert pretrain.preset == name
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"hidden_size": 30, "num_heads": 4}, "multiple"),
+        ({"positions": "sine"}, "positions"),
+        ({"H_layers": 0}, "H_layers"),
+        ({"halt_exploration_prob": 1.5}, "halt_exploration_prob"),
+        ({"hidden_size": 12, "num_heads": 2, "positions": "rope-2d"}, "rope-2d"),
+    ],
+)
+def test_a_configuration_that_cannot_be_is_refused(change, word):
+    with pytest.raises(InputError, match=word):
+        dataclasses.replace(TINY, **change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"architecture": "rnn"},
+        {"architecture": "transformer"},
+        {"architecture": "shared"},
+        {"L_cycles": 0},
+        {"architecture": "transformer", "L_layers": 0, "L_cycles": 1},
+        {"context_pairs": 2},
+        {"context_pairs": -1},
+    ],
+)
+def test_an_architecture_with_another_ones_modules_is_refused(change):
+    with pytest.raises(InputError):
+        dataclasses.replace(ARCHITECTURES["hrm"], **change)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"canvas_rows": 512, "canvas_cols": 513}, "canvas_rows x canvas_cols is 262656"),
+        ({"H_layers": 200, "L_layers": 200, "H_cycles": 10, "L_cycles": 10}, "is 22000, expected at most"),
+        ({"hidden_size": 4, "num_heads": 2, "puzzle_emb_ndim": 16_000}, "is 4000, expected at most"),
+    ],
+)
+def test_settings_that_are_too_much_together_are_refused(settings, reason):
+    with pytest.raises(InputError, match=reason):
+        ModelConfig(**settings)
+
+
+def test_limits_leave_room_for_research():
+    for preset in PRESETS.values():
+        deep = {
+            name: size
+            for name, size in (("H_layers", 32), ("L_layers", 32), ("H_cycles", 8), ("L_cycles", 8))
+            if getattr(preset.model, name)
+        }
+        dataclasses.replace(
+            preset.model,
+            **deep,
+            canvas_rows=128,
+            canvas_cols=128,
+            hidden_size=8192,
+            num_heads=64,
+            puzzle_emb_ndim=8192,
+            halt_max_steps=256,
+        )
+
+
+def test_settings_from_json():
+    assert from_dict(PretrainConfig, {"data": ["a", "b"], "lr": 1}, "x").data == ("a", "b")
+    assert from_dict(Recipe, {"lr": 1}, "x").lr == 1.0
+    for values, word in (
+        ({"learning": 1}, "learning"),
+        ({"lr": "1"}, "lr"),
+        ({"lr": True}, "lr"),
+        ({"lr": -1}, "lr"),
+        ({"rotations": 1}, "rotations"),
+        ({"warmup_steps": 1.5}, "warmup_steps"),
+        (3, "object"),
+        ({"canvas": "round"}, "canvas"),
+        ({"ema": 2}, "ema"),
+        ({"loss": "l2"}, "loss"),
+    ):
+        with pytest.raises(InputError, match=word):
+            from_dict(Recipe, values, "file.json")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: AdaptConfig(visits=-1),
+        lambda: AdaptConfig(embeddings_only=2),
+        lambda: PretrainConfig(data=()),
+        lambda: PretrainConfig(steps=0),
+        lambda: AdaptConfig(vote_augmentations=("mirrors",)),
+        lambda: ModelConfig(puzzle_columns=-1),
+    ],
+)
+def test_settings_out_of_range_are_refused(make):
+    with pytest.raises(InputError):
+        make()

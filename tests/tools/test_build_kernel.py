@@ -1,0 +1,72 @@
+"""Test the bundle that is uploaded, with its dataset or as a single notebook."""
+
+import pytest
+from notebooks import code_cells, lay_out
+from places import REPOSITORY
+from programs import run_python
+
+from hrm_offline.common.errors import InputError
+from hrm_offline.solve import kaggle
+from tools import build_kernel, vendor_wheels
+
+
+def test_the_bundle_is_complete_and_rebuilt_in_place(tmp_path):
+    artifact = tmp_path / "artifact"
+    artifact.mkdir()
+    for name in (*kaggle.ARTIFACT_FILES, "puzzles.safetensors"):
+        (artifact / name).write_text(name)
+    out = tmp_path / "bundle"
+    build_kernel.build(out, "somebody", "arc-prize-2026", artifact, lock=None)
+    bundle = build_kernel.read_bundle(out)
+    assert bundle.metadata["id"] == "somebody/hrm-offline"
+    assert bundle.metadata["enable_internet"] is False
+    assert bundle.metadata["dataset_sources"] == ["somebody/hrm-offline-bundle"]
+    assert bundle.mounts == ("arc-prize-2026", "hrm-offline-bundle")
+    assert kaggle.find_artifact(out) == bundle.dataset
+    assert not (bundle.dataset / "puzzles.safetensors").exists()
+    assert vendor_wheels.verify(bundle.dataset) == []
+    assert "YOUR_USERNAME" not in "".join(path.read_text() for path in (out / "notebook").iterdir())
+
+    build_kernel.build(out, "somebody", "arc-prize-2026", single_file=True)
+    bundle = build_kernel.read_bundle(out)
+    assert bundle.dataset is None
+    assert bundle.metadata["dataset_sources"] == []
+    (bundle.notebook).unlink()
+    with pytest.raises(InputError, match="code_file"):
+        build_kernel.read_bundle(out)
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--user", "Some Body", "--competition", "arc"], "user name 'Some Body'"),
+        (["--user", "somebody", "--competition", "arc/prize"], "competition 'arc/prize'"),
+        (["--user", "somebody", "--competition", "arc", "--artifact", "nowhere"], "model.safetensors: no such file"),
+    ],
+)
+def test_what_cannot_be_bundled_is_one_line_and_writes_nothing(tmp_path, arguments, said):
+    tool = run_python(REPOSITORY / "tools" / "build_kernel.py", *arguments, "--out", tmp_path / "out")
+    assert tool.returncode == 2
+    assert len(tool.stderr.splitlines()) == 1
+    assert said in tool.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_single_file_notebook_installs_the_wheel_it_carries(tmp_path, wheel):
+    build_kernel.build(tmp_path / "bundle", "somebody", "arc", single_file=True)
+    notebook = tmp_path / "bundle" / "notebook" / "hrm_offline.ipynb"
+    cells = code_cells(notebook)
+    assert len(cells) <= 8
+    assert all(len(cell.splitlines()) <= 15 for cell in cells)
+    lay_out(tmp_path)
+    code = "\n".join([*cells[:3], "import hrm_offline; print(hrm_offline.__file__)"])
+    (tmp_path / "cells.py").write_text(code)
+    result = run_python("-I", tmp_path / "cells.py", HRM_OFFLINE_ROOT=str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    site = tmp_path / "temp" / "hrm_offline_site"
+    assert result.stdout.splitlines()[-1] == str(site / "hrm_offline" / "__init__.py")
+    assert [path.read_bytes() for path in (tmp_path / "temp").rglob("*.whl")] == [wheel.read_bytes()]
+
+    damaged = cells[1].replace('b64decode("', 'b64decode("AAAA')
+    (tmp_path / "cells.py").write_text(f"{cells[0]}\n{damaged}")
+    assert run_python(tmp_path / "cells.py", HRM_OFFLINE_ROOT=str(tmp_path)).returncode == 1

@@ -1,0 +1,108 @@
+"""Test the rehearsal: its tasks, its null baseline, and whole runs of the notebook without a network."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from places import REPOSITORY
+
+from hrm_offline.answers.score import score_files
+from hrm_offline.answers.submission import fallback_submission
+from hrm_offline.common.files import write_json as write
+from hrm_offline.data.sets import size_of
+from hrm_offline.data.tasks import TaskSet, to_solutions
+from tools import build_kernel
+from tools.local_dryrun import choose_tasks
+
+
+def test_the_default_rehearsal_and_its_null_baseline(tmp_path):
+    tasks = choose_tasks("arc1", None)
+    assert len(tasks) == 30
+    assert all(len(task.train) >= 3 for task in tasks)
+    write(tmp_path / "null.json", fallback_submission(TaskSet("x", tuple(t.without_labels() for t in tasks))))
+    write(tmp_path / "truth.json", to_solutions(tasks))
+    score = score_files(tmp_path / "null.json", tmp_path / "truth.json")
+    assert score.task_points(2) == pytest.approx(3.67, abs=0.01)
+    assert len(score.solved) == 3
+
+
+def test_task_choice_looks_at_no_test_output():
+    labelled = choose_tasks("arc1", 9)
+    assert len(labelled) == 9
+    assert [size_of(task) for task in labelled] == [size_of(task.without_labels()) for task in labelled]
+    assert len(choose_tasks("arc2-eval", 5)) == 5
+
+
+def rehearse(tmp_path, *arguments):
+    """Rehearse one tiny task with the network cut off. Return the finished process and its tree."""
+    task = {"train": [{"input": [[1, 2]], "output": [[2, 1]]}] * 3, "test": [{"input": [[3, 4]], "output": [[4, 3]]}]}
+    (tmp_path / "tasks.json").write_text(json.dumps({"abc": task}))
+    command = [
+        sys.executable,
+        str(REPOSITORY / "tools" / "local_dryrun.py"),
+        "--data",
+        str(tmp_path / "tasks.json"),
+        "--visits",
+        "2",
+        "--budget",
+        "2m",
+        "--out",
+        str(tmp_path / "run"),
+        *map(str, arguments),
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PIP_NO_INDEX": "1"})
+    return result, tmp_path / "run" / "kaggle"
+
+
+def checks_of(result) -> dict[str, str]:
+    """Return the rehearsal's last list: PASS, FAIL or SKIP by name."""
+    lines = [line.partition(" ") for line in result.stdout.splitlines() if line[:5] in ("PASS ", "FAIL ", "SKIP ")]
+    return {rest.partition(":")[0]: word for word, _, rest in lines}
+
+
+ALL_CHECKS = ("offline", "in time", "valid", "undisturbed", "deterministic install", "score")
+
+
+def test_the_notebook_runs_on_a_kaggle_like_tree(tmp_path):
+    result, tree = rehearse(tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert checks_of(result) == dict.fromkeys(ALL_CHECKS, "PASS")
+    assert "network connections: 0" in result.stdout
+    assert "going on without the vendored wheels" in result.stdout
+    assert "projected, not measured: 240 tasks" in result.stdout
+    assert len(json.loads((tree / "working" / "submission.json").read_text())["abc"]) == 1
+    mounted = tree / "input" / "hrm-offline-bundle"
+    assert (mounted / "SHA256SUMS").exists()
+    assert not (mounted / "dataset-metadata.json").exists()  # Kaggle's client does not upload it
+
+
+def test_a_broken_artifact_fails_the_rehearsal_but_not_its_notebook(tmp_path):
+    artifact = tmp_path / "artifact"
+    artifact.mkdir()
+    (artifact / "model.safetensors").write_text("no weights")
+    (artifact / "config.json").write_text("{}")
+    result, _ = rehearse(tmp_path, "--artifact", artifact)
+    assert result.returncode == 1
+    assert checks_of(result) == dict.fromkeys(ALL_CHECKS, "PASS") | {"undisturbed": "FAIL"}
+    assert "FAIL undisturbed: the artifact cannot be used" in result.stdout
+    assert "config.json: expected a config of" in result.stdout
+
+
+def test_a_ready_bundle_is_rehearsed_and_survives_a_kill(tmp_path):
+    build_kernel.build(tmp_path / "bundle", "somebody", "arc-prize-2026", lock=None)
+    requirements = tmp_path / "bundle" / "dataset" / "requirements.txt"
+    result, tree = rehearse(tmp_path, "--bundle", tmp_path / "bundle", "--kill-at", "0.3")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert checks_of(result) == dict.fromkeys((*ALL_CHECKS, "killed"), "PASS")
+    assert "exit code -9" in result.stdout
+    assert (tree / "input" / "arc-prize-2026" / "arc-agi_test_challenges.json").exists()
+    assert not (tmp_path / "run" / "bundle").exists()
+
+    requirements.write_text(requirements.read_text() + "\n")
+    result, tree = rehearse(tmp_path, "--bundle", tmp_path / "bundle")
+    assert result.returncode == 1
+    assert checks_of(result) == dict.fromkeys(ALL_CHECKS, "PASS") | {"deterministic install": "FAIL"}
+    assert "differs: requirements.txt" in result.stdout
+    assert rehearse(tmp_path, "--bundle", tmp_path / "bundle", "--artifact", tmp_path)[0].returncode == 2

@@ -1,0 +1,70 @@
+"""Test the transfer report: which tasks and artifacts it refuses, and that it goes on where it was."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from places import REPOSITORY
+
+from hrm_offline.common.errors import InputError
+from hrm_offline.config import PretrainConfig
+from hrm_offline.data.sets import rehearsal_tasks, select_tasks
+from hrm_offline.data.tasks import load_tasks
+from tools.study.transfer_report import require_unseen, steps_to_match
+
+
+def test_the_share_of_steps_after_which_a_loss_is_reached():
+    their, fast, never = np.array([4.0, 3.0, 2.0, 1.0]), np.array([2.0, 1.0]), np.array([3.0, 2.0])
+    assert steps_to_match([their, their], [fast, never]) == [0.5, None]
+
+
+def test_tasks_that_were_pretrained_on_are_refused(artifact):
+    learned = select_tasks(PretrainConfig(data=("arc1-train",), max_side=6, limit=6)).tasks
+    require_unseen(list(rehearsal_tasks()), artifact)
+    with pytest.raises(InputError, match=learned[2].id):
+        require_unseen([load_tasks("arc1-eval").tasks[0], learned[2]], artifact)
+
+
+def test_an_artifact_of_unknown_origin_is_refused(artifact, tmp_path):
+    config = json.loads((artifact / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"origin": {"imported from": "x"}}))
+    with pytest.raises(InputError, match="pretrained on"):
+        require_unseen([], tmp_path)
+    config["origin"]["pretrained"]["tasks"] = "0"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="do not give the tasks"):
+        require_unseen([], tmp_path)
+
+
+@pytest.mark.slow
+def test_a_report_is_written_and_goes_on_where_it_was(artifact, tmp_path):
+    program = [sys.executable, str(REPOSITORY / "tools" / "study" / "transfer_report.py")]
+    command = [
+        *program,
+        "--tasks",
+        "3",
+        "--budget",
+        "2m",
+        "--visits",
+        "9",
+        "--workers",
+        "1",
+        "--seeds",
+        "5",
+        "--artifact",
+        str(artifact),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    first = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert first.returncode == 0, first.stderr
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written >= {"runs.csv", "tasks.csv", "report.md", "transfer.png"}
+    runs = (tmp_path / "out" / "runs.csv").read_text().splitlines()
+    assert [line.split(",")[:2] for line in runs[1:]] == [["random weights", "5"], ["artifact", "5"]]
+    assert len((tmp_path / "out" / "tasks.csv").read_text().splitlines()) == 1 + 3 * 3
+    again = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert "seed 5\n" in first.stdout
+    assert again.stdout == first.stdout.partition("seed 5\n")[2].partition("seed 5\n")[2]

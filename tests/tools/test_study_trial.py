@@ -1,0 +1,62 @@
+"""Test single trials of a study."""
+
+import pytest
+
+from hrm_offline.common.errors import InputError
+from hrm_offline.common.files import write_json
+from hrm_offline.data.leaks import find_leaks
+from hrm_offline.data.tasks import to_challenges
+from tools.study.trial import Trial, configs_of, learn, other_tasks, predict, score_votes, tasks_of
+
+
+def test_others_are_new_to_the_tasks_studied_and_only_these_are_predicted():
+    tasks = tasks_of("small")
+    others = other_tasks(tasks, 20)
+    assert len(others) == 20
+    assert not find_leaks(list(tasks), list(others))
+    learned = learn(Trial({"others": 4}, 0, "hrm-132k", "", 3), tasks[:2])
+    votes, _ = predict(learned)
+    assert {task_id for task_id, _ in votes} == {task.id for task in tasks[:2]}
+    assert learned.about()["examples"] > learn(Trial({}, 0, "hrm-132k", "", 3), tasks[:2]).about()["examples"]
+    with pytest.raises(InputError, match="others is 4000"):
+        other_tasks(tasks, 4000)
+
+
+def test_alone_a_task_is_answered_the_same_whatever_is_beside_it():
+    tasks = tasks_of("small")
+
+    def ballots(chosen):
+        votes, _ = predict(learn(Trial({"alone": True}, 0, "hrm-132k", "", 20), chosen))
+        return {key: [(c.grid.tolist(), c.count) for c in pool.ranking()] for key, pool in votes.items()}
+
+    together, single = ballots(tasks[:2]), ballots(tasks[:1])
+    assert single.items() <= together.items()
+
+
+def test_votes_need_no_labels_and_the_score_does():
+    tasks = tasks_of("small")[:2]
+    learned = learn(Trial({}, 0, "hrm-132k", "", 1), tuple(task.without_labels() for task in tasks))
+    few, many = (predict(learned, {"vote_views": views}) for views in (1, 8))
+    assert {pool.count for pool in few[0].values()} == {1}
+    assert {pool.count for pool in many[0].values()} <= {2, 4, 8}  # symmetric tasks have fewer views
+    assert many[1] > 3 * few[1]
+    assert len(score_votes(many[0], tasks).tasks) == 2
+
+
+def test_trials_may_begin_with_a_pretrained_network(artifact, tmp_path):
+    tasks = tasks_of("arc1-eval:1:4")
+
+    def trial(**changes):
+        return Trial({"artifact": str(artifact)} | changes, 0, "hrm-132k", "arc1-eval:1:4", 1)
+
+    losses = {start: learn(trial(start=start), tasks).about()["loss"] for start in ("mean", "zeros", "nearest")}
+    assert len(set(losses.values())) == 3
+    assert learn(trial(visits=0), tasks).about()["steps"] == 0
+    for wrong, word in ((trial(artifact="nowhere"), "nowhere"), (trial(start="best"), "arm: start is 'best'")):
+        with pytest.raises(InputError, match=word):
+            configs_of(wrong, "arm")
+    unlabelled = tmp_path / "challenges.json"
+    write_json(unlabelled, to_challenges(tasks))
+    for name in ("arc1-eval", "arc1-eval:9:9", f"{unlabelled}:0:2"):
+        with pytest.raises(InputError, match=name):
+            tasks_of(name)

@@ -1,0 +1,36 @@
+"""Test how the tools find out which packages are missing."""
+
+import sys
+
+import pytest
+
+from tools.support import environment
+
+
+@pytest.fixture
+def requirements(tmp_path, monkeypatch):
+    """Replace the list of packages by one with a package that is here, one that is not, and one for elsewhere."""
+    path = tmp_path / "requirements.txt"
+    elsewhere = "linux" if sys.platform != "linux" else "win32"
+    path.write_text(
+        f"# comment\n\npytest==0.0.1\nno-such-package==1.0\nneither-this==1.0 ; sys_platform == '{elsewhere}'\n"
+    )
+    monkeypatch.setattr(environment, "REQUIREMENTS", path)
+    monkeypatch.setattr(environment.os, "execv", lambda *_: pytest.fail("the process was replaced"))
+    return path
+
+
+def test_a_package_of_any_version_will_do(requirements):
+    assert environment._missing() == ["no-such-package"]
+
+
+def test_nothing_is_installed_for_a_tool_that_needs_only_what_is_there(requirements):
+    environment.ensure(only=("pytest",))
+    requirements.write_text("pytest==0.0.1\n")
+    environment.ensure()
+
+
+def test_the_commit_of_something_that_is_no_checkout_is_unknown(tmp_path, monkeypatch):
+    monkeypatch.setattr(environment, "REPOSITORY", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert environment.commit_of_checkout() == "unknown"

@@ -1,0 +1,20 @@
+"""Test the killer of a rehearsal's `solve`."""
+
+import subprocess
+import sys
+import threading
+
+from tools.support.kill_solve import kill_solve
+
+
+def test_the_killer_finds_solve_and_takes_its_children_along():
+    code = (
+        "import subprocess, sys, time; "
+        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); time.sleep(60)"
+    )
+    solve = subprocess.Popen([sys.executable, "-c", code, "-m", "hrm_offline", "solve"], start_new_session=True)
+    assert kill_solve(1.0, threading.Event()) == 2
+    assert solve.wait(10) == -9
+    over = threading.Event()
+    over.set()
+    assert kill_solve(1.0, over) == 0

@@ -1,0 +1,116 @@
+"""Test that adaptation memorises real tasks, can be repeated, and keeps to its time."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from few_shot import few_shot
+
+from hrm_offline.common.budget import Budget
+from hrm_offline.config import PRESETS, ModelConfig
+from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
+from hrm_offline.data.sets import rehearsal_tasks
+from hrm_offline.model.batching import BatchMaker
+from hrm_offline.model.recursive import RecursiveModel
+from hrm_offline.predict.plan import PredictionPlan
+from hrm_offline.predict.predictor import Predictor
+from hrm_offline.train.adapt import adapt
+
+SMALL = PRESETS["hrm-132k"]
+
+
+SAME_SIZE = {
+    "hrm": {},
+    "transformer": dict(architecture="transformer", H_layers=2, L_layers=0, L_cycles=0),
+    "shared": dict(architecture="shared", H_layers=0, L_layers=2),
+}
+
+
+def learned_and_decoded(model_config: ModelConfig, recipe, visits: int):
+    """Adapt to the demonstrations of four real tasks. Return the share of grids that the network then gives back."""
+    tasks = rehearsal_tasks(30)[:4]
+    recipe = dataclasses.replace(recipe, rotations=False, flips=False, visits=visits, tokens_per_step=400)
+    model_config = dataclasses.replace(model_config.conditioned(recipe), halt_exploration_prob=0.0)
+    puzzles = PuzzleSet(tasks, recipe, model_config, seed=0)
+    torch.manual_seed(0)
+    model = RecursiveModel(model_config, puzzles.num_rows)
+    adapt(model, puzzles, recipe, Budget(1e9), seed=0, pretrained=False)
+    source = ExampleSource(puzzles, seed=1)
+    right = []
+    for index in range(len(source.buckets)):
+        batch = source.batch_of(index, step=0)
+        sequences = BatchMaker(puzzles, source.examples, model.device).make(batch)
+        with torch.inference_mode():
+            output = model(
+                *model.initial_states(len(batch), batch.canvas),
+                sequences.inputs,
+                model.puzzle_vectors(sequences.puzzle_identifiers),
+                batch.canvas,
+                sequences.cells,
+            )[2]
+        known = sequences.labels >= 0
+        right.append(((output.logits.argmax(-1) == sequences.labels) | ~known).all(1))
+    return torch.cat(right).float().mean().item()
+
+
+@pytest.mark.parametrize("architecture", SAME_SIZE)
+def test_every_architecture_memorises_four_real_tasks(architecture):
+    model = dataclasses.replace(SMALL.model, **SAME_SIZE[architecture])
+    assert learned_and_decoded(model, SMALL.adapt, visits=400 if architecture == "shared" else 150) == 1.0
+
+
+def test_a_few_shot_network_memorises_too_and_answers_tasks_it_never_trained():
+    recipe = dataclasses.replace(SMALL.adapt, conditioning="few-shot", context_pairs=2)
+    assert learned_and_decoded(SMALL.model, recipe, visits=300) == 1.0
+    puzzles = few_shot(rehearsal_tasks(30)[4:6])
+    model = RecursiveModel(SMALL.model.conditioned(recipe), puzzles.num_rows)
+    report = adapt(model, puzzles, dataclasses.replace(puzzles.recipe, visits=0), Budget(1e9), 0, pretrained=True)
+    assert report.steps == 0
+    plan = PredictionPlan(puzzles, puzzles.recipe)
+    votes = [Predictor(model, puzzles, puzzles.recipe).predict(batch) for batch in plan.rounds[0]]
+    assert sum(len(v) for v in votes) == sum(len(task.test) for task in puzzles.tasks)
+
+
+def test_memorises_demonstrations_and_predicts_them(make_task):
+    """Adapt to two tasks of random grids whose test inputs are demonstrations: every view is answered right."""
+    tasks = []
+    for seed in range(2):
+        task = make_task(f"t{seed}", [((2, 3), (3, 2))] * 2, seed=seed)
+        tasks.append(dataclasses.replace(task, test=task.train))
+    recipe = dataclasses.replace(SMALL.adapt, visits=1500, tokens_per_step=240)
+    puzzles = PuzzleSet(tuple(t.without_labels() for t in tasks), recipe, SMALL.model, seed=0)
+    torch.manual_seed(0)
+    model = RecursiveModel(SMALL.model, puzzles.num_rows)
+    report = adapt(model, puzzles, recipe, Budget(1e9), seed=0, pretrained=False)
+    assert report.steps == report.planned_steps
+    recipe = dataclasses.replace(recipe, predict_tokens=200)
+    predictor = Predictor(model, puzzles, recipe)
+    truth = [pair.output for task in tasks for pair in task.test]
+    for batches in PredictionPlan(puzzles, recipe).rounds:
+        for batch in batches:
+            votes = predictor.predict(batch)
+            for i, test in enumerate(votes.tests):
+                assert np.array_equal(votes.grid(i), truth[test])
+            assert (votes.confidence > 0.5).all()
+
+
+def test_adaptation_is_repeatable_and_shortens_to_its_time(make_task):
+    recipe = dataclasses.replace(SMALL.adapt, visits=100, tokens_per_step=160)
+    puzzles = PuzzleSet((make_task(),), recipe, SMALL.model, 0)
+
+    def run(budget):
+        torch.manual_seed(0)
+        model = RecursiveModel(SMALL.model, puzzles.num_rows)
+        return adapt(model, puzzles, recipe, budget, 0, pretrained=False), model
+
+    (first, a), (second, b) = run(Budget(1e9)), run(Budget(1e9))
+    assert first == second
+    assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters()))
+
+    ticks = iter(range(10**9))  # every look at this clock takes a second
+    short, _ = run(Budget(100.0, clock=lambda: float(next(ticks))))
+    assert short.planned_steps == first.planned_steps
+    assert 5 < short.steps < 60
+    none, _ = run(Budget(0.0))
+    assert none.steps == 0

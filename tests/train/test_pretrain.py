@@ -1,0 +1,57 @@
+"""Test pretraining: its files, its settings, and that a killed run ends with the same weights."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+import torch
+from pretraining import finish, launch, metrics
+from safetensors.torch import load_file
+
+from hrm_offline.cli import main
+from hrm_offline.data.puzzles import SHARED_ROWS
+from hrm_offline.model.artifact import load_artifact
+
+
+def test_writes_an_artifact_metrics_and_state(unbroken):
+    artifact = load_artifact(unbroken)
+    assert artifact.conditioning == "factored"
+    assert len(load_file(unbroken / "puzzles.safetensors")["puzzle_emb.weights"]) == SHARED_ROWS + 8
+    lines = metrics(unbroken)
+    assert [line["step"] for line in lines] == list(range(5, 61, 5))
+    assert lines[-1]["lm_loss"] < lines[0]["lm_loss"]
+    assert [p.name for p in unbroken.glob("state-*")] == ["state-00000060"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_and_resumed_ends_with_the_same_weights(unbroken, tmp_path, number):
+    process = launch(tmp_path)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "state.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, number)
+    process.communicate()
+    assert process.returncode in (-signal.SIGKILL, 1)
+    assert not (tmp_path / "model.safetensors").exists()
+    assert "continuing at step" in finish(launch(tmp_path))
+    for file in ("model.safetensors", "puzzles.safetensors"):
+        ours, expected = load_file(tmp_path / file), load_file(unbroken / file)
+        assert all(torch.equal(ours[name], value) for name, value in expected.items())
+    # Stopped between two lines, the first one after it averages over fewer steps.
+    for ours, expected in zip(metrics(tmp_path), metrics(unbroken), strict=True):
+        for key in ("step", "lm_loss") if number == signal.SIGKILL else ("step",):
+            assert ours[key] == expected[key]
+
+
+def test_config_file_is_overridden_by_flags_and_checked(tmp_path, capsys, write_json):
+    config = write_json(
+        "c.json", {"preset": "hrm-132k", "steps": 3, "held_out": [], "max_side": 3, "limit": 2, "lr": 1}
+    )
+    assert main(["pretrain", "--out", str(tmp_path / "o"), "--config", str(config), "--steps", "2"]) == 0
+    assert json.loads((tmp_path / "o" / "config.json").read_text())["origin"]["steps"] == 2
+    wrong = (({"stepz": 3}, "stepz"), ({"steps": "3"}, "steps"), ({"preset": "x"}, "hrm-132k"), ([], "object"))
+    for bad, word in wrong:
+        assert main(["pretrain", "--out", str(tmp_path / "p"), "--config", str(write_json("b.json", bad))]) == 2
+        assert word in capsys.readouterr().err
