@@ -28,7 +28,7 @@ from hrm_offline.common.files import make_folder, read_json, write_json
 from hrm_offline.solve.kaggle import ARTIFACT_FILES
 from tools.build_wheel import build_wheel
 from tools.support import environment
-from tools.support.command_line import absolute_path, parser_of, run
+from tools.support.command_line import absolute_path, parser_of, run_tool
 from tools.support.kaggle_metadata import DATASET_FILE, KERNEL_FILE, check_dataset, check_kernel, check_slug
 from tools.vendor_wheels import DATASET_SLUG, LOCK, REQUIREMENTS_FILE, clear_earlier, requirements, sha256, vendor
 
@@ -210,4 +210,4 @@ def _parse_arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_tool(main))

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from hrm_offline.common.errors import InputError
 from tools.support import environment
-from tools.support.command_line import absolute_path, parser_of, run
+from tools.support.command_line import absolute_path, parser_of, run_tool
 
 WHEELS = environment.REPOSITORY / "wheels"
 _SOURCES = ("hrm_offline", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
@@ -110,4 +110,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_tool(main))

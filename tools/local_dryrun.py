@@ -33,7 +33,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tools.support import environment
-from tools.support.command_line import absolute_path, flags, parser_of, run
+from tools.support.command_line import absolute_path, flags, parser_of, run_tool
 
 # The names in the bundle that the rehearsal builds.
 _USER, _COMPETITION = "rehearsal", "arc-prize"
@@ -237,4 +237,4 @@ def _parse_arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_tool(main))

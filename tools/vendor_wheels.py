@@ -27,7 +27,7 @@ from hrm_offline.common.errors import InputError
 from hrm_offline.common.files import make_folder, write_json
 from tools.build_wheel import WHEELS, build_wheel
 from tools.support import environment
-from tools.support.command_line import absolute_path, parser_of, run
+from tools.support.command_line import absolute_path, parser_of, run_tool
 from tools.support.kaggle_metadata import DATASET_FILE, check_dataset, check_slug
 
 LOCK = WHEELS / "requirements.lock"
@@ -203,4 +203,4 @@ def _parse_arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_tool(main))

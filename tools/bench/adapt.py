@@ -48,7 +48,7 @@ from hrm_offline.train.learner import Learner
 from tools.bench.ops import measure_machine
 from tools.bench.published import build_dataset, training_step
 from tools.support import environment
-from tools.support.command_line import absolute_path, parser_of, run
+from tools.support.command_line import absolute_path, parser_of, run_tool
 from tools.support.flop import training_flop
 
 PARTS = ("ready", "steps", "linear", "workers")
@@ -467,4 +467,4 @@ def _parse_arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_tool(main))

@@ -47,14 +47,19 @@ from hrm_offline.train.learner import Learner
 from tools.bench.published import load as load_published
 from tools.bench.published import training_step as published_step
 from tools.support import environment
-from tools.support.command_line import absolute_path, parser_of, run
+from tools.support.command_line import absolute_path, parser_of, run_tool
 
 SHAPES = "8x226,96x226,48x901,96x901,768x901"
 STEPS = "48x901,96x901"
 EPS = 1e-5
 
 _MACHINE_SIZE, _SMOKE_SIZE = 8192, 64  # sides of the square matrices that measure a machine
-_KERNEL_TESTS = "tests/ops"
+_KERNEL_TESTS = (
+    "tests/ops",
+    "tests/model/test_layers.py",
+    "tests/model/test_recursive.py",
+    "tests/train/test_losses.py",
+)
 
 
 @dataclass(frozen=True)
@@ -446,7 +451,8 @@ def main() -> int:
 def kernels_are_correct() -> bool:
     """Run the tests of the kernels on this GPU."""
     print("first the tests of the kernels on this GPU", flush=True)
-    return subprocess.run([sys.executable, "-m", "pytest", _KERNEL_TESTS], cwd=environment.REPOSITORY).returncode == 0
+    command = [sys.executable, "-m", "pytest", *_KERNEL_TESTS]
+    return subprocess.run(command, cwd=environment.REPOSITORY).returncode == 0
 
 
 def bench(
@@ -506,4 +512,4 @@ def _parse_arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_tool(main))

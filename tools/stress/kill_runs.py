@@ -191,8 +191,8 @@ def _command_line(process: str) -> bytes:
 def draw_kills(runs: int, seed: int) -> list[Kill]:
     """Draw the kills: leaders and workers equally often.
 
-    A quarter of the leaders is killed while a file is being written. A quarter of all others is killed before there is a
-    state to go on from.
+    A quarter of the leaders is killed while a file is being written. A quarter of all others is killed before an
+    adaptation has saved a state.
     """
     rng = random.Random(seed)
     kills = []

@@ -35,7 +35,7 @@ def absolute_path(text: str) -> Path:
     return Path(text).resolve()
 
 
-def run(tool: Callable[[], int]) -> int:
+def run_tool(tool: Callable[[], int]) -> int:
     """Run a tool and return its exit code. An `InputError` becomes one line on stderr and exit code 2."""
     try:
         return tool()
