@@ -1,6 +1,7 @@
 """The command line: solve, induce, score, show, pretrain, leaks, import-checkpoint, parity.
 
-Bad input ends with one line on stderr and exit code 2, never with a traceback.
+Bad input and a missing package end with one line on stderr and exit code 2, never with a traceback. The flags of
+`solve` and `pretrain` are the fields of `SolveOptions`, `PretrainOptions` and `PretrainConfig`.
 """
 
 from __future__ import annotations
@@ -10,24 +11,43 @@ import dataclasses
 import json
 import os
 import sys
-import typing
 from pathlib import Path
 
 from hrm_offline import __version__
+from hrm_offline.common.blank import write_blank
 from hrm_offline.common.budget import Budget, parse_duration
-from hrm_offline.common.errors import InputError, shown_name
+from hrm_offline.common.errors import InputError, shown, shown_name
 from hrm_offline.common.files import make_folder, read_json, write_json
-from hrm_offline.config import PRESETS, SHARING, PretrainConfig, from_dict, preset
+from hrm_offline.common.flags import add_flags, escaped, given, in_words
+from hrm_offline.common.packages import require_packages
+from hrm_offline.common.settings import from_dict, help_of, parse_setting
+from hrm_offline.config import PRESETS, AdaptConfig, ModelConfig, PretrainConfig, PretrainOptions, preset
+from hrm_offline.solve.options import SolveOptions
+
+# The packages that each kind of command imports.
+_GRIDS = ("numpy",)
+_NETWORK = ("torch", "numpy", "safetensors")
+_TRAINING = (*_NETWORK, "tqdm")
+_PICTURES = (*_TRAINING, "matplotlib")
+
+_NOT_IN_WEIGHTS = ("num_heads", "H_cycles", "L_cycles", "halt_max_steps")  # what a checkpoint's weights do not tell
+
+_TASKS_HELP = "Kaggle challenges file, folder of one-task files, or name of a set"
+_SET_HELP = "bundled set (arc1-train, arc1-eval, arc2-train, arc2-eval), rehearsal, synthetic-N, file or folder"
 
 
 def main(argv: list[str] | None = None, started: float | None = None) -> int:
-    """Run one command; returns the exit code. `started` is when the process began, on
-    `time.monotonic`, so that a budget counts from there; a process of which it is known may be ended."""
-    options = _parser().parse_args(argv)
+    """Run one command and return its exit code.
+
+    `started` is when the process began, in seconds on `time.monotonic`, so that a budget counts from there. A process
+    whose start is known is the command's own: `solve` may end it.
+    """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # not where a test captures it
             stream.reconfigure(errors="backslashreplace")  # task ids can hold anything
     try:
+        options = _parser().parse_args(argv)
+        require_packages(*options.needs)
         return options.run(options, started)
     except InputError as error:
         print(f"hrm_offline: error: {error}", file=sys.stderr)
@@ -35,29 +55,15 @@ def main(argv: list[str] | None = None, started: float | None = None) -> int:
 
 
 def _solve(options: argparse.Namespace, started: float | None) -> int:
-    from hrm_offline.answers.candidates import VotesFile
-    from hrm_offline.solve.job import SolveOptions, solve
-    from hrm_offline.solve.supervisor import Crew
-
+    try:
+        from hrm_offline.solve.job import solve
+    except ModuleNotFoundError:
+        _write_blank(options)
+        require_packages(*_NETWORK)
+        raise  # a package that nobody said is needed
     budget = Budget(parse_duration(options.budget), started)
     solve(
-        SolveOptions(
-            challenges=Path(options.challenges),
-            out=Path(options.out),
-            **_start_of(options),
-            preset=options.preset,
-            seed=options.seed,
-            visits=options.visits,
-            device=options.device,
-            dtype=options.dtype,
-            price_per_hour=options.price_per_hour,
-            threads=options.threads,
-            save_every=options.save_every,
-            keep_networks=options.keep_networks,
-            candidates=options.candidates,
-            votes=tuple(VotesFile.parse(text) for text in options.votes),
-            crew=Crew(options.workers, options.adapt, options.hang_after),
-        ),
+        SolveOptions(**given(options, SolveOptions), **_start_of(options)),
         budget,
         say=lambda text: print(text, flush=True),
         end_process=None if started is None else os._exit,
@@ -65,9 +71,20 @@ def _solve(options: argparse.Namespace, started: float | None) -> int:
     return 0
 
 
+def _write_blank(options: argparse.Namespace) -> None:
+    """Write the submission that needs no package. Where the tasks are a set by name, that is impossible."""
+    path = options.out / "submission.json"
+    if options.challenges.exists() and write_blank(options.challenges, path):
+        print(f"a valid submission of blank answers is in {path}", flush=True)
+
+
 def _start_of(options: argparse.Namespace) -> dict:
-    """What `solve` adapts. Where tasks share nothing, nothing pretrained is taken unless it is asked for."""
-    name = options.artifact or ("none" if options.adapt == "per-task" else "bundled")
+    """Return the fields of `SolveOptions` that --artifact sets: the network that `solve` adapts.
+
+    Where tasks share nothing, no pretrained network is taken unless one is asked for.
+    """
+    alone = getattr(options, "sharing", SolveOptions.sharing) == "per-task"
+    name = options.artifact_name or ("none" if alone else "bundled")
     return {"artifact": None if name in ("bundled", "none") else Path(name), "bundled": name == "bundled"}
 
 
@@ -86,7 +103,8 @@ def _induce(options: argparse.Namespace, _) -> int:
         write_candidates(options.out, candidates)
     except OSError as error:
         raise InputError(f"{options.out}: cannot be written ({error})") from None
-    print(f"{sum(map(any, candidates.values()))} of {len(candidates)} tasks have a candidate; {options.out}")
+    found = sum(any(tests) for tests in candidates.values())
+    print(f"{found} of {len(candidates)} tasks have a candidate; {options.out}")
     return 0
 
 
@@ -113,49 +131,28 @@ def _show(options: argparse.Namespace, _) -> int:
 def _pretrain(options: argparse.Namespace, _) -> int:
     from hrm_offline.train.pretrain import pretrain
 
-    config = _pretrain_config(options)
-    finished = pretrain(
-        config,
-        options.out,
-        options.device,
-        options.dtype,
-        options.threads,
-        options.minutes,
-        options.relay,
-        options.relay_moments,
-    )
+    finished = pretrain(_pretrain_config(options), PretrainOptions(**given(options, PretrainOptions)))
     return 0 if finished else 1
 
 
 def _pretrain_config(options: argparse.Namespace) -> PretrainConfig:
-    """The preset's recipe, overridden by the config file, overridden by flags."""
+    """Return the preset's recipe, overridden by the config file, overridden by flags."""
     from_file = read_json(options.config) if options.config else {}
     if not isinstance(from_file, dict):
         raise InputError(f"{options.config}: expected an object of settings")
-    flags = {
-        f.name: getattr(options, f.name)
-        for f in dataclasses.fields(PretrainConfig)
-        if getattr(options, f.name) is not None
-    }
-    given = from_file | flags
-    name = given.get("preset", PretrainConfig.preset)
+    changes = from_file | given(options, PretrainConfig)
+    name = changes.get("preset", PretrainConfig.preset)
     if not isinstance(name, str):
-        raise InputError(f"{options.config}: 'preset' is {name!r}, expected a name")
-    return from_dict(PretrainConfig, dataclasses.asdict(preset(name).pretrain) | given, options.config or "flags")
+        raise InputError(f"{options.config}: 'preset' is {shown(name)}, expected a name")
+    settings = dataclasses.asdict(preset(name).pretrain) | changes
+    return from_dict(PretrainConfig, settings, options.config or "flags")
 
 
 def _import_checkpoint(options: argparse.Namespace, _) -> int:
     from hrm_offline.model.artifact import import_checkpoint
 
-    config = import_checkpoint(
-        options.checkpoint,
-        options.out,
-        num_heads=options.num_heads,
-        H_cycles=options.H_cycles,
-        L_cycles=options.L_cycles,
-        halt_max_steps=options.halt_max_steps,
-        identifiers=options.identifiers,
-    )
+    untold = {name: getattr(ModelConfig, name) for name in _NOT_IN_WEIGHTS} | given(options, ModelConfig)
+    config = import_checkpoint(options.checkpoint, options.out, identifiers=options.identifiers, **untold)
     print(f"artifact in {options.out}: {json.dumps(dataclasses.asdict(config))}")
     return 0
 
@@ -188,154 +185,155 @@ def _parity(options: argparse.Namespace, _) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m hrm_offline", description=__doc__.splitlines()[0])
+    is_script = Path(sys.argv[0]).stem == "hrm-offline"
+    parser = argparse.ArgumentParser(
+        prog="hrm-offline" if is_script else "python -m hrm_offline",
+        description="Pretrain a small recursive model offline, adapt it to hidden ARC tasks inside a Kaggle notebook.",
+        epilog="COMMAND --help lists the flags of a command; docs/configuration.md lists all settings.",
+    )
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    solve = commands.add_parser("solve", help="adapt to the hidden tasks, predict, vote, write submission.json")
-    solve.set_defaults(run=_solve)
-    solve.add_argument(
-        "--challenges", required=True, metavar="FILE", help="Kaggle challenges file (or folder, or set name)"
-    )
-    solve.add_argument("--out", required=True, metavar="DIR", help="folder for submission.json and report.json")
-    solve.add_argument(
-        "--artifact",
-        metavar="DIR|bundled|none",
-        help="pretrained network to adapt: a folder, the package's own where it has one for the preset, "
-        "or none for random weights (default: bundled, with --adapt per-task none)",
-    )
-    solve.add_argument("--budget", default="11h30m", help="wall-clock budget, e.g. 11h30m or 3m (default: %(default)s)")
-    solve.add_argument("--preset", choices=list(PRESETS), help="network and recipe (default: what suits the device)")
-    solve.add_argument("--seed", type=int, default=0)
-    solve.add_argument("--visits", type=int, metavar="N", help="times each demonstration pair is offered")
-    solve.add_argument("--price-per-hour", type=float, metavar="PRICE", help="of the machine; reports the cost a task")
-    solve.add_argument(
-        "--workers", type=int, metavar="N", help="worker processes (default: one a GPU, or one; 0: all in this process)"
-    )
-    solve.add_argument(
-        "--adapt",
-        choices=SHARING,
-        default="sharded",
-        help="groups of tasks learned by a worker each, all tasks by all workers together, or each task "
-        "alone by a network of its own (default: %(default)s)",
-    )
-    solve.add_argument(
-        "--hang-after",
-        type=float,
-        default=300.0,
-        metavar="SECONDS",
-        help="silence after which a worker is replaced (default: %(default)s)",
-    )
-    solve.add_argument(
-        "--save-every",
-        type=float,
-        default=60.0,
-        metavar="SECONDS",
-        help="between two saved states of an adaptation (default: %(default)s)",
-    )
-    solve.add_argument(
-        "--keep-networks", action="store_true", help="leave the adapted networks in the folder, for show"
-    )
-    solve.add_argument(
-        "--candidates",
-        type=int,
-        metavar="N",
-        help="write each test input's N best grids, with votes and confidence, to candidates.json",
-    )
-    solve.add_argument(
-        "--votes",
-        action="append",
-        default=[],
-        metavar="FILE[=WEIGHT]",
-        help="let a candidates file vote too, as much as WEIGHT times the network itself (default: 1); repeatable",
-    )
-    _add_machine_flags(solve)
-
-    induce = commands.add_parser("induce", help="search programs that reproduce all demonstrations, write their votes")
-    induce.set_defaults(run=_induce)
-    induce.add_argument(
-        "--challenges", required=True, metavar="FILE", help="Kaggle challenges file (or folder, or set name)"
-    )
-    induce.add_argument("--out", required=True, metavar="FILE", help="candidates file, for solve --votes")
-    induce.add_argument(
-        "--effort", type=int, metavar="N", help="operations applied to a grid, a task (default: about a second's)"
-    )
-
-    score = commands.add_parser("score", help="score a submission against solutions")
-    score.set_defaults(run=_score)
-    score.add_argument("submission")
-    score.add_argument("solutions")
-    score.add_argument("--json", metavar="FILE", help="also write the totals here")
-
-    show = commands.add_parser("show", help="pictures of what solve or pretrain left in its folder")
-    show.set_defaults(run=_show)
-    show.add_argument("run_dir", metavar="RUN", help="the --out of solve or pretrain, or a metrics.jsonl")
-    show.add_argument("--solutions", metavar="FILE", help="test outputs, where the tasks do not come with them")
-    show.add_argument("--out", metavar="DIR", help="folder for the PNG files (default: RUN/pictures)")
-    show.add_argument("--tasks", nargs="+", metavar="ID", help="tasks to be drawn (default: the first test inputs)")
-    show.add_argument("--challenges", metavar="FILE", help="where the tasks are now, if not where solve found them")
-
-    pretrain = commands.add_parser("pretrain", help="train offline on public tasks; resumable; also under torchrun")
-    pretrain.set_defaults(run=_pretrain)
-    pretrain.add_argument(
-        "--out", required=True, metavar="DIR", help="folder for state, metrics.jsonl and the artifact"
-    )
-    pretrain.add_argument("--config", metavar="FILE.json", help="settings; flags override them")
-    pretrain.add_argument(
-        "--minutes", type=float, metavar="M", help="stop after M minutes of training, state saved, exit code 1"
-    )
-    pretrain.add_argument(
-        "--relay",
-        metavar="DIR",
-        help="folder for the run in files of at most 16 MB, written when it stops; continued where "
-        "it is further on than --out",
-    )
-    pretrain.add_argument(
-        "--relay-moments",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="whether Adam's moments travel too, a third of the relay (default: yes)",
-    )
-    _add_machine_flags(pretrain)
-    _add_config_flags(pretrain, PretrainConfig)
-
-    leaks = commands.add_parser(
-        "leaks", help="which tasks of one set are in another, whatever their names and views; exit code 1 if any are"
-    )
-    leaks.set_defaults(run=_leaks)
-    leaks.add_argument("tasks", metavar="SET")
-    leaks.add_argument("others", metavar="SET", help="a bundled set, rehearsal, synthetic-N, a file or a folder")
-
-    importer = commands.add_parser("import-checkpoint", help="turn a published checkpoint into an artifact")
-    importer.set_defaults(run=_import_checkpoint)
-    importer.add_argument("checkpoint")
-    importer.add_argument("--out", required=True, metavar="DIR")
-    importer.add_argument("--identifiers", metavar="FILE", help="the identifiers.json of its data set")
-    importer.add_argument("--num-heads", type=int, default=8, help="weights do not tell (default: %(default)s)")
-    importer.add_argument("--H-cycles", type=int, default=2, help="(default: %(default)s)")
-    importer.add_argument("--L-cycles", type=int, default=2, help="(default: %(default)s)")
-    importer.add_argument("--halt-max-steps", type=int, default=16, help="(default: %(default)s)")
-
-    parity = commands.add_parser("parity", help="compare with numbers computed from the published reference")
-    parity.set_defaults(run=_parity)
-    parity.add_argument("case", nargs="+", metavar="FILE.json", help="its tensors are in FILE.safetensors beside it")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
+    for add_command in (
+        _add_solve,
+        _add_score,
+        _add_show,
+        _add_induce,
+        _add_pretrain,
+        _add_leaks,
+        _add_import_checkpoint,
+        _add_parity,
+    ):
+        add_command(commands)
     return parser
 
 
-def _add_machine_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU if there is one)")
-    parser.add_argument("--dtype", help="float32, bfloat16 or float16 (default: what suits the device)")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads")
+def _add_command(commands, name: str, run, needs: tuple[str, ...], text: str, usage: str | None = None):
+    """Add a command and return its parser. `needs` are the packages without which it does not start."""
+    parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", usage=usage)
+    parser.set_defaults(run=run, needs=needs)
+    return parser
 
 
-def _add_config_flags(parser: argparse.ArgumentParser, config: type) -> None:
-    """A flag for every field of a config dataclass; None where it is not given."""
-    types = typing.get_type_hints(config)
-    for field in dataclasses.fields(config):
-        flag, kind = "--" + field.name.replace("_", "-"), types[field.name]
-        if kind is bool:
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction)
-        elif typing.get_origin(kind) is tuple:
-            parser.add_argument(flag, nargs="*", metavar="SET")
-        else:
-            parser.add_argument(flag, type=kind, metavar=kind.__name__.upper())
+def _add_solve(commands) -> None:
+    solve = _add_command(
+        commands,
+        "solve",
+        _solve,
+        (),  # asked for once a submission is there, which needs no package
+        "adapt to the hidden tasks, predict, vote, write submission.json",
+        "%(prog)s --challenges FILE --out DIR [--budget TIME] [options]",
+    )
+    add_flags(solve, SolveOptions)
+    solve.add_argument(
+        "--budget",
+        default="11h30m",
+        metavar="TIME",
+        help="wall-clock time, such as 11h30m or 3m (default: %(default)s)",
+    )
+    solve.add_argument(
+        "--artifact",
+        dest="artifact_name",
+        metavar="DIR|bundled|none",
+        help="pretrained network to adapt: a folder, the package's own where it has one for the preset, or none for "
+        "random weights (default: bundled; none with --adapt per-task)",
+    )
+    visits = next(field for field in dataclasses.fields(AdaptConfig) if field.name == "visits")
+    solve.add_argument(
+        "--visits",
+        dest="overrides",
+        action="append",
+        type=lambda text: parse_setting(AdaptConfig, f"visits={text}"),
+        default=argparse.SUPPRESS,
+        metavar="N",
+        help=escaped(f"{help_of(visits)} (short for --set visits=N)"),
+    )
+
+
+def _add_pretrain(commands) -> None:
+    pretrain = _add_command(
+        commands,
+        "pretrain",
+        _pretrain,
+        _TRAINING,
+        "train offline on public tasks; the same command continues a run that was cut off; also under torchrun",
+        "%(prog)s --out DIR [--preset NAME] [--data SET ...] [options]",
+    )
+    add_flags(pretrain, PretrainOptions)
+    pretrain.add_argument("--config", metavar="FILE", help="JSON file of settings, which flags override")
+    add_flags(pretrain, PretrainConfig, _default_by_preset)
+
+
+def _default_by_preset(field: dataclasses.Field) -> str:
+    """Return a field's default in words: the default preset's, then those of the presets that differ from that."""
+    if field.name == "preset":
+        return PretrainConfig.preset
+    by_preset = {name: in_words(getattr(values.pretrain, field.name)) for name, values in PRESETS.items()}
+    common = by_preset[PretrainConfig.preset]
+    return "; ".join([common, *(f"{name} {value}" for name, value in by_preset.items() if value != common)])
+
+
+def _add_induce(commands) -> None:
+    induce = _add_command(
+        commands,
+        "induce",
+        _induce,
+        _GRIDS,
+        "search for programs that reproduce all demonstrations of a task, and write their votes",
+    )
+    induce.add_argument("--challenges", required=True, metavar="FILE", help=_TASKS_HELP)
+    induce.add_argument("--out", required=True, metavar="FILE", help="candidates file to write, for solve --votes")
+    induce.add_argument(
+        "--effort",
+        type=int,
+        metavar="N",
+        help="operations on a grid per task (default: as many as take about a second)",
+    )
+
+
+def _add_score(commands) -> None:
+    score = _add_command(commands, "score", _score, _GRIDS, "score a submission against solutions")
+    score.add_argument("submission", metavar="SUBMISSION", help="the submission.json that solve wrote")
+    score.add_argument("solutions", metavar="SOLUTIONS", help="Kaggle solutions file")
+    score.add_argument("--json", metavar="FILE", help="also write the totals into this file")
+
+
+def _add_show(commands) -> None:
+    show = _add_command(commands, "show", _show, _PICTURES, "draw the pictures of a folder that solve or pretrain left")
+    show.add_argument("run_dir", metavar="RUN", help="the --out of solve or pretrain, or a metrics.jsonl")
+    show.add_argument("--solutions", metavar="FILE", help="Kaggle solutions file, where the tasks come without outputs")
+    show.add_argument("--out", metavar="DIR", help="folder for the PNG files (default: RUN/pictures)")
+    show.add_argument(
+        "--tasks", nargs="+", metavar="ID", help="tasks to draw (default: those of the first test inputs)"
+    )
+    show.add_argument("--challenges", metavar="FILE", help="where the tasks are now (default: where solve found them)")
+
+
+def _add_leaks(commands) -> None:
+    leaks = _add_command(
+        commands,
+        "leaks",
+        _leaks,
+        _GRIDS,
+        "name the tasks of one set that share a pair with another set, in any view; exit code 1 if there are any",
+    )
+    leaks.add_argument("tasks", metavar="SET", help=_SET_HELP)
+    leaks.add_argument("others", metavar="OTHER_SET", help="the set that they may be in; named in the same ways")
+
+
+def _add_import_checkpoint(commands) -> None:
+    importer = _add_command(
+        commands, "import-checkpoint", _import_checkpoint, _NETWORK, "turn a published checkpoint into an artifact"
+    )
+    importer.add_argument("checkpoint", metavar="CHECKPOINT", help="file of weights, as torch.save wrote it")
+    importer.add_argument("--out", required=True, metavar="DIR", help="folder for the artifact")
+    importer.add_argument("--identifiers", metavar="FILE", help="the identifiers.json of the checkpoint's data set")
+    add_flags(importer, ModelConfig, only=_NOT_IN_WEIGHTS)
+
+
+def _add_parity(commands) -> None:
+    parity = _add_command(
+        commands, "parity", _parity, _NETWORK, "compare with numbers computed from the published reference"
+    )
+    parity.add_argument(
+        "case", nargs="+", metavar="FILE.json", help="a case's settings; its tensors lie in FILE.safetensors beside it"
+    )

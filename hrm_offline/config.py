@@ -1,18 +1,17 @@
-"""Every setting, as frozen dataclasses, and the named presets. Standard library only.
+"""Every setting of learning and prediction, as frozen dataclasses, and the named presets. Standard library only.
 
-A preset joins a network (`ModelConfig`) with the recipes that pretrain it (`PretrainConfig`) and
-adapt it at test time (`AdaptConfig`). `from_dict` reads a dataclass back from JSON and refuses unknown keys and wrong
-types, so that a typo in a config file is an error and not a silent default.
+A preset joins a network (`ModelConfig`) with the recipe that pretrains it (`PretrainConfig`) and the recipe that adapts
+it at test time (`AdaptConfig`). docs/configuration.md lists all settings.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import sys
-import typing
 from dataclasses import dataclass
+from pathlib import Path
 
-from hrm_offline.common.errors import InputError, shown, shown_name
+from hrm_offline.common.errors import InputError, shown
+from hrm_offline.common.settings import check, setting
 from hrm_offline.common.tokens import COLOURS
 
 ARCHITECTURES = ("hrm", "transformer", "shared")
@@ -23,26 +22,17 @@ CONDITIONING = ("table", "factored", "few-shot")
 HALTING_TARGETS = ("next-step", "look-ahead")
 CANVAS = ("tight", "full")
 VOTES = ("rotations", "flips", "colours", "translation")
+DTYPES = ("float32", "bfloat16", "float16")
 SHARING = ("sharded", "joint", "per-task")  # which tasks learn one network together
+PRESET_NAMES = ("hrm-27m", "transformer-27m", "shared-7m", "hrm-3m", "hrm-132k")
 
-# Far beyond any use. A config beyond them is a mistake, or there to exhaust the machine that builds it.
-_MAX_VALUES = {
-    "hidden_size": 2**14,
-    "num_heads": 2**10,
-    "H_layers": 256,
-    "L_layers": 256,
-    "H_cycles": 256,
-    "L_cycles": 256,
-    "expansion": 64,
-    "rms_norm_eps": 1,
-    "vocab_size": 2**16,
-    "rope_theta": 1e12,
-    "puzzle_columns": 3,
-    "puzzle_emb_ndim": 2**14,
-    "context_pairs": 16,
-    "halt_max_steps": 2**12,
-    "halt_exploration_prob": 1,
-}
+# Headings of the flags that are made from the recipes' fields.
+_RUN = "data and length of the run"
+_BATCHES = "batches and canvas"
+_LOSS = "loss and halting"
+_OPTIMISER = "optimiser"
+_VIEWS = "augmentation and conditioning"
+
 _MAX_CELLS = 512 * 512
 _MAX_PUZZLE_TOKENS = 256
 _MAX_LAYERS_PER_STEP = 2**14
@@ -52,67 +42,65 @@ _MAX_LAYERS_PER_STEP = 2**14
 class ModelConfig:
     """The network. Defaults are the Hierarchical Reasoning Model's as published (27M parameters).
 
-    `architecture`: "hrm" has two modules, H and L, of which only the last pass each carries gradient. "transformer"
-    is one stack, H, passed once a cycle (no L), the same-size baseline of ARC Prize's analysis. "shared" is
-    one stack, L, in both roles, with gradient through the whole last cycle (Tiny Recursive Model,
-    arXiv 2510.04871). What an architecture lacks has 0 layers and cycles.
-    `positions`: "rope-1d" rotates by the index in the flattened canvas, as published; "rope-2d"
-    rotates half of each head by the row and half by the column; "learned" adds a table.
-    `canvas_rows` x `canvas_cols` is the largest canvas. Flattened positions count along its
-    width whatever canvas a batch uses, so a cell keeps its position on a tighter one.
-    `puzzle_columns` embeddings of `puzzle_emb_ndim` numbers each condition a sequence: 1 its puzzle's and
-    view's; 2 its puzzle's and its dihedral transform's; 3 also the mean of ten that say what becomes of
-    each colour; 0 none. Together they fill ceil(columns * ndim / hidden_size) tokens in front of it.
-    With `context_pairs` that many demonstrations stand in front of it instead, each on two canvases.
-    `halting`: "q-learning" as published, "halt-only" learns just whether the answer is right and
-    halts when it thinks so.
+    The three architectures differ in their stacks of layers, and an architecture has 0 of the layers and cycles that
+    it lacks:
+
+    - "hrm" has two stacks, H and L. Only the last pass of each carries gradient.
+    - "transformer" has one stack, H, which is passed once per H cycle. This is the baseline of the same size in ARC
+      Prize's analysis of the Hierarchical Reasoning Model.
+    - "shared" has one stack, L, in both roles. The whole last cycle carries gradient (Tiny Recursive Model,
+      arXiv 2510.04871).
+
+    The upper limits lie far beyond any use: a larger number is a mistake, or is meant to exhaust the machine.
     """
 
-    architecture: str = "hrm"
-    hidden_size: int = 512
-    num_heads: int = 8
-    H_layers: int = 4
-    L_layers: int = 4
-    H_cycles: int = 2
-    L_cycles: int = 2
-    expansion: float = 4.0
-    rms_norm_eps: float = 1e-5
-    vocab_size: int = 12
-    positions: str = "rope-1d"
-    rope_theta: float = 10000.0
-    canvas_rows: int = 30
-    canvas_cols: int = 30
-    puzzle_columns: int = 1
-    puzzle_emb_ndim: int = 512
-    context_pairs: int = 0
-    halting: str = "q-learning"
-    halt_max_steps: int = 16
-    halt_exploration_prob: float = 0.1
+    architecture: str = setting(
+        "hrm", "which stacks of layers the network has, and which passes carry gradient", ARCHITECTURES
+    )
+    hidden_size: int = setting(512, "numbers per token", above=0, most=2**14)
+    num_heads: int = setting(8, "attention heads per layer", above=0, most=2**10)
+    H_layers: int = setting(4, "layers of the H stack", most=256)
+    L_layers: int = setting(4, "layers of the L stack", most=256)
+    H_cycles: int = setting(2, "H passes per outer step", above=0, most=256)
+    L_cycles: int = setting(2, "L passes per H pass", most=256)
+    expansion: float = setting(4.0, "width of the SwiGLU: about 2/3 of this times hidden_size", above=0, most=64)
+    rms_norm_eps: float = setting(1e-5, "added to the mean square in the normalisation", above=0, most=1)
+    vocab_size: int = setting(12, "different tokens: PAD, EOS and ten colours", above=0, most=2**16)
+    positions: str = setting(
+        "rope-1d",
+        "rotary positions by the index in the canvas (rope-1d) or half by row, half by column (rope-2d), or a learned "
+        "table",
+        POSITIONS,
+    )
+    rope_theta: float = setting(10000.0, "base of the rotary positions' wavelengths", above=0, most=1e12)
+    # Flattened positions count along this width whatever canvas a batch uses, so a cell keeps its position.
+    canvas_rows: int = setting(30, "rows of the largest canvas, in cells", above=0)
+    canvas_cols: int = setting(30, "columns of the largest canvas, in cells", above=0)
+    puzzle_columns: int = setting(
+        1,
+        "embeddings per sequence: 1 of its (puzzle, view), 2 of puzzle and dihedral transform, 3 also of the colours' "
+        "mapping, 0 none",
+        least=0,
+        most=3,
+    )
+    puzzle_emb_ndim: int = setting(512, "numbers per puzzle embedding", least=0, most=2**14)
+    context_pairs: int = setting(
+        0, "demonstrations in front of each sequence, in place of embeddings", least=0, most=16
+    )
+    halting: str = setting(
+        "q-learning",
+        "the halting head learns as published (q-learning), or only whether the answer is right (halt-only)",
+        HALTING,
+    )
+    halt_max_steps: int = setting(16, "outer steps per sequence in training, at most", above=0, most=2**12)
+    halt_exploration_prob: float = setting(
+        0.1, "share of sequences in training that are kept from halting for a random number of steps", least=0, most=1
+    )
 
     def __post_init__(self):
-        _require_positive(
-            self,
-            "hidden_size",
-            "num_heads",
-            "H_cycles",
-            "expansion",
-            "vocab_size",
-            "canvas_rows",
-            "canvas_cols",
-            "halt_max_steps",
-            "rope_theta",
-            "rms_norm_eps",
-        )
-        for name in ("puzzle_columns", "puzzle_emb_ndim", "context_pairs", "halt_exploration_prob"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"{name} is {shown(getattr(self, name))}, expected 0 or more")
+        check(self)
         self._require_modules()
-        for name, most in _MAX_VALUES.items():
-            if getattr(self, name) > most:
-                raise InputError(f"{name} is {shown(getattr(self, name))}, expected at most {most}")
         self._require_affordable()
-        _require_choice(self, "positions", POSITIONS)
-        _require_choice(self, "halting", HALTING)
         if self.hidden_size % self.num_heads:
             raise InputError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
         multiple = 4 if self.positions == "rope-2d" else 2
@@ -128,19 +116,17 @@ class ModelConfig:
             )
 
     def _require_modules(self) -> None:
-        """The modules that the architecture has, and no other."""
-        _require_choice(self, "architecture", ARCHITECTURES)
+        """Raise `InputError` unless the architecture has all of its stacks, and no other."""
         absent = {"hrm": (), "transformer": ("L_layers", "L_cycles"), "shared": ("H_layers",)}[self.architecture]
         for name in ("H_layers", "L_layers", "L_cycles"):
-            if name not in absent:
-                _require_positive(self, name)
-            elif getattr(self, name):
-                raise InputError(
-                    f"{name} is {shown(getattr(self, name))}, expected 0 for architecture '{self.architecture}'"
-                )
+            value = getattr(self, name)
+            if name in absent and value:
+                raise InputError(f"{name} is {shown(value)}, expected 0 for architecture '{self.architecture}'")
+            if name not in absent and not value > 0:
+                raise InputError(f"{name} is {shown(value)}, expected more than 0")
 
     def _require_affordable(self) -> None:
-        """Settings within their own limits can still be too much, or too little, together."""
+        """Raise `InputError` where settings, each within its own limits, are together too much or too little."""
         if not self.intermediate_size:
             raise InputError(f"expansion is {self.expansion}, too little for hidden_size {self.hidden_size}")
         for what, value, most in (
@@ -153,109 +139,144 @@ class ModelConfig:
 
     @property
     def head_dim(self) -> int:
+        """Return the numbers per attention head."""
         return self.hidden_size // self.num_heads
 
     @property
     def layer_passes(self) -> int:
-        """Blocks that a sequence passes in an outer step."""
+        """Return the number of layers that a sequence passes per outer step."""
         return self.H_cycles * (self.L_cycles * self.L_layers + (self.H_layers or self.L_layers))
 
     @property
     def gradient_passes(self) -> int:
-        """Those of them, the last, that carry gradient."""
+        """Return the number of layer passes that carry gradient: the last ones of an outer step."""
         cycles = self.L_cycles + 1 if self.architecture == "shared" else 1
         return self.H_layers + cycles * self.L_layers
 
     @property
     def intermediate_size(self) -> int:
-        """Width of the SwiGLU: 2/3 of `expansion` x hidden, rounded up to a multiple of 256."""
-        return -(-round(self.expansion * self.hidden_size * 2 / 3) // 256) * 256
+        """Return the width of the SwiGLU: 2/3 of `expansion` x hidden, rounded up to a multiple of 256."""
+        return _ceil_div(round(self.expansion * self.hidden_size * 2 / 3), 256) * 256
 
     @property
     def puzzle_ids(self) -> int:
-        """Rows of the embedding table that a sequence names."""
+        """Return the rows of the embedding table that each sequence names. The third column is a mean of ten rows."""
         return 2 + COLOURS if self.puzzle_columns == 3 else self.puzzle_columns
 
     @property
     def puzzle_tokens(self) -> int:
-        """Tokens that the puzzle embedding fills in front of the canvas."""
-        return -(-self.puzzle_columns * self.puzzle_emb_ndim // self.hidden_size)
+        """Return the tokens that the puzzle embeddings fill in front of the canvas."""
+        return _ceil_div(self.puzzle_columns * self.puzzle_emb_ndim, self.hidden_size)
 
     @property
     def canvases(self) -> int:
-        """Canvases in a sequence: two a demonstration of its context, and the input's."""
+        """Return the canvases per sequence: two per demonstration of its context, and the input's."""
         return 2 * self.context_pairs + 1
 
     def conditioned(self, recipe: Recipe) -> ModelConfig:
-        """The network with what the recipe's conditioning needs."""
+        """Return the network with the embeddings or the context that the recipe's conditioning needs."""
         few_shot = recipe.conditioning == "few-shot"
         return dataclasses.replace(
             self, puzzle_columns=recipe.puzzle_columns, context_pairs=recipe.context_pairs if few_shot else 0
         )
 
 
+def _ceil_div(a: int, b: int) -> int:
+    """Return a / b, rounded up."""
+    return -(-a // b)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How weights are learned: what pretraining and test-time adaptation have in common.
 
-    A step holds about `tokens_per_step` canvas tokens, so smaller canvases make larger batches.
-    Each process computes its share in `micro_batches` parts, one after another, to save memory.
-    `cuda_graphs` records each bucket's step once on a GPU and replays it.
-    `canvas`: "tight" is sized for each example (see `hrm_offline.data.canvas`), "full" the model's largest.
-    With `learned_halting` a sequence in training ends when the network thinks its answer right, otherwise after
-    the model's `halt_max_steps`; the halting head learns either way.
-    The learning rate warms up for `warmup_steps`, stays for `constant_fraction` of the run and
-    falls linearly to `final_lr_ratio` of itself. `ema` is the decay of the averaged weights that
-    predict (0: none). A puzzle's plain views are its `rotations` and `flips`: all eight of the dihedral group with
-    both, four with one of them. `colour_permutations` is the number of recoloured views beside them;
-    `translate` the share of examples placed off the canvas' corner.
-    `conditioning`: "table" gives each (puzzle, view) its own embedding, as published; "factored" one for
-    the puzzle, one for the dihedral transform and, where colours are permuted, one for their mapping; "few-shot" none,
-    but `context_pairs` other demonstrations in the sequence, so that a task never trained can be answered.
-    `halting_target`: what q_continue learns is read off the next step's own pass ("next-step"), or off
-    a second pass that is made for nothing else ("look-ahead", as published).
+    Smaller canvases make larger batches, since a step holds about `tokens_per_step` canvas tokens. The learning rate
+    warms up for `warmup_steps`, stays for `constant_fraction` of the run and falls linearly to `final_lr_ratio` of
+    itself. The plain views of a puzzle are its rotations and flips: all eight of the dihedral group with both, four
+    with one of them.
+
+    `conditioning` says how the network is told which puzzle a sequence belongs to:
+
+    - "table" gives each (puzzle, view) an embedding of its own, as published.
+    - "factored" gives one to the puzzle, one to the dihedral transform and, where colours are permuted, one to the
+      colours' mapping.
+    - "few-shot" gives none. `context_pairs` other demonstrations stand in the sequence instead, so that a task that
+      was never trained can be answered.
+
+    `halting_target` says where the target of q_continue comes from: the pass that the next step makes anyway
+    ("next-step"), or a second pass that is made for nothing else ("look-ahead", as published).
     """
 
-    loss: str = "stablemax"
-    tokens_per_step: int = 768 * 900
-    micro_batches: int = 1
-    cuda_graphs: bool = False
-    lr: float = 1e-4
-    beta1: float = 0.9
-    beta2: float = 0.95
-    weight_decay: float = 0.1
-    puzzle_emb_lr: float = 1e-2
-    puzzle_emb_weight_decay: float = 0.1
-    warmup_steps: int = 2000
-    constant_fraction: float = 1.0
-    final_lr_ratio: float = 1.0
-    ema: float = 0.999
-    canvas: str = "tight"
-    conditioning: str = "table"
-    context_pairs: int = 3
-    learned_halting: bool = True
-    halting_target: str = "next-step"
-    rotations: bool = True
-    flips: bool = True
-    colour_permutations: int = 100
-    translate: float = 0.75
+    loss: str = setting("stablemax", "how outputs become probabilities in the loss", LOSSES, group=_LOSS)
+    tokens_per_step: int = setting(768 * 900, "canvas tokens per optimiser step, about", above=0, group=_BATCHES)
+    micro_batches: int = setting(
+        1,
+        "parts of a step that each process computes one after another, to save memory",
+        above=0,
+        group=_BATCHES,
+    )
+    cuda_graphs: bool = setting(False, "on a GPU, record the step of each bucket once and replay it", group=_BATCHES)
+    lr: float = setting(1e-4, "learning rate of the network", above=0, group=_OPTIMISER)
+    beta1: float = setting(0.9, "decay per step of Adam-atan2's mean of gradients", least=0, most=1, group=_OPTIMISER)
+    beta2: float = setting(
+        0.95, "decay per step of Adam-atan2's mean of squared gradients", least=0, most=1, group=_OPTIMISER
+    )
+    weight_decay: float = setting(0.1, "weight decay of the network, times lr per step", least=0, group=_OPTIMISER)
+    puzzle_emb_lr: float = setting(1e-2, "learning rate of the puzzle embeddings (SignSGD)", above=0, group=_OPTIMISER)
+    puzzle_emb_weight_decay: float = setting(
+        0.1, "weight decay of the puzzle embeddings, times puzzle_emb_lr per step", least=0, group=_OPTIMISER
+    )
+    warmup_steps: int = setting(2000, "steps in which the learning rate rises from 0", least=0, group=_OPTIMISER)
+    constant_fraction: float = setting(
+        1.0, "share of the run after which the learning rate falls", least=0, most=1, group=_OPTIMISER
+    )
+    final_lr_ratio: float = setting(
+        1.0, "learning rate at the end of the run, as a share of lr", least=0, most=1, group=_OPTIMISER
+    )
+    ema: float = setting(
+        0.999, "decay per step of the averaged weights that predict; 0: no average", least=0, most=1, group=_OPTIMISER
+    )
+    canvas: str = setting(
+        "tight", "each example on a canvas of its size, or all on the full one", CANVAS, group=_BATCHES
+    )
+    conditioning: str = setting(
+        "table",
+        "how the network is told the puzzle: an embedding per (puzzle, view), embeddings of its factors, or "
+        "demonstrations in the sequence",
+        CONDITIONING,
+        group=_VIEWS,
+    )
+    context_pairs: int = setting(3, "demonstrations in each sequence with few-shot conditioning", above=0, group=_VIEWS)
+    learned_halting: bool = setting(
+        True,
+        "in training, end a sequence when the network thinks its answer is right; otherwise after halt_max_steps",
+        group=_LOSS,
+    )
+    halting_target: str = setting(
+        "next-step", "where the target of q_continue comes from", HALTING_TARGETS, group=_LOSS
+    )
+    rotations: bool = setting(True, "learn rotated views of each puzzle", group=_VIEWS)
+    flips: bool = setting(True, "learn mirrored views of each puzzle", group=_VIEWS)
+    colour_permutations: int = setting(
+        100, "recoloured views of each puzzle, beside the plain ones", least=0, group=_VIEWS
+    )
+    translate: float = setting(
+        0.75,
+        "share of examples placed away from the canvas' corner",
+        least=0,
+        most=1,
+        group=_VIEWS,
+    )
 
     def __post_init__(self):
-        _require_positive(self, "tokens_per_step", "micro_batches", "lr", "puzzle_emb_lr", "context_pairs")
-        _require_choice(self, "loss", LOSSES)
-        _require_choice(self, "canvas", CANVAS)
-        _require_choice(self, "conditioning", CONDITIONING)
-        _require_choice(self, "halting_target", HALTING_TARGETS)
-        for name in ("beta1", "beta2", "ema", "constant_fraction", "final_lr_ratio", "translate"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} is {getattr(self, name)}, expected 0 to 1")
-        for name in ("warmup_steps", "colour_permutations", "weight_decay", "puzzle_emb_weight_decay"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name} is {getattr(self, name)}, expected 0 or more")
+        check(self)
+        for name in ("beta1", "beta2"):
+            if getattr(self, name) == 1:  # a mean that never learns, divided by 1 - 1
+                raise InputError(f"{name} is 1, expected less than 1")
 
     @property
     def puzzle_columns(self) -> int:
-        """Embeddings that condition a sequence under this recipe."""
+        """Return the embeddings per sequence that the conditioning needs."""
         if self.conditioning == "few-shot":
             return 0
         if self.conditioning == "table":
@@ -267,68 +288,107 @@ class Recipe:
 class AdaptConfig(Recipe):
     """Test-time adaptation and prediction.
 
-    Every demonstration pair is offered `visits` times if the budget allows (0: the network stays as it is).
-    With a pretrained artifact only the new puzzle embeddings learn for the first `embeddings_only` of the
-    steps; random weights have nothing to protect and learn from the first step. Prediction runs
-    `outer_steps` over at most `vote_views` views of each test input, those of the learned ones that
-    `vote_augmentations` can make ("translation": each a second time elsewhere on its canvas, where there is
-    room); with `early_halting` a sequence that the halting head thinks right stops before.
+    Random weights have nothing to protect, so without a pretrained artifact `embeddings_only` does not apply. The views
+    that vote are those of the learned ones that `vote_augmentations` can make. "translation" adds each a second time,
+    elsewhere on its canvas, where there is room.
     """
 
-    visits: int = 1000
-    embeddings_only: float = 0.25
-    outer_steps: int = 16
-    early_halting: bool = False
-    vote_views: int = 256
-    vote_augmentations: tuple[str, ...] = ("rotations", "flips", "colours")
-    predict_tokens: int = 128 * 900
-
-    def __post_init__(self):
-        super().__post_init__()
-        _require_positive(self, "outer_steps", "vote_views", "predict_tokens")
-        if self.visits < 0:
-            raise InputError(f"visits is {self.visits}, expected 0 or more")
-        for name in self.vote_augmentations:
-            if name not in VOTES:
-                raise InputError(f"vote_augmentations has '{shown_name(name)}', expected some of {', '.join(VOTES)}")
-        if not 0 <= self.embeddings_only <= 1:
-            raise InputError(f"embeddings_only is {self.embeddings_only}, expected 0 to 1")
+    visits: int = setting(
+        1000,
+        "times each demonstration pair is offered, if the budget allows; 0: the network stays as it is",
+        least=0,
+        metavar="N",
+    )
+    embeddings_only: float = setting(
+        0.25,
+        "share of the steps, at the start, in which only new puzzle embeddings of a pretrained network learn",
+        least=0,
+        most=1,
+    )
+    outer_steps: int = setting(16, "outer steps per prediction", above=0)
+    early_halting: bool = setting(
+        False, "in prediction, end a sequence when the halting head thinks its answer is right"
+    )
+    vote_views: int = setting(256, "views of each test input that vote, at most", above=0)
+    vote_augmentations: tuple[str, ...] = setting(
+        ("rotations", "flips", "colours"), "augmentations that make the views that vote", VOTES
+    )
+    predict_tokens: int = setting(128 * 900, "canvas tokens per batch in prediction, about", above=0)
 
 
 @dataclass(frozen=True)
 class PretrainConfig(Recipe):
-    """Offline pretraining.
+    """Offline pretraining: the network, the tasks and the length of the run.
 
-    `data` names task sets (see `hrm_offline.data.sets.load_set`). Tasks with a grid side over `max_side` are
-    left out, and so are those that share a pair, in any view, with a task of the `held_out` sets or an
-    earlier one; the first `limit` of the rest are taken (0: all), each also in `recoloured` copies, puzzles
-    of their own. Test pairs with known outputs are learned too where `include_tests` is set. State is saved
-    every `save_every` steps and metrics are averaged over `log_every`.
+    A task that shares a pair, in any view, with a task of the `held_out` sets or with an earlier task is left out.
     """
 
-    preset: str = "hrm-27m"
-    data: tuple[str, ...] = ("arc1-train",)
-    held_out: tuple[str, ...] = ("arc1-eval", "arc2-eval", "rehearsal")
-    max_side: int = 30
-    limit: int = 0
-    recoloured: int = 0
-    include_tests: bool = True
-    steps: int = 10_000
-    log_every: int = 10
-    save_every: int = 1000
-    seed: int = 0
+    preset: str = setting("hrm-27m", "network and recipe; other settings override the recipe", PRESET_NAMES, group=_RUN)
+    data: tuple[str, ...] = setting(
+        ("arc1-train",),
+        "task sets to learn: bundled sets, synthetic-N, files or folders",
+        metavar="SET",
+        group=_RUN,
+    )
+    held_out: tuple[str, ...] = setting(
+        ("arc1-eval", "arc2-eval", "rehearsal"),
+        "task sets of which no pair may be learned, in any view",
+        metavar="SET",
+        group=_RUN,
+    )
+    max_side: int = setting(30, "leave out tasks with a grid side of more cells than this", above=0, group=_RUN)
+    limit: int = setting(0, "learn only the first N of the tasks; 0: all", least=0, metavar="N", group=_RUN)
+    recoloured: int = setting(
+        0, "recoloured copies of each task, learned as puzzles of their own", least=0, metavar="N", group=_RUN
+    )
+    include_tests: bool = setting(True, "learn test pairs with known outputs too", group=_RUN)
+    steps: int = setting(10_000, "optimiser steps of the whole run", above=0, group=_RUN)
+    log_every: int = setting(10, "steps per line of metrics.jsonl, averaged over them", above=0, group=_RUN)
+    save_every: int = setting(1000, "steps between two saved states", above=0, group=_RUN)
+    seed: int = setting(0, "seed of weights, views and the order of examples", group=_RUN)
 
     def __post_init__(self):
         super().__post_init__()
-        _require_positive(self, "steps", "log_every", "save_every", "max_side")
         if not self.data:
             raise InputError("data is empty, expected at least one set of tasks")
 
 
 @dataclass(frozen=True)
+class PretrainOptions:
+    """Where and how long `pretrain` runs. Nothing here changes what is learned, and no artifact records it."""
+
+    out: Path = setting(help="folder for state, metrics.jsonl and the artifact", metavar="DIR")
+    device: str | None = setting(None, "cpu, cuda or cuda:N", metavar="DEVICE", unset="a GPU if there is one")
+    dtype: str | None = setting(
+        None, "number format of the network's computations", DTYPES, unset="what suits the device"
+    )
+    threads: int | None = setting(None, "CPU threads per process", least=1, metavar="N", unset="PyTorch's choice")
+    minutes: float | None = setting(
+        None,
+        "stop after M minutes of training, with the state saved and exit code 1",
+        above=0,
+        metavar="M",
+        unset="train to the last step",
+    )
+    relay: Path | None = setting(
+        None,
+        "also write the run into this folder when it stops, in files of at most 16 MB; go on from there where it is "
+        "further on than --out",
+        metavar="DIR",
+        unset="no relay",
+    )
+    relay_moments: bool = setting(True, "put Adam's moments into the relay too, a third of its size")
+
+    def __post_init__(self):
+        check(self)
+
+
+@dataclass(frozen=True)
 class Preset:
-    """A network, the recipe that adapts it at test time and the one that pretrains it; where `adapt_pretrained` is
-    set, pretrained weights are adapted by that."""
+    """A network, the recipe that adapts it at test time, and the recipe that pretrains it.
+
+    Where `adapt_pretrained` is set, pretrained weights are adapted by that recipe instead.
+    """
 
     model: ModelConfig
     adapt: AdaptConfig
@@ -336,58 +396,11 @@ class Preset:
     adapt_pretrained: AdaptConfig | None = None
 
     def recipe(self, pretrained: bool) -> AdaptConfig:
-        """What adapts pretrained weights, or random ones."""
+        """Return the recipe that adapts pretrained weights, or random ones."""
         return self.adapt_pretrained if pretrained and self.adapt_pretrained else self.adapt
 
 
-T = typing.TypeVar("T")
-
-
-def from_dict(cls: type[T], values: dict, where: str) -> T:
-    """Build the dataclass `cls` from parsed JSON.
-
-    `where` names the source in errors. Raises `InputError` for an unknown key, a wrong type or a
-    value that the dataclass refuses.
-    """
-    if not isinstance(values, dict):
-        raise InputError(f"{where}: expected an object of settings, found {type(values).__name__}")
-    types = typing.get_type_hints(cls)
-    known = {f.name for f in dataclasses.fields(cls)}
-    unknown = sorted(set(values) - known)
-    if unknown:
-        raise InputError(
-            f"{where}: unknown setting '{shown_name(unknown[0])}', expected one of {', '.join(sorted(known))}"
-        )
-    try:
-        return cls(**{name: _typed(value, types[name], name) for name, value in values.items()})
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from None
-
-
-def _typed(value, kind, name: str):
-    if typing.get_origin(kind) is tuple:
-        if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
-            return tuple(value)
-        raise InputError(f"'{name}' is {shown(value)}, expected a list of strings")
-    if kind is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
-        return float(value)
-    if kind is float or type(value) is not kind:
-        expected = "a finite number" if kind is float else kind.__name__
-        raise InputError(f"'{name}' is {shown(value)}, expected {expected}")
-    return value
-
-
-def _require_positive(config, *names: str) -> None:
-    for name in names:
-        if not getattr(config, name) > 0:
-            raise InputError(f"{name} is {shown(getattr(config, name))}, expected more than 0")
-
-
-def _require_choice(config, name: str, choices: tuple[str, ...]) -> None:
-    if getattr(config, name) not in choices:
-        raise InputError(f"{name} is '{shown_name(getattr(config, name))}', expected one of {', '.join(choices)}")
-
-
+# Of the network with 132k parameters, which learns on a CPU in minutes: small batches, large rates, few steps.
 _SMALL_RECIPE = dict(
     loss="softmax",
     tokens_per_step=750,
@@ -402,6 +415,7 @@ _SMALL_RECIPE = dict(
     translate=0.0,
 )
 _SMALL_PREDICTION = dict(outer_steps=2, vote_views=8, predict_tokens=4096)
+# A short run gains from a learning rate that falls in its second half.
 _LATE_DECAY = dict(warmup_steps=200, constant_fraction=0.5, final_lr_ratio=0.05)
 
 PRESETS = {
@@ -453,14 +467,14 @@ PRESETS = {
         ),
         AdaptConfig(**_SMALL_RECIPE, **_SMALL_PREDICTION, visits=800),
         PretrainConfig(preset="hrm-132k", **_SMALL_RECIPE, steps=20_000),
-        # Chosen by measurement: see LOG.md, 2026-11-25.
+        # These rates and visits were chosen by measurement: see LOG.md, 2026-11-25.
         AdaptConfig(**(_SMALL_RECIPE | {"lr": 1e-3}), **_SMALL_PREDICTION, visits=300, embeddings_only=0.05),
     ),
 }
 
 
 def preset(name: str) -> Preset:
-    """The preset of that name. Raises `InputError` naming the ones there are."""
+    """Return the preset of that name. Raises `InputError` naming the presets there are."""
     if name not in PRESETS:
         raise InputError(f"unknown preset '{name}', expected one of {', '.join(PRESETS)}")
     return PRESETS[name]

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from hrm_offline.cli import main
-from hrm_offline.config import PRESETS, PretrainConfig, from_dict, preset
+from hrm_offline.common.settings import from_dict
+from hrm_offline.config import PRESETS, PretrainConfig, preset
 from hrm_offline.data.leaks import find_leaks
 from hrm_offline.data.sets import load_set, select_tasks
 from hrm_offline.data.tasks import digest_of, to_challenges

@@ -27,7 +27,7 @@ ALLOWED = {
     "__init__": {"config", "data", "model"},
 }
 NO_TORCH = ("common", "config", "data", "answers", "induction", "cli")
-STANDARD_LIBRARY_ONLY = ("common", "config", "solve/kaggle")
+STANDARD_LIBRARY_ONLY = ("common", "config", "cli", "__main__", "solve/options", "solve/kaggle")
 
 
 def imports_of(path: Path):

@@ -1,1 +1,1 @@
-"""Errors, files, the budget and the vocabulary. Standard library only."""
+"""Errors, files, settings, flags, the budget and the vocabulary. Standard library only."""

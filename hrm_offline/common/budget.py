@@ -1,4 +1,4 @@
-"""Wall-clock budget of a run: parsing "11h30m", a deadline over an injectable clock, and the pace of steps."""
+"""The wall-clock budget of a run, and the pace of its steps."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from hrm_offline.common.errors import InputError
 
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?$")
 
-# Kept back for the last vote, the files and the end of the processes: a share of the budget within bounds.
+# Kept back for the last vote, the files and the end of the processes: a share of the budget, in seconds within bounds.
 _RESERVED_SHARE, _MIN_RESERVE, _MAX_RESERVE = 0.02, 0.5, 120.0
 
 
 def parse_duration(text: str) -> float:
-    """Seconds in "11h30m", "3m", "90s" or plain "90". Raises `InputError` for anything else."""
+    """Return the seconds in "11h30m", "3m", "90s" or plain "90". Raises `InputError` for anything else."""
     if re.fullmatch(r"\d+(?:\.\d+)?", text):
         return float(text)
     match = _DURATION.match(text)
@@ -27,11 +27,21 @@ def parse_duration(text: str) -> float:
     return hours * 3600 + minutes * 60 + seconds
 
 
-class Budget:
-    """Seconds a run may take, counted from `started` on `clock` (both in seconds).
+def in_words(seconds: float) -> str:
+    """Return a duration as a person says it: "45 s", "3 min 20 s", "2 h 5 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
-    A clock that jumps back makes no time: what had passed before the jump stays passed. May be asked by
-    several threads.
+
+class Budget:
+    """The `total` seconds that a run may take, counted from `started` on `clock` (both in seconds).
+
+    Without `started`, counting begins now. When the clock jumps back, the elapsed time stays as it was and goes on from
+    there. Several threads may use one budget.
     """
 
     def __init__(self, total: float, started: float | None = None, clock: Callable[[], float] = time.monotonic):
@@ -43,6 +53,7 @@ class Budget:
         self._origin = self._last - self._elapsed
 
     def elapsed(self) -> float:
+        """Return the seconds since the start."""
         with self._lock:
             now = self.clock()
             self._elapsed += max(0.0, now - self._last)
@@ -50,35 +61,36 @@ class Budget:
             return self._elapsed
 
     def now(self) -> float:
-        """What the clock would show had it never jumped back."""
+        """Return the time, in seconds, that the clock would show if it had never jumped back."""
         return self._origin + self.elapsed()
 
     def remaining(self) -> float:
+        """Return the seconds left, negative when the budget is spent."""
         return self.total - self.elapsed()
 
     @property
     def reserve(self) -> float:
-        """Seconds at the end in which nothing is computed: the last vote is taken and the files are written."""
+        """Return the seconds at the end in which nothing is computed: the last vote is taken and files are written."""
         return min(_MAX_RESERVE, max(_MIN_RESERVE, _RESERVED_SHARE * self.total))
 
     def plannable(self) -> float:
-        """Seconds left for adaptation and prediction, 0 at the least."""
+        """Return the seconds left for adaptation and prediction, at least 0."""
         return max(0.0, self.remaining() - self.reserve)
 
 
 class Pace:
-    """How long steps take: the mean of the last `window`, without the first few, which are slow and say nothing."""
+    """The mean time of the last `window` steps. The first few steps are left out: they are slow and not typical."""
 
     _COLD = 5
 
     def __init__(self, window: int = 100):
-        self.marks: deque[float] = deque(maxlen=window + 1)  # when the last steps ended
+        self.marks: deque[float] = deque(maxlen=window + 1)  # when the last steps ended, in seconds
         self.window = window
         self.steps = 0
         self.first: float | None = None
 
     def tick(self, now: float) -> None:
-        """A step has ended at `now`, in seconds."""
+        """Count a step that ended at `now`, in seconds."""
         self.steps += 1
         if self.steps >= self._COLD:
             self.marks.append(now)
@@ -86,13 +98,13 @@ class Pace:
             self.first = self.seconds()
 
     def seconds(self) -> float | None:
-        """Mean seconds a step, None while too few were seen."""
+        """Return the mean seconds per step, or None while too few steps have ended."""
         if len(self.marks) < 2:
             return None
         return max(0.0, self.marks[-1] - self.marks[0]) / (len(self.marks) - 1)
 
     def slowdown(self) -> float:
-        """How many times slower steps are now than they were in the first window; 1 at the least."""
+        """Return how many times slower steps are now than in the first window, at least 1."""
         if not self.first:
             return 1.0
         return max(1.0, self.seconds() / self.first)

@@ -1,15 +1,18 @@
-"""The one exception for bad input: a single clear line for the user, exit code 2, no traceback."""
+"""The exception for bad input, and how values look in its message.
+
+The command line prints the message on one line and ends with exit code 2, without a traceback.
+"""
 
 _LONGEST = 40  # characters of a value that an error message quotes
-_LONGEST_INTEGER = 128  # bits, which have at most as many digits; Python refuses to print very long ones
+_LONGEST_INTEGER = 128  # bits, at most 39 digits; Python refuses to print an integer of thousands of digits
 
 
 class InputError(Exception):
-    """Something the user gave cannot be used. The message names the file, the task and the reason."""
+    """Raised where something that the user gave cannot be used. The message names the file, the task and the reason."""
 
 
 def shown(value) -> str:
-    """A value of parsed JSON on one short line, however large or deeply nested it is."""
+    """Return a value of parsed JSON on one short line, however large or deeply nested the value is."""
     if isinstance(value, (list, dict)) and value:
         kind, item = ("a list", "item") if isinstance(value, list) else ("an object", "key")
         return f"{kind} of {len(value)} {item}{'s' if len(value) > 1 else ''}"
@@ -21,5 +24,5 @@ def shown(value) -> str:
 
 
 def shown_name(name: str) -> str:
-    """A task's or tensor's name in a message: as it is where it fits on the line, else quoted."""
+    """Return the name of a task or a tensor for a message: as it is where it fits on the line, else quoted and cut."""
     return name if name.isprintable() and 0 < len(name) <= 2 * _LONGEST else shown(name)

@@ -1,4 +1,4 @@
-"""Reading JSON and the header of a tensor file with clear errors, and replacing files atomically."""
+"""Read JSON and the header of a tensor file with clear errors, and replace files atomically."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from typing import BinaryIO
 
 from hrm_offline.common.errors import InputError, shown, shown_name
 
-# Parsed JSON can take twenty times the room of its text. The public sets have some megabytes.
+# Parsed JSON can take twenty times the memory of its text. The files of the public sets have some megabytes.
 _MAX_JSON_BYTES = 2**28
-# A megabyte names 8,000 tensors: the largest network that a config may ask for, with its optimiser's state.
+# A megabyte of header names 8,000 tensors. Two are enough for the largest network that a config may ask for, with the
+# state of its optimiser.
 _MAX_HEADER_BYTES = 2**21
 _MAX_DIMENSIONS = 8
 _ITEM_BYTES = {
@@ -38,9 +39,9 @@ _ITEM_BYTES = {
 
 
 def read_json(path: str | Path, most_bytes: int = _MAX_JSON_BYTES):
-    """Parse a JSON file of at most `most_bytes`, in any encoding that JSON may have.
+    """Return the parsed content of a JSON file of at most `most_bytes` bytes, in any encoding that JSON may have.
 
-    Of equal keys the last one counts. Raises `InputError` naming the file if it cannot be read or
+    Where an object has a key twice, the last value counts. Raises `InputError` naming the file if it cannot be read or
     is not JSON.
     """
     size = _size_of(path)
@@ -61,17 +62,17 @@ def read_json(path: str | Path, most_bytes: int = _MAX_JSON_BYTES):
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """What the header of a safetensors file says of a tensor; `dtype` as the format spells it: F32, I64."""
+    """The header's entry for one tensor of a safetensors file. `dtype` is spelt as in the format: "F32", "I64"."""
 
     dtype: str
     shape: tuple[int, ...]
 
 
 def read_tensor_header(path: str | Path) -> dict[str, TensorInfo]:
-    """The tensors that a safetensors file says it holds, by name, without a look at their data.
+    """Return the tensors that the header of a safetensors file lists, by name. Their data are not read.
 
-    Raises `InputError` naming the file unless it is well-formed: a header of sensible length, known
-    dtypes, and tensors that fill the rest of the file without a gap or an overlap.
+    Raises `InputError` naming the file unless it is well-formed: a header of sensible length, known dtypes, and tensors
+    that fill the rest of the file without a gap or an overlap.
     """
     size = _size_of(path)
     try:
@@ -84,8 +85,10 @@ def read_tensor_header(path: str | Path) -> dict[str, TensorInfo]:
 
 
 def parse_tensor_header(file: BinaryIO, size: int) -> dict[str, TensorInfo]:
-    """`read_tensor_header` of a file of `size` bytes that is open at its start. Raises `ValueError` or
-    `RecursionError` unless it is well-formed."""
+    """Return what `read_tensor_header` does, for a file of `size` bytes that is open at its start.
+
+    Raises `ValueError` or `RecursionError` unless the file is well-formed.
+    """
     length = int.from_bytes(file.read(8), "little")
     if length > min(size - 8, _MAX_HEADER_BYTES):
         raise ValueError(f"its header would have {length} of its {size} bytes, expected at most {_MAX_HEADER_BYTES}")
@@ -94,7 +97,7 @@ def parse_tensor_header(file: BinaryIO, size: int) -> dict[str, TensorInfo]:
 
 
 def _size_of(path: str | Path) -> int:
-    """Bytes of a file. A folder, a device or a pipe, which might never end, is an `InputError`."""
+    """Return the bytes of a regular file. Raises `InputError` for a device or a pipe, which might never end."""
     try:
         found = os.stat(path)
     except (OSError, ValueError) as error:  # ValueError: a zero character
@@ -105,7 +108,10 @@ def _size_of(path: str | Path) -> int:
 
 
 def _without_duplicates(pairs: list[tuple[str, object]]) -> dict:
-    """Readers differ in which of two equal keys they take, so what was checked might not be what is loaded."""
+    """Return the pairs as a dict. Raises `ValueError` for a key that comes twice.
+
+    Readers differ in which of two equal keys they take, so a checked tensor might not be the loaded one.
+    """
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("a name appears twice in its header")
@@ -113,7 +119,7 @@ def _without_duplicates(pairs: list[tuple[str, object]]) -> dict:
 
 
 def _checked_tensors(header, data_bytes: int) -> dict[str, TensorInfo]:
-    """The tensors of a parsed header. Raises `ValueError` unless they fill `data_bytes` exactly."""
+    """Return the tensors of a parsed header. Raises `ValueError` unless they fill `data_bytes` exactly."""
     if not isinstance(header, dict):
         raise ValueError(f"its header is {shown(header)}, expected an object")
     places = [(*_checked_place(name, entry), name) for name, entry in header.items() if name != "__metadata__"]
@@ -128,7 +134,7 @@ def _checked_tensors(header, data_bytes: int) -> dict[str, TensorInfo]:
 
 
 def _checked_place(name: str, entry) -> tuple[int, int]:
-    """Where a tensor's data begin and end. Raises `ValueError` if that or its dtype or shape makes no sense."""
+    """Return the bytes where a tensor's data begin and end. Raises `ValueError` for an entry that makes no sense."""
     tensor = f"tensor '{shown_name(name)}'"
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"{tensor} has no dtype, shape and data_offsets")
@@ -148,13 +154,15 @@ def _are_counts(value) -> bool:
 
 
 def write_json(path: str | Path, value, indent: int | None = None) -> None:
-    """`write_bytes` of `value` as JSON."""
+    """Replace `path` by `value` as JSON, atomically. Raises `OSError` as `write_bytes` does."""
     write_bytes(path, json.dumps(value, indent=indent).encode())
 
 
 def write_bytes(path: str | Path, content: bytes | memoryview) -> None:
-    """Replace `path` by `content`, atomically: a reader sees the old file or the new one. Raises
-    `OSError` where it cannot be written, with the old file in place."""
+    """Replace `path` by `content`, atomically: a reader sees the old file or the new file.
+
+    Raises `OSError` where the new file cannot be written. The old file is then still in place.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
@@ -169,7 +177,7 @@ def write_bytes(path: str | Path, content: bytes | memoryview) -> None:
 
 
 def checksum(path: str | Path) -> int:
-    """CRC-32 of a file's bytes. Raises `OSError` if it cannot be read."""
+    """Return the CRC-32 of a file's bytes. Raises `OSError` if it cannot be read."""
     crc = 0
     with open(path, "rb") as file:
         while block := file.read(2**20):
@@ -178,7 +186,7 @@ def checksum(path: str | Path) -> int:
 
 
 def digest_of_files(*paths: str | Path) -> str:
-    """SHA-256 of some files' bytes, wherever the files are. Raises `InputError` if one cannot be read."""
+    """Return the SHA-256 of the bytes of some files, in hexadecimal. Raises `InputError` if a file cannot be read."""
     digest = hashlib.sha256()
     for path in paths:
         digest.update(_size_of(path).to_bytes(8, "little"))  # so that no byte can move from one file to the next
@@ -192,7 +200,7 @@ def digest_of_files(*paths: str | Path) -> str:
 
 
 def make_folder(path: str | Path) -> Path:
-    """Create a folder and its parents. Raises `InputError` if that is impossible."""
+    """Create a folder and its parents, and return the folder's path. Raises `InputError` if that is impossible."""
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)

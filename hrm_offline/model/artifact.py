@@ -30,8 +30,9 @@ from hrm_offline.common.files import (
     read_tensor_header,
     write_json,
 )
+from hrm_offline.common.settings import from_dict
 from hrm_offline.common.tokens import VOCABULARY
-from hrm_offline.config import ModelConfig, from_dict
+from hrm_offline.config import ModelConfig
 from hrm_offline.data.puzzles import NEW_PUZZLE_ROW, SHARED_ROWS, shared_row_names
 from hrm_offline.model.recursive import RecursiveModel
 

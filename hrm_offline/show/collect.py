@@ -17,7 +17,8 @@ from hrm_offline.answers.submission import ATTEMPTS, read_submission
 from hrm_offline.answers.vote import Votes
 from hrm_offline.common.errors import InputError, shown_name
 from hrm_offline.common.files import make_folder, read_json
-from hrm_offline.config import AdaptConfig, ModelConfig, from_dict
+from hrm_offline.common.settings import from_dict
+from hrm_offline.config import AdaptConfig, ModelConfig
 from hrm_offline.data.puzzles import PuzzleSet
 from hrm_offline.data.sets import load_set
 from hrm_offline.data.tasks import Pair, Task, TaskSet, digest_of, read_solutions

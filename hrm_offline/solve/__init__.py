@@ -1,1 +1,1 @@
-"""The unlosable run: journal, schedule, workers, supervision, the dead man's switch."""
+"""Run the whole job so that nothing can be lost: journal, schedule, workers, supervision, watchdog."""

@@ -1,4 +1,4 @@
-"""Which network and recipe a run uses, and why."""
+"""Choose the network and the recipe that a run uses, and say why."""
 
 from __future__ import annotations
 
@@ -10,51 +10,61 @@ from hrm_offline.common.errors import InputError
 from hrm_offline.config import PRESETS, AdaptConfig, ModelConfig, preset
 from hrm_offline.model.artifact import Artifact, bundled_artifact, load_artifact
 from hrm_offline.model.device import Runtime
-from hrm_offline.solve.messages import Setup
+from hrm_offline.solve.messages import Network, Setup
 
-# GPU-seconds a task below which the small network is adapted: the large one would see each
-# demonstration too rarely.
-_SECONDS_FOR_LARGE = 60.0
-_BYTES_FOR_LARGE = 12 * 2**30
+# With fewer GPU-seconds per task, a large network would see each demonstration too rarely.
+_MIN_SECONDS_FOR_LARGE = 60.0
+_MIN_BYTES_FOR_LARGE = 12 * 2**30
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A network's configuration, the recipe that adapts it, the artifact it starts from, the reason in words,
-    and what of the request could not be had."""
+    """The network that a worker adapts, its pretrained weights, the reason in words, and a wish that was not met."""
 
-    model: ModelConfig
-    recipe: AdaptConfig
+    network: Network
     artifact: Artifact | None
     reason: str
     warning: str | None = None
 
+    @property
+    def model(self) -> ModelConfig:
+        return self.network.model
+
+    @property
+    def recipe(self) -> AdaptConfig:
+        return self.network.recipe
+
 
 def choose(setup: Setup, runtime: Runtime) -> Choice:
-    """The asked-for network, or what suits the device. An artifact that cannot be used is a warning, not the
-    end: random weights solve some tasks, a run that ends solves none."""
-    artifact, warning = _load(setup.artifact)
-    name, reason = setup.preset, "asked for"
+    """Choose the network that was asked for, or the one that suits the device.
+
+    An artifact that cannot be used costs a warning, and random weights are adapted: a run that ends solves no task.
+    """
+    if setup.network is not None:
+        artifact, warning = _load(setup.network.artifact)
+        return Choice(setup.network, artifact, "as the first worker chose", warning)
+    options = setup.options
+    artifact, warning = _load(options.artifact)
+    name, reason = options.preset, "asked for"
     if name is None and artifact is not None:
         name, reason = nearest_preset(artifact.config), "nearest in size"
     elif name is None:
         name, reason = pick_preset(runtime, setup.seconds_per_task)
-    if setup.bundled and setup.artifact is None:
+    if options.bundled and options.artifact is None:
         artifact, warning = _load(bundled_artifact(name))
     model, recipe = preset(name).model, preset(name).recipe(artifact is not None)
     words = f"preset {name} ({reason}), from random weights"
     if artifact is not None:
         model, recipe = artifact.config, _conditioned(recipe, artifact)
         words = f"network of {artifact.folder}, adapted by the recipe of {name} ({reason})"
-    if setup.visits is not None:
-        recipe = dataclasses.replace(recipe, visits=setup.visits)
-    if setup.model is not None:  # chosen by the run's first worker
-        model, recipe = setup.model, setup.recipe
-    return Choice(model, recipe, artifact, words, warning)
+    recipe = dataclasses.replace(recipe, **options.overrides)
+    if artifact is None:  # an override may ask for another conditioning than the preset's
+        model = model.conditioned(recipe)
+    return Choice(Network(model, recipe, artifact.folder if artifact else None), artifact, words, warning)
 
 
 def _load(folder: Path | None) -> tuple[Artifact | None, str | None]:
-    """The artifact, or None and, where one was asked for, what is wrong with it."""
+    """Return the artifact, or None and the reason why it cannot be used."""
     if folder is None:
         return None, None
     try:
@@ -64,19 +74,18 @@ def _load(folder: Path | None) -> tuple[Artifact | None, str | None]:
 
 
 def pick_preset(runtime: Runtime, seconds_per_task: float) -> tuple[str, str]:
-    """The preset that suits a device and the seconds that one device has for each task, and why."""
+    """Return the preset that suits a device and the seconds that the device has for each task, and the reason."""
     if runtime.device.type == "cpu":
         return "hrm-132k", "a CPU carries no more"
-    if runtime.memory < _BYTES_FOR_LARGE:
+    if runtime.memory < _MIN_BYTES_FOR_LARGE:
         return "hrm-3m", f"{runtime.memory / 2**30:.0f} GiB of GPU memory"
-    if seconds_per_task < _SECONDS_FOR_LARGE:
-        return "hrm-3m", f"{seconds_per_task:.0f} s a task are too few for the large network"
-    return "hrm-27m", f"{seconds_per_task:.0f} s a task"
+    if seconds_per_task < _MIN_SECONDS_FOR_LARGE:
+        return "hrm-3m", f"{seconds_per_task:.0f} s per task are too few for the large network"
+    return "hrm-27m", f"{seconds_per_task:.0f} s per task"
 
 
 def nearest_preset(config: ModelConfig) -> str:
-    """The preset whose network is nearest in width, of those of the same architecture if there are any: its recipe
-    suits."""
+    """Return the preset whose recipe suits a network: nearest in width, of the same architecture if possible."""
 
     def distance(name: str) -> tuple[bool, int]:
         model = PRESETS[name].model
@@ -86,11 +95,12 @@ def nearest_preset(config: ModelConfig) -> str:
 
 
 def _conditioned(recipe: AdaptConfig, artifact: Artifact) -> AdaptConfig:
-    """The recipe with the artifact's conditioning; a factored one recolours where it can name colours."""
+    """Return the recipe with the artifact's conditioning."""
+    changes: dict = {"conditioning": artifact.conditioning}
     if artifact.conditioning == "factored":
-        named = artifact.config.puzzle_columns == 3
-        permutations = max(1, recipe.colour_permutations) if named else 0
-        recipe = dataclasses.replace(recipe, colour_permutations=permutations)
+        # The third column names what becomes of each colour. Without it, recoloured views look all alike.
+        names_colours = artifact.config.puzzle_columns == 3
+        changes["colour_permutations"] = max(1, recipe.colour_permutations) if names_colours else 0
     elif artifact.conditioning == "few-shot":
-        recipe = dataclasses.replace(recipe, context_pairs=artifact.config.context_pairs)
-    return dataclasses.replace(recipe, conditioning=artifact.conditioning)
+        changes["context_pairs"] = artifact.config.context_pairs
+    return dataclasses.replace(recipe, **changes)

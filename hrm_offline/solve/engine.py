@@ -1,4 +1,4 @@
-"""What a worker computes: adaptation and prediction of groups of tasks on one device."""
+"""Adapt to groups of tasks and predict them on one device: the computing part of a worker."""
 
 from __future__ import annotations
 
@@ -33,27 +33,31 @@ from hrm_offline.train.adapt import Adaptation, Diverged
 from hrm_offline.train.distributed import World, leave_world, meet
 from hrm_offline.train.state import load_state, save_state
 
-# A larger canvas costs more a token than the last one did; twice is a safe guess.
+# A larger canvas costs more per token than the last one did; twice as much is a safe guess.
 _GUESS = 2.0
-# How long adaptation may take hangs on this measurement until a group is predicted: repeated where there is time.
+# A probe measures the speed of prediction. The time for adaptation depends on that number until the first group is
+# predicted, so the probe is repeated where there is time.
 _PROBE_SECONDS = 0.1
 _PROBES, _MORE_PROBES = 3, 7
-_PROBING_SHARE = 0.005  # of the budget may go into the further ones
+_PROBING_SHARE = 0.005  # of the budget may go into the further probes
 _MAX_CARRY_BYTES = 2**28
 _SAVING_SHARE = 0.01  # of the time may go into saving states
 
 
 class Engine:
-    """Adapts and predicts on one device. `adaptation` is the one that is going on; what is worth telling the
-    user goes to `say`. Raises `InputError` for a device, dtype or preset that cannot be had."""
+    """Adapt and predict on one device.
+
+    `clock` gives seconds, and `say` takes lines for the user. `adaptation` is the adaptation that is going on, or None.
+    Raises `InputError` for a device, dtype or preset that this machine does not have.
+    """
 
     def __init__(self, setup: Setup, clock: Callable[[], float], say: Callable[[str], None]):
-        self.setup, self.clock, self.say = setup, clock, say
-        self.runtime: Runtime = choose_runtime(setup.device, setup.dtype)
+        self.setup, self.options, self.clock, self.say = setup, setup.options, clock, say
+        self.runtime: Runtime = choose_runtime(self.options.device, self.options.dtype)
         if self.runtime.device.type == "cuda":
             torch.cuda.set_device(self.runtime.device)
         self.choice: Choice = choose(setup, self.runtime)
-        self.tasks = [task.without_labels() for task in load_set(setup.challenges).tasks]
+        self.tasks = [task.without_labels() for task in load_set(self.options.challenges).tasks]
         self.threads = self._set_threads()
         self.adaptation: Adaptation | None = None
         self.loaded: tuple[int, Predictor, PredictionPlan] | None = None  # the group whose network is in memory
@@ -64,9 +68,7 @@ class Engine:
         return Hello(
             device=str(runtime),
             gpus=torch.cuda.device_count(),
-            model=choice.model,
-            recipe=choice.recipe,
-            artifact=str(choice.artifact.folder) if choice.artifact else None,
+            network=choice.network,
             artifact_digest=self._artifact_digest(),
             reason=choice.reason,
             seconds_per_token=self.seconds_per_token,
@@ -77,18 +79,20 @@ class Engine:
         )
 
     def adapt(self, job: Adapt) -> Iterator[int]:
-        """Learn a group, from the state of an attempt before where there is one; yields after each step.
-        Afterwards `adapted` tells what came of it. Raises `Diverged`."""
+        """Learn a group and yield the number of each step; `adapted` then holds the message about the result.
+
+        An attempt that was cut off goes on from its saved state. Raises `Diverged` if the loss is not a number.
+        """
         self.loaded = None
         recipe = dataclasses.replace(self.choice.recipe, micro_batches=self.choice.recipe.micro_batches * job.parts)
         puzzles = self._puzzles(job.tasks)
-        torch.manual_seed(self.setup.seed)
+        torch.manual_seed(self.options.seed)
         model = self._new_network(puzzles)
         backend = "nccl" if self.runtime.device.type == "cuda" else "gloo"
         world = meet(backend, job.meeting, job.rank, job.size) if job.size > 1 else World()
         try:
             self.adaptation = Adaptation.of_model(
-                model, puzzles, recipe, self.setup.seed, self.choice.artifact is not None, world
+                model, puzzles, recipe, self.options.seed, self.choice.artifact is not None, world
             )
             self.adaptation.clock, self.adaptation.until = self.clock, job.until
             self.adaptation.learner.lr_scale = job.lr_scale
@@ -103,7 +107,7 @@ class Engine:
         self.loaded = (job.group, Predictor(model, puzzles, recipe), PredictionPlan(puzzles, recipe))
 
     def predict(self, job: Predict) -> Iterator[Voted]:
-        """The votes of one batch after another. Raises `Diverged` if the network yields no numbers."""
+        """Yield the votes of one batch after another. Raises `Diverged` if the network yields no numbers."""
         predictor, plan = self._predictor(job)
         for number in job.batches:
             batch = plan.rounds[job.round][number]
@@ -121,14 +125,17 @@ class Engine:
         return self.choice.artifact.digest if self.choice.artifact else None
 
     def _set_threads(self) -> int:
-        """A small network gains nothing from a second CPU thread, and one makes runs repeatable."""
-        asked = self.setup.threads
+        """Set the CPU threads and return their number.
+
+        A small network gains nothing from a second thread, and with one thread a run repeats bit for bit.
+        """
+        asked = self.options.threads
         if asked is not None or (self.runtime.device.type == "cpu" and self.choice.model.hidden_size <= 128):
             torch.set_num_threads(asked or 1)
         return torch.get_num_threads()
 
     def _puzzles(self, tasks: tuple[int, ...]) -> PuzzleSet:
-        return PuzzleSet(tuple(self.tasks[i] for i in tasks), self.choice.recipe, self.choice.model, self.setup.seed)
+        return PuzzleSet(tuple(self.tasks[i] for i in tasks), self.choice.recipe, self.choice.model, self.options.seed)
 
     def _new_network(self, puzzles: PuzzleSet) -> RecursiveModel:
         choice, dtype = self.choice, self.runtime.dtype
@@ -143,15 +150,17 @@ class Engine:
         return Predictor(self._new_network(puzzles), puzzles, self.choice.recipe)
 
     def _probe(self) -> float:
-        """Seconds that predicting a canvas token takes, measured on the largest task that suits the model;
-        0 if none does, which the supervising process will see."""
+        """Measure the seconds per canvas token of prediction, on the largest task that suits the model.
+
+        Return 0 if no task suits; the supervising process finds that out by itself.
+        """
         puzzles = self._largest_puzzle()
         if puzzles is None:
             return 0.0
         predictor, plan = self._new_predictor(puzzles), PredictionPlan(puzzles, self.choice.recipe)
         batch = plan.rounds[0][-1]
         full, rows = plan.buckets[batch.bucket].batch_size(self.choice.recipe.predict_tokens), 1
-        predictor.predict(batch)  # compiles kernels, touches memory
+        predictor.predict(batch)  # the first call compiles kernels and takes memory
         while True:
             trial = dataclasses.replace(batch, plan=np.resize(batch.plan, (rows, batch.plan.shape[1])))
             seconds = self._seconds_of(_PROBES, predictor, trial)
@@ -168,7 +177,7 @@ class Engine:
         return self.clock() - before
 
     def _affordable_probes(self, seconds: float) -> int:
-        """How many further probes of `seconds` each the budget has time for."""
+        """Return how many further probes of `seconds` each the budget has time for."""
         budget = self.setup.seconds_per_task * len(self.tasks)
         return min(_MORE_PROBES, int(_PROBING_SHARE * budget / max(seconds, 1e-6)))
 
@@ -180,10 +189,10 @@ class Engine:
         return None
 
     def _learn(self, job: Adapt) -> Iterator[int]:
-        """Take the steps, and save the state now and then."""
+        """Take the steps and save the state now and then."""
         adaptation, world = self.adaptation, self.adaptation.learner.world
         folder = state_folder(self.setup.folder, job.group)
-        identity = {"tasks": list(job.tasks), "seed": self.setup.seed, "artifact": self._artifact_digest()}
+        identity = {"tasks": list(job.tasks), "seed": self.options.seed, "artifact": self._artifact_digest()}
         try:
             progress = load_state(folder, adaptation.learner, identity)
         except InputError as error:
@@ -192,7 +201,7 @@ class Engine:
         if progress is not None:
             adaptation.resume(progress)
             self.say(f"group {job.group} goes on at step {adaptation.learner.step}")
-        saved, interval = self.clock(), self.setup.save_every
+        saved, interval = self.clock(), self.options.save_every
         for step in adaptation.run():
             if adaptation.is_sound and world.agree(int(self.clock() - saved >= interval), self.runtime.device):
                 before = self.clock()
@@ -202,8 +211,11 @@ class Engine:
             yield step
 
     def _save_state(self, folder: Path, identity: dict) -> bool:
-        """With its carries, so that a run that goes on equals an unbroken one, unless they outweigh the rest
-        or other workers would need them: then the sequences start anew here and there alike."""
+        """Save the adaptation so far. Return False if the disk refuses.
+
+        The carries are saved too, so that a run that goes on equals an unbroken run. Carries that are large, or that
+        lie in several workers, are not saved: all sequences start anew, in this run and in one that goes on.
+        """
         adaptation, learner = self.adaptation, self.adaptation.learner
         carries = learner.world.size == 1 and learner.carry_bytes() <= _MAX_CARRY_BYTES
         if not carries:
@@ -216,7 +228,7 @@ class Engine:
         return True
 
     def _save_network(self, group: int, model: RecursiveModel) -> bool:
-        """Save the adapted network for other workers and for a run that goes on from here."""
+        """Save the adapted network for other workers, and for a run that goes on. Return False if the disk refuses."""
         path = network_path(self.setup.folder, group)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
         try:
@@ -232,7 +244,7 @@ class Engine:
 
     def _predictor(self, job: Predict) -> tuple[Predictor, PredictionPlan]:
         if self.loaded is None or self.loaded[0] != job.group:
-            self.loaded = None  # its memory first
+            self.loaded = None  # frees its memory before the next network is loaded
             puzzles = self._puzzles(job.tasks)
             model = load_network(self.setup.folder, job.group, self.choice.model, puzzles, self.runtime.dtype)
             model = model.to(self.runtime.device)
@@ -247,8 +259,10 @@ class Engine:
 def load_network(
     folder: Path, group: int, config: ModelConfig, puzzles: PuzzleSet, dtype: torch.dtype
 ) -> RecursiveModel:
-    """The adapted network of a group, whose tasks are `puzzles`, on the CPU. Raises `InputError` if it cannot be
-    read."""
+    """Return the adapted network of a group, on the CPU. `puzzles` holds the group's tasks.
+
+    Raises `InputError` if the file cannot be read.
+    """
     model = RecursiveModel(config, puzzles.num_rows, dtype)
     model.load_state_dict(read_safetensors(network_path(folder, group)))
     return model

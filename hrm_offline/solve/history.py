@@ -1,4 +1,4 @@
-"""What a run writes into its journal, and how a run that was cut off goes on from it."""
+"""Write what a run reaches into its journal, and read it back when a run that was cut off goes on."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Groups = list[tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Past:
-    """What a journal tells of one run: which it was, and its groups of tasks."""
+    """The identity of the run that a journal belongs to, and its groups of tasks."""
 
     identity: dict
     groups: Groups
 
 
 class History:
-    """The journal of a run in `folder`. Raises `OSError` if it cannot be opened."""
+    """The journal of a run in `folder`. Raises `OSError` if the file cannot be opened."""
 
     def __init__(self, folder: Path, say: Callable[[str], None], clock: Callable[[], float]):
         self.folder, self.say = make_folder(folder), say
@@ -34,11 +34,14 @@ class History:
             say(f"WARNING: {self.journal.path}: {self.journal.damaged} damaged records are ignored")
 
     def past(self) -> Past | None:
-        """The run that the journal is of, None if it is new or its first record is damaged."""
+        """Return the run that the journal belongs to, or None for a new or damaged journal."""
         return past_of(self.journal.records)
 
     def begin(self, identity: dict, groups: Groups) -> Groups:
-        """Go on with the journal's run if it is this one, whose groups are returned; else start it anew."""
+        """Return the groups to work on: the journal's, if the journal is of this very run, else `groups`.
+
+        The journal of another run is cleared.
+        """
         past = self.past()
         if past is not None and past.identity == identity:
             return past.groups
@@ -59,7 +62,7 @@ class History:
         return votes_of(self.journal.records)
 
     def reports(self) -> Iterator[tuple[int, dict, bool]]:
-        """Groups that were adapted, with their reports, and whether their networks are still there, intact."""
+        """Yield each adapted group, its report, and whether its network is still there and intact."""
         for record in self.journal.records:
             if "adapted" in record.about:
                 path = network_path(self.folder, record.about["adapted"])
@@ -69,14 +72,13 @@ class History:
                 yield record.about["adapted"], record.about["report"], intact
 
     def close(self, keep_networks: bool) -> None:
-        """End the journal of a run that has ended. Its networks are large, and of use only to one that goes on, and to
-        `show`."""
+        """Close the journal of a finished run. Its networks are large: they stay only if `show` may want them."""
         self.journal.close()
         if not keep_networks:
             self._drop_networks()
 
     def _drop_networks(self) -> None:
-        """Remove adapted networks, and states of adaptations, from the folder."""
+        """Remove adapted networks and saved states from the folder."""
         for path in self.folder.iterdir():
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
@@ -85,7 +87,7 @@ class History:
 
 
 def past_of(records: list[Record]) -> Past | None:
-    """The run that a journal's records are of, None if there are none or the first is damaged."""
+    """Return the run that these records belong to, or None if the first record is missing or damaged."""
     first = records[0].about if records else {}
     if "identity" not in first:
         return None
@@ -93,7 +95,7 @@ def past_of(records: list[Record]) -> Past | None:
 
 
 def votes_of(records: list[Record]) -> Iterator[tuple[BatchKey, Votes]]:
-    """The votes among a journal's records, by batch."""
+    """Yield the votes among a journal's records, with their batches."""
     for record in records:
         if "voted" in record.about:
             yield tuple(record.about["voted"]), Votes(**record.arrays)

@@ -1,8 +1,8 @@
-"""What a run has reached, on disk record by record, so that a run that was cut off goes on from there.
+"""Keep what a run has reached on disk, record by record, so that a run that was cut off can go on.
 
-A record is a frame (magic, length, checksum) and a payload in safetensors form: arrays, and an `about`
-in JSON. Records are only ever appended. A torn last record is cut off when the journal is opened
-again; one whose checksum is wrong is counted and passed over.
+A record is a frame (magic, length, checksum) and a payload. The payload is in safetensors form: arrays, and `about`,
+a JSON object. Records are only ever appended. When the journal is opened again, a torn last record is cut off, and a
+record with a wrong checksum is counted and passed over.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _MAGIC = b"HRMJ"
 _FRAME = struct.Struct("<4sII")  # magic, bytes and CRC-32 of the payload
 _ABOUT = "about"
 
-SYNC_SECONDS = 5.0  # what a loss of power can cost at the most
+SYNC_SECONDS = 5.0  # a loss of power costs at most the records of this time
 
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """What a record says, as a JSON object, and the arrays that belong to it."""
+    """A JSON object and the arrays that belong to it."""
 
     about: dict
     arrays: dict[str, np.ndarray]
@@ -39,9 +39,9 @@ class Record:
 class Journal:
     """An append-only file of records.
 
-    `records` are those found at opening, `damaged` counts the ones passed over. Raises `OSError` if the
-    file cannot be opened; later failures to write (a full disk) are told to `say` once, and the run
-    goes on without a journal.
+    `records` are those found at opening, and `damaged` counts the records passed over. Raises `OSError` if the file
+    cannot be opened. A later failure to write (a full disk) is told to `say` once, and the run goes on without a
+    journal.
     """
 
     def __init__(self, path: Path, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic):
@@ -56,7 +56,7 @@ class Journal:
         self.works = True
 
     def append(self, about: dict, arrays: dict[str, np.ndarray] | None = None) -> None:
-        """Add a record; on the disk itself after `SYNC_SECONDS` at the latest, if more records come."""
+        """Add a record. If more records come, the record is on the disk itself within `SYNC_SECONDS`."""
         if not self.works:
             return
         payload = _encode(about, arrays or {})
@@ -75,7 +75,7 @@ class Journal:
         self.synced = self.clock()
 
     def clear(self) -> None:
-        """Drop all records: they are of another run."""
+        """Drop all records."""
         self.records, self.damaged = [], 0
         self.file.truncate(0)
 
@@ -96,7 +96,7 @@ class Journal:
 
 
 def read_records(path: Path) -> list[Record]:
-    """The intact records of a journal, which is left as it is: a run may be writing it. Raises `InputError`."""
+    """Return the intact records of a journal without changing it, since a run may be writing. Raises `InputError`."""
     try:
         return _scan(path.read_bytes())[0]
     except OSError as error:
@@ -109,13 +109,12 @@ def _encode(about: dict, arrays: dict[str, np.ndarray]) -> bytes:
 
 
 def _scan(data: bytes) -> tuple[list[Record], int, int]:
-    """Intact records, how many stretches between them or whole last frames are damaged, and where the last
-    intact frame ends."""
+    """Return the intact records, the number of damaged stretches, and where the last intact frame ends."""
     records, damaged, position, intact = [], 0, 0, 0
     while (position := data.find(_MAGIC, position)) >= 0:
         payload = _payload(data, position)
         if payload is None:
-            position += 1  # its length may be what is wrong: the next frame is looked for from here
+            position += 1  # its length may be wrong too, so the search for the next frame starts right here
             continue
         damaged += position > intact
         arrays = load(payload)
@@ -125,7 +124,7 @@ def _scan(data: bytes) -> tuple[list[Record], int, int]:
 
 
 def _payload(data: bytes, position: int) -> bytes | None:
-    """The payload of the frame at `position`, None if it is not intact."""
+    """Return the payload of the frame at `position`, or None if the frame is torn or damaged."""
     if not _is_whole(data, position):
         return None
     _, length, checksum = _FRAME.unpack_from(data, position)
@@ -135,7 +134,7 @@ def _payload(data: bytes, position: int) -> bytes | None:
 
 
 def _is_whole(data: bytes, position: int) -> bool:
-    """Whether a frame, intact or not, begins at `position` and ends within the data: a torn one does not."""
+    """Return whether a frame, intact or not, begins at `position` and ends within the data."""
     if position + _FRAME.size > len(data):
         return False
     magic, length, _ = _FRAME.unpack_from(data, position)

@@ -1,4 +1,7 @@
-"""Inside a Kaggle session: finding the competition's files and our own, and running `solve` under a limit."""
+"""Work inside a Kaggle session: find the competition's files and ours, and run `solve` under a limit.
+
+The notebook imports this module before any package is installed, so it needs the standard library alone.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +20,16 @@ from hrm_offline.common.errors import InputError
 CHALLENGES = ("arc-agi_test_challenges.json", "arc-agi_test-challenges.json")
 ARTIFACT_FILES = ("model.safetensors", "config.json")
 
-_SECONDS_TO_DRAIN = 10  # for the last lines of a command that has ended or was killed
+_SECONDS_TO_DRAIN = 10  # to read the last lines of a command that has ended or was killed
 
 Say = Callable[[str], None]
 
 
 def find_file(root: str | Path, names: tuple[str, ...], say: Say = print) -> Path:
-    """The file under `root` with one of `names`, wherever the platform mounted it.
+    """Return the file under `root` that has one of `names`, wherever the platform mounted it.
 
-    Where several copies are mounted, the shallowest path and then the first in order is taken; `say` gets a line
-    about the others. Raises `InputError` saying which folders were looked at.
+    If several files match, the shallowest path is taken, and among equals the first in order. `say` gets a line about
+    the others. Raises `InputError` that names the folders below `root` if no file matches.
     """
     root = Path(root)
     found = [path for name in names for path in root.rglob(name)] if root.is_dir() else []
@@ -37,7 +40,7 @@ def find_file(root: str | Path, names: tuple[str, ...], say: Say = print) -> Pat
 
 
 def find_artifact(root: str | Path, say: Say = print) -> Path | None:
-    """The folder of a pretrained artifact under `root`, or None; of several as in `find_file`."""
+    """Return the folder of a pretrained artifact under `root`, or None. Copies are treated as in `find_file`."""
     weights, _ = ARTIFACT_FILES
     found = [p.parent for p in Path(root).rglob(weights) if all((p.parent / name).exists() for name in ARTIFACT_FILES)]
     if not found:
@@ -56,13 +59,13 @@ def _nearest(found: list[Path], same: Callable[[Path, Path], bool], say: Say) ->
 def run_with_limit(command: list[str], seconds: float, say: Say = print) -> int:
     """Run a command, `say` its output line by line, and return its exit code.
 
-    Whatever of its process group is left is killed when it ends, or after `seconds`: a run that hangs cannot use up
-    the session.
+    When the command ends, or after `seconds`, the rest of its process group is killed. So a run that hangs cannot use
+    up the session.
     """
     run = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True
     )
-    # In a thread, since a process that left the group may hold the pipe open for ever.
+    # A thread reads, since a process that left the group may hold the pipe open for ever.
     reader = threading.Thread(target=lambda: [say(line.rstrip("\n")) for line in run.stdout], daemon=True)
     reader.start()
     try:

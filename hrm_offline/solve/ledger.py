@@ -1,4 +1,4 @@
-"""The answers a run knows so far, and the files they are kept in."""
+"""Collect votes, and keep the submission that they make on disk."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ from hrm_offline.answers.vote import BatchKey, Pool, Tally, Votes
 from hrm_offline.common.files import write_json
 from hrm_offline.data.tasks import Task
 
-_WRITE_SECONDS = 5.0  # between two renewals of the file
-_WRITING_SHARE = 0.02  # of the time may go into them
+_WRITE_SECONDS = 5.0  # between two writes of the submission
+_WRITING_SHARE = 0.02  # of the time may go into writing
 _LOCK_SECONDS = 5.0
 
 TestKey = tuple[str, int]  # task id, index of its test input
 
 
 def test_keys(tasks: tuple[Task, ...], members: tuple[int, ...]) -> list[TestKey]:
-    """The test inputs of the tasks with the given indices, in the order in which votes count them."""
+    """Return the test inputs of the tasks `members`, in the order in which a group's votes number them."""
     return [(tasks[i].id, test) for i in members for test in range(len(tasks[i].test))]
 
 
 class Ledger:
-    """Votes by group, and the submission that they and the votes from `outside` make. `path` is written atomically, and
-    a failure to write (a full disk) leaves the file that is there and is told to `say`.
+    """Votes by group, and the submission that they make together with the votes from `outside`.
 
-    May be used by several threads; one that finds it taken for seconds goes on without waiting longer.
+    `path` is written atomically. A failure to write (a full disk) leaves the old file and is told to `say`. Several
+    threads may use a ledger. A thread that waits for the lock for seconds goes on without the lock: at the end of the
+    budget an answer is worth more than order.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class Ledger:
         self.due = 0.0
 
     def reset(self, keys: list[list[TestKey]]) -> None:
-        """Forget all votes: the groups of tasks are these from now on."""
+        """Forget all votes and start with new groups, given by the test inputs of each."""
         with self._locked():
             self.keys, self.tally, self.pooled, self.dirty = keys, Tally(), {}, True
 
@@ -57,17 +58,17 @@ class Ledger:
             self.dirty = True
 
     def votes(self) -> dict[TestKey, Pool]:
-        """The pool of every test input that has votes of the network's own."""
+        """Return the pool of every test input that the network has voted on."""
         with self._locked():
             return self._votes()
 
     def submission(self) -> Submission:
-        """Every test input's best answers."""
+        """Return the best answers to every test input."""
         with self._locked():
             return self._submission()
 
     def write(self) -> None:
-        """Renew the submission."""
+        """Write the submission."""
         before = self.clock()
         with self._locked():
             self.dirty = False

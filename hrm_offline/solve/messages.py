@@ -1,5 +1,7 @@
-"""What the supervising process and its workers tell one another. Plain data; times are in seconds on a clock
-that they share."""
+"""Messages between the supervising process and its workers.
+
+They are plain data, so that they can be pickled between processes. Times are in seconds on a clock that both share.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,11 @@ from pathlib import Path
 
 from hrm_offline.answers.vote import BatchKey, Votes
 from hrm_offline.config import AdaptConfig, ModelConfig
+from hrm_offline.solve.options import SolveOptions
 
 
 class State(Enum):
-    """What a worker does between two steps."""
+    """Whether a worker has a job."""
 
     BUSY = 1
     IDLE = 2
@@ -22,32 +25,40 @@ class State(Enum):
 
 
 @dataclass(frozen=True)
-class Setup:
-    """What a worker needs to know before any job. The first worker of a run finds `model` and `recipe`
-    None and chooses them, and with `bundled` the package's own artifact if no other is given. `folder` is where
-    adapted networks and states are kept."""
+class Network:
+    """The network that a run adapts and the recipe that adapts it.
 
-    challenges: Path
+    `artifact` is the folder of the pretrained weights, or None for random weights.
+    """
+
+    model: ModelConfig
+    recipe: AdaptConfig
+    artifact: Path | None
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Tell a worker all that it needs to know before its first job.
+
+    `options` are the user's; their `device` and `dtype` are this worker's. `folder` keeps adapted networks and saved
+    states. `seconds_per_task` is the budget divided by the number of tasks. The first worker of a run gets no
+    `network` and chooses one; the others get its choice.
+    """
+
+    options: SolveOptions
     folder: Path
-    seed: int
-    device: str | None
-    dtype: str | None = None
-    threads: int | None = None
-    artifact: Path | None = None
-    bundled: bool = False
-    preset: str | None = None
-    visits: int | None = None
-    seconds_per_task: float = 0.0
-    save_every: float = 60.0
-    model: ModelConfig | None = None
-    recipe: AdaptConfig | None = None
+    seconds_per_task: float
+    network: Network | None = None
 
 
 @dataclass(frozen=True)
 class Adapt:
-    """Adapt to a group of tasks (their indices in file order) until a time at the latest. An attempt after a
-    failure may come with smaller parts of a batch and slower learning. `rank` of `size` workers that meet at
-    the file `meeting` learn one group together."""
+    """Ask a worker to adapt to a group of tasks and to end before the time `until`.
+
+    `tasks` are indices in file order. After a failure the next attempt may split each batch into more `parts` or
+    multiply the learning rate by `lr_scale`. If `size` workers learn the group together, `rank` numbers them and
+    `meeting` is the file where they meet.
+    """
 
     group: int
     tasks: tuple[int, ...]
@@ -61,7 +72,10 @@ class Adapt:
 
 @dataclass(frozen=True)
 class Predict:
-    """Predict batches (by number) of a round of a group's plan, and none that would end after `until`."""
+    """Ask a worker to predict some batches of one round of a group's prediction plan.
+
+    `batches` are numbers of batches in the round. The worker leaves out a batch that would end after `until`.
+    """
 
     group: int
     tasks: tuple[int, ...]
@@ -72,14 +86,14 @@ class Predict:
 
 @dataclass(frozen=True)
 class Until:
-    """The adaptation that is going on shall end at another time."""
+    """Move the end of the adaptation that is going on."""
 
     time: float
 
 
 @dataclass(frozen=True)
 class Quit:
-    """There is nothing more to do."""
+    """End the worker."""
 
 
 # ----- from a worker
@@ -87,17 +101,16 @@ class Quit:
 
 @dataclass(frozen=True)
 class Hello:
-    """A worker is ready: what it computes on and with, and how long a canvas token takes to predict.
+    """Say that a worker is ready, what it computes on, and which network it adapts.
 
-    `artifact` is where the network comes from and `artifact_digest` what was found there, both None for random
-    weights. `warning` says what of the request could not be had.
+    `seconds_per_token` is the measured time to predict one canvas token. `artifact_digest` is the SHA-256 of the
+    pretrained weights, or None for random weights. `reason` says why this network was chosen. `warning` names a wish of
+    the user that could not be met.
     """
 
     device: str
     gpus: int
-    model: ModelConfig
-    recipe: AdaptConfig
-    artifact: str | None
+    network: Network
     artifact_digest: str | None
     reason: str
     seconds_per_token: float
@@ -109,25 +122,33 @@ class Hello:
 
 @dataclass(frozen=True)
 class Say:
-    """A line for the user."""
+    """Show the user a line."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Beat:
-    """The worker lives; in adaptation also how far it is and how many times slower steps became."""
+    """Say that the worker lives. During an adaptation it also tells its progress.
+
+    `total` is the number of steps that the worker expects to take. `slowdown` says how many times slower steps have
+    become. `examples` counts those learned so far.
+    """
 
     step: int = 0
     total: int = 0
+    examples: int = 0
     loss: float | None = None
     slowdown: float = 1.0
 
 
 @dataclass(frozen=True)
 class Adapted:
-    """A group is adapted; `report` as JSON. `saved` tells whether other workers can load the network, and
-    `crc` is the checksum of its file."""
+    """Say that a group is adapted.
+
+    `report` is an `AdaptReport` as JSON. `saved` tells whether other workers can load the network. `crc` is the
+    checksum of its file.
+    """
 
     group: int
     report: dict
@@ -137,7 +158,7 @@ class Adapted:
 
 @dataclass(frozen=True, eq=False)
 class Voted:
-    """The votes of one batch, and the seconds it took."""
+    """Hand over the votes of one batch, its canvas tokens, and the seconds that it took."""
 
     key: BatchKey
     votes: Votes
@@ -147,12 +168,12 @@ class Voted:
 
 @dataclass(frozen=True)
 class Done:
-    """The job has ended, whether whole or out of time."""
+    """Say that the job has ended, finished or out of time."""
 
 
 @dataclass(frozen=True)
 class Failed:
-    """The worker could not go on and has ended. `kind` is "memory", "diverged", "input" or "error"."""
+    """Say that the worker could not go on and has ended. `kind` is "memory", "diverged", "input" or "error"."""
 
     kind: str
     reason: str
@@ -160,6 +181,6 @@ class Failed:
 
 @dataclass(frozen=True)
 class Lost:
-    """The worker's process is gone without a word."""
+    """Say that the worker's process is gone without a word. The pool sends this in its place."""
 
     reason: str = "its process ended"

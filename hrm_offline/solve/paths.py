@@ -1,4 +1,4 @@
-"""Where a run keeps what it has reached, below its output folder."""
+"""Name the files that a run keeps below its output folder."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ FOLDER, JOURNAL_FILE = "journal", "run.journal"
 
 
 def network_path(folder: Path, group: int) -> Path:
-    """The adapted network of a group of tasks."""
+    """Return the file of a group's adapted network."""
     return folder / f"group-{group:03d}.safetensors"
 
 
 def state_folder(folder: Path, group: int) -> Path:
-    """The state of a group's adaptation that is going on."""
+    """Return the folder of the state of an adaptation that is going on."""
     return folder / f"adapting-{group:03d}"

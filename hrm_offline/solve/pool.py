@@ -1,4 +1,4 @@
-"""Workers to talk to: each in a process of its own, or one inside this process."""
+"""Start, reach and stop workers: each in a process of its own, or one inside this process."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _FAREWELL_SECONDS = 1.0
 
 
 class ProcessPool:
-    """A spawned process for each slot. `target(connection)` is what one runs; it must be importable.
+    """A process for each slot. Each process runs `target(connection)`, which must be importable.
 
-    The processes are spawned, not forked: a fork would share a CUDA context or a lock by accident.
+    Processes are spawned and not forked, since a fork could share a CUDA context or a lock by accident.
     """
 
     def __init__(self, target: Callable[..., None] | None = None):
@@ -26,7 +26,7 @@ class ProcessPool:
         self.workers: dict[int, tuple[Any, Any]] = {}  # process and connection by slot
 
     def start(self, slot: int) -> None:
-        """Start a worker in a slot that has none."""
+        """Start a worker in an empty slot."""
         ours, theirs = self.context.Pipe()
         process = self.context.Process(target=self.target, args=(theirs,), daemon=True, name=f"worker-{slot}")
         process.start()
@@ -38,7 +38,10 @@ class ProcessPool:
             self.workers[slot][1].send(message)
 
     def receive(self, timeout: float) -> tuple[int, Any] | None:
-        """The next message and its slot, `Lost` from a worker that is gone, or None after `timeout` seconds."""
+        """Return a slot and its next message, or None after `timeout` seconds.
+
+        A worker that is gone sends `Lost`.
+        """
         slots = {ours: slot for slot, (_, ours) in self.workers.items()}
         if not slots:
             time.sleep(timeout)
@@ -56,7 +59,7 @@ class ProcessPool:
             return slot, Lost(f"its process ended with code {process.exitcode}")
 
     def stop(self, slot: int) -> None:
-        """Kill the worker of a slot, whatever it does."""
+        """Kill the worker of a slot."""
         process, ours = self.workers.pop(slot, (None, None))
         if process is not None:
             process.kill()
@@ -69,9 +72,9 @@ class ProcessPool:
 
 
 class InlinePool:
-    """One worker in this very process, for a debugger or a test: nothing protects the run from it.
+    """One worker inside this process, for a debugger or a test. A crash of the worker ends the run.
 
-    `make_worker(receive, send)` makes it.
+    `make_worker(receive, send)` makes the worker.
     """
 
     def __init__(self, make_worker: Callable):
@@ -88,12 +91,12 @@ class InlinePool:
         self.inbox.append(message)
 
     def receive(self, timeout: float) -> tuple[int, Any] | None:
-        """The next message; computes until there is one, or nothing to do."""
+        """Let the worker compute until it sends a message or has nothing to do. Return slot 0 and the message."""
         while not self.outbox and self.life is not None:
             state = next(self.life, None)
             if state is None:
                 self.life = None
-                self.outbox.append(Lost())  # behind what it said last
+                self.outbox.append(Lost())  # after its last message
             elif state is State.IDLE and not self.inbox:
                 break
         return (0, self.outbox.popleft()) if self.outbox else None
@@ -107,6 +110,6 @@ class InlinePool:
 
 
 def _work(connection) -> None:
-    from hrm_offline.solve.worker import main  # torch stays out of the supervising process
+    from hrm_offline.solve.worker import main  # here, so that the supervising process never loads torch
 
     main(connection)

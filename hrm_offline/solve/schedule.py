@@ -1,4 +1,8 @@
-"""What is to be done next, and until when: groups of tasks, adapted and then predicted round by round."""
+"""Decide which job a free worker gets, and until when: groups of tasks are adapted and then predicted, round by round.
+
+A group is a set of tasks that share one network. After its adaptation, its test inputs are predicted in rounds of views
+(see `PredictionPlan`). Adaptation gets the time that prediction does not need.
+"""
 
 from __future__ import annotations
 
@@ -13,28 +17,32 @@ from hrm_offline.data.tasks import Task
 from hrm_offline.predict.plan import BASE_ROUNDS, PredictionPlan, tokens_of
 from hrm_offline.solve.messages import Adapt, Predict
 
-GROUPS_A_WORKER = 2  # so that a worker that falls behind can leave one to another
-_BATCHES_A_JOB = 16
+GROUPS_PER_WORKER = 2  # so that another worker can take a group from a worker that falls behind
+_BATCHES_PER_JOB = 16
 _MAX_FAILURES = 3
 
-# Base rounds are given at least this much more time than the measured speed asks for. Time for others, which may be cut
-# short, counts towards it.
+# The base rounds are planned with this much more time than the measured speed asks for. Time for extra rounds counts
+# towards the margin, since these rounds may be cut short.
 _SAFETY = 1.15
-_FADING = 0.95
-# Shares of the time for recoloured rounds, and for all rounds, at the most: more votes are worth less than learning.
-_EXTRA_SHARE, _PREDICT_SHARE = 0.3, 0.5
+_FADING = 0.95  # weight of a worker's earlier batches in its measured speed, per further batch
+# The most time for the extra rounds, and for all rounds, as shares: beyond that, learning is worth more than votes.
+MAX_EXTRA_SHARE, MAX_PREDICT_SHARE = 0.3, 0.5
+# A new end for an adaptation is sent only if it differs by this share of the run, and by half a second.
+_MIN_MOVE_SHARE, _MIN_MOVE_SECONDS = 0.005, 0.5
 
-# Right after its adaptation a group's test inputs get one vote each; the rest comes when all groups are adapted.
+# Right after its adaptation a group predicts this many rounds. The others follow when all groups are adapted.
 _FIRST_ROUND = 1
 _UNKEPT = "its network could not be saved, and another took its place in memory"
 
 
 @dataclass
 class Group:
-    """Some tasks (indices in file order) that share a network, and how far they are.
+    """Tasks that share a network, and how far they are.
 
-    `outstanding` holds the numbers of each round's batches without votes. `home` is the only worker that has the
-    adapted network, None where it is on disk.
+    `tasks` are indices in file order. `cost` is the canvas area of all demonstrations, in cells. `outstanding` holds,
+    for each round, the numbers of the batches that have no votes yet. `report` is the adaptation's report, or None
+    before the adaptation. `home` is the worker that alone has the adapted network, or None if the network is on disk.
+    `lost` says why nothing more is tried.
     """
 
     index: int
@@ -47,22 +55,27 @@ class Group:
     failures: int = 0
     parts: int = 1
     lr_scale: float = 1.0
-    lost: str | None = None  # why nothing more is tried
+    lost: str | None = None
 
     @property
     def waits(self) -> bool:
-        """Whether it has to be adapted before anything can be predicted."""
+        """Return whether the group waits for its adaptation."""
         return self.report is None and self.lost is None and any(self.outstanding)
 
     def tokens(self, base: bool) -> int:
-        """Canvas tokens to be predicted, of the base rounds or of the others."""
-        rounds = range(len(self.outstanding))[:BASE_ROUNDS] if base else range(BASE_ROUNDS, len(self.outstanding))
+        """Return the canvas tokens still to be predicted, in the base rounds or in the extra ones."""
+        all_rounds = range(len(self.outstanding))
+        rounds = all_rounds[:BASE_ROUNDS] if base else all_rounds[BASE_ROUNDS:]
         return sum(tokens_of(self.plan.rounds[r][b]) for r in rounds for b in self.outstanding[r])
 
 
 @dataclass
 class Speed:
-    """How fast a worker is: seconds to predict a canvas token, and how much slower it has become."""
+    """How fast a worker predicts.
+
+    `seconds_per_token` is the time per canvas token. `slowdown` says how many times slower training steps have become
+    since that was measured. `seconds` and `tokens` are fading sums over the batches so far.
+    """
 
     seconds_per_token: float
     slowdown: float = 1.0
@@ -70,33 +83,51 @@ class Speed:
     tokens: float = 0.0
 
     def measured(self, seconds: float, tokens: int) -> None:
-        """A batch took so long: a mean in which the last ones weigh most takes the place of the first guess."""
+        """Take in the time of one batch. The mean over batches, in which the last weigh most, replaces the guess."""
         self.seconds, self.tokens = _FADING * self.seconds + seconds, _FADING * self.tokens + tokens
         self.seconds_per_token, self.slowdown = self.seconds / self.tokens, 1.0
 
 
-def split_tasks(tasks: tuple[Task, ...], puzzles: PuzzleSet, groups: int) -> list[tuple[int, ...]]:
-    """The tasks in `groups` groups of near-equal cost of a visit: the dearest first, each to the group that
-    has least. Dearest groups first, tasks of a group in file order."""
-    sides = puzzles.demonstrations.rooms.max(axis=1).astype(np.int64) + 1
-    cost = np.bincount(puzzles.demonstrations.puzzles, weights=sides**2, minlength=len(tasks))
-    groups = min(groups, len(tasks))
+def task_costs(puzzles: PuzzleSet) -> np.ndarray:
+    """Return the cost of one visit of each task, float64 [tasks]: the canvas cells of all its demonstrations.
+
+    Both the groups and their shares of the time follow this number.
+    """
+    costs = np.zeros(len(puzzles.tasks))
+    for bucket in puzzles.buckets(puzzles.demonstrations):
+        owners = puzzles.demonstrations.puzzles[bucket.members]
+        np.add.at(costs, owners, bucket.area)
+    return costs
+
+
+def split_tasks(puzzles: PuzzleSet, groups: int) -> list[tuple[int, ...]]:
+    """Split the tasks of a puzzle set into at most `groups` groups of near-equal cost.
+
+    The dearest task comes first, and each task goes to the group that costs least so far. Return the dearest group
+    first, with the tasks of a group in file order.
+    """
+    costs = task_costs(puzzles)
+    groups = min(groups, len(costs))
     members: list[list[int]] = [[] for _ in range(groups)]
     sums = np.zeros(groups)
-    for task in np.argsort(-cost, kind="stable").tolist():
-        least = int(sums.argmin())
-        members[least].append(task)
-        sums[least] += cost[task]
-    return [tuple(sorted(members[g])) for g in np.argsort(-sums, kind="stable").tolist()]
+    for task in np.argsort(-costs, kind="stable").tolist():
+        cheapest = int(sums.argmin())
+        members[cheapest].append(task)
+        sums[cheapest] += costs[task]
+    return [tuple(sorted(members[group])) for group in np.argsort(-sums, kind="stable").tolist()]
 
 
 @dataclass
 class Schedule:
-    """The jobs of a run. `flying` are those given out, by worker; `speeds` the workers that are alive.
+    """The jobs of a run.
 
-    Times are on the workers' clock. The caller renews `end`, when all computing must have ended, and `workers`, how
-    many there are or will be soon. With `sharing` "joint" all workers learn one group together; with
-    "per-task" the groups are many and small (see `Crew`).
+    Times are in seconds on the workers' clock. `end` is when all computing must have ended, and `workers` is how many
+    workers there are or will be soon; the caller renews both. `flying` holds the jobs that were given out, by worker.
+    `speeds` has an entry for each worker that is alive. `loaded` is the group whose network each worker has in memory.
+    `spent` are workers for whom no further batch ends in time. With `sharing` "joint" all workers learn one group
+    together. With "per-task" each task is a group. `began` is when the first adaptation was given out, and `begun_with`
+    are the canvas tokens to predict at that time, in base rounds and in extra ones. `overruns` are the seconds by
+    which adaptations missed their ends.
     """
 
     groups: list[Group]
@@ -105,11 +136,11 @@ class Schedule:
     workers: int = 1
     flying: dict[int, Adapt | Predict] = field(default_factory=dict)
     speeds: dict[int, Speed] = field(default_factory=dict)
-    loaded: dict[int, int] = field(default_factory=dict)  # the group whose network each worker has at hand
-    spent: set[int] = field(default_factory=set)  # workers for whom no batch ends in time any more
+    loaded: dict[int, int] = field(default_factory=dict)
+    spent: set[int] = field(default_factory=set)
     began: float | None = None
-    begun_with: tuple[int, int] = (0, 0)  # canvas tokens to predict then: of base rounds, of others
-    overruns: list[float] = field(default_factory=list)  # seconds by which adaptations missed their ends
+    begun_with: tuple[int, int] = (0, 0)
+    overruns: list[float] = field(default_factory=list)
 
     @classmethod
     def of_tasks(
@@ -122,37 +153,29 @@ class Schedule:
         end: float,
         sharing: str,
     ) -> Schedule:
+        """Make the schedule of a run over `groups` of indices into `tasks`."""
         made = []
         for index, members in enumerate(groups):
             puzzles = PuzzleSet(tuple(tasks[i] for i in members), recipe, model, seed)
             plan = PredictionPlan(puzzles, recipe)
-            cost = float(sum(len(bucket.members) * bucket.area for bucket in puzzles.buckets(puzzles.demonstrations)))
-            made.append(Group(index, members, plan, cost, [set(range(len(batches))) for batches in plan.rounds]))
+            outstanding = [set(range(len(batches))) for batches in plan.rounds]
+            made.append(Group(index, members, plan, float(task_costs(puzzles).sum()), outstanding))
         return cls(made, end, sharing)
 
     @property
     def has_work(self) -> bool:
-        """Whether a group has to be adapted, or predictions of an adapted one are missing."""
-        return any(
-            group.waits
-            or (
-                group.report is not None
-                and group.lost is None
-                and any(group.outstanding)
-                and not self._is_unlearned(group)
-            )
-            for group in self.groups
-        )
+        """Return whether a group waits for its adaptation, or an adapted group lacks predictions."""
+        return any(group.waits or (any(group.outstanding) and self._is_predictable(group)) for group in self.groups)
 
     def next_job(self, worker: int, now: float) -> Adapt | Predict | None:
-        """What a free worker should do: a first vote for adapted groups, then adapt another, then more votes."""
+        """Return the job of a free worker: first votes of adapted groups, else an adaptation, else more votes."""
         job = self._prediction(worker, True) or self._adaptation(worker, now) or self._prediction(worker, False)
         if job is not None:
             self.flying[worker] = job
         return job
 
     def joint_jobs(self, now: float, meeting: str) -> dict[int, Adapt]:
-        """One group's adaptation by all workers together; none while some are busy or no group waits."""
+        """Return the jobs, by worker, that adapt one group together; none while a worker is busy or no group waits."""
         group = next((group for group in self.groups if group.waits), None)
         if group is None or self.flying or len(self.speeds) < 2:
             return {}
@@ -165,19 +188,19 @@ class Schedule:
         return jobs
 
     def new_until(self, worker: int) -> float | None:
-        """When a worker's adaptation should end by what is known now, if that has changed."""
+        """Return when a worker's adaptation should end by now, or None if its end stands."""
         job = self.flying.get(worker)
         if not isinstance(job, Adapt) or any(g.waits and not self._is_flying(g) for g in self.groups):
             return None
         until = self.adaptation_end()
-        if abs(until - job.until) < max(0.5, 0.005 * (self.end - self.began)):
+        if abs(until - job.until) < max(_MIN_MOVE_SECONDS, _MIN_MOVE_SHARE * (self.end - self.began)):
             return None
         job = Adapt(**(vars(job) | {"until": until}))
         self.flying[worker] = job
         return until
 
     def adapted(self, group: int, worker: int, report: dict, saved: bool) -> None:
-        """A group's adaptation is over."""
+        """Take in that a worker has adapted a group. `saved` tells whether other workers can load the network."""
         for other in self.groups:
             if other.home == worker:
                 other.home, other.lost = None, _UNKEPT
@@ -186,11 +209,15 @@ class Schedule:
         self.loaded[worker] = group.index
 
     def voted(self, key: BatchKey) -> None:
+        """Take in that a batch has its votes."""
         group, number, batch = key
         self.groups[group].outstanding[number].discard(batch)
 
     def finished(self, worker: int, now: float) -> None:
-        """A worker's job has ended by itself. One that leaves batches over has no time for another."""
+        """Take in that a worker's job has ended by itself.
+
+        A worker that left out batches of its job has no time for further ones.
+        """
         job = self.flying.pop(worker, None)
         if isinstance(job, Adapt):
             self.overruns.append(max(0.0, now - job.until))
@@ -200,7 +227,10 @@ class Schedule:
                 self.spent.add(worker)
 
     def gone(self, worker: int) -> Adapt | Predict | None:
-        """A worker has ended; returns the job it leaves undone. Networks that only it had are to be learned again."""
+        """Take in that a worker has ended. Return the job that the worker leaves undone.
+
+        Networks that this worker alone had are to be learned again.
+        """
         self.speeds.pop(worker, None)
         self.loaded.pop(worker, None)
         self.spent.discard(worker)
@@ -210,7 +240,7 @@ class Schedule:
         return self.flying.pop(worker, None)
 
     def failed(self, group: int, kind: str, reason: str) -> None:
-        """An attempt at a group has failed: the next computes in smaller parts, or learns more slowly."""
+        """Take in that an attempt at a group has failed: the next computes in smaller parts, or learns more slowly."""
         group = self.groups[group]
         group.failures += 1
         if kind == "memory":
@@ -221,15 +251,17 @@ class Schedule:
             group.lost = reason
 
     def adaptation_end(self) -> float:
-        """When the last adaptation should end so that prediction gets its share, less what it has had."""
+        """Return when the last adaptation should end so that enough time is left for prediction."""
         span, seconds = self.end - self.began, self._seconds_per_token()
-        base, extra = self.begun_with
-        both = seconds * base + min(seconds * extra, _EXTRA_SHARE * span)
-        share = min(max(_SAFETY * seconds * base, both), _PREDICT_SHARE * span)
-        return self.end - max(0.0, share - seconds * (base + extra - sum(self._tokens())))
+        base_tokens, extra_tokens = self.begun_with
+        base, extra = seconds * base_tokens, min(seconds * extra_tokens, MAX_EXTRA_SHARE * span)
+        wanted = max(_SAFETY * base, base + extra)  # the extra rounds are a margin for the base rounds
+        reserved = min(wanted, MAX_PREDICT_SHARE * span)
+        predicted = seconds * (base_tokens + extra_tokens - sum(self._tokens()))  # this time has been spent already
+        return self.end - max(0.0, reserved - predicted)
 
     def _seconds_per_token(self) -> float:
-        """Seconds in which all workers together predict a canvas token."""
+        """Return the seconds in which all workers together predict one canvas token."""
         speeds = [speed.seconds_per_token * speed.slowdown for speed in self.speeds.values()]
         return sum(speeds) / max(1, len(speeds)) / max(1, self.workers)
 
@@ -243,62 +275,87 @@ class Schedule:
         return Adapt(group.index, group.tasks, self._slice(group, now), group.parts, group.lr_scale)
 
     def _slice(self, group: Group, now: float) -> float:
-        """When a group's adaptation should end: its share, by cost, of the time that all workers have left for
-        the groups that wait, less what saving and last steps cost beyond the ends that were set; where that time has
-        run out, a share of half of what is left at all."""
+        """Return when a group's adaptation should end.
+
+        The workers' time until the end of all adaptations is shared by cost among the groups that wait. Each group is
+        expected to overrun its end as much as those before, by its last step and by saving. If that leaves nothing, the
+        group gets its share of half of the time that is left at all.
+        """
         if self.began is None:
             self.began, self.begun_with = now, self._tokens()
         end = self.adaptation_end()
         waiting = [other for other in self.groups if other.waits and not self._is_flying(other)]
         share = group.cost / sum(other.cost for other in waiting)
-        busy = [job.until for job in self.flying.values() if isinstance(job, Adapt)]
-        free = max(1, self.workers - len(busy))
-        room = free * max(0.0, end - now) + sum(max(0.0, end - max(now, until)) for until in busy)
-        room -= len(waiting) * sum(self.overruns) / max(1, len(self.overruns))
-        least = (1 - _PREDICT_SHARE) * (self.end - now) * share
-        return max(min(end, now + room * share), now + least)
+        busy_until = [job.until for job in self.flying.values() if isinstance(job, Adapt)]
+        free_workers = max(1, self.workers - len(busy_until))
+        worker_seconds = free_workers * max(0.0, end - now)
+        worker_seconds += sum(max(0.0, end - max(now, until)) for until in busy_until)
+        mean_overrun = sum(self.overruns) / max(1, len(self.overruns))
+        worker_seconds -= len(waiting) * mean_overrun
+        min_seconds = (1 - MAX_PREDICT_SHARE) * (self.end - now) * share
+        return max(min(end, now + worker_seconds * share), now + min_seconds)
 
     def _tokens(self) -> tuple[int, int]:
-        """Canvas tokens still to be predicted, of base rounds and of others."""
+        """Return the canvas tokens still to be predicted, in base rounds and in extra ones."""
         groups = [group for group in self.groups if group.lost is None]
         return sum(group.tokens(True) for group in groups), sum(group.tokens(False) for group in groups)
 
     def _first_rounds(self, group: Group) -> int:
-        """How many rounds come right after a group's adaptation: all base rounds of a network that is one of many, or
-        that only its worker has, if there is time for those of all groups."""
-        hurried = self._seconds_per_token() * self.begun_with[0] > _PREDICT_SHARE * (self.end - (self.began or 0.0))
+        """Return how many rounds a group predicts right after its adaptation.
+
+        These are all base rounds for a network that only its worker has, and where each task has its own network:
+        loading the network again would cost more. If there is no time for the base rounds of all groups, it is one.
+        """
+        span = self.end - (self.began or 0.0)
+        hurried = self._seconds_per_token() * self.begun_with[0] > MAX_PREDICT_SHARE * span
         alone = self.sharing == "per-task" or group.home is not None
         return BASE_ROUNDS if alone and not hurried else _FIRST_ROUND
 
     def _prediction(self, worker: int, first: bool) -> Predict | None:
-        """The first unclaimed batches of the earliest round, of the group at hand where rounds are alike; only
-        rounds that come right after an adaptation if `first` is set."""
+        """Return the most urgent prediction that a worker can do, or None.
+
+        With `first`, only the rounds right after an adaptation count. The order is: base rounds before extra ones, then
+        the group whose network the worker has in memory, then earlier rounds, then earlier groups.
+        """
         if worker in self.spent:
             return None
-        best = None
+        choices = []
         for group in self.groups:
-            if group.report is None or self._is_unlearned(group) or group.lost or group.home not in (None, worker):
+            if not self._is_predictable(group) or group.home not in (None, worker):
                 continue
-            for number in range(len(group.outstanding))[: self._first_rounds(group) if first else None]:
-                free = sorted(group.outstanding[number] - self._claimed(group, number))
-                if free:
-                    urgency = (_class_of(number), group.index != self.loaded.get(worker), number, group.index)
-                    best = min(best or (urgency, group, free), (urgency, group, free), key=lambda found: found[0])
-                    break
-        if best is None:
+            found = self._earliest_round(group, self._first_rounds(group) if first else len(group.outstanding))
+            if found is not None:
+                number, batches = found
+                urgency = (_class_of(number), group.index != self.loaded.get(worker), number, group.index)
+                choices.append((urgency, group, number, batches))
+        if not choices:
             return None
-        (_, _, number, _), group, free = best
-        return Predict(group.index, group.tasks, number, tuple(free[:_BATCHES_A_JOB]), self.end)
+        _, group, number, batches = min(choices, key=lambda choice: choice[0])
+        return Predict(group.index, group.tasks, number, tuple(batches[:_BATCHES_PER_JOB]), self.end)
+
+    def _earliest_round(self, group: Group, rounds: int) -> tuple[int, list[int]] | None:
+        """Return the first of a group's `rounds` that has unclaimed batches, and these batches."""
+        for number in range(len(group.outstanding))[:rounds]:
+            unclaimed = group.outstanding[number] - self._claimed(group, number)
+            if unclaimed:
+                return number, sorted(unclaimed)
+        return None
+
+    def _is_predictable(self, group: Group) -> bool:
+        """Return whether a group's network may be used: it exists and has learned."""
+        return group.report is not None and group.lost is None and not self._is_unlearned(group)
 
     def _claimed(self, group: Group, number: int) -> set[int]:
+        """Return the batches of a round that workers are predicting now."""
         jobs = [job for job in self.flying.values() if isinstance(job, Predict)]
         return {batch for job in jobs if (job.group, job.round) == (group.index, number) for batch in job.batches}
 
     def _is_flying(self, group: Group) -> bool:
+        """Return whether a worker is adapting the group now."""
         return any(isinstance(job, Adapt) and job.group == group.index for job in self.flying.values())
 
     def _is_unlearned(self, group: Group) -> bool:
-        """Whether there was no time for a single step: what is predicted then is worth less than the fallback."""
+        """Return whether the group's network made no step. Such predictions are worth less than the fallback."""
         return group.report is not None and group.report["steps"] == 0
 
 

@@ -1,18 +1,17 @@
-"""Leads a run: starts workers, gives them jobs, and goes on without the ones that fail."""
+"""Lead a run: start workers, give them jobs, and go on without the workers that fail."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import uuid
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from hrm_offline import __version__
-from hrm_offline.common.budget import Budget
+from hrm_offline.common.budget import Budget, in_words
 from hrm_offline.common.errors import InputError
-from hrm_offline.config import SHARING
 from hrm_offline.data.puzzles import PuzzleSet
 from hrm_offline.data.tasks import Task, digest_of
 from hrm_offline.solve.history import History
@@ -31,56 +30,45 @@ from hrm_offline.solve.messages import (
     Until,
     Voted,
 )
-from hrm_offline.solve.schedule import GROUPS_A_WORKER, Schedule, Speed, split_tasks
+from hrm_offline.solve.options import SolveOptions
+from hrm_offline.solve.schedule import GROUPS_PER_WORKER, Schedule, Speed, split_tasks
 
-_MAX_FAILURES = 3  # of a worker in a row
-_STARTING_FACTOR = 2  # a worker that starts may be silent longer: it imports torch and compiles kernels
-_GLANCE_SECONDS = 1.0
-_PROGRESS_SECONDS = 30.0
-
-
-@dataclass(frozen=True)
-class Crew:
-    """How many workers, by default one a GPU or one at all; the seconds of silence after which a worker is taken to
-    hang. `sharing` says which tasks learn one network: "sharded" a group of them each worker, "joint" all of them
-    with all workers together, "per-task" each alone. Raises `InputError` for what is impossible."""
-
-    workers: int | None = None
-    sharing: str = "sharded"
-    hang_after: float = 300.0
-
-    def __post_init__(self):
-        if self.workers is not None and self.workers < 0:
-            raise InputError(f"workers is {self.workers}, expected 0 or more")
-        if self.sharing not in SHARING:
-            raise InputError(f"sharing is '{self.sharing}', expected one of {', '.join(SHARING)}")
-        if not self.hang_after >= 5:
-            raise InputError(
-                f"hang_after is {self.hang_after}, expected 5 seconds or more: signs of life come every second"
-            )
+_MAX_FAILURES = 3  # in a row, after which a worker is given up
+_STARTING_FACTOR = 2  # a worker that starts may be silent longer, since it imports torch and compiles kernels
+_GLANCE_SECONDS = 1.0  # between two looks at silent workers
+_PROGRESS_SECONDS = 30.0  # between two progress lines
+_PROGRESS_BEATS = 30  # a rate is the mean over this many signs of life, which come every second
 
 
 @dataclass
 class Slot:
-    """A place for a worker: its device, when it was heard last, and how often it has failed in a row."""
+    """A place for a worker.
+
+    `device` is the worker's, or None for the best there is. `heard` is when the worker was heard last, in seconds of
+    the budget. `failures` counts its failures in a row. `progress` holds the last signs of life of an adaptation.
+    """
 
     device: str | None
     heard: float
     ready: bool = False
     failures: int = 0
+    progress: deque[tuple[float, Beat]] = field(default_factory=lambda: deque(maxlen=_PROGRESS_BEATS))
 
 
 @dataclass
 class Supervisor:
-    """Runs the groups of `tasks` (without those that do not suit the model) through adaptation and prediction
-    until all is done or the budget is spent; votes go to the ledger and the history as they come."""
+    """Run all groups of tasks through adaptation and prediction, until all is done or the budget is spent.
+
+    Votes go to the ledger and the history as they come. Tasks that do not suit the network are left out and named in
+    `unsuited`. `failures` are the warnings of the run. `started` is when the first worker was ready, in seconds of the
+    budget. `worker_seconds` and `predicted_tokens` measure the phases.
+    """
 
     pool: object
     budget: Budget
     ledger: Ledger
     history: History | None
     setup: Setup
-    crew: Crew
     tasks: tuple[Task, ...]
     say: Callable[[str], None]
     hello: Hello | None = None
@@ -89,13 +77,18 @@ class Supervisor:
     failures: list[str] = field(default_factory=list)
     unsuited: dict[str, str] = field(default_factory=dict)
     told: float = 0.0
-    started: float | None = None  # when the first worker was ready
+    started: float | None = None
     worker_seconds: dict[str, float] = field(default_factory=lambda: {"adapt": 0.0, "predict": 0.0})
+    predicted_tokens: int = 0
+
+    @property
+    def options(self) -> SolveOptions:
+        return self.setup.options
 
     def run(self) -> None:
-        """Raises `InputError` if what was asked for cannot be had at all."""
+        """Lead the run to its end. Raises `InputError` if the device, preset or artifact asked for does not exist."""
         if self.budget.plannable() > 0:
-            self._start(0, self.setup.device)
+            self._start(0, self.options.device)
         try:
             while self.budget.plannable() > 0:
                 self._assign()
@@ -119,11 +112,9 @@ class Supervisor:
         failures = self.slots[index].failures if index in self.slots else 0
         self.slots[index] = Slot(device, self.budget.elapsed(), failures=failures)
         self.pool.start(index)
-        chosen = {}
-        if self.hello is not None:  # the first worker's choice holds for all
-            artifact = Path(self.hello.artifact) if self.hello.artifact else None
-            chosen = {"model": self.hello.model, "recipe": self.hello.recipe, "artifact": artifact, "bundled": False}
-        self.pool.send(index, dataclasses.replace(self.setup, device=device, **chosen))
+        network = self.hello.network if self.hello is not None else None  # the first worker's choice holds for all
+        options = dataclasses.replace(self.options, device=device)
+        self.pool.send(index, dataclasses.replace(self.setup, options=options, network=network))
 
     def _assign(self) -> None:
         """Give every free worker a job."""
@@ -138,6 +129,7 @@ class Supervisor:
                 job = self.schedule.next_job(index, now)
                 if job is not None:
                     slot.heard = self.budget.elapsed()
+                    slot.progress.clear()
                     self.pool.send(index, job)
 
     def _renew_end(self) -> float:
@@ -146,7 +138,7 @@ class Supervisor:
         return now
 
     def _meeting(self) -> str:
-        """A file that no attempt before has used, of this run or of one that was cut off."""
+        """Return the name of a file that no earlier attempt has used, in this run or in one that was cut off."""
         return str(self.setup.folder / f"meeting-{uuid.uuid4().hex}")
 
     def _handle(self, index: int, message) -> None:
@@ -177,18 +169,19 @@ class Supervisor:
             self._count_seconds(index, slot.heard - since)
 
     def _count_seconds(self, index: int, seconds: float) -> None:
-        """Worker-seconds of each phase, for the report."""
+        """Add to the worker-seconds of the phase that a worker is in."""
         job = self.schedule.flying.get(index) if self.schedule else None
         self.worker_seconds["adapt" if isinstance(job, Adapt) else "predict"] += seconds if job else 0.0
 
     def phases(self) -> dict[str, float]:
-        """Seconds until the first job, and of each phase as a mean over the workers."""
+        """Return the seconds until the first job, and the seconds of each phase as a mean over the workers."""
         workers = max(1, len(self.slots))
         return {"start": self.started or self.budget.elapsed()} | {
             name: seconds / workers for name, seconds in self.worker_seconds.items()
         }
 
     def _welcome(self, index: int, hello: Hello) -> None:
+        """Take in that a worker is ready."""
         self.slots[index].ready = True
         if self.hello is None:
             self.hello = hello
@@ -196,50 +189,54 @@ class Supervisor:
         self.schedule.speeds[index] = Speed(hello.seconds_per_token)
 
     def _begin(self, hello: Hello) -> None:
-        """The first worker has said what it is: plan the run, and start the others."""
+        """Plan the run by what the first worker has said, and start the other workers."""
         self.started = self.budget.elapsed()
         self.say(f"computing on {hello.device}\noperations: {hello.operations}\n{hello.reason}")
         if hello.warning:
             self.warn(hello.warning)
-        count = self.crew.workers or (hello.gpus if self.setup.device in (None, "cuda") and hello.gpus else 1)
-        suited = self._suited(hello)
-        whole = PuzzleSet(tuple(self.tasks[i] for i in suited), hello.recipe, hello.model, self.setup.seed)
-        groups = [
-            tuple(suited[i] for i in group)
-            for group in split_tasks(whole.tasks, whole, self._group_count(count, len(suited)))
-        ]
+        workers = self._worker_count(hello)
+        groups = self._make_groups(hello, workers)
         if self.history is not None:
             groups = self.history.begin(self._identity(hello), groups)
         self.ledger.reset([test_keys(self.tasks, group) for group in groups])
-        self.schedule = Schedule.of_tasks(
-            self.tasks,
-            hello.model,
-            hello.recipe,
-            self.setup.seed,
-            groups,
-            self.budget.now() + self.budget.plannable(),
-            self.crew.sharing,
-        )
+        end = self.budget.now() + self.budget.plannable()
+        network, seed, sharing = hello.network, self.options.seed, self.options.sharing
+        self.schedule = Schedule.of_tasks(self.tasks, network.model, network.recipe, seed, groups, end, sharing)
         self._replay()
-        for index in range(1, count):
+        for index in range(1, workers):
             self._start(index, self._device_of(index, hello))
 
+    def _worker_count(self, hello: Hello) -> int:
+        """Return how many workers were asked for: one per GPU if the user did not say, and one on a CPU."""
+        if self.options.workers is not None:
+            return max(1, self.options.workers)  # 0 means one worker in this process
+        return hello.gpus if self._uses_all_gpus(hello) else 1
+
+    def _uses_all_gpus(self, hello: Hello) -> bool:
+        return hello.gpus > 0 and self.options.device in (None, "cuda")
+
+    def _make_groups(self, hello: Hello, workers: int) -> list[tuple[int, ...]]:
+        """Split the tasks that suit the network into groups."""
+        suited = self._suited(hello)
+        network = hello.network
+        puzzles = PuzzleSet(tuple(self.tasks[i] for i in suited), network.recipe, network.model, self.options.seed)
+        groups = split_tasks(puzzles, self._group_count(workers, len(suited)))
+        return [tuple(suited[i] for i in group) for group in groups]
+
     def _group_count(self, workers: int, tasks: int) -> int:
-        if self.crew.sharing == "per-task":
+        if self.options.sharing == "per-task":
             return tasks
-        return 1 if workers == 1 or self.crew.sharing == "joint" else GROUPS_A_WORKER * workers
+        return 1 if workers == 1 or self.options.sharing == "joint" else GROUPS_PER_WORKER * workers
 
     def _suited(self, hello: Hello) -> list[int]:
-        """Tasks that fit the model; the others are left out, with the reason."""
+        """Return the tasks that fit the network. The others are left out, with the reason."""
+        # Views and embeddings take time to make and do not decide whether a task fits.
+        plain_recipe = dataclasses.replace(hello.network.recipe, colour_permutations=0)
+        plain_model = dataclasses.replace(hello.network.model, puzzle_columns=0)
         suited = []
         for index, task in enumerate(self.tasks):
             try:
-                PuzzleSet(
-                    (task,),
-                    dataclasses.replace(hello.recipe, colour_permutations=0),
-                    dataclasses.replace(hello.model, puzzle_columns=0),
-                    self.setup.seed,
-                )
+                PuzzleSet((task,), plain_recipe, plain_model, self.options.seed)
                 suited.append(index)
             except InputError as error:
                 self.unsuited[task.id] = str(error)
@@ -249,20 +246,23 @@ class Supervisor:
         return suited
 
     def _identity(self, hello: Hello) -> dict:
-        """What must be the same for a run to go on from a journal: an artifact's bytes, wherever it is."""
+        """Return all that must be equal for a run to go on from a journal.
+
+        Of an artifact its bytes count, and not the folder where it lies.
+        """
         identity = {
             "version": __version__,
             "challenges": digest_of(self.tasks),
-            "seed": self.setup.seed,
-            "model": dataclasses.asdict(hello.model),
-            "recipe": dataclasses.asdict(hello.recipe),
+            "seed": self.options.seed,
+            "model": dataclasses.asdict(hello.network.model),
+            "recipe": dataclasses.asdict(hello.network.recipe),
             "artifact": hello.artifact_digest,
-            "sharing": self.crew.sharing,
+            "sharing": self.options.sharing,
         }
-        return json.loads(json.dumps(identity))  # as the journal will give it back: tuples become lists
+        return json.loads(json.dumps(identity))  # tuples become lists, as in the journal
 
     def _replay(self) -> None:
-        """Take over what the journal has of this run."""
+        """Take over the votes and the adapted groups that the journal has of this run."""
         if self.history is None:
             return
         for key, votes in self.history.votes():
@@ -280,26 +280,38 @@ class Supervisor:
             )
 
     def _device_of(self, index: int, hello: Hello) -> str | None:
-        on_gpus = hello.gpus and self.setup.device in (None, "cuda")
-        return f"cuda:{index % hello.gpus}" if on_gpus else self.setup.device
+        return f"cuda:{index % hello.gpus}" if self._uses_all_gpus(hello) else self.options.device
 
     def _beat(self, index: int, beat: Beat) -> None:
+        """Move the end of an adaptation if its pace has changed, and show the progress now and then."""
         self.schedule.speeds[index].slowdown = beat.slowdown
-        self._renew_end()
+        now = self._renew_end()
         until = self.schedule.new_until(index)
         if until is not None:
             self.pool.send(index, Until(until))
+        slot = self.slots[index]
+        slot.progress.append((now, beat))
         if self.budget.elapsed() - self.told >= _PROGRESS_SECONDS:
             self.told = self.budget.elapsed()
-            loss = "" if beat.loss is None else f", loss {beat.loss:.3f}"
-            self.say(
-                f"adapt: group {self.schedule.flying[index].group}, step {beat.step} of {beat.total}{loss}, "
-                f"{self.told:.0f} s"
-            )
+            self.say(self._progress_line(index, slot.progress))
+
+    def _progress_line(self, index: int, progress: deque[tuple[float, Beat]]) -> str:
+        """Say how far a worker's adaptation is, how fast, and how much longer it takes."""
+        job = self.schedule.flying[index]
+        (before, old), (now, beat) = progress[0], progress[-1]
+        words = f"adapt: group {job.group}, step {beat.step:,} of {beat.total:,}"
+        words += "" if beat.loss is None else f", loss {beat.loss:.3f}"
+        if now > before and beat.step > old.step:
+            steps_per_second = (beat.step - old.step) / (now - before)
+            examples_per_second = (beat.examples - old.examples) / (now - before)
+            left = min((beat.total - beat.step) / steps_per_second, max(0.0, job.until - now))
+            words += f", {steps_per_second:.3g} steps/s, {examples_per_second:,.0f} examples/s, {in_words(left)} left"
+        return words
 
     def _voted(self, index: int, message: Voted) -> None:
         self.schedule.voted(message.key)
         self.schedule.speeds[index].measured(message.seconds, message.tokens)
+        self.predicted_tokens += message.tokens
         self.ledger.add(message.key, message.votes)
         if self.history is not None:
             self.history.voted(message)
@@ -307,31 +319,35 @@ class Supervisor:
     def _adapted(self, index: int, message: Adapted) -> None:
         job = self.schedule.flying[index]
         if job.rank > 0:
-            return  # the first worker tells for all
+            return  # the worker of rank 0 reports for all
         self.schedule.adapted(message.group, index, message.report, message.saved)
         report = message.report
         self.say(
-            f"adapt: group {message.group} ended after {report['steps']} of {report['planned_steps']} steps, loss "
-            f"{report['loss']:.3f}, {self.budget.elapsed():.0f} s"
+            f"adapt: group {message.group} ended after {report['steps']:,} of {report['planned_steps']:,} steps, "
+            f"loss {report['loss']:.3f}, at {in_words(self.budget.elapsed())}"
         )
         if self.history is not None and message.saved:
             self.history.adapted(message)
 
     def _end_the_silent(self) -> None:
+        """End the workers that have been silent for too long."""
         for index, slot in list(self.slots.items()):
             busy = not slot.ready or (self.schedule is not None and index in self.schedule.flying)
-            # Twice as long after each failure: a machine may be slower than anyone thought.
-            limit = self.crew.hang_after * (1 if slot.ready else _STARTING_FACTOR) * 2**slot.failures
+            # The limit doubles with each failure, since a machine may be slower than anyone thought.
+            limit = self.options.hang_after * (1 if slot.ready else _STARTING_FACTOR) * 2**slot.failures
             if busy and self.budget.elapsed() - slot.heard > limit:
                 self._fail(index, "hang", f"was silent for {limit:.0f} s")
 
     def _fail(self, index: int, kind: str, reason: str) -> None:
-        """End a worker, see to what it was doing, and start another in its place while there is hope."""
+        """End a worker, take its job back, and start another in its place, unless it has failed too often in a row.
+
+        If no device is left, a CPU goes on.
+        """
         self.pool.stop(index)
         slot = self.slots[index]
         slot.failures += 1
         job = self.schedule.gone(index) if self.schedule else None
-        self.warn(f"worker {index} on {slot.device or 'its device'} ({_in_words(job)}): {kind}: {reason}")
+        self.warn(f"worker {index} on {slot.device or 'its device'} ({_name_of(job)}): {kind}: {reason}")
         if job is not None:
             self.schedule.failed(job.group, kind, f"{kind}: {reason}")
         if isinstance(job, Adapt) and job.size > 1:
@@ -343,11 +359,11 @@ class Supervisor:
             self.warn(f"worker {index} is given up")
             if not self.slots and slot.device != "cpu":
                 self.warn("no device is left, a CPU goes on")
-                self.setup = dataclasses.replace(self.setup, dtype=None)
+                self.setup = dataclasses.replace(self.setup, options=dataclasses.replace(self.options, dtype=None))
                 self._start(len(self.failures), "cpu")
 
     def _break_up(self, job: Adapt) -> None:
-        """A worker is missing from a joint adaptation: the others wait for it in vain. One goes on alone."""
+        """End a joint adaptation that has lost a worker, since the others would wait in vain. One goes on alone."""
         self.schedule.sharing = "sharded"
         for index in [i for i, other in self.schedule.flying.items() if isinstance(other, Adapt)]:
             self.pool.stop(index)
@@ -355,12 +371,13 @@ class Supervisor:
             self._start(index, self.slots[index].device)
 
     def warn(self, text: str) -> None:
-        """A line for the user now and for the report."""
+        """Show the user a warning now, and keep it for the report."""
         self.failures.append(text)
         self.say(f"WARNING: {text}")
 
 
-def _in_words(job: Adapt | Predict | None) -> str:
+def _name_of(job: Adapt | Predict | None) -> str:
+    """Return what a worker was doing, in words."""
     if job is None:
         return "without a job"
     if isinstance(job, Adapt):

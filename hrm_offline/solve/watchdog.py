@@ -1,4 +1,4 @@
-"""The dead man's switch: whatever else hangs, the run ends in time with the best answers known."""
+"""End a run in time with the best answers known, whatever else hangs (a dead man's switch)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ _LONGEST_SLEEP = 30.0
 
 
 class Watchdog:
-    """A thread that calls `act(reason)` once: `margin` seconds before the budget ends, or, where that is near
-    or past already, `margin` seconds from now; or as soon as SIGTERM arrives. Used as a context manager;
-    leaving it disarms.
+    """A thread that calls `act(reason)` once, `margin` seconds before the budget ends or when SIGTERM arrives.
 
-    SIGTERM wakes the thread through a socket that the system's own handler writes to, so that it is heard even
-    while the main thread is stuck in a system call. Outside the main thread signals are left alone.
+    If the end of the budget is nearer than that, the thread waits `margin` seconds from now. Use the watchdog as a
+    context manager; leaving the context disarms it.
+
+    Python's C-level signal handler writes to a socket, and the thread listens there. So SIGTERM is heard even while the
+    main thread is stuck in a system call. Outside the main thread signals are left alone.
     """
 
     def __init__(self, budget: Budget, margin: float, act: Callable[[str], None]):

@@ -1,7 +1,7 @@
-"""A worker: does one job after another, tells that it lives, and ends when something goes wrong.
+"""Do one job after another, say "I live" every second, and end when something goes wrong.
 
-It is a generator, so that the same code runs in a process of its own, inside the supervising process, and
-on a simulated clock.
+A worker is a generator. So the same code runs in a process of its own, inside the supervising process, and on a
+simulated clock.
 """
 
 from __future__ import annotations
@@ -30,8 +30,11 @@ class _Quit(Exception):
 
 
 class Worker:
-    """`receive` returns the next message, or None if there is none yet; `send` takes one. `make_engine` makes
-    what computes, from (setup, clock, say)."""
+    """Serve the supervising process.
+
+    `receive` returns the next message, or None if there is none yet. `send` takes a message.
+    `make_engine(setup, clock, say)` makes the part that computes.
+    """
 
     def __init__(
         self,
@@ -45,7 +48,7 @@ class Worker:
         self.beaten = clock()
 
     def run(self) -> Iterator[State]:
-        """Serve until told to quit, or until something fails, which is sent before the end."""
+        """Serve until told to quit. A failure is sent to the supervising process and ends the worker."""
         try:
             while True:
                 message = self.receive()
@@ -74,7 +77,7 @@ class Worker:
                 self._heed()
                 yield State.BUSY
             self.send(Done())
-        # An `Until` that comes after its adaptation has ended is of no use.
+        # An `Until` whose adaptation has ended already changes nothing.
 
     def _adapt(self, job: Adapt) -> Iterator[State]:
         for step in self.engine.adapt(job):
@@ -82,13 +85,14 @@ class Worker:
             if self.clock() - self.beaten >= _BEAT_SECONDS:
                 self.beaten = self.clock()
                 loss = adaptation.losses[-1] if adaptation.losses else None
-                self.send(Beat(step, adaptation.learner.total_steps, loss, adaptation.pace.slowdown()))
+                total, slowdown = adaptation.learner.total_steps, adaptation.pace.slowdown()
+                self.send(Beat(step, total, adaptation.examples, loss, slowdown))
             self._heed()
             yield State.BUSY
         self.send(self.engine.adapted)
 
     def _heed(self) -> None:
-        """Take the message that has come in during a job, if one has."""
+        """Act on a message that has come in during a job."""
         message = self.receive()
         if isinstance(message, Quit):
             raise _Quit
@@ -105,7 +109,7 @@ def _kind(error: Exception) -> str:
 
 
 def main(connection, make_engine: Callable = Engine) -> None:
-    """A worker process: serves the other end of `connection`, and ends with it."""
+    """Run a worker process that serves the other end of `connection` until that end closes."""
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervising process decides
 
@@ -121,7 +125,7 @@ def main(connection, make_engine: Callable = Engine) -> None:
 
 
 def end_with_parent() -> None:
-    """Have the system kill this process when its parent dies, even in the middle of a long computation."""
+    """Have the system kill this process when its parent dies, even during a long computation (Linux only)."""
     parent = multiprocessing.parent_process()
     if sys.platform == "linux" and parent is not None:
         ctypes.CDLL(None).prctl(_SIGKILL_WITH_PARENT, signal.SIGKILL)

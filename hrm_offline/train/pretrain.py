@@ -21,9 +21,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from hrm_offline.common.errors import InputError
 from hrm_offline.common.files import make_folder
-from hrm_offline.config import ModelConfig, PretrainConfig, preset
+from hrm_offline.config import ModelConfig, PretrainConfig, PretrainOptions, preset
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.data.sets import select_tasks
 from hrm_offline.data.tasks import Task, digest_of
@@ -42,32 +41,21 @@ METRICS_FILE = "metrics.jsonl"
 _FREE_SETTINGS = ("log_every", "save_every")
 
 
-def pretrain(
-    config: PretrainConfig,
-    out: str | Path,
-    device: str | None = None,
-    dtype: str | None = None,
-    threads: int | None = None,
-    minutes: float | None = None,
-    relay: str | Path | None = None,
-    relay_moments: bool = True,
-) -> bool:
-    """Train to `config.steps` and write the artifact into `out`; continue a run that is there.
+def pretrain(config: PretrainConfig, options: PretrainOptions) -> bool:
+    """Train to `config.steps` and write the artifact into `options.out`; continue a run that is there.
 
-    Returns False if SIGTERM or SIGINT, or `minutes` of training, ended it early, with its state saved. Into the
-    folder `relay` it is also written in files small enough to be carried elsewhere, by default with Adam's
-    moments; a relay that is there and further on than `out` is continued. Raises `InputError`.
+    A relay that is further on than `out` is continued instead. Returns False if SIGTERM or SIGINT, or `options.minutes`
+    of training, ended the run early, with its state saved and its relay written. Raises `InputError`.
     """
-    if minutes is not None and not minutes > 0:
-        raise InputError(f"minutes is {minutes}, expected more than 0")
-    if threads:
-        torch.set_num_threads(threads)
-    runtime = choose_runtime(device, dtype, index=int(os.environ.get("LOCAL_RANK", "0")))
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    runtime = choose_runtime(options.device, options.dtype, index=int(os.environ.get("LOCAL_RANK", "0")))
     if runtime.device.type == "cuda":
         torch.cuda.set_device(runtime.device)  # where NCCL's barriers run
     world = join_world("nccl" if runtime.device.type == "cuda" else "gloo")
     try:
-        out, relay = make_folder(out), None if relay is None else make_folder(relay)
+        out = make_folder(options.out)
+        relay = None if options.relay is None else make_folder(options.relay)
         selection = select_tasks(config)
         tasks = selection.tasks
         model_config = preset(config.preset).model.conditioned(config)
@@ -85,9 +73,9 @@ def pretrain(
             print(f"operations: {dispatch.summary(runtime.device, runtime.dtype)}")
         source = ExampleSource(puzzles, config.seed, config.include_tests)
         origin = {"pretrained": identity, "torch": torch.__version__, **_provenance()}  # sources may change under it
-        finished = _run(learner, source, config, out, identity, _StopSignal(minutes), warm_at)
+        finished = _run(learner, source, config, out, identity, _StopSignal(options.minutes), warm_at)
         if relay:
-            save_relay(relay, learner, identity, relay_moments)
+            save_relay(relay, learner, identity, options.relay_moments)
         if not finished:
             return False
         if world.is_main:

@@ -13,7 +13,6 @@ from hrm_offline.common.budget import Budget
 from hrm_offline.config import PRESETS
 from hrm_offline.data.tasks import Pair, Task, to_challenges
 from hrm_offline.solve.job import SolveOptions, solve
-from hrm_offline.solve.supervisor import Crew
 
 
 @pytest.fixture
@@ -176,7 +175,7 @@ def test_the_clock_bounds_both_phases(write_json, make_task, tmp_path):
     path = write_json("c.json", to_challenges([make_task(f"t{i}", [((9, 9), (9, 9))] * 4, seed=i) for i in range(20)]))
     start = time.monotonic()
     budget = Budget(200.0, 0.0, clock=lambda: (time.monotonic() - start) * 100)
-    options = SolveOptions(path, tmp_path / "out", visits=10_000, crew=Crew(workers=0))
+    options = SolveOptions(path, tmp_path / "out", overrides={"visits": 10_000}, workers=0)
     report = solve(options, budget, say=lambda _: None)
     assert report["adapted"]["steps"] < report["adapted"]["planned_steps"]
     assert report["seconds in all"] < 200

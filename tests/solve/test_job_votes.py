@@ -6,14 +6,10 @@ import sys
 import pytest
 from runs import CutOff, check, said_until_sigterm
 
-from hrm_offline.answers.candidates import (
-    VotesFile,
-)
 from hrm_offline.cli import main
 from hrm_offline.common.budget import Budget
 from hrm_offline.data.tasks import to_challenges
 from hrm_offline.solve.job import SolveOptions, solve
-from hrm_offline.solve.supervisor import Crew
 from hrm_offline.solve.worker import Worker
 
 
@@ -97,7 +93,7 @@ def test_votes_count_from_the_first_submission_on_and_after_a_kill(run, challeng
     path = write_json("votes.json", {"b": [[{"grid": [[7]], "votes": 1}]]})
     whole = run("--votes", path, "--candidates", 3, name="whole")
     options = SolveOptions(
-        challenges[0], tmp_path / "out", visits=1, crew=Crew(1), candidates=3, votes=(VotesFile(path),)
+        challenges[0], tmp_path / "out", overrides={"visits": 1}, workers=1, candidates=3, votes=(str(path),)
     )
     for messages in (1, 4):
         with pytest.raises(KeyboardInterrupt):
@@ -112,7 +108,7 @@ def test_votes_count_from_the_first_submission_on_and_after_a_kill(run, challeng
 
 def test_without_a_vote_of_the_networks_own_others_decide_and_the_fallback_fills_in(challenges, write_json, tmp_path):
     path = write_json("votes.json", {"b": [[{"grid": [[7]], "votes": 1}]]})
-    options = SolveOptions(challenges[0], tmp_path / "out", crew=Crew(0), votes=(VotesFile(path),), candidates=2)
+    options = SolveOptions(challenges[0], tmp_path / "out", workers=0, votes=(str(path),), candidates=2)
     report = solve(options, Budget(0.0), lambda _: None)  # no time for any worker
     submission, _ = check(tmp_path / "out", challenges[1])
     assert submission["b"][0]["attempt_1"] == [[7]]

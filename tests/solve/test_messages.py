@@ -8,21 +8,37 @@ import pytest
 
 from hrm_offline.answers.vote import Votes
 from hrm_offline.config import PRESETS
-from hrm_offline.solve.messages import Adapt, Adapted, Beat, Done, Failed, Lost, Predict, Quit, Say, Setup, Until, Voted
+from hrm_offline.solve.messages import (
+    Adapt,
+    Adapted,
+    Beat,
+    Done,
+    Failed,
+    Lost,
+    Network,
+    Predict,
+    Quit,
+    Say,
+    Setup,
+    Until,
+    Voted,
+)
+from hrm_offline.solve.options import SolveOptions
 
 SMALL = PRESETS["hrm-132k"]
+NETWORK = Network(SMALL.model, SMALL.adapt, None)
 
 
 @pytest.mark.parametrize(
     "message",
     [
-        Setup(Path("challenges.json"), Path("out"), 3, "cpu", model=SMALL.model, recipe=SMALL.adapt),
+        Setup(SolveOptions(Path("tasks.json"), Path("out"), overrides={"visits": 3}), Path("out"), 1.0, NETWORK),
         Adapt(1, (0, 4), 60.0, rank=1, size=2, meeting="file"),
         Predict(1, (0, 4), 0, (2, 3), 90.0),
         Until(80.0),
         Quit(),
         Say("a line"),
-        Beat(5, 100, 0.5),
+        Beat(5, 100, 40, 0.5),
         Adapted(1, {"steps": 100}, True, 7),
         Done(),
         Failed("memory", "CUDA out of memory"),

@@ -14,7 +14,7 @@ SMALL = PRESETS["hrm-132k"]
 def make_schedule(make_task, workers, groups, end=1000.0, sharing="sharded"):
     tasks = tuple(make_task(f"t{i}", [((3 + i % 5, 3), (3, 3))] * (1 + i % 3), seed=i) for i in range(12))
     puzzles = PuzzleSet(tasks, SMALL.adapt, SMALL.model, 0)
-    schedule = Schedule.of_tasks(tasks, SMALL.model, SMALL.adapt, 0, split_tasks(tasks, puzzles, groups), end, sharing)
+    schedule = Schedule.of_tasks(tasks, SMALL.model, SMALL.adapt, 0, split_tasks(puzzles, groups), end, sharing)
     schedule.workers = workers
     schedule.speeds = {worker: Speed(1e-3) for worker in range(workers)}
     return schedule

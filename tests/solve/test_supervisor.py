@@ -8,10 +8,8 @@ import pytest
 from places import REPOSITORY
 from runs import check, inline, options_of, solve_quietly
 
-from hrm_offline.common.errors import InputError
 from hrm_offline.solve.messages import Adapt
 from hrm_offline.solve.pool import InlinePool, ProcessPool
-from hrm_offline.solve.supervisor import Crew
 from hrm_offline.solve.worker import Worker
 
 
@@ -121,9 +119,3 @@ def test_where_one_of_two_that_learn_together_dies_one_goes_on_alone(challenges,
     assert [job.size for job in pool.sent if isinstance(job, Adapt)] == [2, 2, 1]
     assert report["failures"]
     assert check(tmp_path / "out", challenges[1])[0] == reference
-
-
-@pytest.mark.parametrize("numbers", [{"workers": -1}, {"hang_after": 0.0}, {"sharing": "shared"}])
-def test_an_impossible_crew_is_refused(numbers):
-    with pytest.raises(InputError):
-        Crew(**numbers)

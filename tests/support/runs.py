@@ -14,9 +14,9 @@ from hrm_offline.config import PRESETS
 from hrm_offline.data.puzzles import SHARED_ROWS
 from hrm_offline.model.artifact import save_artifact
 from hrm_offline.model.recursive import RecursiveModel
-from hrm_offline.solve.job import SolveOptions, solve
+from hrm_offline.solve.job import solve
+from hrm_offline.solve.options import SolveOptions
 from hrm_offline.solve.pool import InlinePool
-from hrm_offline.solve.supervisor import Crew
 from hrm_offline.solve.worker import Worker
 
 
@@ -31,8 +31,10 @@ SMALL = PRESETS["hrm-132k"]
 
 def options_of(challenges, tmp_path, name="out", workers=1, sharing="sharded", **changes):
     """Return the options of a small run on the `challenges` fixture."""
-    crew = Crew(workers, sharing, changes.pop("hang_after", 300.0))
-    return SolveOptions(challenges[0], tmp_path / name, visits=changes.pop("visits", 20), crew=crew, **changes)
+    overrides = {"visits": changes.pop("visits", 20)}
+    return SolveOptions(
+        challenges[0], tmp_path / name, overrides=overrides, workers=workers, sharing=sharing, **changes
+    )
 
 
 def inline(engine, clock=time.monotonic):

@@ -21,6 +21,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     ours = {str(p.relative_to(REPOSITORY)) for p in (REPOSITORY / "hrm_offline").rglob("*.py")}
     assert ours <= set(names)
+    data = {"hrm_offline/py.typed", "hrm_offline/artifacts/hrm-132k/model.safetensors"}
+    assert data <= set(names)
     assert all(name.startswith(("hrm_offline/", "hrm_offline-")) for name in names)
 
 

@@ -35,7 +35,6 @@ from hrm_offline.data.tasks import load_tasks
 from hrm_offline.predict.plan import BASE_ROUNDS, PredictionPlan, tokens_of
 from hrm_offline.solve import ledger, schedule
 from hrm_offline.solve.job import SolveOptions, solve
-from hrm_offline.solve.supervisor import Crew
 from hrm_offline.solve.worker import end_with_parent
 from tools.stress.simulation import MODEL, SimulatedPool, Weather, recipe_of
 from tools.support.command_line import parser_of
@@ -98,9 +97,10 @@ def simulate(seed: int, sharing: str = "sharded", folder: Path | None = None) ->
         challenges, out = Path(scratch) / "challenges.json", Path(scratch) / "out"
         challenges.write_text(json.dumps(tasks))
         budget = Budget(weather.budget, 0.0, pool.clock)
-        crew = Crew(weather.workers, sharing, hang_after=max(5.0, 3 * weather.start, 30 * weather.step))
+        hang_after = max(5.0, 3 * weather.start, 30 * weather.step)
+        options = SolveOptions(challenges, out, workers=weather.workers, sharing=sharing, hang_after=hang_after)
         with _slow_writing(pool):
-            report = solve(SolveOptions(challenges, out, crew=crew), budget, lambda _: None, pool=pool)
+            report = solve(options, budget, lambda _: None, pool=pool)
         late = budget.elapsed() - max(weather.budget, _UNAVOIDABLE_SECONDS)
         used = _used(weather, pool, challenges, report) if weather.well_behaved else None
         valid = _is_valid(out / "submission.json", {task_id: len(task["test"]) for task_id, task in tasks.items()})
@@ -179,7 +179,7 @@ def _prediction_seconds(weather: Weather, plan: PredictionPlan, span: float) -> 
         seconds_per_token * sum(tokens_of(batch) for batches in rounds for batch in batches)
         for rounds in (plan.rounds[:BASE_ROUNDS], plan.rounds[BASE_ROUNDS:])
     )
-    return min(base + min(extra, schedule._EXTRA_SHARE * span), schedule._PREDICT_SHARE * span)
+    return min(base + min(extra, schedule.MAX_EXTRA_SHARE * span), schedule.MAX_PREDICT_SHARE * span)
 
 
 def _mean_factor(weather: Weather) -> float:

@@ -22,8 +22,9 @@ from hrm_offline.config import preset
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.data.tasks import load_tasks
 from hrm_offline.predict.plan import PredictionPlan, tokens_of
+from hrm_offline.solve.choice import Choice
 from hrm_offline.solve.engine import Engine
-from hrm_offline.solve.messages import Adapted, Hello, Lost, State
+from hrm_offline.solve.messages import Adapted, Hello, Lost, Network, State
 from hrm_offline.solve.worker import Worker
 from hrm_offline.train.adapt import Adaptation, Diverged
 from hrm_offline.train.distributed import World
@@ -190,11 +191,11 @@ class SimulatedEngine(Engine):
     """Keeps the real engine's rules about time, over work that only lets time pass."""
 
     def __init__(self, worker: SimulatedWorker, setup, clock):
-        self.worker, self.setup, self.clock = worker, setup, clock
+        self.worker, self.setup, self.options, self.clock = worker, setup, setup.options, clock
         weather = worker.pool.weather
         worker.spend(weather.start)
-        self.choice = SimpleNamespace(model=MODEL, recipe=recipe_of(weather))
-        self.tasks = load_tasks(setup.challenges).tasks
+        self.choice = Choice(Network(MODEL, recipe_of(weather), None), None, "simulated")
+        self.tasks = load_tasks(self.options.challenges).tasks
         self.adaptation = None
         self.seconds_per_token = self._probe()
 
@@ -203,9 +204,7 @@ class SimulatedEngine(Engine):
         return Hello(
             "simulated",
             0,
-            self.choice.model,
-            self.choice.recipe,
-            None,
+            self.choice.network,
             None,
             "simulated",
             self.seconds_per_token,

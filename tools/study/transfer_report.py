@@ -29,7 +29,8 @@ from hrm_offline.answers.score import Score, score_files
 from hrm_offline.answers.submission import fallback_submission
 from hrm_offline.common.errors import InputError
 from hrm_offline.common.files import make_folder, read_json, write_json
-from hrm_offline.config import PretrainConfig, from_dict
+from hrm_offline.common.settings import from_dict
+from hrm_offline.config import PretrainConfig
 from hrm_offline.data.leaks import find_leaks
 from hrm_offline.data.sets import load_set, select_tasks, smallest
 from hrm_offline.data.tasks import Task, TaskSet, digest_of, to_challenges, to_solutions

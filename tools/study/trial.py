@@ -19,7 +19,8 @@ from hrm_offline.answers.submission import ATTEMPTS, Submission, build_submissio
 from hrm_offline.answers.vote import Pool
 from hrm_offline.common.budget import Budget
 from hrm_offline.common.errors import InputError, shown_name
-from hrm_offline.config import AdaptConfig, ModelConfig, from_dict, preset
+from hrm_offline.common.settings import from_dict
+from hrm_offline.config import AdaptConfig, ModelConfig, preset
 from hrm_offline.data.leaks import find_leaks
 from hrm_offline.data.puzzles import SHARED_ROWS, Batch, PuzzleSet
 from hrm_offline.data.sets import load_set, rehearsal_tasks, size_of, smallest

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from hrm_offline.config import AdaptConfig, ModelConfig, Preset, from_dict, preset
+from hrm_offline.common.settings import from_dict
+from hrm_offline.config import AdaptConfig, ModelConfig, Preset, preset
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.data.tasks import load_tasks
 from tools.support.flop import L4_TFLOPS, matrix_product_tflops, outer_step_flop, project, visit_flop

