@@ -1,12 +1,13 @@
-"""The bundle to enter a competition with: a notebook and a dataset, ready for Kaggle's command line.
+"""Build the bundle to enter a competition with: a notebook and a dataset, ready for Kaggle's command line.
 
     python tools/build_kernel.py --user NAME --competition SLUG [--artifact DIR]
     kaggle datasets create -p bundle/dataset
     kaggle kernels push -p bundle/notebook
 
-`notebook/` holds the notebook and its kernel-metadata.json, filled in; `dataset/` the wheels, the artifact and its
-dataset-metadata.json. Both are checked against Kaggle's limits. With `--single-file` the notebook carries our wheel in
-a cell of its own, for those who upload by hand, and there is a dataset only for an artifact.
+The folder bundle/notebook holds the notebook and its kernel-metadata.json with the names filled in. The folder
+bundle/dataset holds the wheels, the artifact and a dataset-metadata.json. Both metadata files are checked against
+Kaggle's limits. With --single-file, a cell of the notebook carries our wheel, for an upload by hand; a dataset is then
+written only if an artifact is given.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ from hrm_offline.common.files import make_folder, read_json, write_json
 from hrm_offline.solve.kaggle import ARTIFACT_FILES
 from tools.build_wheel import build_wheel
 from tools.support import environment
+from tools.support.command_line import absolute_path, parser_of, run_tool
 from tools.support.kaggle_metadata import DATASET_FILE, KERNEL_FILE, check_dataset, check_kernel, check_slug
 from tools.vendor_wheels import DATASET_SLUG, LOCK, REQUIREMENTS_FILE, clear_earlier, requirements, sha256, vendor
 
 KERNEL = environment.REPOSITORY / "kernel"
-_USER, _COMPETITION = "YOUR_USERNAME", "COMPETITION_SLUG"  # what kernel/kernel-metadata.json has for them
+_USER, _COMPETITION = "YOUR_USERNAME", "COMPETITION_SLUG"  # the placeholders in kernel/kernel-metadata.json
 
 _WHEEL_CELL = """\
 # The wheel of hrm_offline itself, put here by tools/build_kernel.py --single-file: no dataset is needed for it.
@@ -50,7 +52,7 @@ folder.mkdir(parents=True, exist_ok=True)
 
 @dataclass(frozen=True)
 class Bundle:
-    """A folder that `build` wrote. `dataset` is None where the notebook needs none."""
+    """A folder that `build` wrote. `dataset` is None if the notebook needs no dataset."""
 
     notebook: Path
     metadata: dict
@@ -58,7 +60,7 @@ class Bundle:
 
     @property
     def mounts(self) -> tuple[str, str | None]:
-        """The names of the folders that Kaggle mounts: the competition's and, if there is one, the dataset's."""
+        """The names of the folders that Kaggle mounts: the competition's, and the dataset's or None."""
         name = read_json(self.dataset / DATASET_FILE)["id"].partition("/")[2] if self.dataset else None
         return self.metadata["competition_sources"][0], name
 
@@ -66,13 +68,8 @@ class Bundle:
 def main() -> int:
     options = _parse_arguments()
     environment.ensure(only=("setuptools", "wheel"))
-    try:
-        build(options.out, options.user, options.competition, options.artifact, options.single_file)
-        bundle = read_bundle(options.out)
-    except InputError as error:
-        print(f"build_kernel: error: {error}", file=sys.stderr)
-        return 2
-    _print_next_steps(bundle)
+    build(options.out, options.user, options.competition, options.artifact, options.single_file)
+    _print_next_steps(read_bundle(options.out))
     return 0
 
 
@@ -84,8 +81,12 @@ def build(
     single_file: bool = False,
     lock: Path | None = LOCK,
 ) -> None:
-    """Write the bundle into `out`, in place of an earlier one. Raises `InputError` naming what was given wrong, the
-    artifact's file that is missing, or the limit of Kaggle's that the metadata breaks."""
+    """Write the bundle into `out`, in place of an earlier one.
+
+    `artifact` is the folder of a pretrained network. `lock` lists the wheels to download; None leaves them out.
+    Raises `InputError` for a name that is not a slug, a missing file of the artifact, wheels that cannot be had, or
+    metadata that breaks a limit of Kaggle's.
+    """
     check_slug(user, "user name")
     check_slug(competition, "competition")
     extra = [] if artifact is None else [artifact / name for name in ARTIFACT_FILES]
@@ -97,7 +98,7 @@ def build(
     notebook = read_json(KERNEL / metadata["code_file"])
     if single_file:
         first_code = [cell["cell_type"] for cell in notebook["cells"]].index("code")
-        notebook["cells"].insert(first_code + 1, _wheel_cell())  # the first one writes the fallback
+        notebook["cells"].insert(first_code + 1, _wheel_cell())  # behind the cell that writes the fallback
     if needs_dataset:
         vendor(out / "dataset", user, extra, None if single_file else lock)
     elif (out / "dataset").is_dir():
@@ -109,8 +110,10 @@ def build(
 
 
 def read_bundle(folder: Path) -> Bundle:
-    """A folder that `build` wrote, perhaps edited since. Raises `InputError` naming the file that is missing or
-    breaks a limit of Kaggle's."""
+    """Read a folder that `build` wrote and that may have been edited since.
+
+    Raises `InputError` for a file that is missing or breaks a limit of Kaggle's.
+    """
     path = folder / "notebook" / KERNEL_FILE
     metadata = read_json(path)
     check_kernel(metadata, path)
@@ -130,7 +133,7 @@ def read_bundle(folder: Path) -> Bundle:
 
 
 def _fill_in(user: str, competition: str, needs_dataset: bool) -> dict:
-    """kernel/kernel-metadata.json with the names put in, checked."""
+    """Return kernel/kernel-metadata.json with the names filled in, checked."""
     template = KERNEL / KERNEL_FILE
     text = json.dumps(read_json(template)).replace(_USER, user).replace(_COMPETITION, competition)
     metadata = json.loads(text)
@@ -142,7 +145,7 @@ def _fill_in(user: str, competition: str, needs_dataset: bool) -> dict:
 
 
 def _wheel_cell() -> dict:
-    """A notebook cell that writes our wheel, which it holds, into the temp folder."""
+    """Return a notebook cell that holds our wheel as text and writes it into the temp folder."""
     with tempfile.TemporaryDirectory() as scratch:
         wheel = build_wheel(Path(scratch))
         source = _WHEEL_CELL.format(
@@ -163,39 +166,48 @@ def _wheel_cell() -> dict:
 
 
 def _print_next_steps(bundle: Bundle) -> None:
+    inputs = bundle.metadata["competition_sources"] + bundle.metadata["dataset_sources"]
     print(f"notebook: {bundle.notebook} ({bundle.notebook.stat().st_size / 1000:.0f} kB)")
     if bundle.dataset:
         names = sorted(path.name for path in bundle.dataset.iterdir())
         print(f"dataset: {bundle.dataset}: {', '.join(names)}")
-        print(f"upload it first: kaggle datasets create -p {bundle.dataset}")
-        print(f"(later on:       kaggle datasets version -p {bundle.dataset} -m 'what changed')")
-    print(f"then run it:     kaggle kernels push -p {bundle.notebook.parent}")
+    print(f"\nRehearse it:         python tools/local_dryrun.py --bundle {bundle.notebook.parent.parent}")
+    if bundle.dataset:
+        print(f"Upload the dataset:  kaggle datasets create -p {bundle.dataset}")
+        print(f"Upload it again:     kaggle datasets version -p {bundle.dataset} -m 'what changed'")
+    print(f"Run the notebook:    kaggle kernels push -p {bundle.notebook.parent}")
     print(
-        f"by hand: import the notebook, internet off, accelerator {bundle.metadata['machine_shape']}, add as inputs "
-        f"{', '.join(bundle.metadata['competition_sources'] + bundle.metadata['dataset_sources'])}"
+        f"Or by hand: import the notebook on Kaggle, switch the internet off, choose the accelerator "
+        f"{bundle.metadata['machine_shape']}, and add the inputs {', '.join(inputs)}"
     )
 
 
 def _parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--user", required=True, metavar="NAME", help="your Kaggle user name, as in its web address")
-    parser.add_argument("--competition", required=True, metavar="SLUG", help="the competition's, as in its web address")
+    parser = parser_of(__doc__)
+    parser.add_argument(
+        "--user", required=True, metavar="NAME", help="your Kaggle user name, as in your profile's web address"
+    )
+    parser.add_argument(
+        "--competition", required=True, metavar="SLUG", help="the competition's name, as in its web address"
+    )
     parser.add_argument(
         "--artifact",
-        type=Path,
+        type=absolute_path,
         metavar="DIR",
-        help="pretrained artifact (default: none, then the package's own serves where it fits)",
+        help="pretrained network to put into the dataset (default: none; solve then uses the package's own if it fits)",
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=absolute_path,
         default=environment.REPOSITORY / "bundle",
         metavar="DIR",
-        help="where to write (default: bundle/)",
+        help="folder for the bundle (default: bundle/ in the repository)",
     )
-    parser.add_argument("--single-file", action="store_true", help="our wheel inside the notebook instead of a dataset")
+    parser.add_argument(
+        "--single-file", action="store_true", help="put our wheel into the notebook instead of a dataset"
+    )
     return parser.parse_args()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_tool(main))

@@ -1,12 +1,18 @@
-"""The rehearsal: run the real Kaggle notebook on real tasks, offline, and score it.
+"""Rehearse a Kaggle run on this machine: the real notebook on real tasks, without a network, and scored.
 
-    python tools/local_dryrun.py
+    python tools/local_dryrun.py                       # 30 small ARC-AGI-1 tasks
+    python tools/local_dryrun.py --bundle bundle       # the files that tools/build_kernel.py wrote
+    python tools/local_dryrun.py --kill-at 20          # kill solve after 20 s, then run the notebook again
 
-Needs only Python: makes its own environment if packages are missing. Builds the bundle that tools/build_kernel.py
-would upload (or takes a ready one, `--bundle`), lays out a tree like Kaggle's (read-only input with a challenges file
-without labels, empty working folder), executes the bundle's notebook with the network cut off, then validates the
-submission and scores it against the held-back labels, beside the null baseline that learns nothing. With `--kill-at`
-solve is killed on its way and the notebook executed again, as a user would. Exit code 1 if anything fails.
+Needs only Python and no GPU: missing packages are installed into .venv. The rehearsal has these steps:
+
+1. Build the bundle (notebook and dataset) that would be uploaded to Kaggle, or take a ready one (--bundle).
+2. Lay out folders like Kaggle's: a read-only input with the tasks but without labels, and an empty working folder.
+3. Execute the notebook with the network cut off.
+4. Score the submission against the labels, beside a null baseline that learns nothing, and check the run.
+
+The results lie in dryrun/. The exit code is 1 if a check failed. The same seed gives the same answers, because the
+work is set in steps and not in seconds.
 """
 
 from __future__ import annotations
@@ -16,6 +22,7 @@ import script_setup
 import argparse
 import json
 import os
+import shlex
 import shutil
 import stat
 import subprocess
@@ -26,30 +33,25 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tools.support import environment
+from tools.support.command_line import absolute_path, flags, parser_of, run_tool
 
-# A name for the bundle that the rehearsal builds itself.
+# The names in the bundle that the rehearsal builds.
 _USER, _COMPETITION = "rehearsal", "arc-prize"
-# What a cell, and then the whole notebook, may take longer than solve's budget before it is stopped.
+# Seconds beyond solve's budget after which a cell, and the whole notebook, is stopped.
 _CELL_GRACE, _NOTEBOOK_GRACE = 120, 180
 
 
 def main() -> int:
     options = _parse_arguments()
     environment.ensure()
-    from hrm_offline.common.errors import InputError
-
-    try:
-        return rehearse(options)
-    except InputError as error:
-        print(f"local_dryrun: error: {error}", file=sys.stderr)
-        return 2
+    return rehearse(options)
 
 
 def rehearse(options: argparse.Namespace) -> int:
-    """Lay out, execute once or twice, judge; returns the exit code."""
+    """Lay out the folders, execute the notebook once or twice, and print the report. Returns the exit code."""
     from hrm_offline.common.budget import parse_duration
     from tools.support.offline import OfflineRunner
-    from tools.support.rehearsal_report import Rehearsal, build_twice, judge
+    from tools.support.rehearsal_report import Rehearsal, build_twice, heading, judge
 
     started = time.monotonic()
     seconds = parse_duration(options.budget)
@@ -57,31 +59,38 @@ def rehearse(options: argparse.Namespace) -> int:
     bundle, builds = _bundle(options), build_twice()
     mounted = _lay_out(options.out, tasks, bundle)
     offline = OfflineRunner(options.out / "offline", sys.executable)
-    print(f"{bundle.notebook}; {len(tasks)} tasks of {options.data}; network cut off: {offline.means}", flush=True)
+    print(f"Rehearsing on {len(tasks)} tasks of {options.data}, with a budget of {seconds:.0f} s.")
+    print(f"The network is cut off by {offline.means}.")
 
     rehearsal = Rehearsal(
         tasks, options.out, seconds, options.workers or 1, mounted, options.bundle is None, builds, offline.means
     )
+    heading(f"Output of the notebook {bundle.notebook}")
     rehearsal.runs.append(_execute(bundle, options, offline, seconds, "executed.ipynb", options.kill_at))
     if options.kill_at is not None:
         rehearsal.left_by_kill = rehearsal.problem_of_submission()
-        print("executing the notebook again on the same working folder", flush=True)
+        heading("The same notebook again, after the kill, on the same working folder")
         rehearsal.runs.append(_execute(bundle, options, offline, seconds, "executed_again.ipynb"))
     rehearsal.attempts = offline.attempts()
     code = judge(rehearsal)
-    print(f"{'FAIL' if code else 'PASS'}; {time.monotonic() - started:.0f} s in all")
+    result = "FAILED: see the checks above" if code else "PASSED: every check"
+    print(f"{result}. The rehearsal took {time.monotonic() - started:.0f} s.")
     return code
 
 
 def choose_tasks(data: str, count: int | None):
-    """The rehearsal's tasks: those of `rehearsal_tasks` for `arc1`, of other sets the `count` smallest."""
+    """Return the tasks to rehearse on: for "arc1" those of `rehearsal_tasks`, for another set its `count` smallest."""
     from hrm_offline.data.sets import load_set, rehearsal_tasks, smallest
 
     return list(rehearsal_tasks(count)) if data == "arc1" else smallest(load_set(data).require_good(), count)
 
 
 def _bundle(options: argparse.Namespace):
-    """The bundle to rehearse: the one given, or one built now, without the vendored wheels where they cannot be had."""
+    """Return the bundle that was given, or build one.
+
+    If the vendored wheels cannot be downloaded, the bundle is built without them: the notebook then uses the packages
+    that are installed here.
+    """
     from tools.build_kernel import build, read_bundle
     from tools.vendor_wheels import DownloadError
 
@@ -92,13 +101,16 @@ def _bundle(options: argparse.Namespace):
     try:
         build(folder, _USER, _COMPETITION, artifact)
     except DownloadError as error:
-        print(f"going on without the vendored wheels, the installed packages serve: {error}", flush=True)
+        print(f"Going on without the vendored wheels, because the installed packages serve: {error}", flush=True)
         build(folder, _USER, _COMPETITION, artifact, lock=None)
     return read_bundle(folder)
 
 
 def _lay_out(out: Path, tasks, bundle) -> Path | None:
-    """A tree like Kaggle's: input (read-only), working and temp (empty). Returns where the dataset is mounted."""
+    """Make folders like Kaggle's in `out`: input (read-only), working and temp (both empty).
+
+    Returns the folder where the dataset is mounted, or None if the bundle has no dataset.
+    """
     from hrm_offline.data.tasks import to_challenges
     from tools.support.kaggle_metadata import DATASET_FILE
 
@@ -114,19 +126,22 @@ def _lay_out(out: Path, tasks, bundle) -> Path | None:
     mounted = None
     if bundle.dataset is not None:
         mounted = root / "input" / dataset_name
-        shutil.copytree(bundle.dataset, mounted, ignore=shutil.ignore_patterns(DATASET_FILE))  # is never uploaded
+        # Kaggle's client reads the metadata but does not upload that file.
+        shutil.copytree(bundle.dataset, mounted, ignore=shutil.ignore_patterns(DATASET_FILE))
     _set_writable(root / "input", False)
     return mounted
 
 
 def _set_writable(root: Path, writable: bool) -> None:
+    """Allow or forbid writing to a folder and to everything in it."""
     for path in [root, *root.rglob("*")]:
         mode = path.stat().st_mode
         path.chmod(mode | stat.S_IWUSR if writable else mode & ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH))
 
 
 def _execute(bundle, options: argparse.Namespace, offline, budget: float, name: str, kill_at: float | None = None):
-    """Execute the notebook once; with `kill_at`, solve is killed that many seconds after it started."""
+    """Execute the notebook once and save the result as `name`. If `kill_at` is given, solve is killed that many
+    seconds after its start."""
     from tools.support.kill_solve import kill_solve
     from tools.support.rehearsal_report import Run
 
@@ -143,65 +158,83 @@ def _execute(bundle, options: argparse.Namespace, offline, budget: float, name: 
         try:
             code = offline.run(command, _notebook_environment(options), timeout=budget + _NOTEBOOK_GRACE)
         except subprocess.TimeoutExpired:
-            pass
+            pass  # `code` stays None, which the report tells
         finally:
             over.set()
     return Run(code, time.monotonic() - started, killing.result() if killing else None)
 
 
 def _notebook_environment(options: argparse.Namespace) -> dict[str, str]:
-    arguments = ["--seed", str(options.seed)]
-    artifact = "none" if options.artifact == "none" else None  # else the notebook finds what there is
-    for flag, value in (
-        ("--visits", options.visits),
-        ("--preset", options.preset),
-        ("--workers", options.workers),
-        ("--artifact", artifact),
-    ):
-        if value is not None:
-            arguments += [flag, str(value)]
+    """Return the environment variables of the notebook: this process' own, and those that the notebook reads."""
+    arguments = flags(
+        seed=options.seed,
+        visits=options.visits,
+        preset=options.preset,
+        workers=options.workers,
+        artifact="none" if options.artifact == "none" else None,  # else the notebook finds what there is
+    )
     return os.environ | {
         "HRM_OFFLINE_ROOT": str(options.out / "kaggle"),
         "HRM_OFFLINE_BUDGET": options.budget,
-        "HRM_OFFLINE_SOLVE_ARGS": " ".join(arguments),
+        "HRM_OFFLINE_SOLVE_ARGS": shlex.join(arguments),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
 
 
 def _parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", default="arc1", metavar="arc1|arc2|FILE", help="tasks to rehearse on")
-    parser.add_argument("--tasks", type=int, metavar="N", help="how many of them (default: 30 of arc1, else all)")
-    parser.add_argument("--budget", default="10m", help="a backstop; the work itself is set in steps (%(default)s)")
+    parser = parser_of(__doc__)
+    parser.add_argument(
+        "--data",
+        default="arc1",
+        metavar="arc1|SET|FILE",
+        help="tasks to rehearse on: arc1 for the rehearsal's own, or a set's name or a file (default: %(default)s)",
+    )
+    parser.add_argument("--tasks", type=int, metavar="N", help="number of tasks (default: 30 of arc1, else all)")
+    parser.add_argument(
+        "--budget",
+        default="10m",
+        metavar="TIME",
+        help="solve's budget, such as 90s or 10m; only a limit, as the work is set in steps (default: %(default)s)",
+    )
     parser.add_argument(
         "--artifact",
         default="bundled",
         metavar="DIR|bundled|none",
-        help="pretrained network: a folder, the package's own (default), none for random weights",
+        help="pretrained network: a folder, the package's own (bundled, the default), or none for random weights",
     )
-    parser.add_argument("--bundle", type=Path, metavar="DIR", help="rehearse what tools/build_kernel.py wrote there")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes that solve shares the tasks among")
+    parser.add_argument(
+        "--bundle",
+        type=Path,
+        metavar="DIR",
+        help="rehearse the bundle that tools/build_kernel.py wrote into this folder (default: build one)",
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help="worker processes of solve (default: 1 on a CPU)")
     parser.add_argument(
         "--kill-at",
         type=float,
         metavar="SECONDS",
-        help="kill solve that long after its start, then execute the notebook again",
+        help="kill solve this long after its start, then execute the notebook again (default: no kill)",
     )
-    parser.add_argument("--preset", help="network and recipe (default: what suits the device)")
-    parser.add_argument("--visits", type=int, metavar="N", help="times each demonstration pair is offered")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--preset", help="network and recipe (default: solve chooses by the device)")
+    parser.add_argument(
+        "--visits",
+        type=int,
+        metavar="N",
+        help="how often adaptation offers each demonstration (default: as the recipe says)",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed of solve (default: %(default)s)")
     parser.add_argument(
         "--out",
-        type=lambda text: Path(text).resolve(),
+        type=absolute_path,
         default=environment.REPOSITORY / "dryrun",
         metavar="DIR",
-        help="where the tree and the results go (default: dryrun/)",
+        help="folder for Kaggle's folders and the results (default: dryrun/ in the repository)",
     )
     options = parser.parse_args()
     if options.bundle is not None and options.artifact not in ("bundled", "none"):
-        parser.error("--bundle has its own artifact or none, so --artifact cannot be a folder with it")
+        parser.error("--artifact cannot be a folder beside --bundle, because the bundle has its own artifact or none")
     return options
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_tool(main))

@@ -1,4 +1,10 @@
-"""The test command: `python tools/run_tests.py [pytest arguments]`. Lints, then runs every test, on every core."""
+"""Check the style of the code, then run all tests on every core. This is the test command of the project.
+
+    python tools/run_tests.py                      # everything
+    python tools/run_tests.py tests/ops -k norm    # all arguments go to pytest
+
+Runs `ruff check`, `ruff format --check` and pytest, all three even if one fails. The exit code is not 0 if any failed.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +15,20 @@ import sys
 
 from tools.support import environment
 
+_CHECKS = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["pytest", "-n", "auto"])
 
-def main() -> int:
+
+def main(arguments: list[str]) -> int:
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return 0
     environment.ensure()
-    lint = subprocess.run([sys.executable, "-m", "ruff", "check", "."], cwd=environment.REPOSITORY)
-    tests = subprocess.run([sys.executable, "-m", "pytest", "-n", "auto", *sys.argv[1:]], cwd=environment.REPOSITORY)
-    return lint.returncode or tests.returncode
+    codes = []
+    for module, *words in _CHECKS:
+        command = [sys.executable, "-m", module, *words, *(arguments if module == "pytest" else ())]
+        codes.append(subprocess.run(command, cwd=environment.REPOSITORY).returncode)
+    return next((code for code in codes if code), 0)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -1,6 +1,8 @@
-"""Write docs/configuration.md from the settings' fields: `python tools/write_configuration.py`.
+"""Write docs/configuration.md from the fields of the settings.
 
-A test compares the page with what the fields say, so run this after every change of a setting.
+    python tools/write_configuration.py
+
+A test compares the page with the fields, so run this tool after every change of a setting.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import script_setup
 
 import dataclasses
 import inspect
+import sys
 import typing
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from hrm_offline.common.settings import choices_of, help_of, kinds_of, limits_of
 from hrm_offline.config import PRESETS, AdaptConfig, ModelConfig, PretrainConfig, PretrainOptions, Recipe
 from hrm_offline.solve.options import SolveOptions
 from tools.support import environment
+from tools.support.command_line import parser_of
 
 PAGE = environment.REPOSITORY / "docs" / "configuration.md"
 
@@ -116,6 +120,12 @@ def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
 
 
-if __name__ == "__main__":
+def main() -> int:
+    parser_of(__doc__).parse_args()
     write_bytes(PAGE, page().encode())
     print(PAGE)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -5,8 +5,11 @@ import subprocess
 import sys
 
 
-def run_python(*arguments, **environment):
-    """Run Python with arguments and changes to the environment. Return the finished process with its output."""
+def run_python(*arguments, cwd=None, **environment):
+    """Run Python with arguments and changes to the environment, in the folder `cwd`.
+
+    Return the finished process with its output.
+    """
     return subprocess.run(
-        [sys.executable, *map(str, arguments)], capture_output=True, text=True, env=os.environ | environment
+        [sys.executable, *map(str, arguments)], capture_output=True, text=True, env=os.environ | environment, cwd=cwd
     )

@@ -6,6 +6,8 @@ import sys
 from kernels import needs_triton
 from places import REPOSITORY
 
+from hrm_offline.ops import dispatch
+
 
 def kernel_report(*arguments, before="pass"):
     """Run the tool in a process of its own, where kernels are compiled and not interpreted."""
@@ -30,6 +32,13 @@ def test_every_kernel_that_would_be_chosen_compiles_for_every_chip_without_a_spi
         matrix = [line for line in chip.splitlines() if line.startswith(("attention_", "linear_"))]
         assert len(matrix) >= 18
         assert all(unit in line for line in matrix if not line.startswith("attention_grad_kv"))
+
+
+@needs_triton
+def test_every_operation_is_reported():
+    known = kernel_report("--ops", "none")
+    assert known.returncode == 2
+    assert known.stderr.strip().endswith("operations " + ", ".join(dispatch.RULES))
 
 
 @needs_triton

@@ -70,7 +70,7 @@ def test_the_notebook_runs_on_a_kaggle_like_tree(tmp_path):
     assert result.returncode == 0, result.stdout + result.stderr
     assert checks_of(result) == dict.fromkeys(ALL_CHECKS, "PASS")
     assert "network connections: 0" in result.stdout
-    assert "going on without the vendored wheels" in result.stdout
+    assert "Going on without the vendored wheels" in result.stdout
     assert "projected, not measured: 240 tasks" in result.stdout
     assert len(json.loads((tree / "working" / "submission.json").read_text())["abc"]) == 1
     mounted = tree / "input" / "hrm-offline-bundle"

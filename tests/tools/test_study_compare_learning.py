@@ -4,6 +4,7 @@ import json
 import sys
 
 from tools.study import compare_learning
+from tools.support.command_line import run_tool
 
 
 def test_arms_are_compared_and_finished_runs_are_not_repeated(tmp_path, monkeypatch, capsys):
@@ -14,7 +15,7 @@ def test_arms_are_compared_and_finished_runs_are_not_repeated(tmp_path, monkeypa
             "argv",
             ["compare_learning", *words, "--visits", "1", "--seeds", "0", "--out", str(tmp_path / "runs.jsonl")],
         )
-        return compare_learning.main()
+        return run_tool(compare_learning.main)
 
     assert compare(["tight"], ["factored", "conditioning=factored"]) == 0
     lines = (tmp_path / "runs.jsonl").read_text()

@@ -1,84 +1,11 @@
-"""Test the statistics of studies on samples whose answer is known, and the report."""
+"""Test the report of the studies."""
 
-import numpy as np
-import pytest
 from small_studies import SCALE
 
-from tools.study.report import Result, compare, verdict, write_reports
+from tools.study.report import write_reports
 from tools.study.studies import Arm, Finding, Study
 from tools.study.study import do, missing_jobs
 from tools.study.trial import tasks_of
-
-
-def result(name, outcomes):
-    """Return a result with the given points by seed and task. The share of right cells is half of the points."""
-    return Result(
-        name,
-        {
-            seed: {"outcomes": {str(task): (value, value / 2) for task, value in enumerate(values)}}
-            for seed, values in enumerate(outcomes)
-        },
-    )
-
-
-def test_a_difference_is_paired_over_tasks_and_averaged_over_seeds():
-    easy_and_hard = np.tile([1.0, 0.0], 20)
-    one_more = easy_and_hard.copy()
-    one_more[1] = 1.0
-    found = compare(result("arm", [one_more, easy_and_hard]), result("base", [easy_and_hard] * 2))
-    assert found.points[0] == pytest.approx(100 * 0.5 / 40)
-    assert found.cells[0] == pytest.approx(found.points[0] / 2)
-    # The tasks' own spread, 50 points, cancels; the one that differs by half is in about 63% of the resamplings.
-    assert 0 == found.points[1] < found.points[2] < 5
-    assert (found.seeds, found.parted) == (2, 1)
-
-
-def test_only_seeds_that_both_arms_have_are_compared():
-    arm, base = result("arm", [[0.0], [1.0], [1.0]]), result("base", [[0.0]])
-    assert compare(arm, base).points == (0.0, 0.0, 0.0)
-    assert compare(arm, Result("base", {})) is None
-
-
-@pytest.mark.parametrize(
-    ("gain", "margin", "size", "expected"),
-    [
-        (0.3, None, None, "agree"),
-        (-0.3, None, None, "disagree"),
-        (0.0, None, None, "cannot tell"),
-        (0.0, 20, None, "agree"),
-        (0.3, 20, None, "disagree"),
-        (-0.3, 20, None, "disagree"),
-        (0.0, 4, None, "cannot tell"),
-        (0.3, None, 30, "agree"),
-        (0.3, None, 50, "agree, but less than published"),
-        (-0.3, None, 50, "disagree"),
-        (0.0, None, 30, "cannot tell, but less than published"),
-        (0.0, None, 4, "cannot tell"),
-    ],
-)
-def test_a_verdict_needs_the_whole_interval(gain, margin, size, expected):
-    rng = np.random.default_rng(0)
-    base = np.full((3, 60), 0.5)
-    noise = np.concatenate([np.full(30, 0.25), np.full(30, -0.25)])  # its mean's standard error: 0.032
-    arm = base + gain + rng.permutation(noise)
-    finding = Finding("", "arm", "base", margin, size)
-    assert verdict(finding, compare(result("arm", arm), result("base", base))) == expected
-
-
-def test_no_evidence_is_no_agreement():
-    same, finding = [[0.0] * 30] * 3, Finding("", "arm", "base", 5)
-    assert verdict(finding, compare(result("arm", same), result("base", same))) == "cannot tell"
-    for parted, expected in ((5, "cannot tell"), (6, "agree")):  # all in one direction
-        some = [[1.0] * parted + [0.0] * 24] * 3
-        found = compare(result("arm", some), result("base", np.zeros_like(some)))
-        assert verdict(Finding("", "arm", "base"), found) == expected
-    better = [[1.0] * 30] * 2
-    found = compare(result("arm", better), result("base", same))
-    assert found.points == (100.0, 100.0, 100.0)
-    assert verdict(Finding("", "arm", "base"), found) == "cannot tell"  # of two seeds
-    assert verdict(finding, None) == "not run"
-    open_question = Finding("", "arm", "base", published=False)
-    assert verdict(open_question, found) == "open question"
 
 
 def test_a_report_says_what_is_missing(tmp_path):
@@ -94,9 +21,9 @@ def test_a_report_says_what_is_missing(tmp_path):
     found = {job.trial.seed: {("depths", "shallow"): do(job)[0]} for job in jobs if not job.trial.changes}
     write_reports([study], found, tasks, SCALE, tmp_path)
     overview, report = (tmp_path / "README.md").read_text(), (tmp_path / "depths.md").read_text()
-    assert "| deep less shallow |  |  | not run |" in overview
-    assert "shallow less the null baseline" in overview
+    assert "| deep minus shallow |  |  | not run |" in overview
+    assert "shallow minus the null baseline" in overview
     assert "the command" in overview
     assert "| deep | not run |" in report
-    assert "What cannot be concluded" in report
+    assert "Limits: the median interval" in report
     assert (tmp_path / "depths.png").stat().st_size > 1000

@@ -21,13 +21,24 @@ def requirements(tmp_path, monkeypatch):
 
 
 def test_a_package_of_any_version_will_do(requirements):
-    assert environment._missing() == ["no-such-package"]
+    assert environment._missing_packages() == ["no-such-package"]
 
 
 def test_nothing_is_installed_for_a_tool_that_needs_only_what_is_there(requirements):
     environment.ensure(only=("pytest",))
     requirements.write_text("pytest==0.0.1\n")
     environment.ensure()
+
+
+def test_help_installs_nothing_and_shows_the_docstring(requirements, tmp_path, monkeypatch, capsys):
+    (tmp_path / "tool.py").write_text('"""Do something."""\n\nraise AssertionError("was run")\n')
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "tool.py"), "--help"])
+    with pytest.raises(SystemExit) as end:
+        environment.ensure()
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("Do something.\n")
+    assert "no-such-package" in shown
 
 
 def test_the_commit_of_something_that_is_no_checkout_is_unknown(tmp_path, monkeypatch):

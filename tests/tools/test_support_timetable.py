@@ -23,7 +23,7 @@ def test_prediction_costs_by_outer_step_and_view(make_task):
 def test_there_is_no_timetable_without_a_measurement_that_can_be_compared():
     report = {"device": "cuda in bfloat16", "adapted": {"examples": 9}, "seconds": {"predict": 1.0}}
     [line] = timetable((), report, workers=1)
-    assert "no timetable" in line
+    assert "No projection" in line
     assert "cuda" in line
     [line] = timetable((), report | {"device": "cpu", "adapted": {"examples": 0}}, workers=1)
     assert "nothing was adapted" in line

@@ -1,11 +1,18 @@
-"""How many useful example-steps a second adaptation takes, on real tasks, and how that grows.
+"""Measure how many examples per second adaptation learns on real tasks, and how its time grows.
 
-    python tools/bench/adapt.py --against PATH_TO_A_CHECKOUT_OF_SAPIENTINC_HRM
+    python tools/bench/adapt.py [--only ready steps linear workers]
+    python tools/bench/adapt.py --against PATH_TO_A_CHECKOUT_OF_sapientinc/HRM
 
-Four parts (`--only` picks): "ready" times and weighs making the data ready, "steps" the training step of each bucket of
-a set's real task mix, ours and the published one on 30x30 and on tight canvases, "linear" whole adaptations of 20, 80
-and 240 tasks, "workers" two processes against one. All ways of "steps" do the same learning: the published network and
-halting, at the preset's size; `ratio SET CANVAS` compares ours on that canvas with the published step on 30x30.
+There are four parts, of which --only chooses some:
+
+- ready: seconds, memory and disk until the first batch is ready
+- steps: the training step on every bucket of a set's real task mix, ours and the published one, on 30 x 30 and on
+  tight canvases. All learn alike: the published network and halting, at the preset's size. The lines
+  "ratio SET CANVAS" compare ours on that canvas with the published step on 30 x 30.
+- linear: whole adaptations of 20, 80 and 240 tasks
+- workers: two processes against one
+
+An example counts once per training step that it takes part in.
 """
 
 from __future__ import annotations
@@ -29,7 +36,6 @@ from pathlib import Path
 import torch
 
 from hrm_offline.common.budget import Budget
-from hrm_offline.common.errors import InputError
 from hrm_offline.config import PRESETS, AdaptConfig, ModelConfig
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.data.tasks import Task, load_tasks, to_challenges, to_solutions
@@ -42,18 +48,27 @@ from hrm_offline.train.learner import Learner
 from tools.bench.ops import measure_machine
 from tools.bench.published import build_dataset, training_step
 from tools.support import environment
+from tools.support.command_line import absolute_path, parser_of, run_tool
 from tools.support.flop import training_flop
 
 PARTS = ("ready", "steps", "linear", "workers")
-_CPU_TOKENS = 16 * 900  # a batch of 16 on the full canvas
-_WARM_UP = 2
-_PUBLISHED_TASKS = 24  # what its builder needs for more is minutes and gigabytes
-_LINEAR_VISITS = 4
+_CPU_TOKENS = 16 * 900  # tokens per step on a CPU: a batch of 16 on the full canvas
+_WARM_UP = 2  # steps before the timing
+_READY_TASKS, _READY_AUGMENTATIONS = 240, 1000
+_PUBLISHED_TASKS = 24  # with more tasks, the published builder needs minutes and gigabytes
+_LINEAR_TASKS, _LINEAR_VISITS = (20, 80, 240), 4
+_WORKER_TASKS = 100  # per process
+_WORKER_WARM_UP_SECONDS, _WORKER_SECONDS = 3, 20
+_NO_END = 10_000  # steps of a learning rate schedule that the measured steps do not come to the end of
 
 
 @dataclasses.dataclass(frozen=True)
 class Way:
-    """A way to take a training step: "ours", "ours, looking ahead" (with plain PyTorch) or "published", on a canvas."""
+    """A way to take a training step.
+
+    `name` is "ours", "look-ahead" (ours in plain PyTorch, with the published halting target) or "published"; `canvas`
+    is "full" or "tight".
+    """
 
     name: str
     canvas: str
@@ -61,7 +76,7 @@ class Way:
 
 @dataclasses.dataclass
 class Work:
-    """One bucket of a set in one way: its steps are timed one by one."""
+    """One bucket of a set, learned in one way: cells per canvas, its demonstration pairs, and the seconds of steps."""
 
     cells: int
     pairs: int
@@ -71,7 +86,10 @@ class Work:
 
 
 def configs(preset: str, tokens: int) -> tuple[ModelConfig, AdaptConfig]:
-    """The preset's network with the published halting and conditioning, and its recipe with a batch of `tokens`."""
+    """Return the preset's network with the published halting and conditioning, and the published recipe for it.
+
+    `tokens` is the number of canvas tokens per step.
+    """
     model = PRESETS[preset].model
     model = dataclasses.replace(model, halting="q-learning", puzzle_columns=1, puzzle_emb_ndim=model.hidden_size)
     recipe = dataclasses.replace(
@@ -87,7 +105,11 @@ def configs(preset: str, tokens: int) -> tuple[ModelConfig, AdaptConfig]:
 
 
 class StepBench:
-    """Training steps on the real task mix of one set."""
+    """Times training steps on the real task mix of one set.
+
+    `tokens` is the number of canvas tokens per step. `against` is a checkout of the published code or None; `compiled`
+    says whether torch.compile compiles the published step. `peaks` holds the peak GiB of each way, NaN on a CPU.
+    """
 
     def __init__(self, source: str, preset: str, tokens: int, runtime: Runtime, against: Path | None, compiled: bool):
         self.tasks = load_tasks(source).require_good()
@@ -100,7 +122,7 @@ class StepBench:
         return [Way(name, canvas) for name in names for canvas in ("full", "tight")]
 
     def works(self, way: Way) -> list[Work]:
-        """Every bucket of the set, ready to step; one step of each was taken."""
+        """Return every bucket of the set, ready to be timed: each has taken its first steps."""
         before = self._allocated()
         recipe = dataclasses.replace(self.recipe, canvas=way.canvas)
         if way.name == "look-ahead":
@@ -119,9 +141,10 @@ class StepBench:
         return works
 
     def _ours(self, way: Way, recipe: AdaptConfig, puzzles: PuzzleSet):
+        """Return a function that makes the step of a bucket, all with one network of ours."""
         torch.manual_seed(0)
         model = RecursiveModel(self.model_config, puzzles.num_rows, self.runtime.dtype).to(self.runtime.device)
-        learner = Learner(model, recipe, total_steps=10_000, seed=0)
+        learner = Learner(model, recipe, total_steps=_NO_END, seed=0)
         mode = "reference" if way.name == "look-ahead" else "auto"
 
         def make(source: ExampleSource, maker: BatchMaker, index: int) -> Callable[[], object]:
@@ -134,6 +157,7 @@ class StepBench:
         return make
 
     def _published(self, source: ExampleSource, maker: BatchMaker, index: int) -> Callable[[], object]:
+        """Return the published step on one batch of a bucket."""
         sequences = maker.make(source.batch_of(index, 0))
         batch = {
             "inputs": sequences.inputs,
@@ -152,7 +176,7 @@ class StepBench:
         )
 
     def time(self, rounds: int) -> dict[Way, list[Work]]:
-        """Every step of every way `rounds` times, in turns, so that a busy moment hits all alike."""
+        """Time every step of every way `rounds` times. The ways take turns, so a busy moment slows all of them."""
         works = {way: self.works(way) for way in self.ways()}
         for _ in range(rounds):
             for work in (work for way in works.values() for work in way):
@@ -168,6 +192,7 @@ class StepBench:
             torch.cuda.synchronize()
 
     def _allocated(self) -> float:
+        """Return the GiB that are allocated on the GPU now, and begin to watch for the peak."""
         if self.runtime.device.type != "cuda":
             return 0.0
         torch.cuda.reset_peak_memory_stats()
@@ -178,38 +203,36 @@ class StepBench:
 
 
 def bench_steps(options: argparse.Namespace, runtime: Runtime) -> list[dict]:
-    """A row a set and way."""
-    size = 8192 if runtime.device.type == "cuda" else 1024
+    """Return a row per set and way, and print how ours compares with the published step."""
+    on_gpu = runtime.device.type == "cuda"
+    size = 8192 if on_gpu else 1024
     measure_machine(runtime.device, runtime.dtype, size)  # the first call starts threads and libraries
     machine = measure_machine(runtime.device, runtime.dtype, size)
     print(f"matrix product: {machine.gemm_tflops:.3f} TFLOP/s")
-    tokens = options.tokens or (
-        _CPU_TOKENS if runtime.device.type == "cpu" else PRESETS[options.preset].adapt.tokens_per_step
-    )
+    tokens = options.tokens or (PRESETS[options.preset].adapt.tokens_per_step if on_gpu else _CPU_TOKENS)
     rows = []
-    for source in options.sets:
-        bench = StepBench(source, options.preset, tokens, runtime, options.against, not options.no_compile)
-        timed = bench.time(options.rounds)
-        for way, works in timed.items():
-            rows.append(_step_row(source, way, works, bench, machine.gemm_tflops))
+    for name in options.sets:
+        bench = StepBench(name, options.preset, tokens, runtime, options.against, not options.no_compile)
+        for way, works in bench.time(options.rounds).items():
+            rows.append(_step_row(name, way, works, bench, machine.gemm_tflops))
             _print_step_row(rows[-1])
-    for row in rows:
-        base = [r for r in rows if r["set"] == row["set"] and r["way"] == "published" and r["canvas"] == "full"]
-        if base and row["way"] == "ours":
-            canvas = "30x30" if row["canvas"] == "full" else "tight"
-            print(f"ratio {row['set']} {canvas}: {row['examples/s'] / base[0]['examples/s']:.2f}")
+    _print_ratios(rows)
     return rows
 
 
-def _step_row(source: str, way: Way, works: list[Work], bench: StepBench, peak: float) -> dict:
-    """A visit of every pair costs each bucket's pairs over its batch, in steps."""
-    seconds = sum(w.pairs / w.batch * statistics.median(w.seconds) for w in works)
-    pairs = sum(w.pairs for w in works)
-    tokens = sum(w.pairs * w.cells for w in works)
-    flop = sum(w.pairs * training_flop(bench.model_config, w.cells, way.name != "ours") for w in works)
+def _step_row(name: str, way: Way, works: list[Work], bench: StepBench, peak_tflops: float) -> dict:
+    """Return the rates of one visit of every pair of the set `name`."""
+    seconds = 0.0
+    for work in works:
+        steps_per_visit = work.pairs / work.batch
+        seconds += steps_per_visit * statistics.median(work.seconds)
+    pairs = sum(work.pairs for work in works)
+    tokens = sum(work.pairs * work.cells for work in works)
+    look_ahead = way.name != "ours"
+    flop = sum(work.pairs * training_flop(bench.model_config, work.cells, look_ahead) for work in works)
     tflops = flop / seconds / 1e12
     return {
-        "set": source,
+        "set": name,
         "canvas": way.canvas,
         "way": way.name,
         "examples/s": pairs / seconds,
@@ -217,7 +240,7 @@ def _step_row(source: str, way: Way, works: list[Work], bench: StepBench, peak: 
         "cells an example": tokens / pairs,
         "shapes": len(works),
         "TFLOP/s": tflops,
-        "share of matrix product": tflops / peak,
+        "share of matrix product": tflops / peak_tflops,
         "peak GiB": bench.peaks[way],
     }
 
@@ -232,21 +255,34 @@ def _print_step_row(row: dict) -> None:
     )
 
 
+def _print_ratios(rows: list[dict]) -> None:
+    """Print how many times the rate of the published step on 30 x 30 each of our steps reaches."""
+    for row in rows:
+        base = [r for r in rows if r["set"] == row["set"] and r["way"] == "published" and r["canvas"] == "full"]
+        if base and row["way"] == "ours":
+            canvas = "30x30" if row["canvas"] == "full" else "tight"
+            print(f"ratio {row['set']} {canvas}: {row['examples/s'] / base[0]['examples/s']:.2f}")
+
+
 def bench_ready(options: argparse.Namespace, runtime: Runtime) -> list[dict]:
-    """From parsed tasks to the first batch on the device, 1,000 augmentations a task; each in a fresh process."""
-    rows = [_in_fresh_process(_make_ready, "ours", 240, runtime.device.type)]
+    """Measure the way from parsed tasks to the first batch on the device, with 1,000 augmentations per task.
+
+    Each builder runs in a fresh process, so that its memory can be told.
+    """
+    rows = [_in_fresh_process(_make_ready, "ours", _READY_TASKS, runtime.device.type)]
     if options.against is not None:
         rows.append(_in_fresh_process(_make_ready, str(options.against), _PUBLISHED_TASKS, runtime.device.type))
     for row in rows:
         print(
-            f"data ready ({row['builder']}): {row['tasks']} tasks x 1,000 augmentations in {row['seconds']:.2f} s, "
-            f"{row['memory MB']:.0f} MB of memory, {row['disk MB']:.0f} MB of disk",
+            f"data ready ({row['builder']}): {row['tasks']} tasks x {_READY_AUGMENTATIONS:,} augmentations in "
+            f"{row['seconds']:.2f} s, {row['memory MB']:.0f} MB of memory, {row['disk MB']:.0f} MB of disk",
             flush=True,
         )
     return rows
 
 
 def _make_ready(builder: str, count: int, device: str) -> dict:
+    """Make the data of `count` tasks ready. `builder` is "ours" or the folder of a checkout of the published code."""
     tasks = load_tasks("arc1-eval").tasks[:count]
     with tempfile.TemporaryDirectory() as folder:
         data, out = Path(folder) / "data", Path(folder) / "out"
@@ -255,13 +291,14 @@ def _make_ready(builder: str, count: int, device: str) -> dict:
         before, start = _resident_megabytes(), time.perf_counter()
         if builder == "ours":
             model, recipe = configs("hrm-27m", 96 * 900)
-            puzzles = PuzzleSet(tasks, dataclasses.replace(recipe, colour_permutations=1000), model, seed=0)
+            recipe = dataclasses.replace(recipe, colour_permutations=_READY_AUGMENTATIONS)
+            puzzles = PuzzleSet(tasks, recipe, model, seed=0)
             source = ExampleSource(puzzles, seed=0)
             kept = BatchMaker(puzzles, source.examples, torch.device(device)).make(source.batch(0))
         else:
-            kept = build_dataset(Path(builder), data, out, 1000)
+            kept = build_dataset(Path(builder), data, out, _READY_AUGMENTATIONS)
         seconds = time.perf_counter() - start
-        del kept
+        del kept  # it was made only to be timed
         disk = sum(file.stat().st_size for file in out.rglob("*.npy")) / 1e6
     name = "ours" if builder == "ours" else "published"
     return {
@@ -274,6 +311,7 @@ def _make_ready(builder: str, count: int, device: str) -> dict:
 
 
 def _write_task_files(tasks: tuple[Task, ...], folder: Path) -> None:
+    """Write one file per task, with test outputs, as the published builder reads them."""
     folder.mkdir(parents=True)
     challenges, solutions = to_challenges(tasks), to_solutions(tasks)
     for task_id, task in challenges.items():
@@ -283,38 +321,39 @@ def _write_task_files(tasks: tuple[Task, ...], folder: Path) -> None:
 
 
 def _resident_megabytes() -> float:
-    """The most this process has held."""
+    """Return the most memory that this process has held so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
 def bench_linear(options: argparse.Namespace, runtime: Runtime) -> list[dict]:
-    """Whole adaptations, the same visits of each demonstration, of 20, 80 and 240 tasks."""
+    """Time whole adaptations of 20, 80 and 240 tasks, with the same visits per demonstration."""
     rows = []
-    for count in (20, 80, 240):
+    for count in _LINEAR_TASKS:
         tasks = _spread(load_tasks("arc1-eval").tasks, count)
         recipe = dataclasses.replace(PRESETS[options.preset].adapt, visits=_LINEAR_VISITS)
         puzzles = PuzzleSet(tasks, recipe, PRESETS[options.preset].model, seed=0)
         model = RecursiveModel(PRESETS[options.preset].model, puzzles.num_rows, runtime.dtype).to(runtime.device)
         start = time.perf_counter()
-        report = adapt(model, puzzles, recipe, Budget(1e9), seed=0, pretrained=False)
+        unlimited = Budget(1e9)
+        report = adapt(model, puzzles, recipe, unlimited, seed=0, pretrained=False)
         seconds = time.perf_counter() - start
         cells = int(sum(len(b.members) * b.area for b in ExampleSource(puzzles, 0).buckets))
         rows.append({"tasks": count, "steps": report.steps, "seconds": seconds, "cells": cells})
         print(
-            f"{count} tasks: {report.steps} steps in {seconds:.1f} s, {seconds / count:.3f} s a task, "
-            f"{1e6 * seconds / cells / _LINEAR_VISITS:.1f} s a million cells",
+            f"{count} tasks: {report.steps} steps in {seconds:.1f} s, {seconds / count:.3f} s per task, "
+            f"{1e6 * seconds / cells / _LINEAR_VISITS:.1f} s per million cells",
             flush=True,
         )
     return rows
 
 
 def _spread(tasks: tuple[Task, ...], count: int) -> tuple[Task, ...]:
-    """`count` tasks at even distances of their file, so that each count has the same mix."""
+    """Return `count` tasks at even distances of their file, so that every count has the same mix of sizes."""
     return tuple(tasks[i * len(tasks) // count] for i in range(count))
 
 
 def bench_workers(options: argparse.Namespace, runtime: Runtime) -> list[dict]:
-    """Examples a second of one and of two processes on one thread each, every process with tasks of its own."""
+    """Measure the examples per second of one and of two processes, each with one thread and with tasks of its own."""
     rows = []
     for workers in (1, 2):
         context = get_context("spawn")
@@ -335,15 +374,16 @@ def bench_workers(options: argparse.Namespace, runtime: Runtime) -> list[dict]:
 
 
 def _worker(queue, barrier, part: int, preset: str, device: str) -> None:
+    """Learn for some seconds and put the examples per second into the queue. The barrier starts all at once."""
     torch.set_num_threads(1)
     chosen = PRESETS[preset]
-    tasks = load_tasks("arc1-eval").tasks[part : 200 + part : 2]
+    tasks = load_tasks("arc1-eval").tasks[part : 2 * _WORKER_TASKS + part : 2]  # part 0 or 1: every other task
     source = ExampleSource(PuzzleSet(tasks, chosen.adapt, chosen.model, seed=0), seed=0)
     model = RecursiveModel(chosen.model, source.puzzles.num_rows, choose_runtime(device).dtype).to(device)
-    learner = Learner(model, chosen.adapt, total_steps=10_000, seed=0)
+    learner = Learner(model, chosen.adapt, total_steps=_NO_END, seed=0)
     maker = BatchMaker(source.puzzles, source.examples, model.device)
 
-    def steps_for(seconds: float) -> float:
+    def learn_for(seconds: float) -> float:
         examples, start = 0, time.perf_counter()
         while time.perf_counter() - start < seconds:
             batch = maker.offer(source.batch(learner.step))
@@ -351,9 +391,9 @@ def _worker(queue, barrier, part: int, preset: str, device: str) -> None:
             learner.learn(batch)
         return examples / (time.perf_counter() - start)
 
-    steps_for(3)
+    learn_for(_WORKER_WARM_UP_SECONDS)
     barrier.wait()
-    queue.put(steps_for(20))
+    queue.put(learn_for(_WORKER_SECONDS))
 
 
 def _in_fresh_process(function: Callable[..., dict], *arguments) -> dict:
@@ -362,26 +402,7 @@ def _in_fresh_process(function: Callable[..., dict], *arguments) -> dict:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--preset", choices=list(PRESETS), help="default: hrm-27m on a GPU, else hrm-132k")
-    parser.add_argument("--sets", nargs="+", default=["arc1-eval", "arc2-eval"], metavar="SET")
-    parser.add_argument("--against", type=Path, help="a checkout of sapientinc/HRM")
-    parser.add_argument("--only", nargs="+", default=PARTS, choices=PARTS, metavar="PART")
-    parser.add_argument("--tokens", type=int, help="canvas tokens a step (default: the recipe's; 16 x 900 on a CPU)")
-    parser.add_argument("--rounds", type=int, default=7, help="times each step is timed (default: %(default)s)")
-    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out of the published step")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
-    parser.add_argument("--device", help="default: a GPU if there is one")
-    parser.add_argument("--out", type=Path, default=Path("bench_adapt.json"))
-    options = parser.parse_args()
-    try:
-        return run(options)
-    except InputError as error:
-        print(f"bench_adapt: error: {error}", file=sys.stderr)
-        return 2
-
-
-def run(options: argparse.Namespace) -> int:
+    options = _parse_arguments()
     torch.set_num_threads(options.threads)
     runtime = choose_runtime(options.device)
     on_cpu = runtime.device.type == "cpu"
@@ -403,5 +424,47 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _parse_arguments() -> argparse.Namespace:
+    parser = parser_of(__doc__)
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=PARTS,
+        choices=PARTS,
+        metavar="PART",
+        help="parts to run (default: all)",
+    )
+    parser.add_argument(
+        "--sets",
+        nargs="+",
+        default=["arc1-eval", "arc2-eval"],
+        metavar="SET",
+        help="sets or files of tasks for the part steps (default: arc1-eval arc2-eval)",
+    )
+    parser.add_argument(
+        "--against", type=absolute_path, metavar="DIR", help="checkout of sapientinc/HRM to measure beside ours"
+    )
+    parser.add_argument(
+        "--preset", choices=list(PRESETS), help="network and recipe (default: hrm-27m on a GPU, hrm-132k on a CPU)"
+    )
+    parser.add_argument(
+        "--tokens", type=int, metavar="N", help="canvas tokens per step (default: the recipe's; 16 x 900 on a CPU)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=7, metavar="N", help="how often each step is timed (default: %(default)s)"
+    )
+    parser.add_argument("--no-compile", action="store_true", help="do not compile the published step")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: %(default)s)")
+    parser.add_argument("--device", help="cpu or cuda (default: a GPU if there is one)")
+    parser.add_argument(
+        "--out",
+        type=absolute_path,
+        default=environment.REPOSITORY / "bench_adapt.json",
+        metavar="FILE",
+        help="JSON file to write (default: bench_adapt.json in the repository)",
+    )
+    return parser.parse_args()
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_tool(main))

@@ -1,19 +1,18 @@
-"""Compile every Triton kernel for every GPU Kaggle lends, without having one, and report.
+"""Compile every Triton kernel for every GPU that Kaggle lends, on a machine without a GPU, and report.
 
     python tools/bench/kernel_report.py [--targets 75,89] [--ops attention,rms_norm] [--all]
 
-A row is a kernel in the configuration its launcher picks for that chip: registers a thread, bytes of
-stack (spills), spill instructions, shared memory against the chip's limit, tensor-core instructions, and
-the share of a multiprocessor's warps that fit at once. Exits 1 if a configuration that `dispatch`
-would choose spills or does not fit. `--all` adds what it would not choose: other dtypes than the chip's
-own, and operations that PyTorch serves better there.
+A row is a kernel in the configuration that its launcher picks for a chip. The columns are registers per thread, bytes
+of stack, spill instructions, bytes of shared memory, the share of a multiprocessor's warps that fit at once
+(occupancy), and tensor-core instructions. The exit code is 1 if a configuration that `dispatch` would choose spills
+registers or does not fit the chip. --all adds the kernels that `dispatch` would not choose: other dtypes than the
+chip's own, and operations that PyTorch serves better there.
 """
 
 from __future__ import annotations
 
 import script_setup
 
-import argparse
 import multiprocessing
 import os
 import re
@@ -24,7 +23,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-os.environ.pop("TRITON_INTERPRET", None)  # kernels must be defined to be compiled
+os.environ.pop("TRITON_INTERPRET", None)  # with this setting, kernels would be interpreted and not compiled
 
 import torch
 import triton
@@ -42,17 +41,22 @@ from hrm_offline.ops import (
     linear_rms_norm,
     linear_swiglu,
     rms_norm,
+    rotate,
     sign_sgd,
     stablemax_cross_entropy,
     swiglu,
 )
 from hrm_offline.ops.launch import OPTIONS, Launch, recording
+from tools.support.command_line import parser_of
 
 
 @dataclass(frozen=True)
 class Chip:
-    """Limits of a multiprocessor (CUDA programming guide, "technical specifications per compute
-    capability"). Bytes of shared memory: what a program may have, and all there is."""
+    """The limits of a multiprocessor (CUDA programming guide, "technical specifications per compute capability").
+
+    `program_shared` is the shared memory that one program may have, `shared` all there is, in bytes; `warps` and
+    `programs` are the numbers that fit at once.
+    """
 
     name: str
     program_shared: int
@@ -69,14 +73,14 @@ CHIPS = {
     90: Chip("H100, H200", 227 << 10, 228 << 10, 64, 32),
     120: Chip("RTX Pro 6000, RTX 50", 99 << 10, 100 << 10, 48, 24),
 }
-REGISTERS = 65536  # of 32 bits, on every one of them
-RESERVED_SHARED = 1 << 10  # that the driver takes for each program from 8.0 on
+REGISTERS = 65536  # of 32 bits, on a multiprocessor of any of these chips
+RESERVED_SHARED = 1 << 10  # bytes that the driver takes for each program, from compute capability 8.0 on
 TENSOR_CORE = ("HMMA", "HGMMA", "QMMA", "OMMA", "UTCHMMA")
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A kernel as a launcher launches it on a chip, and whether dispatch would choose it there."""
+    """A kernel as its launcher launches it on a chip. `chosen` says whether dispatch would choose the kernel there."""
 
     op: str
     dtype: torch.dtype
@@ -86,7 +90,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Compiled:
-    """What the compiler made of a variant; `error` instead of numbers where it made nothing."""
+    """The numbers of a compiled variant, or the `error` of one that could not be compiled."""
 
     registers: int = 0
     stack: int = 0
@@ -97,104 +101,143 @@ class Compiled:
 
 
 def variants(capability: int, everything: bool) -> list[Variant]:
-    """Every launch of the presets' operations on that chip; the same kernel is listed once."""
+    """Return every launch of the presets' operations on a chip, equal kernels only once.
+
+    `everything` adds the launches that dispatch would not choose.
+    """
     preferred, _ = dtype_for_capability((capability // 10, capability % 10))
     dtypes = [torch.float32, torch.float16, torch.bfloat16][: 3 if capability >= 80 else 2]
     found: dict[tuple, Variant] = {}
     for preset in PRESETS.values():
         for dtype in dtypes if everything else [preferred]:
-            for op, call in _calls(preset.model, dtype).items():
+            samples = Samples(preset.model, dtype)
+            for op, launch_all in LAUNCHES.items():
                 op_dtype = torch.float32 if op in dispatch.FLOAT32_OPS else dtype
                 chosen = dispatch.decide_for(op, capability, op_dtype).triton
                 if not chosen and not everything:
                     continue
                 with recording(capability) as launches:
-                    call()
+                    launch_all(samples)
                 for launch in launches:
                     key = (launch.kernel, *launch.constants.items(), *_types(launch).values())
                     found.setdefault(key, Variant(op, op_dtype, chosen, launch))
     return list(found.values())
 
 
-def _calls(model: ModelConfig, dtype: torch.dtype) -> dict:
-    """By operation, a function that launches its kernels, backward passes included, on two
-    sequences of the full canvas."""
-    batch, tokens, width, inner = 2, 901, model.hidden_size, model.intermediate_size
-    heads, head_dim = model.num_heads, model.head_dim
+class Samples:
+    """Tensors without contents for the operations of a network: two sequences on the full canvas, in one dtype."""
 
-    def new(*shape: int, dtype: torch.dtype = dtype) -> torch.Tensor:
-        return torch.empty(shape, dtype=dtype)
+    batch, tokens = 2, 901  # 30 x 30 cells and a puzzle token
 
-    rows, ids = new(batch, tokens, width), torch.zeros(batch, dtype=torch.int64)
-    wide, gate_up = new(batch, tokens, inner), new(batch, tokens, 2 * inner)
-    square = new(width, width)
-    factors, lse = new(batch, tokens, dtype=torch.float32), new(batch, heads, tokens, dtype=torch.float32)
-    qkv, rope_dtype = new(batch, tokens, 3 * width), torch.float32 if dtype is torch.float32 else torch.float16
-    rope = new(tokens, head_dim, dtype=rope_dtype)
-    lengths = torch.full((batch,), tokens, dtype=torch.int32)
-    cells = torch.zeros(batch, tokens - 1, dtype=torch.int32)
-    table, logits = new(12, width, dtype=torch.float32), new(batch, tokens - 1, 12)
-    labels, losses = cells.long(), new(batch, tokens - 1, dtype=torch.float32)
+    def __init__(self, model: ModelConfig, dtype: torch.dtype):
+        self.dtype = dtype
+        self.width, self.inner = model.hidden_size, model.intermediate_size
+        self.heads, self.head_dim = model.num_heads, model.head_dim
+        self.rows = self.activations(self.width)
+        self.cells = torch.zeros(self.batch, self.tokens - 1, dtype=torch.int32)
+
+    def activations(self, width: int) -> torch.Tensor:
+        """Return a tensor [B, T, width]."""
+        return self.new(self.batch, self.tokens, width)
+
+    def new(self, *shape: int) -> torch.Tensor:
+        return torch.empty(shape, dtype=self.dtype)
+
+    def float32(self, *shape: int) -> torch.Tensor:
+        return torch.empty(shape, dtype=torch.float32)
+
+
+# Each function below launches all kernels of one operation, those of the backward pass included.
+
+
+def _attention(s: Samples) -> None:
+    qkv, out = s.activations(3 * s.width), s.rows
+    rope_dtype = torch.float32 if s.dtype is torch.float32 else torch.float16
+    lengths = torch.full((s.batch,), s.tokens, dtype=torch.int32)
+    lse = s.float32(s.batch, s.heads, s.tokens)
+    for cos_sin in (None, torch.empty(s.tokens, s.head_dim, dtype=rope_dtype)):  # rotated first, or inside
+        attention.attention_forward(qkv, cos_sin, lengths, s.heads, out, None)
+        attention.attention_forward(qkv, cos_sin, lengths, s.heads, out, lse)
+        attention.attention_backward(out, qkv, cos_sin, lengths, s.heads, out, lse, lse, qkv)
+
+
+def _rotate(s: Samples) -> None:
+    qkv = s.activations(3 * s.width)
+    for inverse in (False, True):
+        rotate.rotate_rows(qkv, s.float32(s.tokens, s.head_dim), s.heads, inverse, qkv)
+
+
+def _linear_rms_norm(s: Samples) -> None:
+    factors = s.float32(s.batch, s.tokens)
+    for x, columns in ((s.rows, s.width), (s.activations(s.inner), s.inner)):
+        weight = s.new(s.width, columns)
+        linear_rms_norm.linear_rms_norm_forward(x, weight, s.rows, s.rows, None, 1e-5)
+        linear_rms_norm.linear_rms_norm_forward(x, weight, s.rows, s.rows, factors, 1e-5)
+
+
+def _linear_swiglu(s: Samples) -> None:
+    weight, out, gate_up = s.new(2 * s.inner, s.width), s.activations(s.inner), s.activations(2 * s.inner)
+    linear_swiglu.linear_swiglu_forward(s.rows, weight, out)
+    linear_swiglu.linear_swiglu_backward(s.rows, weight, out, gate_up)
+
+
+def _rms_norm(s: Samples) -> None:
+    factors = s.float32(s.batch, s.tokens)
+    rms_norm.rms_norm_forward(s.rows, s.rows, s.rows, None, 1e-5)
+    rms_norm.rms_norm_forward(s.rows, s.rows, s.rows, factors, 1e-5)
+    rms_norm.rms_norm_backward(s.rows, s.rows, factors, s.rows)
+
+
+def _swiglu(s: Samples) -> None:
+    out, gate_up = s.activations(s.inner), s.activations(2 * s.inner)
+    swiglu.swiglu_forward(gate_up, out)
+    swiglu.swiglu_backward(out, gate_up, gate_up)
+
+
+def _embedding(s: Samples) -> None:
+    embedding.embedding_forward(s.cells, s.float32(12, s.width), s.float32(s.batch, s.width), 1, None, 2.0, s.rows)
+    embedding.embedding_backward(s.rows, s.cells, 1, s.float32(4, 12, s.width))
+
+
+def _stablemax_cross_entropy(s: Samples) -> None:
+    logits, labels = s.new(s.batch, s.tokens - 1, 12), s.cells.long()
+    losses = s.float32(s.batch, s.tokens - 1)
+    stablemax_cross_entropy.stablemax_cross_entropy_forward(logits, labels, losses)
+    stablemax_cross_entropy.stablemax_cross_entropy_backward(losses, logits, labels, logits)
+
+
+def _adam_atan2(s: Samples) -> None:
+    one = [s.float32(1)]
     addresses, chunks = torch.zeros(8, dtype=torch.int64), torch.zeros(1, 3, dtype=torch.int64)
+    adam_atan2.adam_atan2_step(one, one, one, one, addresses, chunks, 0.9, 0.9, 0.9, 1.5, 0.1)
 
-    def run_attention() -> None:
-        attention.attention_forward(qkv, rope, lengths, heads, rows, None)
-        attention.attention_forward(qkv, rope, lengths, heads, rows, lse)
-        attention.attention_backward(rows, qkv, rope, lengths, heads, rows, lse, lse, qkv)
 
-    def run_rms_norm() -> None:
-        rms_norm.rms_norm_forward(rows, rows, rows, None, 1e-5)
-        rms_norm.rms_norm_forward(rows, rows, rows, factors, 1e-5)
-        rms_norm.rms_norm_backward(rows, rows, factors, rows)
+def _sign_sgd(s: Samples) -> None:
+    ids = torch.zeros(s.batch, dtype=torch.int64)
+    sign_sgd.sign_sgd_step(s.float32(12, s.width), ids, s.float32(s.batch, s.width), 0.1, 0.9)
 
-    def run_swiglu() -> None:
-        swiglu.swiglu_forward(gate_up, wide)
-        swiglu.swiglu_backward(wide, gate_up, gate_up)
 
-    def run_linear_swiglu() -> None:
-        weight = new(2 * inner, width)
-        linear_swiglu.linear_swiglu_forward(rows, weight, wide)
-        linear_swiglu.linear_swiglu_backward(rows, weight, wide, gate_up)
+def _encode_views(s: Samples) -> None:
+    bytes_, numbers = torch.zeros(4, dtype=torch.uint8), torch.zeros(4, dtype=torch.int32)
+    encode_views.encode_views_forward(bytes_, numbers, numbers, numbers, numbers, bytes_, bytes_, numbers, 30, s.cells)
 
-    def run_linear_rms_norm() -> None:
-        for x, weight in ((rows, square), (wide, new(width, inner))):
-            linear_rms_norm.linear_rms_norm_forward(x, weight, rows, rows, None, 1e-5)
-            linear_rms_norm.linear_rms_norm_forward(x, weight, rows, rows, factors, 1e-5)
 
-    def run_stablemax_cross_entropy() -> None:
-        stablemax_cross_entropy.stablemax_cross_entropy_forward(logits, labels, losses)
-        stablemax_cross_entropy.stablemax_cross_entropy_backward(losses, logits, labels, logits)
+LAUNCHES = {
+    "attention": _attention,
+    "linear_rms_norm": _linear_rms_norm,
+    "linear_swiglu": _linear_swiglu,
+    "rms_norm": _rms_norm,
+    "swiglu": _swiglu,
+    "rotate": _rotate,
+    "embedding": _embedding,
+    "stablemax_cross_entropy": _stablemax_cross_entropy,
+    "adam_atan2": _adam_atan2,
+    "sign_sgd": _sign_sgd,
+    "encode_views": _encode_views,
+}
 
-    def run_embedding() -> None:
-        puzzle = new(batch, width, dtype=torch.float32)
-        embedding.embedding_forward(cells, table, puzzle, 1, None, 2.0, rows)
-        embedding.embedding_backward(rows, cells, 1, new(4, 12, width, dtype=torch.float32))
 
-    def run_adam_atan2() -> None:
-        one = [new(1, dtype=torch.float32)]
-        adam_atan2.adam_atan2_step(one, one, one, one, addresses, chunks, 0.9, 0.9, 0.9, 1.5, 0.1)
-
-    def run_sign_sgd() -> None:
-        sign_sgd.sign_sgd_step(table, ids, new(batch, width, dtype=torch.float32), 0.1, 0.9)
-
-    def run_encode_views() -> None:
-        bytes_, numbers = torch.zeros(4, dtype=torch.uint8), torch.zeros(4, dtype=torch.int32)
-        encode_views.encode_views_forward(
-            bytes_, numbers, numbers, numbers, numbers, bytes_, bytes_, numbers, 30, cells
-        )
-
-    return dict(
-        attention=run_attention,
-        linear_rms_norm=run_linear_rms_norm,
-        linear_swiglu=run_linear_swiglu,
-        rms_norm=run_rms_norm,
-        swiglu=run_swiglu,
-        embedding=run_embedding,
-        stablemax_cross_entropy=run_stablemax_cross_entropy,
-        adam_atan2=run_adam_atan2,
-        sign_sgd=run_sign_sgd,
-        encode_views=run_encode_views,
-    )
+# ----- compiling
 
 
 _POINTERS = {
@@ -208,7 +251,7 @@ _POINTERS = {
 
 
 def _types(launch: Launch) -> dict[str, str]:
-    """Triton's type of each argument, by name, specialised as a launch would (None and 1 are constants)."""
+    """Return Triton's type of each argument by name. As in a real launch, None and 1 are constants."""
     names = launch.kernel.arg_names
     types = {}
     for name, value in zip(names, launch.args):
@@ -222,11 +265,12 @@ def _types(launch: Launch) -> dict[str, str]:
 
 
 def compile_variant(variant: Variant, capability: int) -> Compiled:
+    """Compile a kernel for a chip as a launch on that chip would, and read the numbers of the result."""
     launch = variant.launch
     names, types = launch.kernel.arg_names, _types(launch)
     values = dict(zip(names, launch.args)) | {k: v for k, v in launch.constants.items() if k in names}
     constants = {(names.index(name),): values[name] for name, kind in types.items() if kind == "constexpr"}
-    # A launch specialises arguments that are multiples of 16, as PyTorch's allocations are.
+    # A real launch tells the compiler which arguments are multiples of 16; the addresses of PyTorch's tensors are.
     aligned = {
         (i,): [["tt.divisibility", 16]]
         for i, name in enumerate(names)
@@ -242,7 +286,7 @@ def compile_variant(variant: Variant, capability: int) -> Compiled:
 
 
 def _read(cubin: bytes, shared: int) -> Compiled:
-    """Numbers of a cubin, through the tools that come with Triton."""
+    """Return the numbers of a compiled kernel, read with the tools that come with Triton."""
     tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
@@ -264,8 +308,8 @@ def _read(cubin: bytes, shared: int) -> Compiled:
 
 
 def occupancy(compiled: Compiled, warps: int, chip: Chip) -> float:
-    """Warps that one multiprocessor holds at once, as a share of its limit: registers come in
-    units of 256 a warp, shared memory with what the driver reserves."""
+    """Return the warps that a multiprocessor holds at once, as a share of its limit."""
+    # A warp of 32 threads gets registers in units of 256.
     warp_registers = -(-compiled.registers * 32 // 256) * 256
     programs = min(
         chip.programs,
@@ -277,36 +321,45 @@ def occupancy(compiled: Compiled, warps: int, chip: Chip) -> float:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--targets", default=",".join(map(str, CHIPS)), help="compute capabilities, such as 75,89")
-    parser.add_argument("--ops", default=",".join(dispatch.RULES), help="operations")
-    parser.add_argument("--all", action="store_true", help="also what dispatch would not choose")
-    options = parser.parse_args()
-    targets = [int(target) for target in options.targets.split(",")]
-    ops = options.ops.split(",")
-    if unknown := [str(name) for name in {*targets, *ops} if name not in CHIPS and name not in dispatch.RULES]:
-        parser.error(
-            f"unknown {', '.join(unknown)}; targets are {', '.join(map(str, CHIPS))}, "
-            f"operations {', '.join(dispatch.RULES)}"
-        )
-    work = [(variant, target) for target in targets for variant in variants(target, options.all) if variant.op in ops]
+    targets, ops, everything = _parse_arguments()
+    work = [(variant, target) for target in targets for variant in variants(target, everything) if variant.op in ops]
     print(f"Triton {triton.__version__}, torch {torch.__version__}: {len(work)} kernels for {len(targets)} chips")
-    # Forked, so that a worker finds the launches by their number.
+    # Launches cannot be sent to a process. A forked worker already has them, and finds each by its number.
     with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("fork"), _share, (work,)) as pool:
         results = list(pool.map(_compile_number, range(len(work))))
     failures = 0
     for target in targets:
         rows = [(variant, result) for (variant, of), result in zip(work, results) if of == target]
         failures += _print_chip(target, rows)
-    print(
-        f"{failures} of the kernels that dispatch would choose spill or do not fit"
-        if failures
-        else "every kernel that dispatch would choose fits, without a spill"
+    if failures:
+        print(f"{failures} of the kernels that dispatch would choose spill registers or do not fit")
+        return 1
+    print("every kernel that dispatch would choose fits and spills no registers")
+    return 0
+
+
+def _parse_arguments() -> tuple[list[int], list[str], bool]:
+    """Return the targets, the operations, and whether to report everything."""
+    parser = parser_of(__doc__)
+    parser.add_argument(
+        "--targets",
+        default=",".join(map(str, CHIPS)),
+        help="compute capabilities of the chips, without the dot (default: %(default)s)",
     )
-    return 1 if failures else 0
+    parser.add_argument("--ops", default=",".join(LAUNCHES), help="operations (default: %(default)s)")
+    parser.add_argument("--all", action="store_true", help="report the kernels that dispatch would not choose, too")
+    options = parser.parse_args()
+    targets, ops = options.targets.split(","), options.ops.split(",")
+    known_targets = [str(target) for target in CHIPS]
+    unknown = [target for target in targets if target not in known_targets] + [op for op in ops if op not in LAUNCHES]
+    if unknown:
+        parser.error(
+            f"unknown {', '.join(unknown)}; targets are {', '.join(known_targets)}, operations {', '.join(LAUNCHES)}"
+        )
+    return [int(target) for target in targets], ops, options.all
 
 
-_work: list[tuple[Variant, int]] = []
+_work: list[tuple[Variant, int]] = []  # in a worker: all the work there is
 
 
 def _share(work: list[tuple[Variant, int]]) -> None:
@@ -318,9 +371,9 @@ def _compile_number(number: int) -> Compiled:
 
 
 def _print_chip(target: int, rows: list[tuple[Variant, Compiled]]) -> int:
-    """The chip's table; returns how many chosen kernels spill or do not fit."""
+    """Print the table of a chip. Returns how many chosen kernels spill or do not fit."""
     chip = CHIPS[target]
-    print(f"\nsm_{target} ({chip.name}), {chip.program_shared >> 10} KiB of shared memory for a program")
+    print(f"\nsm_{target} ({chip.name}), {chip.program_shared >> 10} KiB of shared memory per program")
     print(
         f"{'kernel':<42}{'dtype':<10}{'tiles':<26}{'warps':>5}{'stages':>7}{'regs':>6}{'stack':>7}{'spills':>7}"
         f"{'shared':>8}{'occup.':>8}  {'tensor cores':<14}"
@@ -330,27 +383,29 @@ def _print_chip(target: int, rows: list[tuple[Variant, Compiled]]) -> int:
         decision = dispatch.decide_for(op, target, torch.float32 if op in dispatch.FLOAT32_OPS else preferred)
         if not decision.triton:
             print(f"{op}: PyTorch serves it in {str(preferred)[6:]} ({decision.reason})")
-    failures = 0
-    for variant, result in rows:
-        constants, name = variant.launch.constants, variant.launch.kernel.__name__.strip("_")
-        flags = "".join(f" {k.lower()}" for k, v in constants.items() if v is True and k not in ("EVEN_K", "ALIGNED"))
-        tiles = "x".join(str(v) for k, v in constants.items() if k.isupper() and type(v) is int and k != "IGNORE")
-        start = f"{(name.replace('_kernel', '') + flags)[:41]:<42}{str(variant.dtype)[6:]:<10}{tiles:<26}"
-        if result.error:
-            print(f"{start}{result.error}")
-            failures += variant.chosen
-            continue
-        too_large = result.shared > chip.program_shared
-        bad = result.stack > 0 or result.spills > 0 or too_large
-        failures += bad and variant.chosen
-        warps = constants["num_warps"]
-        remark = ("TOO LARGE" if too_large else "SPILLS" if bad else "") + ("" if variant.chosen else " (not chosen)")
-        print(
-            f"{start}{warps:>5}{constants.get('num_stages', ''):>7}{result.registers:>6}{result.stack:>7}"
-            f"{result.spills:>7}{result.shared:>8}{occupancy(result, warps, chip):>8.0%}"
-            f"  {result.tensor_core or '-':<14}{remark}"
-        )
-    return failures
+    return sum(_print_variant(variant, result, chip) for variant, result in rows)
+
+
+def _print_variant(variant: Variant, result: Compiled, chip: Chip) -> bool:
+    """Print the row of a kernel. Returns whether it is a chosen one that spills or does not fit."""
+    constants = variant.launch.constants
+    name = variant.launch.kernel.__name__.strip("_").replace("_kernel", "")
+    flags = "".join(f" {k.lower()}" for k, v in constants.items() if v is True and k not in ("EVEN_K", "ALIGNED"))
+    tiles = "x".join(str(v) for k, v in constants.items() if k.isupper() and type(v) is int and k != "IGNORE")
+    start = f"{(name + flags)[:41]:<42}{str(variant.dtype)[6:]:<10}{tiles:<26}"
+    if result.error:
+        print(f"{start}{result.error}")
+        return variant.chosen
+    too_large = result.shared > chip.program_shared
+    spills = result.stack > 0 or result.spills > 0
+    remark = ("TOO LARGE" if too_large else "SPILLS" if spills else "") + ("" if variant.chosen else " (not chosen)")
+    warps = constants["num_warps"]
+    print(
+        f"{start}{warps:>5}{constants.get('num_stages', ''):>7}{result.registers:>6}{result.stack:>7}"
+        f"{result.spills:>7}{result.shared:>8}{occupancy(result, warps, chip):>8.0%}"
+        f"  {result.tensor_core or '-':<14}{remark}"
+    )
+    return variant.chosen and (spills or too_large)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,21 @@
-"""What a training step needs in memory at full size, counted tensor by tensor, without a GPU.
+"""Report how much memory a training step needs on a GPU, counted tensor by tensor on a machine without one.
 
     python tools/bench/memory_report.py [--preset hrm-27m]
 
-Takes a step (forward, backward) on tensors that have shapes and no contents,
-adds up every one alive at each moment, and adds the optimiser's moments, the averaged weights and the
-states that each tight canvas keeps between steps. PyTorch's own workspaces and the allocator's gaps
-come on top. A T4 lies between the two paths: it takes the pointwise kernels, and cuBLAS' matrix products.
+Takes a training step (forward and backward) on tensors that have shapes but no contents, and adds up the tensors that
+live at the same time. The optimiser's moments, the averaged weights, and the states that each tight canvas keeps
+between steps are added. PyTorch's own workspaces and the gaps between allocations are not counted. A T4 lies between
+the two reported paths: it uses our pointwise kernels but the matrix products of cuBLAS.
 """
 
 from __future__ import annotations
 
 import script_setup
 
-import argparse
 import os
 import sys
 
-os.environ["TRITON_INTERPRET"] = "1"  # on a CPU, dispatch takes the kernels with it alone
+os.environ["TRITON_INTERPRET"] = "1"  # without this setting, dispatch takes no kernel on a CPU
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -30,15 +29,17 @@ from hrm_offline.model.halting import Sequences, initial_carry, refill_, trainin
 from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.ops import dispatch
 from hrm_offline.train.losses import outer_step_loss
+from tools.support.command_line import parser_of
 
 GPUS = (("T4", 15.0, 48), ("L4", 22.5, 96))  # usable GiB, and the batch that has to fit on the full canvas
+_SMALL_BATCH, _LARGE_BATCH = 48, 96  # the two batches that are counted
+_GIB = 2**30
 
-
-_FAKE = FakeTensorMode()  # one for all, as cached rotary cosines belong to it
+_FAKE = FakeTensorMode()  # only one for the whole run, because cached rotary tables belong to it
 
 
 class LiveTensors(TorchDispatchMode):
-    """The most bytes that storages made by operations held at once."""
+    """Counts the bytes of all living tensors that operations made; `peak` is the largest count so far."""
 
     def __init__(self):
         super().__init__()
@@ -49,6 +50,7 @@ class LiveTensors(TorchDispatchMode):
         result = function(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
+                # Views share a storage, which is counted once; a weak reference tells when the storage is freed.
                 storage = leaf.untyped_storage()
                 reference = StorageWeakRef(storage)
                 self.live.setdefault(reference.cdata, (reference, storage.nbytes()))
@@ -58,7 +60,10 @@ class LiveTensors(TorchDispatchMode):
 
 
 def peak_bytes(preset: Preset, batch: int, mode: str) -> int:
-    """Of a training step in 16 bits on the full canvas, with moments and averaged weights."""
+    """Return the peak bytes of a training step in 16 bits on the full canvas, with moments and averaged weights.
+
+    `mode` is the mode of dispatch: "triton" for the fused kernels, "reference" for plain PyTorch.
+    """
     config = preset.model
     canvas = (config.canvas_rows, config.canvas_cols)
     model = RecursiveModel(config, 1, torch.bfloat16)
@@ -72,12 +77,13 @@ def peak_bytes(preset: Preset, batch: int, mode: str) -> int:
         step = training_step(model, carry, vectors, torch.zeros(batch, dtype=torch.int32), look_ahead=False)
         loss, _ = outer_step_loss(step, sequences.labels, preset.adapt.loss)
         loss.backward()
+    # The optimiser's two moments and the averaged weights, in float32.
     kept_between_steps = 3 * 4 * sum(p.numel() for p in model.parameters())
     return tensors.peak + kept_between_steps
 
 
 def _empty(model: torch.nn.Module) -> None:
-    """Replace weights and buffers by ones without contents."""
+    """Replace the weights and buffers of a model by tensors without contents."""
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:
@@ -87,25 +93,34 @@ def _empty(model: torch.nn.Module) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--preset", default="hrm-27m", choices=list(PRESETS))
+    parser = parser_of(__doc__)
+    parser.add_argument(
+        "--preset", default="hrm-27m", choices=list(PRESETS), help="network and recipe (default: %(default)s)"
+    )
     preset = PRESETS[parser.parse_args().preset]
+    for mode, name in (("triton", "fused kernels (compute capability 8.0 and newer)"), ("reference", "plain PyTorch")):
+        _print_path(preset, mode, name)
+    return 0
+
+
+def _print_path(preset: Preset, mode: str, name: str) -> None:
+    """Print the memory of one path, which grows linearly with the batch: counting two batches gives the line."""
     config = preset.model
     tokens = config.puzzle_tokens + config.canvas_rows * config.canvas_cols
-    for mode, name in (("triton", "fused kernels (8.0 and newer)"), ("reference", "plain PyTorch")):
-        small, large = (peak_bytes(preset, batch, mode) for batch in (48, 96))
-        a_sequence = (large - small) / 48
-        print(f"{name}: {(small - 48 * a_sequence) / 2**30:.2f} GiB + {a_sequence / tokens / 2**10:.1f} KiB a token")
-        carried = (len(SIDES) - 1) * 2 * 2 * tokens * config.hidden_size  # one canvas' states are counted above
-        for gpu, room, batch in GPUS:
-            need = (small + (batch - 48) * a_sequence) / 2**30
-            largest = int((room * 2**30 - small + 48 * a_sequence) / (a_sequence + carried))
-            print(
-                f"  {gpu}: batch {batch} of {tokens} tokens needs {need:.1f} GiB of {room:.1f}, and up to "
-                f"{batch * carried / 2**30:.1f} for the states of {len(SIDES)} tight canvases; "
-                f"the largest batch is {largest}"
-            )
-    return 0
+    small, large = (peak_bytes(preset, batch, mode) for batch in (_SMALL_BATCH, _LARGE_BATCH))
+    per_sequence = (large - small) / (_LARGE_BATCH - _SMALL_BATCH)
+    fixed = small - _SMALL_BATCH * per_sequence
+    print(f"{name}: {fixed / _GIB:.2f} GiB + {per_sequence / tokens / 2**10:.1f} KiB per token")
+    # Two states of 2 bytes per number; the states of one canvas are in `per_sequence` already.
+    carried = (len(SIDES) - 1) * 2 * 2 * tokens * config.hidden_size
+    for gpu, room, batch in GPUS:
+        need = fixed + batch * per_sequence
+        largest_batch = int((room * _GIB - fixed) / (per_sequence + carried))
+        print(
+            f"  {gpu}: batch {batch} of {tokens} tokens needs {need / _GIB:.1f} GiB of {room:.1f}, and up to "
+            f"{batch * carried / _GIB:.1f} for the states of {len(SIDES)} tight canvases; "
+            f"the largest batch is {largest_batch}"
+        )
 
 
 if __name__ == "__main__":

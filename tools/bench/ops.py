@@ -1,13 +1,13 @@
 """Time the Triton kernels on a GPU, beside eager PyTorch, torch.compile and Liger-Kernel.
 
-    python tools/bench/ops.py --out bench_ops.csv [--shapes 96x226,768x901] [--steps 48x901,96x901]
-    python tools/bench/ops.py --out bench_ops.csv --against PATH_TO_A_CHECKOUT_OF_sapientinc/HRM
-    python tools/bench/ops.py --smoke      # every path once at toy size, anywhere; the numbers mean nothing
+    python tools/bench/ops.py [--shapes 96x226,768x901] [--steps 48x901,96x901] [--out bench_ops.csv]
+    python tools/bench/ops.py --against PATH_TO_A_CHECKOUT_OF_sapientinc/HRM
+    python tools/bench/ops.py --smoke      # every path once at toy size, on any machine; the numbers mean nothing
 
-First the kernels' tests run on that GPU: nothing is timed unless they pass. Then the machine's own
-ceilings (a large matrix product, a large copy), every operation and the whole block, forward
-alone and with its backward pass, and whole training steps with their peak memory. FLOP and bytes are
-what the mathematics needs: each input read once, each output written once, nothing computed again.
+The tests of the kernels run first on the same GPU, and nothing is timed unless they pass. Then the tool times a large
+matrix product and a large copy, which are the machine's limits; every operation and the whole block, forward alone and
+with the backward pass; and whole training steps with their peak memory. FLOP and bytes are those that the mathematics
+needs: each input is read once, each output is written once, and nothing is computed again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-# No more than this, so that a GPU machine's own PyTorch and Triton are the ones that are timed.
+# script_setup installs no more than these packages, so that a GPU machine's own PyTorch and Triton are timed.
 import numpy as np
 import torch
 
@@ -47,15 +47,27 @@ from hrm_offline.train.learner import Learner
 from tools.bench.published import load as load_published
 from tools.bench.published import training_step as published_step
 from tools.support import environment
+from tools.support.command_line import absolute_path, parser_of, run_tool
 
 SHAPES = "8x226,96x226,48x901,96x901,768x901"
 STEPS = "48x901,96x901"
 EPS = 1e-5
 
+_MACHINE_SIZE, _SMOKE_SIZE = 8192, 64  # sides of the square matrices that measure a machine
+_KERNEL_TESTS = (
+    "tests/ops",
+    "tests/model/test_layers.py",
+    "tests/model/test_recursive.py",
+    "tests/train/test_losses.py",
+)
+
 
 @dataclass(frozen=True)
 class Case:
-    """An operation at one size. `flop` and `bytes` of the forward pass; `liger` where it has an equal."""
+    """An operation at one size, on `tensors`.
+
+    `flop` and `bytes` are those of the forward pass. `liger` is Liger-Kernel's equal, or None if there is none.
+    """
 
     name: str
     run: Callable[..., torch.Tensor]
@@ -67,7 +79,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the CSV. Shares are of this machine's own matrix product and copy, in per cent."""
+    """A line of the CSV file. The shares, in percent, are of this machine's own matrix product and copy."""
 
     op: str
     direction: str
@@ -84,25 +96,30 @@ class Row:
 
 @dataclass(frozen=True)
 class Machine:
+    """A device, its dtype, and its limits: TFLOP/s of a large matrix product and GB/s of a large copy."""
+
     device: torch.device
     dtype: torch.dtype
     gemm_tflops: float
     copy_gbs: float
 
 
-def time_ms(run: Callable[[], object], device: torch.device) -> float:
-    """Median milliseconds of a call, the cache cleared before each; on a CPU one call."""
+def time_ms(function: Callable[[], object], device: torch.device) -> float:
+    """Return the milliseconds of a call: on a GPU the median of many, each with a cleared cache; on a CPU of one."""
     if device.type == "cuda":
         from triton.testing import do_bench
 
-        return do_bench(run, warmup=50, rep=1000, return_mode="median")
+        return do_bench(function, warmup=50, rep=1000, return_mode="median")
     start = time.perf_counter()
-    run()
+    function()
     return 1e3 * (time.perf_counter() - start)
 
 
 def measure_machine(device: torch.device, dtype: torch.dtype, size: int) -> Machine:
-    """Its ceilings, on random data: a square matrix product and a copy, read and written bytes counted."""
+    """Measure a machine's limits on random data: a product of [size, size] matrices, and a copy.
+
+    The copy counts the bytes that are read and those that are written.
+    """
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     gemm = 2 * size**3 / time_ms(lambda: a @ b, device) / 1e9
     source = torch.randn(16 * size * size, device=device, dtype=dtype)
@@ -111,71 +128,114 @@ def measure_machine(device: torch.device, dtype: torch.dtype, size: int) -> Mach
     return Machine(device, dtype, gemm, copied)
 
 
+# ----- the operations that are timed
+
+
+class Inputs:
+    """Makes random tensors of one size for the operations: B sequences of T tokens, in the machine's dtype."""
+
+    def __init__(self, config: ModelConfig, batch: int, tokens: int, machine: Machine):
+        self.config, self.batch, self.tokens, self.machine = config, batch, tokens, machine
+        self.rows, self.itemsize = batch * tokens, machine.dtype.itemsize
+        self.width, self.inner = config.hidden_size, config.intermediate_size
+
+    def activations(self, width: int) -> torch.Tensor:
+        """Return a tensor [B, T, width]."""
+        return self._random(self.batch, self.tokens, width)
+
+    def weight(self, rows: int, columns: int) -> torch.Tensor:
+        """Return a weight [rows, columns], scaled so that its products are of the inputs' size."""
+        return self._random(rows, columns, scale=columns**-0.5)
+
+    def rope(self) -> torch.Tensor:
+        """Return the rotary table of the tokens, in the dtype that the model keeps it in."""
+        dtype = torch.float16 if self.itemsize == 2 else torch.float32
+        head_dim, theta, device = self.config.head_dim, self.config.rope_theta, self.machine.device
+        return rope_cos_sin("rope-1d", (1, self.tokens), 0, self.tokens, head_dim, theta, device, dtype)
+
+    @property
+    def attention_flop(self) -> float:
+        return 4 * self.batch * self.tokens**2 * self.width
+
+    def _random(self, *shape: int, scale: float = 1.0) -> torch.Tensor:
+        return (scale * torch.randn(shape, device=self.machine.device)).to(self.machine.dtype)
+
+
 def cases(config: ModelConfig, batch: int, tokens: int, machine: Machine) -> Iterator[Case]:
-    """The block's operations, and the block, on random activations."""
-    width, inner, heads = config.hidden_size, config.intermediate_size, config.num_heads
-    rows, size = batch * tokens, machine.dtype.itemsize
-    rope_dtype = torch.float16 if size == 2 else torch.float32
-    cos_sin = rope_cos_sin(
-        "rope-1d", (1, tokens), 0, tokens, config.head_dim, config.rope_theta, machine.device, rope_dtype
-    )
+    """Yield the operations of a block, and the block itself, on random activations."""
+    inputs = Inputs(config, batch, tokens, machine)
+    yield from _pointwise_cases(inputs)
+    yield from _matrix_product_cases(inputs)
+    yield _loss_case(inputs)
+    yield _block_case(inputs)
 
-    def new(*shape: int, scale: float = 1.0) -> torch.Tensor:
-        return (scale * torch.randn(shape, device=machine.device)).to(machine.dtype)
 
-    def linear(out: int, into: int) -> torch.Tensor:
-        return new(out, into, scale=into**-0.5)
-
-    x, hidden = new(batch, tokens, width), new(batch, tokens, inner)
-    attention_flop = 4 * batch * tokens**2 * width
-    linear_flop = 2 * rows * width
+def _pointwise_cases(inputs: Inputs) -> Iterator[Case]:
+    """Yield the operations whose time goes into memory: three tensors are read or written."""
+    rows, width, inner, itemsize = inputs.rows, inputs.width, inputs.inner, inputs.itemsize
     yield Case(
         "rms_norm",
-        lambda x, r: rms_norm(x, EPS, r),
-        [x, new(batch, tokens, width)],
+        lambda x, residual: rms_norm(x, EPS, residual),
+        [inputs.activations(width), inputs.activations(width)],
         0,
-        3 * rows * width * size,
-        _liger_rms_norm(width, machine),
+        3 * rows * width * itemsize,
+        _liger_rms_norm(width, inputs.machine),
     )
-    yield Case("swiglu", swiglu, [new(batch, tokens, 2 * inner)], 0, 3 * rows * inner * size, _liger_swiglu())
+    gate_up = inputs.activations(2 * inner)
+    yield Case("swiglu", swiglu, [gate_up], 0, 3 * rows * inner * itemsize, _liger_swiglu())
+
+
+def _matrix_product_cases(inputs: Inputs) -> Iterator[Case]:
+    """Yield the operations whose time goes into matrix products."""
+    rows, width, inner, itemsize = inputs.rows, inputs.width, inputs.inner, inputs.itemsize
+    rope, product_flop = inputs.rope(), 2 * rows * width  # per column of the other matrix
+    x = inputs.activations(width)
     yield Case(
         "attention",
-        lambda qkv: attention(qkv, heads, cos_sin),
-        [new(batch, tokens, 3 * width)],
-        attention_flop,
-        4 * rows * width * size,
+        lambda qkv: attention(qkv, inputs.config.num_heads, rope),
+        [inputs.activations(3 * width)],
+        inputs.attention_flop,
+        4 * rows * width * itemsize,
     )
     yield Case(
         "linear_swiglu",
         linear_swiglu,
-        [x, linear(2 * inner, width)],
-        linear_flop * 2 * inner,
-        (rows * (width + inner) + 2 * inner * width) * size,
+        [x, inputs.weight(2 * inner, width)],
+        product_flop * 2 * inner,
+        (rows * (width + inner) + 2 * inner * width) * itemsize,
     )
-    for name, into in (("out", new(batch, tokens, width)), ("down", hidden)):
+    for name, source_width in (("out", width), ("down", inner)):
         yield Case(
             f"linear_rms_norm {name}",
-            lambda x, w, r: linear_rms_norm(x, w, r, EPS),
-            [into, linear(width, into.shape[-1]), x],
-            linear_flop * into.shape[-1],
-            (rows * (into.shape[-1] + 2 * width) + width * into.shape[-1]) * size,
+            lambda source, weight, residual: linear_rms_norm(source, weight, residual, EPS),
+            [inputs.activations(source_width), inputs.weight(width, source_width), x],
+            product_flop * source_width,
+            (rows * (source_width + 2 * width) + width * source_width) * itemsize,
         )
-    labels = torch.randint(0, config.vocab_size, (batch, tokens), device=machine.device)
-    yield Case(
+
+
+def _loss_case(inputs: Inputs) -> Case:
+    vocab_size = inputs.config.vocab_size
+    labels = torch.randint(0, vocab_size, (inputs.batch, inputs.tokens), device=inputs.machine.device)
+    label_and_loss = 8 + 4  # bytes per token: an int64 label and a float32 loss
+    return Case(
         "stablemax_cross_entropy",
         lambda logits: stablemax_cross_entropy(logits, labels),
-        [new(batch, tokens, config.vocab_size)],
+        [inputs.activations(vocab_size)],
         0,
-        rows * (config.vocab_size * size + 12),
+        inputs.rows * (vocab_size * inputs.itemsize + label_and_loss),
     )
-    block = Block(config).to(machine.device)
-    weights = sum(p.numel() for p in block.parameters())
-    yield Case(
+
+
+def _block_case(inputs: Inputs) -> Case:
+    block, rope = Block(inputs.config).to(inputs.machine.device), inputs.rope()
+    parameters = sum(p.numel() for p in block.parameters())
+    return Case(
         "block",
-        lambda x, *_: block(x, cos_sin),
-        [x, *block.parameters()],
-        2 * rows * weights + attention_flop,
-        rows * (10 * width + inner) * size,
+        lambda x, *_: block(x, rope),
+        [inputs.activations(inputs.width), *block.parameters()],
+        2 * inputs.rows * parameters + inputs.attention_flop,
+        inputs.rows * (10 * inputs.width + inputs.inner) * inputs.itemsize,
     )
 
 
@@ -185,8 +245,8 @@ def _liger_rms_norm(width: int, machine: Machine) -> Callable | None:
     except ImportError:
         return None
     weight = torch.ones(width, device=machine.device, dtype=machine.dtype)
-    # Its sum with the residual is an addition before it.
-    return lambda x, r: LigerRMSNormFunction.apply(x + r, weight, EPS, 0.0, "llama", False)
+    # Liger's kernel has no residual, so the sum is an operation before it.
+    return lambda x, residual: LigerRMSNormFunction.apply(x + residual, weight, EPS, 0.0, "llama", False)
 
 
 def _liger_swiglu() -> Callable | None:
@@ -197,85 +257,90 @@ def _liger_swiglu() -> Callable | None:
     return lambda gate_up: LigerSiLUMulFunction.apply(*(half.contiguous() for half in gate_up.chunk(2, dim=-1)))
 
 
+# ----- timing
+
+
 def bench_case(case: Case, batch: int, tokens: int, machine: Machine, compiled: bool) -> Iterator[Row]:
-    """Rows of one operation: ours as dispatched, eager PyTorch, compiled PyTorch and Liger."""
-    ways = [("ours", "triton" if machine.device.type == "cpu" else "auto", case.run), ("eager", "reference", case.run)]
-    if compiled:
-        torch._dynamo.reset()  # so that each size is compiled for itself, as the kernels are
-        compiled_run = torch.compile(case.run, mode="max-autotune-no-cudagraphs", dynamic=False)
-        ways.append(("compiled", "reference", compiled_run))
-    if case.liger is not None and machine.device.type == "cuda":
-        ways.append(("liger", "reference", case.liger))
-    for name, mode, run in ways:
+    """Yield the rows of one operation: ours as dispatched, eager PyTorch, compiled PyTorch, and Liger's."""
+    for name, mode, function in _ways(case, machine, compiled):
         with dispatch.override(mode):
+            # The backward pass costs about twice the forward pass.
             for direction, factor, make in (("forward", 1, _forward), ("both", 3, _both)):
                 try:
-                    ms = time_ms(make(run, case), machine.device)
+                    ms = time_ms(make(function, case), machine.device)
                 except torch.cuda.OutOfMemoryError:
                     ms = float("nan")
                 tflops, gbs = factor * case.flop / ms / 1e9, factor * case.bytes / ms / 1e6
-                yield Row(
-                    case.name,
-                    direction,
-                    batch,
-                    tokens,
-                    name,
-                    ms,
-                    tflops,
-                    gbs,
-                    100 * tflops / machine.gemm_tflops,
-                    100 * gbs / machine.copy_gbs,
-                )
+                shares = 100 * tflops / machine.gemm_tflops, 100 * gbs / machine.copy_gbs
+                yield Row(case.name, direction, batch, tokens, name, ms, tflops, gbs, *shares)
 
 
-def _forward(run: Callable, case: Case) -> Callable[[], object]:
+def _ways(case: Case, machine: Machine, compiled: bool) -> list[tuple[str, str, Callable]]:
+    """Return the implementations of an operation as (name, mode of dispatch, function)."""
+    ours = "triton" if machine.device.type == "cpu" else "auto"
+    ways = [("ours", ours, case.run), ("eager", "reference", case.run)]
+    if compiled:
+        torch._dynamo.reset()  # so that each size is compiled by itself, as the kernels are
+        function = torch.compile(case.run, mode="max-autotune-no-cudagraphs", dynamic=False)
+        ways.append(("compiled", "reference", function))
+    if case.liger is not None and machine.device.type == "cuda":
+        ways.append(("liger", "reference", case.liger))
+    return ways
+
+
+def _forward(function: Callable, case: Case) -> Callable[[], object]:
+    """Return a call of the forward pass alone."""
+
     def call():
         with torch.no_grad():
-            return run(*case.tensors)
+            return function(*case.tensors)
 
     return call
 
 
-def _both(run: Callable, case: Case) -> Callable[[], object]:
+def _both(function: Callable, case: Case) -> Callable[[], object]:
+    """Return a call of the forward and the backward pass."""
     leaves = [t if isinstance(t, torch.nn.Parameter) else t.detach().requires_grad_() for t in case.tensors]
     with torch.no_grad():
-        grad = torch.randn_like(run(*leaves))
-    return lambda: torch.autograd.grad(run(*leaves), leaves, grad)
+        grad = torch.randn_like(function(*leaves))
+    return lambda: torch.autograd.grad(function(*leaves), leaves, grad)
 
 
 def bench_steps(
     config: ModelConfig, batch: int, tokens: int, machine: Machine, against: Path | None, compiled: bool
 ) -> Iterator[Row]:
-    """Whole training steps, halting's look-ahead included, with peak memory: ours, plain PyTorch,
-    and the published code, each from a fresh allocator."""
+    """Yield the rows of whole training steps, halting's look-ahead included, with their peak memory.
+
+    The rows are ours, plain PyTorch, and the published code if `against` names a checkout of it. Each begins with an
+    empty allocator.
+    """
     side = round((tokens - config.puzzle_tokens) ** 0.5)
     config = replace(config, canvas_rows=side, canvas_cols=side)
-    inputs = torch.from_numpy(np.random.default_rng(0).integers(2, config.vocab_size, size=(batch, side * side)))
+    cells = torch.from_numpy(np.random.default_rng(0).integers(2, config.vocab_size, size=(batch, side * side)))
     ids = torch.arange(batch)[:, None]
-    ours = Sequences(*(tensor.to(machine.device) for tensor in (inputs.int(), inputs.flip(0), ids)))
+    # The labels are the inputs of other sequences: a step's time does not depend on what it learns.
+    sequences = Sequences(*(tensor.to(machine.device) for tensor in (cells.int(), cells.flip(0), ids)))
     recipe = replace(PRESETS["hrm-27m"].adapt, halting_target="look-ahead", ema=0.0)
 
-    def learner_step() -> Callable[[], object]:
+    def make_ours() -> Callable[[], object]:
         torch.manual_seed(0)
         model = RecursiveModel(config, batch, machine.dtype).to(machine.device)
         learner = Learner(model, recipe, total_steps=1000, seed=0)
-        return lambda: learner.learn(fixed_batch(ours, (side, side)))
+        return lambda: learner.learn(fixed_batch(sequences, (side, side)))
 
-    def published() -> Callable[[], object]:
+    def make_published() -> Callable[[], object]:
         torch.manual_seed(0)
         theirs = {
-            "inputs": ours.inputs,
-            "labels": ours.labels.int(),
-            "puzzle_identifiers": ours.puzzle_identifiers[:, 0].int(),
+            "inputs": sequences.inputs,
+            "labels": sequences.labels.int(),
+            "puzzle_identifiers": sequences.puzzle_identifiers[:, 0].int(),
         }
         return published_step(against, config, recipe, theirs, batch, machine.dtype, compiled)
 
-    ways = [
-        ("ours", "triton" if machine.device.type == "cpu" else "auto", learner_step),
-        ("eager", "reference", learner_step),
-    ]
+    ours = "triton" if machine.device.type == "cpu" else "auto"
+    ways = [("ours", ours, make_ours), ("eager", "reference", make_ours)]
     if against is not None:
-        ways.append(("published", "reference", published))
+        ways.append(("published", "reference", make_published))
     for name, mode, make in ways:
         with dispatch.override(mode):
             row = _bench_step(name, make, batch, tokens, machine)
@@ -283,6 +348,7 @@ def bench_steps(
 
 
 def _bench_step(name: str, make: Callable, batch: int, tokens: int, machine: Machine) -> Row:
+    """Time the step that `make` returns; its milliseconds are NaN if the GPU's memory is too small."""
     on_gpu = machine.device.type == "cuda"
     try:
         step = make()
@@ -290,21 +356,24 @@ def _bench_step(name: str, make: Callable, batch: int, tokens: int, machine: Mac
         if on_gpu:
             torch.cuda.reset_peak_memory_stats()
         step()
-        # Before timing, which holds a buffer of its own to clear the cache with.
+        # Read before the timing, which holds a buffer of its own to clear the cache with.
         peak = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else 0.0
         ms = time_ms(step, machine.device)
     except torch.cuda.OutOfMemoryError:
         ms = peak = float("nan")
-    step = None
+    step = None  # drops the model, so that the next step finds an empty allocator
     gc.collect()
     if on_gpu:
         torch.cuda.empty_cache()
     return Row("training step", "both", batch, tokens, name, ms, peak_gib=peak)
 
 
+# ----- output
+
+
 def print_row(row: Row) -> None:
     print(
-        f"{row.op:<25}{row.direction:<9}{f'{row.batch}x{row.tokens}':<10}{row.implementation:<11}{row.ms:>10.3f} ms"
+        f"{row.op:<22}{row.direction:<9}{f'{row.batch}x{row.tokens}':<10}{row.implementation:<11}{row.ms:>10.3f} ms"
         f"{row.tflops:>8.1f} TFLOP/s{row.gemm_percent:>5.0f}%{row.gbs:>8.0f} GB/s{row.copy_percent:>5.0f}%"
         + (f"{row.peak_gib:>7.2f} GiB" if row.peak_gib else ""),
         flush=True,
@@ -312,7 +381,7 @@ def print_row(row: Row) -> None:
 
 
 def print_ratios(rows: list[Row]) -> None:
-    """How many times faster ours is than each of the others, and its share of their peak memory."""
+    """Print how many times faster ours is than each of the others, and its share of their peak memory."""
     ours = {(r.op, r.direction, r.batch, r.tokens): r for r in rows if r.implementation == "ours"}
     for row in rows:
         own = ours[row.op, row.direction, row.batch, row.tokens]
@@ -325,10 +394,10 @@ def print_ratios(rows: list[Row]) -> None:
 
 
 def write_csv(path: Path, rows: list[Row], machine: Machine) -> None:
-    """Every row with what it was measured on."""
-    name = torch.cuda.get_device_name(machine.device) if machine.device.type == "cuda" else "none: a smoke run"
+    """Write every row with the commit, the machine and the versions that it was measured with."""
     import triton
 
+    name = torch.cuda.get_device_name(machine.device) if machine.device.type == "cuda" else "none: a smoke run"
     about = {
         "commit": environment.commit_of_checkout(),
         "device": name,
@@ -344,50 +413,29 @@ def write_csv(path: Path, rows: list[Row], machine: Machine) -> None:
         writer.writerows(asdict(row) | about for row in rows)
 
 
-def kernels_are_correct() -> bool:
-    print("first, the kernels' tests on this GPU", flush=True)
-    tests = ["tests/ops", "tests/model/test_layers.py", "tests/model/test_recursive.py", "tests/train/test_losses.py"]
-    return subprocess.run([sys.executable, "-m", "pytest", *tests], cwd=environment.REPOSITORY).returncode == 0
+# ----- the tool
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("bench_ops.csv"))
-    parser.add_argument("--shapes", default=SHAPES, help="batch x tokens of the operations")
-    parser.add_argument("--steps", default=STEPS, help="batch x tokens of whole training steps; 'none' for none")
-    parser.add_argument("--preset", default="hrm-27m", choices=list(PRESETS))
-    parser.add_argument("--against", type=Path, help="a checkout of sapientinc/HRM")
-    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out, which takes minutes")
-    parser.add_argument("--smoke", action="store_true", help="run every path once, at toy size")
-    options = parser.parse_args()
+    options = _parse_arguments()
     if not options.smoke and not torch.cuda.is_available():
-        print("bench_ops needs a GPU, and torch finds none (--smoke runs without)", file=sys.stderr)
-        return 2
+        raise InputError("the benchmark needs a GPU, and torch finds none (--smoke runs without one)")
     if not options.smoke and not kernels_are_correct():
-        print("the kernels are wrong on this GPU: nothing was timed", file=sys.stderr)
+        print("the kernels are wrong on this GPU, so nothing was timed", file=sys.stderr)
         return 1
-    try:
-        return run(options)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-
-
-def run(options: argparse.Namespace) -> int:
     runtime = choose_runtime("cpu" if options.smoke else None)
     config = PRESETS[options.preset].model
     if options.smoke:
         config = replace(config, hidden_size=64, num_heads=4, H_layers=1, L_layers=1, puzzle_emb_ndim=64)
         options.shapes, options.steps = "2x17", "2x17"
-    machine = measure_machine(runtime.device, runtime.dtype, 64 if options.smoke else 8192)
-    print(f"computing on {runtime}; matrix product {machine.gemm_tflops:.0f} TFLOP/s, copy {machine.copy_gbs:.0f} GB/s")
-    print(dispatch.summary(runtime.device, runtime.dtype))
-    if options.smoke:
         print("a smoke run: these numbers mean nothing")
-    compiled = not options.no_compile and not options.smoke
     shapes, steps = parse_shapes(options.shapes), parse_shapes(options.steps)
     if options.against is not None:
-        load_published(options.against)  # fails now rather than after an hour
+        load_published(options.against)  # raises its error now rather than after an hour
+    machine = measure_machine(runtime.device, runtime.dtype, _SMOKE_SIZE if options.smoke else _MACHINE_SIZE)
+    print(f"computing on {runtime}; matrix product {machine.gemm_tflops:.0f} TFLOP/s, copy {machine.copy_gbs:.0f} GB/s")
+    print(dispatch.summary(runtime.device, runtime.dtype))
+    compiled = not options.no_compile and not options.smoke
     rows = []
     try:
         for row in bench(config, shapes, steps, machine, options.against, compiled):
@@ -400,29 +448,68 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def kernels_are_correct() -> bool:
+    """Run the tests of the kernels on this GPU."""
+    print("first the tests of the kernels on this GPU", flush=True)
+    command = [sys.executable, "-m", "pytest", *_KERNEL_TESTS]
+    return subprocess.run(command, cwd=environment.REPOSITORY).returncode == 0
+
+
 def bench(
     config: ModelConfig, shapes: list, steps: list, machine: Machine, against: Path | None, compiled: bool
 ) -> Iterator[Row]:
-    """All rows, operations first."""
+    """Yield all rows: those of the operations first, then those of the training steps."""
     for batch, tokens in shapes:
         try:
             for case in cases(config, batch, tokens, machine):
                 yield from bench_case(case, batch, tokens, machine, compiled)
         except torch.cuda.OutOfMemoryError:
-            print(f"{batch}x{tokens}: the tensors themselves do not fit this GPU")
+            print(f"{batch}x{tokens}: this GPU's memory is too small for the tensors themselves")
     for batch, tokens in steps:
         yield from bench_steps(config, batch, tokens, machine, against, compiled)
 
 
 def parse_shapes(text: str) -> list[tuple[int, int]]:
-    """ "96x226,48x901" -> [(96, 226), (48, 901)]. Raises `InputError`."""
+    """Return [(96, 226), (48, 901)] for "96x226,48x901" and [] for "none". Raises `InputError`."""
     if text == "none":
         return []
     try:
         return [(int(batch), int(tokens)) for batch, tokens in (shape.split("x") for shape in text.split(","))]
     except ValueError:
-        raise InputError(f"'{text}' is no list of shapes such as {SHAPES}") from None
+        raise InputError(f"'{text}' is not a list of shapes such as {SHAPES}") from None
+
+
+def _parse_arguments() -> argparse.Namespace:
+    parser = parser_of(__doc__)
+    parser.add_argument(
+        "--shapes", default=SHAPES, help="batch x tokens of the operations, or none (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--steps", default=STEPS, help="batch x tokens of the training steps, or none (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--preset",
+        default="hrm-27m",
+        choices=list(PRESETS),
+        help="network whose sizes are taken (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--against",
+        type=absolute_path,
+        metavar="DIR",
+        help="checkout of sapientinc/HRM whose training step is timed too",
+    )
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out, which takes minutes")
+    parser.add_argument("--smoke", action="store_true", help="run every path once at toy size, without a GPU")
+    parser.add_argument(
+        "--out",
+        type=absolute_path,
+        default=environment.REPOSITORY / "bench_ops.csv",
+        metavar="FILE",
+        help="CSV file to write (default: bench_ops.csv in the repository)",
+    )
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_tool(main))

@@ -1,8 +1,8 @@
-"""The published implementation's training step and data builder, from a checkout of sapientinc/HRM, to be measured
-beside ours.
+"""Run the training step and the data builder of the published code, to measure them beside ours.
 
-Nothing of it is copied or changed on disk. Its compiled extensions are answered in memory:
-flash-attn by PyTorch's scaled_dot_product_attention, adam-atan2 by our optimiser. It needs pydantic.
+The code comes from a checkout of sapientinc/HRM, and no file of the checkout is copied or changed. Its compiled
+extensions are replaced in memory: flash-attn by PyTorch's scaled_dot_product_attention, adam-atan2 by our optimiser.
+The published code needs pydantic.
 """
 
 from __future__ import annotations
@@ -30,33 +30,15 @@ def training_step(
     dtype: torch.dtype,
     compiled: bool,
 ) -> Callable[[], torch.Tensor]:
-    """A function that takes one training step on `batch` and returns its loss.
+    """Return a function that takes one published training step on `batch` and returns its loss.
 
-    `batch` holds inputs and labels int32 [B, S] and puzzle_identifiers int32 [B], on the device
-    where the model goes. Raises `InputError` where the checkout cannot be used.
+    `batch` holds "inputs" and "labels", int32 [B, T], and "puzzle_identifiers", int32 [B], on the device of the model.
+    `puzzles` is the number of puzzle embeddings; `compiled` says whether torch.compile compiles the model.
+    Raises `InputError` if the checkout cannot be used.
     """
     model_module, losses, embedding = load(checkout)
     size, tokens = batch["inputs"].shape
-    settings = dict(
-        batch_size=size,
-        seq_len=tokens,
-        num_puzzle_identifiers=puzzles,
-        vocab_size=config.vocab_size,
-        puzzle_emb_ndim=config.puzzle_emb_ndim,
-        H_cycles=config.H_cycles,
-        L_cycles=config.L_cycles,
-        H_layers=config.H_layers,
-        L_layers=config.L_layers,
-        hidden_size=config.hidden_size,
-        expansion=config.expansion,
-        num_heads=config.num_heads,
-        pos_encodings="rope",
-        rope_theta=config.rope_theta,
-        halt_max_steps=config.halt_max_steps,
-        halt_exploration_prob=config.halt_exploration_prob,
-        forward_dtype=str(dtype).removeprefix("torch."),
-        causal=False,
-    )
+    settings = _published_settings(config, size, tokens, puzzles, dtype)
     with torch.device(batch["inputs"].device):
         model = losses.ACTLossHead(model_module.HierarchicalReasoningModel_ACTV1(settings), "stablemax_cross_entropy")
         step_model = torch.compile(model, dynamic=False) if compiled else model
@@ -83,12 +65,40 @@ def training_step(
     return step
 
 
+def _published_settings(config: ModelConfig, batch_size: int, tokens: int, puzzles: int, dtype: torch.dtype) -> dict:
+    """Return our network's settings under the published names."""
+    return dict(
+        batch_size=batch_size,
+        seq_len=tokens,
+        num_puzzle_identifiers=puzzles,
+        vocab_size=config.vocab_size,
+        puzzle_emb_ndim=config.puzzle_emb_ndim,
+        H_cycles=config.H_cycles,
+        L_cycles=config.L_cycles,
+        H_layers=config.H_layers,
+        L_layers=config.L_layers,
+        hidden_size=config.hidden_size,
+        expansion=config.expansion,
+        num_heads=config.num_heads,
+        pos_encodings="rope",
+        rope_theta=config.rope_theta,
+        halt_max_steps=config.halt_max_steps,
+        halt_exploration_prob=config.halt_exploration_prob,
+        forward_dtype=str(dtype).removeprefix("torch."),
+        causal=False,
+    )
+
+
 def build_dataset(checkout: Path, data: Path, out: Path, augmentations: int) -> None:
-    """Run its data builder on a folder of splits of task files. Raises `InputError`."""
+    """Run the published data builder on `data`, a folder of splits with task files, and write its files into `out`.
+
+    Raises `InputError` if the checkout cannot be used.
+    """
     script = checkout / "dataset" / "build_arc_dataset.py"
     if not script.exists():
         raise InputError(f"{script}: does not exist, expected a checkout of sapientinc/HRM")
-    arguments = types.ModuleType("argdantic")  # reads a command line, which is not used here
+    # argdantic reads the builder's command line, which is not used here, so that package need not be installed.
+    arguments = types.ModuleType("argdantic")
     arguments.ArgParser = lambda: types.SimpleNamespace(command=lambda **_: lambda function: function)
     sys.modules["argdantic"] = arguments
     sys.path.insert(0, str(script.parent))
@@ -104,7 +114,10 @@ def build_dataset(checkout: Path, data: Path, out: Path, augmentations: int) -> 
 
 
 def load(checkout: Path) -> tuple[types.ModuleType, ...]:
-    """Its modules of the model, the losses and the puzzle embedding. Raises `InputError`."""
+    """Return the published modules of the model, the losses and the puzzle embedding.
+
+    Raises `InputError` if the checkout cannot be used.
+    """
     if not (checkout / "models" / "hrm" / "hrm_act_v1.py").exists():
         raise InputError(f"{checkout}: no models/hrm/hrm_act_v1.py, expected a checkout of sapientinc/HRM")
     attention = types.ModuleType("flash_attn")
@@ -123,5 +136,6 @@ def load(checkout: Path) -> tuple[types.ModuleType, ...]:
 
 
 def _flash_attn_func(q, k, v, causal=False):
+    """Compute attention as flash-attn's function of this name does. All tensors are [B, T, heads, head_dim]."""
     out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=causal)
     return out.transpose(1, 2).contiguous()

@@ -1,11 +1,11 @@
-"""Can a run be lost by killing it? Real runs of `solve`, killed at random instants and started again.
+"""Kill real runs of solve at random instants, and check that none is lost.
 
     python tools/stress/kill_runs.py --runs 200
 
-Each run is `python -m hrm_offline solve` on a few real tasks, with one worker or two. At a random instant, mostly of
-the time in which there is something to lose, or while a file is being written, SIGKILL hits the leading process or one
-of its workers. Then `submission.json` must be valid, and the run, started again where its leader was killed, must end
-with the answers of an unbroken run. Ends with exit code 1 if any did not. Linux only.
+Each run is `python -m hrm_offline solve` on a few real tasks, with one worker or two. SIGKILL hits the leading process
+or one of its workers, mostly after an adaptation has saved its first state, sometimes before, and sometimes while a
+file is being written. After the kill, submission.json must be valid. A run whose leader was killed is started again.
+In the end every run must have the answers of an unbroken run. The exit code is 1 if any has not. Linux only.
 """
 
 from __future__ import annotations
@@ -32,16 +32,21 @@ from hrm_offline.solve.paths import FOLDER
 from hrm_offline.train.state import STATE_FILE
 from tools.local_dryrun import choose_tasks
 from tools.support import environment
+from tools.support.command_line import parser_of, solve_command
 
-# On however slow a machine: a run that is short of time learns less, and so has other answers.
+# Enough for the slowest machine: a run that is short of time learns less, and then has other answers.
 _BUDGET, _END_SECONDS = "2h", 3600
+_SAVE_EVERY = 0.3  # seconds between saved states, few so that there is something to go on from
 
 
 @dataclass(frozen=True)
 class Kill:
-    """One trial: who is killed ("leader", "worker"), at which share of the time until the first state of an adaptation
-    is saved (`starting`) or of the time from there on, and whether only once a file is being written that is not the
-    first."""
+    """A kill to try.
+
+    `victim` is "leader" or "worker". `share` is the instant: a share of the time until an adaptation saves its first
+    state if `starting`, else of the time after that. With `writing`, the kill waits until a file is being written,
+    other than the first submission.
+    """
 
     number: int
     workers: int
@@ -53,8 +58,12 @@ class Kill:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Whether there was a file and a valid one after the kill, how the run ended in all, whether its answers are those
-    of an unbroken one, and whether the kill came before the first file or after the end."""
+    """What came of a kill.
+
+    `too_early`: the kill came before the first submission. `too_late`: the run had ended before the kill. `valid`: the
+    submission was valid after the kill and in the end. `code`: the exit code in the end. `same`: the answers are those
+    of an unbroken run. `resumed`: the run says that it went on from what was saved.
+    """
 
     kill: Kill
     too_early: bool
@@ -66,8 +75,11 @@ class Outcome:
 
 
 class Trials:
-    """Runs trials in `folder`; `references` are the answers of unbroken runs by number of workers, `starting` and
-    `going_on` the seconds these took until the first state of an adaptation was saved, and from there on."""
+    """Runs trials in `folder`, after one unbroken run with one worker and one with two.
+
+    By number of workers, `references` holds the answers of the unbroken run, `starting` its seconds until an adaptation
+    saved its first state, and `going_on` its seconds after that.
+    """
 
     def __init__(self, folder: Path, tasks: int, visits: int):
         self.folder, self.visits = folder, visits
@@ -86,6 +98,7 @@ class Trials:
             self.references[workers] = self._answers(out)
 
     def run(self, kill: Kill) -> Outcome:
+        """Start a run, kill as `kill` says, start the run again if its leader is dead, and see how it ends."""
         out = self.folder / f"run-{kill.number}"
         run = self._start(out, kill.workers)
         hit = self._hit(run, kill, out)
@@ -102,33 +115,25 @@ class Trials:
         return Outcome(kill, too_early, not hit, valid, code, same, "going on from" in log or "goes on at" in log)
 
     def _start(self, out: Path, workers: int) -> subprocess.Popen:
-        command = [
-            sys.executable,
-            "-m",
-            "hrm_offline",
-            "solve",
-            "--challenges",
-            str(self.challenges),
-            "--out",
-            str(out),
-            "--budget",
-            _BUDGET,
-            "--visits",
-            str(self.visits),
-            "--workers",
-            str(workers),
-            "--save-every",
-            "0.3",
-        ]
+        command = solve_command(
+            challenges=self.challenges,
+            out=out,
+            budget=_BUDGET,
+            visits=self.visits,
+            workers=workers,
+            save_every=_SAVE_EVERY,
+        )
         with open(_log_of(out), "a") as log:
             return subprocess.Popen(command, cwd=environment.REPOSITORY, stdout=log, stderr=log)
 
     def _hit(self, run: subprocess.Popen, kill: Kill, out: Path) -> bool:
-        """Wait for the instant and kill; False if the run had ended before."""
+        """Wait for the instant and kill. Returns False if the run had ended before."""
         starting, going_on = self.starting[kill.workers], self.going_on[kill.workers]
         if kill.starting:
             time.sleep(kill.share * starting)
-        else:  # a machine that is busier now than in the unbroken run was slower in starting, too
+        else:
+            # If the machine is busier now than during the unbroken run, this run was slower to start, and will be
+            # slower to go on.
             start = time.monotonic()
             self._await_state(run, out)
             time.sleep(kill.share * going_on * (time.monotonic() - start) / starting)
@@ -142,7 +147,7 @@ class Trials:
         return True
 
     def _await_state(self, run: subprocess.Popen, out: Path) -> None:
-        """Until there is something to go on from, or the run has ended."""
+        """Wait until an adaptation has saved a state, or the run has ended."""
         while run.poll() is None and not any((out / FOLDER).glob(f"*/{STATE_FILE}")):
             time.sleep(0.02)
 
@@ -163,7 +168,10 @@ def _log_of(out: Path) -> Path:
 
 
 def _worker_of(leader: int) -> int | None:
-    """A random worker of a leading process: a child that runs our code, not multiprocessing's resource tracker."""
+    """Return a random worker of a leading process, or None if there is none.
+
+    A worker is a child that runs our code; multiprocessing's resource tracker is a child, too, but none of ours.
+    """
     children = Path(f"/proc/{leader}/task/{leader}/children")
     workers = [
         int(child)
@@ -181,8 +189,11 @@ def _command_line(process: str) -> bytes:
 
 
 def draw_kills(runs: int, seed: int) -> list[Kill]:
-    """Leaders and workers alike, a quarter of the leaders while a file is being written, a quarter of the others
-    before there is anything to go on from."""
+    """Draw the kills: leaders and workers equally often.
+
+    A quarter of the leaders is killed while a file is being written. A quarter of all others is killed before an
+    adaptation has saved a state.
+    """
     rng = random.Random(seed)
     kills = []
     for number in range(runs):
@@ -194,19 +205,13 @@ def draw_kills(runs: int, seed: int) -> list[Kill]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=200)
-    parser.add_argument("--tasks", type=int, default=4)
-    parser.add_argument("--visits", type=int, default=150)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--at-once", type=int, default=2, metavar="N", help="runs side by side")
-    options = parser.parse_args()
+    options = _parse_arguments()
     with tempfile.TemporaryDirectory() as scratch:
         trials = Trials(Path(scratch), options.tasks, options.visits)
         for workers in trials.references:
             print(
-                f"unbroken, {workers} workers: {trials.starting[workers]:.1f} s until a state was saved, "
-                f"{trials.going_on[workers]:.1f} s more",
+                f"unbroken run, {workers} workers: {trials.starting[workers]:.1f} s until a state was saved, "
+                f"{trials.going_on[workers]:.1f} s after that",
                 flush=True,
             )
         outcomes = []
@@ -220,6 +225,7 @@ def main() -> int:
 
 
 def report(outcomes: list[Outcome]) -> int:
+    """Print a table of the outcomes by kind of kill. Returns 1 if any run was lost, else 0."""
     print(f"{'killed':<28}{'runs':>6}{'invalid':>9}{'exit not 0':>12}{'other answers':>15}{'went on':>9}")
     groups: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
@@ -233,6 +239,22 @@ def report(outcomes: list[Outcome]) -> int:
             f"{sum(not o.same for o in found):>15}{sum(o.resumed for o in found):>9}"
         )
     return 1 if any(not o.valid or o.code or not o.same for o in outcomes) else 0
+
+
+def _parse_arguments() -> argparse.Namespace:
+    parser = parser_of(__doc__)
+    parser.add_argument("--runs", type=int, default=200, metavar="N", help="runs to kill (default: %(default)s)")
+    parser.add_argument("--tasks", type=int, default=4, metavar="N", help="tasks per run (default: %(default)s)")
+    parser.add_argument(
+        "--visits",
+        type=int,
+        default=150,
+        metavar="N",
+        help="how often each demonstration is offered; fewer make the runs shorter (default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the kills (default: %(default)s)")
+    parser.add_argument("--at-once", type=int, default=2, metavar="N", help="runs side by side (default: %(default)s)")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -1,18 +1,18 @@
-"""Does a change of the recipe learn as well? Arms of settings on the same real tasks, over several seeds.
+"""Compare how well networks learn with different settings, on the same real tasks and with several seeds.
 
     python tools/study/compare_learning.py --set small --arm tight --arm full canvas=full tokens_per_step=18000
 
-Every arm offers each demonstration equally often (`--visits`), then predicts, votes and is scored against the held-back
-labels. `small` is the rehearsal's 30 tasks, `larger` 20 ARC-AGI-1 training tasks with sides from 10 on, and
-`arc1-eval:100:140` the 101st to 140th smallest of a set. One thread a run, `--workers` runs at a time; a line a run
-goes into `--out`, and runs already there are not repeated.
+Every arm offers each demonstration equally often (--visits), then predicts, votes and is scored against the labels.
+The set "small" is the rehearsal's 30 tasks, "larger" 20 ARC-AGI-1 training tasks with sides of 10 or more, and
+"arc1-eval:100:140" the 101st to 140th smallest task of a set. Each run has one thread. A finished run is a line of
+--out and is never repeated, so the same command goes on after a kill.
 
-An arm may begin with a pretrained network, whose recipe it then changes:
+An arm may begin with a pretrained network, whose recipe the arm then changes:
 
     python tools/study/compare_learning.py --set arc1-eval:100:140 --arm soon artifact=DIR embeddings_only=0 start=zeros
 
-`start` is where new puzzles' embeddings begin: as the artifact says (mean), at zero (zeros), or each at that one of
-some pretrained ones, in `puzzles.safetensors`, whose loss on its demonstrations is the least (nearest).
+The setting "start" says where the embeddings of new puzzles begin: "mean" as the artifact says, "zeros" at zero, or
+"nearest" at the pretrained embedding of puzzles.safetensors with the least loss on the puzzle's demonstrations.
 """
 
 from __future__ import annotations
@@ -26,28 +26,30 @@ import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
-from pathlib import Path
 
 from hrm_offline.common.errors import InputError
 from hrm_offline.solve.worker import end_with_parent
 from tools.study.trial import Trial, configs_of, learn, predict, score_votes, tasks_of
 from tools.support import environment
+from tools.support.command_line import absolute_path, add_seeds, parser_of, run_tool
+from tools.support.run_lines import RunLines
 
 
 @dataclass(frozen=True)
 class Run:
-    """A trial of a named arm."""
+    """A trial of the arm `arm`."""
 
     arm: str
     trial: Trial
 
     @property
     def key(self) -> dict:
+        """What tells a run from others; a line of the output holds all of it."""
         return {"arm": self.arm} | self.trial.key
 
 
 def compare(run: Run) -> dict:
-    """Adapt, predict and score one run; a line of the output."""
+    """Adapt, predict and score. Returns a line of the output."""
     tasks = tasks_of(run.trial.tasks)
     learned = learn(run.trial, tasks)
     score = score_votes(predict(learned)[0], tasks)
@@ -63,7 +65,7 @@ def compare(run: Run) -> dict:
 
 
 def print_table(lines: list[dict]) -> None:
-    """A row a run and each arm's means; `half` is the loss at half of the steps."""
+    """Print a row for each run and the means of each arm. The column `half` is the loss at half of the steps."""
     print(
         f"{'arm':<16}{'seed':>5}{'steps':>8}{'examples':>10}{'seconds':>9}{'half':>8}{'loss':>8}{'cells':>8}"
         f"{'points':>8}{'solved':>8}"
@@ -87,6 +89,7 @@ def _print_row(arm: str, seed: int | str, run: dict) -> None:
 
 
 def _parse_arm(words: list[str]) -> tuple[str, dict]:
+    """Return ("full", {"canvas": "full"}) for ["full", "canvas=full"]. Raises `InputError`."""
     changes = {}
     for word in words[1:]:
         name, equals, value = word.partition("=")
@@ -100,39 +103,66 @@ def _parse_arm(words: list[str]) -> tuple[str, dict]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--arm", nargs="+", action="append", required=True, metavar="NAME [SETTING=VALUE ...]")
-    parser.add_argument("--set", default="small", metavar="small|larger|SET:FIRST:LAST")
-    parser.add_argument("--preset", default="hrm-132k")
-    parser.add_argument("--visits", type=int, default=300)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=environment.REPOSITORY / "compare_learning.jsonl")
-    options = parser.parse_args()
-    try:
-        arms = [_parse_arm(arm) for arm in options.arm]
-        runs = [
-            Run(name, Trial(changes, seed, options.preset, options.set, options.visits))
-            for seed in options.seeds
-            for name, changes in arms
-        ]
-        tasks_of(options.set)
-        for run in runs:
-            configs_of(run.trial, f"arm {run.arm}")
-    except InputError as error:
-        print(f"compare_learning: error: {error}", file=sys.stderr)
-        return 2
-    lines = [json.loads(text) for text in options.out.read_text().splitlines()] if options.out.exists() else []
-    wanted = [run for run in runs if not any(run.key.items() <= line.items() for line in lines)]
+    options = _parse_arguments()
+    arms = [_parse_arm(arm) for arm in options.arm]
+    runs = [
+        Run(name, Trial(changes, seed, options.preset, options.set, options.visits))
+        for seed in options.seeds
+        for name, changes in arms
+    ]
+    tasks_of(options.set)  # raises its error before any run begins
+    for run in runs:
+        configs_of(run.trial, f"arm {run.arm}")
+    done = RunLines(options.out)
+    missing = [run for run in runs if not _lines_of(run, done.lines)]
     with ProcessPoolExecutor(options.workers, get_context("spawn"), end_with_parent) as pool:
-        for future in as_completed([pool.submit(compare, run) for run in wanted]):
-            lines.append(future.result())
-            with open(options.out, "a", encoding="utf-8") as file:
-                file.write(json.dumps(lines[-1]) + "\n")
-            print(json.dumps(lines[-1]), flush=True)
-    print_table([line for line in lines if any(run.key.items() <= line.items() for run in runs)])
+        for future in as_completed([pool.submit(compare, run) for run in missing]):
+            line = future.result()
+            done.add(line)
+            print(json.dumps(line), flush=True)
+    print_table([line for line in done.lines if any(_lines_of(run, [line]) for run in runs)])
     return 0
 
 
+def _lines_of(run: Run, lines: list[dict]) -> list[dict]:
+    """Return the lines of a run."""
+    return [line for line in lines if run.key.items() <= line.items()]
+
+
+def _parse_arguments() -> argparse.Namespace:
+    parser = parser_of(__doc__)
+    parser.add_argument(
+        "--arm",
+        nargs="+",
+        action="append",
+        required=True,
+        metavar=("NAME", "SETTING=VALUE"),
+        help="an arm and the settings that it changes; repeat the flag for more arms",
+    )
+    parser.add_argument(
+        "--set", default="small", metavar="small|larger|SET:FIRST:LAST", help="tasks (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--preset", default="hrm-132k", help="network and recipe that the arms change (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--visits",
+        type=int,
+        default=300,
+        metavar="N",
+        help="how often each demonstration is offered (default: %(default)s)",
+    )
+    add_seeds(parser, [0, 1, 2])
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="runs at a time (default: %(default)s)")
+    parser.add_argument(
+        "--out",
+        type=absolute_path,
+        default=environment.REPOSITORY / "compare_learning.jsonl",
+        metavar="FILE",
+        help="file of finished runs (default: compare_learning.jsonl in the repository)",
+    )
+    return parser.parse_args()
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_tool(main))

@@ -1,4 +1,4 @@
-"""What the runs of a study say: tables, figures, and which published findings they agree with."""
+"""Write the report of the studies: tables, figures, and whether the runs agree with the published findings."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ import numpy as np
 
 from hrm_offline.data.sets import size_of
 from hrm_offline.data.tasks import Task
+from tools.study.differences import MIN_PARTED, MIN_SEEDS, NULL, Difference, Result, compare, verdict
 from tools.study.studies import Finding, Study
 from tools.study.trial import null_score
 from tools.support.intervals import bootstrap
 
-MIN_SEEDS = 3
-_MIN_PARTED = 6  # tasks: with fewer no sign test reaches 5%, and a bootstrap's interval is too narrow
-_NULL = "the null baseline"
-_COLUMNS = (
+_CSV_COLUMNS = (
     "arm",
     "seed",
     "pass@2",
@@ -31,12 +29,17 @@ _COLUMNS = (
     "vote seconds",
     "commit",
 )
+Found = dict[int, dict[tuple[str, str], dict]]  # lines of runs.jsonl by seed and (study, arm)
+Row = tuple[Study, Finding, Difference | None]
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What all runs of a report have in common: the preset, the tasks (as `tasks_of` names them), how often each
-    demonstration is offered, the seeds, the command and how many runs went side by side."""
+    """What all runs of a report have in common.
+
+    `tasks` names the tasks as `tasks_of` does. `visits` is how often each demonstration is offered. `command` made the
+    report, and `workers` runs went side by side.
+    """
 
     preset: str
     tasks: str
@@ -46,95 +49,15 @@ class Scale:
     workers: int
 
 
-@dataclass(frozen=True, eq=False)
-class Result:
-    """The runs of an arm by seed, lines of runs.jsonl. The null baseline's is one run that holds for any seed."""
-
-    name: str
-    runs: dict[int, dict]
-
-    def measured(self, what: int, seeds: list[int] | None = None) -> np.ndarray:
-        """[seeds, tasks]: the share of a task's outputs that are right (`what` 0) or of their cells (1)."""
-        chosen = self.runs.values() if seeds is None else [self.runs[seed] for seed in seeds]
-        return np.array([[outcome[what] for outcome in run["outcomes"].values()] for run in chosen])
-
-    def mean(self, name: str) -> float:
-        return float(np.mean([run[name] for run in self.runs.values()]))
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How many points of pass@2 an arm is above another, in percent of the tasks, paired over tasks and averaged over
-    the seeds that both have, with its 95% interval over resampled tasks; the same of cells right."""
-
-    points: tuple[float, float, float]
-    cells: tuple[float, float, float]
-    seeds: int
-    parted: int  # tasks whose points differ
-
-
-def compare(arm: Result, baseline: Result) -> Difference | None:
-    """None where the two have no seed in common."""
-    fixed = baseline.name == _NULL
-    seeds = [seed for seed in arm.runs if fixed or seed in baseline.runs]
-    if not seeds:
-        return None
-    bases = [baseline.measured(what) if fixed else baseline.measured(what, seeds) for what in (0, 1)]
-    gains = [100 * (arm.measured(what, seeds) - base).mean(axis=0) for what, base in enumerate(bases)]
-    means = [(float(gain.mean()), *bootstrap(gain)) for gain in gains]
-    return Difference(*means, len(seeds), int(np.count_nonzero(gains[0])))
-
-
-def verdict(finding: Finding, difference: Difference | None) -> str:
-    """Whether the interval lies where the finding says: above 0, or within the margin on both sides of it. Too few
-    seeds, or too few tasks that tell the two apart, are no evidence."""
-    if difference is None:
-        return "not run"
-    if not finding.published:
-        return "open question"
-    if difference.seeds < MIN_SEEDS or difference.parted < _MIN_PARTED:
-        return "cannot tell"
-    _, low, high = difference.points
-    margin = finding.margin
-    agrees = low > 0 if margin is None else -margin <= low and high <= margin
-    disagrees = high < 0 if margin is None else low > margin or high < -margin
-    if disagrees:
-        return "disagree"
-    smaller = finding.size is not None and high < finding.size
-    return ("agree" if agrees else "cannot tell") + ", but less than published" * smaller
-
-
 # ----- reports
 
 
-def write_reports(
-    studies: list[Study],
-    found: dict[int, dict[tuple[str, str], dict]],
-    tasks: tuple[Task, ...],
-    scale: Scale,
-    out: Path,
-) -> list[Path]:
-    """NAME.md, NAME.csv and NAME.png of each study, and README.md over all of them. `found` has the runs by seed and
-    (study, arm)."""
-    null = Result(
-        _NULL,
-        {
-            -1: {
-                "outcomes": {
-                    task.id: (task.right_either / task.outputs, task.cells) for task in null_score(tasks).tasks
-                }
-            }
-        },
-    )
+def write_reports(studies: list[Study], found: Found, tasks: tuple[Task, ...], scale: Scale, out: Path) -> list[Path]:
+    """Write NAME.md, NAME.csv and NAME.png for each study, and a README.md over all. Returns the paths."""
+    null = _null_result(tasks)
     written, rows = [], []
     for study in studies:
-        results = {
-            arm.name: Result(
-                arm.name,
-                {seed: runs[study.name, arm.name] for seed, runs in found.items() if (study.name, arm.name) in runs},
-            )
-            for arm in study.arms
-        }
+        results = {arm.name: _result_of(study, arm.name, found) for arm in study.arms}
         differences = [compare(results[f.arm], results[f.baseline] if f.baseline else null) for f in study.findings]
         rows += [(study, finding, difference) for finding, difference in zip(study.findings, differences)]
         _write_csv(results, out / f"{study.name}.csv")
@@ -146,12 +69,22 @@ def write_reports(
     return [*written, out / "README.md"]
 
 
-def _overview(
-    rows: list[tuple[Study, Finding, Difference | None]], found: dict[int, dict], tasks: tuple[Task, ...], scale: Scale
-) -> str:
+def _result_of(study: Study, arm: str, found: Found) -> Result:
+    """Return the runs of an arm that were found."""
+    return Result(arm, {seed: runs[study.name, arm] for seed, runs in found.items() if (study.name, arm) in runs})
+
+
+def _null_result(tasks: tuple[Task, ...]) -> Result:
+    """Return the null baseline in the form of an arm's runs."""
+    outcomes = {task.id: (task.right_either / task.outputs, task.cells) for task in null_score(tasks).tasks}
+    return Result(NULL, {-1: {"outcomes": outcomes}})
+
+
+def _overview(rows: list[Row], found: Found, tasks: tuple[Task, ...], scale: Scale) -> str:
+    """Return the text of README.md: where the runs come from, and a row for each finding."""
     runs = {run["run"]: run for runs in found.values() for run in runs.values()}.values()
     commits, machines = (sorted({run[name] for run in runs}) for name in ("commit", "machine"))
-    learned = {(run["seed"], str(run["learn"])): run["seconds"] for run in runs}
+    learned = {(run["seed"], str(run["learn"])): run["seconds"] for run in runs}  # each learning once, whoever votes
     seconds = sum(learned.values()) + sum(run["vote seconds"] for run in runs)
     lines = [
         "# ARC Prize's analysis, repeated at a small scale",
@@ -160,48 +93,50 @@ def _overview(
         "",
         _scale_line(tasks, scale),
         "",
-        f"Commit {', '.join(commits)}; {'; '.join(machines)}; {scale.workers} runs at a time, a thread each; "
+        f"Commit {', '.join(commits)}; {'; '.join(machines)}; {scale.workers} runs at a time, with one thread each; "
         f"{seconds:,.0f} core-seconds in all.",
         "",
-        "| study | published, or asked | compared | points of pass@2 | cells right | verdict |",
+        "| study | published finding, or open question | difference | points of pass@2 | cells right | verdict |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for study, finding, difference in rows:
-        seen = ("", "") if difference is None else (_in_points(difference.points), _in_points(difference.cells))
+        numbers = ("", "") if difference is None else (_in_points(difference.points), _in_points(difference.cells))
         lines.append(
-            f"| [{study.name}]({study.name}.md) | {finding.text} | {finding.arm} less "
-            f"{finding.baseline or _NULL} | {' | '.join(seen)} | {verdict(finding, difference)} |"
+            f"| [{study.name}]({study.name}.md) | {finding.text} | {_compared(finding)} | {' | '.join(numbers)} | "
+            f"{verdict(finding, difference)} |"
         )
     return "\n".join([*lines, "", _RULES, "", _limits([d for _, _, d in rows if d]), ""])
 
 
 _RULES = (
-    "Differences are in percentage points, paired over tasks, means over seeds, with 95% of 10,000 resamplings of the "
-    "tasks. `agree`: all of the interval lies where the finding says, above 0 or, where it is that two are alike, "
-    "within its margin. `disagree`: all of it lies on the other side. Else, and where less than "
-    f"{MIN_SEEDS} seeds or less than {_MIN_PARTED} tasks tell the two apart: `cannot tell`. `but less than "
-    "published`: all of it lies below the published difference. Only pass@2 counts for the verdict."
+    "A difference is in percentage points: paired over the tasks, averaged over the seeds, and in brackets the "
+    "interval that holds 95% of 10,000 resamplings of the tasks. The verdict looks at pass@2 only. `agree`: the whole "
+    "interval lies where the finding says, which is above 0, or within a margin if two arms are said to be alike. "
+    "`disagree`: the whole interval lies elsewhere. `cannot tell`: neither, or there are fewer than "
+    f"{MIN_SEEDS} seeds, or fewer than {MIN_PARTED} tasks tell the two arms apart. `but less than published`: the "
+    "whole interval lies below the published difference."
 )
 
 
 def _limits(differences: list[Difference]) -> str:
-    """What the scale forbids to conclude, by how wide the intervals are."""
+    """Return what the width of the intervals does not allow to conclude."""
     if not differences:
         return "Nothing was compared."
     width = float(np.median([(high - low) / 2 for _, low, high in (d.points for d in differences)]))
     return (
-        f"What cannot be concluded: the intervals reach {width:.0f} points to either side (the median), so an "
-        "effect smaller than that does not show, and a margin smaller than that cannot be confirmed. They tell of "
-        "other tasks of this kind, not of larger networks, larger grids or longer training. Of many comparisons "
-        "at 95%, about one in twenty stands out by chance."
+        f"Limits: the median interval reaches {width:.0f} points to either side. A smaller effect does not show, and a "
+        "smaller margin cannot be confirmed. The intervals tell about other tasks of this kind, not about larger "
+        "networks, larger grids or longer training. Among many comparisons at 95%, about one in twenty stands out by "
+        "chance."
     )
 
 
 def _scale_line(tasks: tuple[Task, ...], scale: Scale) -> str:
+    longest_side = max(size_of(task)[0] for task in tasks)
+    outputs = sum(len(task.test) for task in tasks)
     return (
-        f"Scale: preset `{scale.preset}`, {len(tasks)} real tasks (`{scale.tasks}`, sides up to "
-        f"{max(size_of(task)[0] for task in tasks)}, {sum(len(task.test) for task in tasks)} test outputs), each "
-        f"demonstration offered {scale.visits} times unless an arm says otherwise, seeds "
+        f"Scale: preset `{scale.preset}`; {len(tasks)} real tasks (`{scale.tasks}`, sides up to {longest_side}, "
+        f"{outputs} test outputs); each demonstration offered {scale.visits} times unless an arm says otherwise; seeds "
         f"{', '.join(map(str, scale.seeds))}."
     )
 
@@ -214,6 +149,7 @@ def _study_report(
     tasks: tuple[Task, ...],
     scale: Scale,
 ) -> str:
+    """Return the text of NAME.md: a row for each arm, and a line for each finding."""
     lines = [
         f"# {study.name}",
         "",
@@ -223,10 +159,10 @@ def _study_report(
         "",
         f"![{study.name}]({study.name}.png)",
         "",
-        f"| {study.axis} | pass@2 | each seed | cells right | parameters | example-steps | steps of voting | "
+        f"| {study.axis} | pass@2 | each seed | cells right | parameters | example-steps | outer steps of voting | "
         "core-seconds of learning, voting |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
-        f"| {_NULL} | {100 * null.measured(0).mean():.1f}% | | {100 * null.measured(1).mean():.1f}% | | | | |",
+        f"| {NULL} | {100 * null.measured(0).mean():.1f}% | | {100 * null.measured(1).mean():.1f}% | | | | |",
     ]
     lines += [_row(result) for result in results.values()]
     lines += [""]
@@ -252,10 +188,14 @@ def _seen(finding: Finding, difference: Difference | None) -> str:
     if difference is None:
         return "Not run."
     return (
-        f"Seen: {finding.arm} less {finding.baseline or _NULL} {_in_points(difference.points)} points, cells "
-        f"{_in_points(difference.cells)}; seeds: {difference.seeds}, tasks that tell "
-        f"the two apart: {difference.parted}. **{verdict(finding, difference)}**."
+        f"Seen: {_compared(finding)}: {_in_points(difference.points)} points, cells {_in_points(difference.cells)}; "
+        f"{difference.seeds} seeds, {difference.parted} tasks tell the two apart. **{verdict(finding, difference)}**."
     )
+
+
+def _compared(finding: Finding) -> str:
+    """Return the two arms of a finding as a difference in words."""
+    return f"{finding.arm} minus {finding.baseline or NULL}"
 
 
 def _in_points(value: tuple[float, float, float]) -> str:
@@ -267,33 +207,23 @@ def _in_points(value: tuple[float, float, float]) -> str:
 
 
 def _write_csv(results: dict[str, Result], path: Path) -> None:
-    """A line a run."""
+    """Write a line for each run."""
     with open(path, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(_COLUMNS)
-        for result in results.values():
-            for seed, run in result.runs.items():
-                points, cells = (result.measured(what, [seed])[0] for what in (0, 1))
-                writer.writerow(
-                    [
-                        result.name,
-                        seed,
-                        round(points.mean(), 4),
-                        round(cells.mean(), 4),
-                        int((points == 1).sum()),
-                        run["loss"],
-                        run["parameters"],
-                        run["examples"],
-                        run["vote steps"],
-                        run["seconds"],
-                        run["vote seconds"],
-                        run["commit"],
-                    ]
-                )
+        writer = csv.DictWriter(file, _CSV_COLUMNS)
+        writer.writeheader()
+        writer.writerows(_csv_row(result, seed) for result in results.values() for seed in result.runs)
+
+
+def _csv_row(result: Result, seed: int) -> dict:
+    run = result.runs[seed]
+    points, cells = (result.measured(what, [seed])[0] for what in (0, 1))
+    scores = {"pass@2": round(points.mean(), 4), "cells": round(cells.mean(), 4), "solved": int((points == 1).sum())}
+    copied = ("loss", "parameters", "vote steps", "seconds", "vote seconds", "commit")
+    return {"arm": result.name, "seed": seed, "example-steps": run["examples"]} | scores | {k: run[k] for k in copied}
 
 
 def _draw(study: Study, results: dict[str, Result], null: Result, path: Path) -> None:
-    """Left pass@2 of each arm with its interval over tasks and a dot a seed; beside it what it cost."""
+    """Draw pass@2 of each arm on the left, and its costs beside."""
     from matplotlib.figure import Figure
 
     shown = [result for result in results.values() if result.runs]
@@ -301,11 +231,7 @@ def _draw(study: Study, results: dict[str, Result], null: Result, path: Path) ->
     left, middle, right = figure.subplots(1, 3, sharey=True, width_ratios=(3, 1, 1))
     places = range(len(shown))
     for place, result in zip(places, shown):
-        points = 100 * result.measured(0)
-        low, high = bootstrap(points.mean(axis=0))
-        left.plot([low, high], [place, place], color="tab:blue", linewidth=1.5)
-        left.plot(points.mean(axis=1), [place] * len(points), ".", color="tab:gray", markersize=5)
-        left.plot(points.mean(), place, "o", color="tab:blue", markersize=7)
+        _draw_points(left, place, 100 * result.measured(0))
     left.axvline(100 * null.measured(0).mean(), color="tab:gray", linestyle="--", linewidth=0.8)
     left.set(xlabel="pass@2 in %, 95% over tasks; dots: seeds; dashed: null baseline")
     left.set_yticks(places, [result.name for result in shown])
@@ -316,3 +242,11 @@ def _draw(study: Study, results: dict[str, Result], null: Result, path: Path) ->
         axes.tick_params(labelsize=8)
     figure.suptitle(study.question, fontsize=10)
     figure.savefig(path, dpi=80)
+
+
+def _draw_points(axes, place: int, points: np.ndarray) -> None:
+    """Draw an arm's points [seeds, tasks] on a line of the figure: their interval, each seed, and the mean."""
+    low, high = bootstrap(points.mean(axis=0))
+    axes.plot([low, high], [place, place], color="tab:blue", linewidth=1.5)
+    axes.plot(points.mean(axis=1), [place] * len(points), ".", color="tab:gray", markersize=5)
+    axes.plot(points.mean(), place, "o", color="tab:blue", markersize=7)

@@ -1,8 +1,9 @@
-"""The declared studies: ARC Prize's analysis of the Hierarchical Reasoning Model (arcprize.org/blog/hrm-analysis), the
-questions that it left open and two that came after it, each as a grid of arms.
+"""Declare the studies that tools/study/study.py runs, each as a list of arms and findings.
 
-An arm is what is learned and how its votes are made. Arms of any study that learn the same are learned once. They say
-all that their study is about, so that a preset's own settings of it do not count.
+The studies repeat ARC Prize's analysis of the Hierarchical Reasoning Model (arcprize.org/blog/hrm-analysis). They also
+ask the questions that the analysis left open, and two that came after it. An arm says how a network learns and how its
+votes are made. An arm sets everything that its study is about, so that the preset's own settings do not matter there.
+Arms that learn alike are learned once, also across studies.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ from hrm_offline.config import ModelConfig
 
 @dataclass(frozen=True)
 class Arm:
-    """`learn`: what `Trial.changes` takes. `votes`: settings of prediction, and as `solver` who votes: the "network"
-    (the default), "induction" or "both"."""
+    """One way to learn and to vote.
+
+    `learn` holds the changes that `Trial.changes` takes. `votes` holds settings of prediction, and under "solver" who
+    votes: "network" (the default), "induction" or "both".
+    """
 
     name: str
     learn: dict = field(default_factory=dict)
@@ -24,9 +28,11 @@ class Arm:
 
 @dataclass(frozen=True)
 class Finding:
-    """What was published of two arms (`baseline` None: the null baseline): that `arm` scores more, by `size` points
-    where that is known, or with a `margin` that it scores within so many points of `baseline`. `published` False:
-    nothing was, the question is open."""
+    """A published finding about two arms, or an open question if `published` is False.
+
+    The finding says that `arm` scores more than `baseline`, by `size` points if a number was published. With a
+    `margin`, it says that the two are at most so many points apart. The baseline None is the null baseline.
+    """
 
     text: str
     arm: str
@@ -38,7 +44,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Study:
-    """`axis` names what the arms differ in."""
+    """A question and the arms that answer it. `axis` names the setting in which the arms differ."""
 
     name: str
     question: str
@@ -64,12 +70,15 @@ def _run_deeper(trained: int, depth: int) -> Arm:
 
 
 def _augmented(count: int) -> dict:
-    """The eight dihedral views and recoloured ones to so many in all; 0 and 1: the task as it is."""
+    """Return the changes for `count` augmentations: the eight dihedral views, and recoloured ones for the rest.
+
+    With fewer than 8, the task is learned as it is.
+    """
     return {"translate": 0.0} | ({"colour_permutations": count - 8} if count >= 8 else _PLAIN | _NO_SYMMETRY)
 
 
 def _kind(name: str, learn: dict) -> Arm:
-    """An augmentation in training and in voting."""
+    """Return an arm with one kind of augmentation, in training and in voting."""
     votes = [kind for kind in ("rotations", "flips") if learn.get(kind, True)]
     votes += ["colours"] if "colour_permutations" in learn else []
     votes += ["translation"] if "translate" in learn else []
@@ -77,7 +86,7 @@ def _kind(name: str, learn: dict) -> Arm:
 
 
 def studies_of(model: ModelConfig) -> tuple[Study, ...]:
-    """All studies, of a network in the form of the Hierarchical Reasoning Model."""
+    """Return all studies for a network in the form of the Hierarchical Reasoning Model."""
     return (_architecture(model), *_OTHERS)
 
 
@@ -98,7 +107,7 @@ def _architecture(model: ModelConfig) -> Study:
             Arm("shared, same compute", shared | {"L_layers": model.L_layers}),
         ),
         (
-            Finding("a Transformer of the same size comes within about 5 points of HRM", "Transformer", "HRM", 5),
+            Finding("a Transformer of the same size is within about 5 points of HRM", "Transformer", "HRM", 5),
             Finding(
                 "one small network in both roles beats HRM (TRM, arXiv 2510.04871: 44.6% against 41%)",
                 "shared, same size",
@@ -116,8 +125,8 @@ _OTHERS = (
         "outer steps",
         tuple(_of_depth(depth) for depth in _DEPTHS[:4]),
         (
-            Finding("1 to 2 outer steps: +13 points", "2", "1", size=13),
-            Finding("1 to 8 outer steps: the score doubles", "8", "1"),
+            Finding("a second outer step adds 13 points", "2", "1", size=13),
+            Finding("8 outer steps score twice as much as 1", "8", "1"),
         ),
     ),
     Study(
@@ -127,13 +136,13 @@ _OTHERS = (
         (_run_deeper(1, 1), _run_deeper(1, 4), *(_run_deeper(4, depth) for depth in _DEPTHS)),
         (
             Finding(
-                "run with 1 outer step, a network trained with many is 15 points above one trained with 1",
+                "run with 1 outer step, a network trained with many scores 15 points more than one trained with 1",
                 "trained 4, run 1",
                 "trained 1, run 1",
                 size=15,
             ),
             Finding(
-                "a network trained with many loses little when it is run with 1",
+                "a network trained with many outer steps loses little when run with 1",
                 "trained 4, run 1",
                 "trained 4, run 4",
                 5,
@@ -152,9 +161,9 @@ _OTHERS = (
         ),
         (
             Finding("other tasks add 10 points (31% to 41%)", "with 60 others", "the tasks alone", size=10),
-            Finding("that is little: at most 10 points", "with 60 others", "the tasks alone", 10),
+            Finding("other tasks add no more than 10 points", "with 60 others", "the tasks alone", 10),
             Finding(
-                "does it help to have learned other tasks before?",
+                "does a network that learned other tasks before do better?",
                 "the package's artifact",
                 "the tasks alone",
                 published=False,
@@ -167,8 +176,8 @@ _OTHERS = (
         "augmentations",
         tuple(Arm(f"{count}", _augmented(count), {"vote_views": 30}) for count in (0, 8, 30, 300, 1000)),
         (
-            Finding("300 augmentations do nearly what 1,000 do", "300", "1000", 4),
-            Finding("30 lose less than 4 points against 1,000", "30", "1000", 4),
+            Finding("300 augmentations score nearly as much as 1,000", "300", "1000", 4),
+            Finding("30 augmentations score at most 4 points less than 1,000", "30", "1000", 4),
         ),
     ),
     Study(
@@ -178,12 +187,12 @@ _OTHERS = (
         tuple(Arm(f"{pool}", _augmented(300), {"vote_views": pool}) for pool in _POOLS),
         (
             Finding(
-                "a smaller pool does nearly what the full one does (256 to 512 views against 1,000, arXiv 2512.11847)",
+                "fewer views score nearly as much as all (256 to 512 views against 1,000, arXiv 2512.11847)",
                 "100",
                 "300",
                 4,
             ),
-            Finding("would 8 views do?", "8", "300", 4, published=False),
+            Finding("are 8 views enough?", "8", "300", 4, published=False),
         ),
     ),
     Study(
@@ -256,7 +265,7 @@ _OTHERS = (
                 published=False,
             ),
             Finding(
-                "an explicit code for the augmentation is worse than an embedding each (Trelis, full size)",
+                "an embedding for each augmentation beats an explicit code for it (Trelis, full size)",
                 "table",
                 "factored",
             ),
@@ -298,7 +307,7 @@ _OTHERS = (
                 "both",
                 "network",
             ),
-            Finding("... and more than induction", "both", _INDUCTION),
+            Finding("induction and transduction together solve more than induction", "both", _INDUCTION),
         ),
     ),
 )

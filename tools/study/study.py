@@ -1,16 +1,16 @@
-"""Repeat ARC Prize's analysis on a budget of one's own: `python tools/study/study.py NAME ...`, or `all`.
+"""Repeat ARC Prize's analysis of the Hierarchical Reasoning Model, on your own budget.
 
     python tools/study/study.py all --budget 2h --workers 2
     python tools/study/study.py outer-loop halting --set arc1-eval --tasks 60 --visits 800 --seeds 0 1 2 3
 
-The studies and their arms are declared in studies.py. Every arm learns the demonstrations of the `--tasks` smallest
-tasks of a set (by sizes, never by test outputs), from random weights unless it says otherwise, predicts, votes and is
-scored, once a seed.
+tools/study/studies.py declares the studies and their arms. Once per seed, every arm learns the demonstrations of the
+smallest tasks of a set (by sizes, never by test outputs), predicts, votes and is scored. Arms begin with random
+weights unless they say otherwise.
 
-A finished run is a line of runs.jsonl in `--out` and is never repeated: the same command, or another that needs
-it, goes on after a kill. All arms get a seed before any gets the next. Nothing is begun that would not end
-within `--budget`; what is missing then, the report says. Writes, of each study, NAME.csv, NAME.png and NAME.md, and
-README.md, a table of what was published and what was seen, over all studies done at this scale.
+A finished run is a line of runs.jsonl in --out and is never repeated, so the same command goes on after a kill. All
+arms run with one seed before any runs with the next. No run starts that would not end within --budget, and the report
+says which runs are missing. The tool writes NAME.md, NAME.csv and NAME.png for each study, and README.md, a table of
+the published findings beside the measured ones.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ import torch
 from hrm_offline.answers.candidates import merged
 from hrm_offline.answers.vote import Pool
 from hrm_offline.common.budget import parse_duration
-from hrm_offline.common.errors import InputError
 from hrm_offline.common.files import make_folder
 from hrm_offline.config import PRESETS, preset
 from hrm_offline.data.tasks import Task, digest_of
 from hrm_offline.induction.search import induce
 from hrm_offline.model.artifact import bundled_artifact
 from hrm_offline.solve.worker import end_with_parent
-from tools.study.report import MIN_SEEDS, Scale, write_reports
+from tools.study.differences import MIN_SEEDS
+from tools.study.report import Scale, write_reports
 from tools.study.studies import Arm, Study, studies_of
 from tools.study.trial import (
     BUNDLED,
@@ -59,6 +59,8 @@ from tools.study.trial import (
     tasks_of,
 )
 from tools.support import environment
+from tools.support.command_line import absolute_path, add_seeds, parser_of, run_tool
+from tools.support.run_lines import RunLines
 
 RUNS_FILE = "runs.jsonl"
 _PRESET = "hrm-132k"
@@ -66,43 +68,26 @@ _PRESET = "hrm-132k"
 
 @dataclass(frozen=True)
 class Job:
-    """A learning and the ways of voting that are wanted of it, each by the name of its run."""
+    """A learning, and the ways of voting that are wanted with its networks, by the names of their runs."""
 
     trial: Trial
     votes: dict[str, dict]
 
 
-class Runs:
-    """The finished runs by name, a line each in a file. A line that a kill has torn, or that is no run, counts as
-    missing."""
+class Runs(RunLines):
+    """The finished runs of a file by name, in `found`. The lines of runs that failed do not count."""
 
-    def __init__(self, path: Path):
-        self.path = path
-        self.found: dict[str, dict] = {}
-        content = path.read_bytes() if path.exists() else b""
-        self._ends_whole = not content or content.endswith(b"\n")
-        for text in content.splitlines():
-            try:
-                line = json.loads(text)
-            except ValueError:
-                continue
-            if isinstance(line, dict) and "outcomes" in line:
-                self.found[line["run"]] = line
-
-    def add(self, line: dict) -> None:
-        """Onto the disk, before anything else is begun."""
-        with open(self.path, "ab") as file:
-            file.write((b"" if self._ends_whole else b"\n") + json.dumps(line).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        self._ends_whole = True
-        if "outcomes" in line:
-            self.found[line["run"]] = line
+    @property
+    def found(self) -> dict[str, dict]:
+        return {line["run"]: line for line in self.lines if "outcomes" in line}
 
 
 def name_of_learning(trial: Trial, tasks: tuple[Task, ...]) -> str:
-    """What tells a learning from all others: the whole network and recipe, not the words that changed them.
-    Raises `InputError` for a trial that cannot be."""
+    """Return a hash of everything that a learning depends on: the whole network and recipe, the seed and the tasks.
+
+    Two trials that change other settings but come to the same network and recipe have the same name.
+    Raises `InputError` for a trial that is not possible.
+    """
     model, recipe, artifact = configs_of(trial, "study")
     about = [
         dataclasses.asdict(model),
@@ -116,12 +101,12 @@ def name_of_learning(trial: Trial, tasks: tuple[Task, ...]) -> str:
 
 
 def name_of_run(learning: str, votes: dict) -> str:
-    """A learning and a way of voting."""
+    """Return a hash of a learning's name and a way of voting."""
     return hashlib.sha256(json.dumps([learning, votes], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def plan(studies: list[Study], scale: Scale, tasks: tuple[Task, ...]) -> dict[int, dict[tuple[str, str], str]]:
-    """The name of each (study, arm)'s run, by seed. Raises `InputError`."""
+    """Return the names of all runs, by seed and (study, arm). Raises `InputError` for an arm that is not possible."""
     return {
         seed: {
             (study.name, arm.name): name_of_run(name_of_learning(_trial(arm, scale, seed), tasks), arm.votes)
@@ -133,13 +118,13 @@ def plan(studies: list[Study], scale: Scale, tasks: tuple[Task, ...]) -> dict[in
 
 
 def _possible_arms(study: Study, scale: Scale) -> list[Arm]:
-    """Those that the preset allows: not for each does an artifact come with the package."""
+    """Return the arms that the preset allows: the package has no artifact for some presets."""
     bundled = bundled_artifact(scale.preset)
     return [arm for arm in study.arms if bundled or arm.learn.get("artifact") != BUNDLED]
 
 
 def missing_jobs(studies: list[Study], scale: Scale, tasks: tuple[Task, ...], done: dict[str, dict]) -> list[Job]:
-    """What is left to do, seed by seed; runs that learn the same make one job."""
+    """Return the jobs that are left, seed by seed. Runs that learn alike make one job."""
     jobs: dict[str, Job] = {}
     for seed in scale.seeds:
         for arm in (arm for study in studies for arm in _possible_arms(study, scale)):
@@ -156,7 +141,7 @@ def _trial(arm: Arm, scale: Scale, seed: int) -> Trial:
 
 
 def do(job: Job) -> list[dict]:
-    """Learn once, vote in all ways that are wanted; a line each, or one that says why it failed."""
+    """Learn once, and vote in all ways that are wanted. Returns a line for each run, with the error if it failed."""
     about = {
         "learn": job.trial.changes,
         "seed": job.trial.seed,
@@ -168,7 +153,7 @@ def do(job: Job) -> list[dict]:
         learned = learn(job.trial, tasks)
         about |= learned.about()
         return [{"run": run, "votes": votes} | about | _vote(learned, votes, tasks) for run, votes in job.votes.items()]
-    except Exception as error:  # one arm that fails must not cost the others
+    except Exception as error:  # an arm that fails must not end the others
         return [
             {"run": run, "votes": votes, "failed": f"{type(error).__name__}: {error}"} | about
             for run, votes in job.votes.items()
@@ -176,7 +161,11 @@ def do(job: Job) -> list[dict]:
 
 
 def _vote(learned: Learned, votes: dict, tasks: tuple[Task, ...]) -> dict:
-    """Core-seconds of voting, outer steps computed for it, and of each task [share of outputs right, cells right]."""
+    """Vote in one way, and return the part of a run's line that is about voting.
+
+    "vote seconds" are core-seconds, "vote steps" the outer steps that were computed. "outcomes" holds, by task, the
+    share of its outputs that are right and the share of their cells.
+    """
     changes = dict(votes)
     solver = changes.pop("solver", "network")
     started = busy_seconds()
@@ -189,7 +178,7 @@ def _vote(learned: Learned, votes: dict, tasks: tuple[Task, ...]) -> dict:
 
 
 def _with_induced(pools: Pools, tasks: tuple[Task, ...]) -> Pools:
-    """The votes joined by those of the inductive solver, which has not seen a test output either."""
+    """Return the pools with the votes of the inductive solver added. That solver sees no test output either."""
     found = dict(pools)
     for task in tasks:
         for index, candidates in enumerate(induce(task.without_labels())):
@@ -199,7 +188,7 @@ def _with_induced(pools: Pools, tasks: tuple[Task, ...]) -> Pools:
 
 
 def describe_machine() -> str:
-    """The GPU or the processor as far as it tells, and the versions."""
+    """Return the names of the GPU and the processor, as far as the system tells them, and the versions."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = {line.partition(":")[2].strip() for line in lines if line.startswith("model name")}
     processor = ", ".join(sorted(names)) or platform.processor() or platform.machine()
@@ -212,124 +201,130 @@ def describe_machine() -> str:
 
 
 def work_off(jobs: list[Job], runs: Runs, workers: int, until: float) -> bool:
-    """Do the jobs, `workers` at a time, as far as they end before `until` (on `time.monotonic`) by what the longest
-    has taken; whether all were done. Where a worker dies (no memory, say), what was done is kept."""
+    """Do the jobs, `workers` at a time, and return whether all were done.
+
+    A job starts only if it would end before `until` (on the clock `time.monotonic`) if it took as long as the longest
+    so far. If a worker dies, for example because memory runs out, the finished runs are kept.
+    """
     try:
         with ProcessPoolExecutor(workers, get_context("spawn"), end_with_parent) as pool:
-            return all([*_rounds(pool, jobs, runs, workers, until)])  # all of them: one that fails ends nothing
+            # The list makes every job run: all() alone would stop at the first that fails.
+            return all([*_rounds(pool, jobs, runs, workers, until)])
     except BrokenProcessPool:
         print(
-            "a worker died, so the rest is not done: the same command goes on, with fewer --workers if it was for "
-            "memory",
+            "a worker died, so the remaining jobs are not done; start the same command again to go on, with fewer "
+            "--workers if memory ran out",
             flush=True,
         )
         return False
 
 
 def _rounds(pool: ProcessPoolExecutor, jobs: list[Job], runs: Runs, workers: int, until: float) -> Iterator[bool]:
-    """Whether each job was done, as they end."""
-    waiting, flying, longest = list(jobs), {}, 0.0
-    while waiting or flying:
-        while waiting and len(flying) < workers and time.monotonic() + longest < until:
+    """Yield whether a job was done, for each job when it ends, and False once if the budget is spent."""
+    waiting, running, longest = list(jobs), {}, 0.0
+    while waiting or running:
+        while waiting and len(running) < workers and time.monotonic() + longest < until:
             job = waiting.pop(0)
-            flying[pool.submit(do, job)] = (job, time.monotonic())
-        if not flying:
+            running[pool.submit(do, job)] = (job, time.monotonic())
+        if not running:
             print(f"the budget is spent: {len(waiting)} jobs are not done", flush=True)
             yield False
             return
-        ended, _ = wait(flying, return_when=FIRST_COMPLETED)
+        ended, _ = wait(running, return_when=FIRST_COMPLETED)
         for future in ended:
-            job, begun = flying.pop(future)
-            longest = max(longest, time.monotonic() - begun)
-            yield _record(future, job, runs, len(waiting) + len(flying))
+            job, started = running.pop(future)
+            longest = max(longest, time.monotonic() - started)
+            yield _record(future, job, runs, len(waiting) + len(running))
 
 
 def _record(future: Future, job: Job, runs: Runs, left: int) -> bool:
+    """Keep the lines of a job that ended, and print how it went. Returns whether it was done."""
     lines = future.result()
     for line in lines:
         runs.add(line)
     failed = [line["failed"] for line in lines if "failed" in line]
     words = failed[0] if failed else f"{lines[0]['seconds']} s, loss {lines[0]['loss']}, {len(lines)} ways of voting"
-    print(f"seed {job.trial.seed}, {job.trial.changes or 'as it is'}: {words}; {left} jobs left", flush=True)
+    print(f"seed {job.trial.seed}, {job.trial.changes or 'no changes'}: {words}; {left} jobs left", flush=True)
     return not failed
 
 
 def main() -> int:
     options = _parse_arguments()
     started = time.monotonic()
-    try:
-        every = studies_of(preset(options.preset).model)
-        studies = [study for study in every if "all" in options.studies or study.name in options.studies]
-        scale = Scale(
-            options.preset,
-            f"{options.set}:0:{options.tasks}",
-            options.visits,
-            tuple(options.seeds),
-            f"python tools/study/study.py {' '.join(sys.argv[1:])}",
-            options.workers,
-        )
-        budget = parse_duration(options.budget)
-        tasks = tasks_of(scale.tasks)
-        names = plan(list(every), scale, tasks)
-        out = make_folder(options.out)
-    except InputError as error:
-        print(f"study: error: {error}", file=sys.stderr)
-        return 2
-    done = Runs(out / RUNS_FILE)
-    jobs = missing_jobs(studies, scale, tasks, done.found)
+    every_study = studies_of(preset(options.preset).model)
+    studies = [study for study in every_study if "all" in options.studies or study.name in options.studies]
+    scale = Scale(
+        options.preset,
+        f"{options.set}:0:{options.tasks}",
+        options.visits,
+        tuple(options.seeds),
+        f"python tools/study/study.py {' '.join(sys.argv[1:])}",
+        options.workers,
+    )
+    budget = parse_duration(options.budget)
+    tasks = tasks_of(scale.tasks)
+    names = plan(list(every_study), scale, tasks)
+    out = make_folder(options.out)
+    runs = Runs(out / RUNS_FILE)
+    jobs = missing_jobs(studies, scale, tasks, runs.found)
     print(f"{len(tasks)} tasks, {len(scale.seeds)} seeds: {len(jobs)} learnings to be done", flush=True)
-    complete = work_off(jobs, done, options.workers, started + budget)
-    found = {
-        seed: {arm: done.found[run] for arm, run in arms.items() if run in done.found} for seed, arms in names.items()
-    }
-    reported = [
-        study
-        for study in every
-        if study in studies or any(all((study.name, arm.name) in runs for arm in study.arms) for runs in found.values())
-    ]
+    complete = work_off(jobs, runs, options.workers, started + budget)
+    done = runs.found
+    found = {seed: {arm: done[run] for arm, run in arms.items() if run in done} for seed, arms in names.items()}
+    reported = [study for study in every_study if study in studies or _is_complete(study, found)]
     for path in write_reports(reported, found, tasks, scale, out):
         print(path)
     return 0 if complete else 1
 
 
+def _is_complete(study: Study, found: dict[int, dict]) -> bool:
+    """Return whether all arms of a study have a run with some seed, so that the report may show the study."""
+    return any(all((study.name, arm.name) in runs for arm in study.arms) for runs in found.values())
+
+
 def _parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     names = [study.name for study in studies_of(PRESETS[_PRESET].model)]
     parser.add_argument(
-        "studies", nargs="+", metavar="NAME", choices=["all", *names], help="all, or some of " + ", ".join(names)
+        "studies", nargs="+", metavar="NAME", choices=["all", *names], help="all, or some of: " + ", ".join(names)
     )
-    parser.add_argument("--budget", default="2h", help="wall clock, e.g. 2h or 30m (default: %(default)s)")
+    parser.add_argument(
+        "--budget", default="2h", metavar="TIME", help="time to run, such as 30m or 2h (default: %(default)s)"
+    )
     parser.add_argument("--set", default="rehearsal", help="a set's name or a file with labels (default: %(default)s)")
-    parser.add_argument("--tasks", type=int, default=30, metavar="N", help="its smallest N (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(MIN_SEEDS)))
+    parser.add_argument(
+        "--tasks", type=int, default=30, metavar="N", help="take the N smallest tasks of the set (default: %(default)s)"
+    )
+    add_seeds(parser, list(range(MIN_SEEDS)))
     parser.add_argument(
         "--visits",
         type=int,
         default=300,
         metavar="N",
-        help="times each demonstration is offered (default: %(default)s)",
+        help="how often each demonstration is offered (default: %(default)s)",
     )
     parser.add_argument(
         "--preset",
         default=_PRESET,
         choices=[name for name, found in PRESETS.items() if found.model.architecture == "hrm"],
+        help="network and recipe that the arms change (default: %(default)s)",
     )
     parser.add_argument(
         "--workers",
         type=int,
         default=1 if torch.cuda.is_available() else os.cpu_count(),
         metavar="N",
-        help="runs at a time, a thread each (default: one a core, one on a GPU)",
+        help="runs at a time, with one thread each (default: one per core, one on a GPU)",
     )
     parser.add_argument(
         "--out",
-        type=lambda text: Path(text).resolve(),
+        type=absolute_path,
         metavar="DIR",
         default=environment.REPOSITORY / "studies",
-        help="default: studies/",
+        help="folder for the runs and the report (default: studies/ in the repository)",
     )
     return parser.parse_args()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_tool(main))

@@ -1,14 +1,14 @@
-"""What does a pretrained artifact buy? The same tasks and budget, from random weights and from the artifact.
+"""Measure what a pretrained artifact gains over random weights, with the same tasks and the same budget.
 
     python tools/study/transfer_report.py --set arc1-eval --tasks 100 --budget 3m --workers 2
 
-Runs `python -m hrm_offline solve` once an arm and seed, one after another, on the smallest tasks of a set (by
-`size_of`, which sees no test output), scores against the held-back labels, and compares: cells of the unseen outputs
-right (paired over tasks, bootstrap interval), tasks solved and those that the null baseline does not solve, and how
-soon the artifact reaches the loss at which random weights end. Refuses tasks that the artifact was pretrained on.
+Runs `python -m hrm_offline solve` once per arm and seed, one after another, on the smallest tasks of a set. The size
+looks at no test output. The answers are scored against the labels and compared in three ways: the cells of the test
+outputs that are right, the tasks solved that the null baseline does not solve, and how soon the artifact reaches the
+loss at which random weights end. Tasks that the artifact was pretrained on are refused.
 
-Writes into `--out`: runs.csv (a line a run), tasks.csv (a line a run and task), report.md and transfer.png. A run
-that is there is not repeated, so a broken-off report goes on.
+The tool writes into --out: runs.csv (a line per run), tasks.csv (a line per run and task), report.md and transfer.png.
+A finished run is never repeated, so the same command goes on after a kill.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import argparse
 import csv
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,15 +37,16 @@ from hrm_offline.data.tasks import Task, TaskSet, digest_of, to_challenges, to_s
 from hrm_offline.model.artifact import CONFIG_FILE, bundled_artifact
 from hrm_offline.train.adapt import LOOK_EVERY
 from tools.support import environment
+from tools.support.command_line import absolute_path, add_seeds, parser_of, run_tool, solve_command
 from tools.support.intervals import bootstrap
 
 ARMS = ("random weights", "artifact")
-_SMOOTHED = 5  # looks at the loss that make a mean
+_SMOOTHED = 5  # readings of the loss that are averaged
 
 
 @dataclass(frozen=True)
 class Run:
-    """One solve: its report.json and its scores."""
+    """One run of solve: its arm, its seed, its report.json and its scores."""
 
     arm: str
     seed: int
@@ -52,26 +54,22 @@ class Run:
     score: Score
 
     def curves(self) -> list[np.ndarray]:
-        """Of each group of tasks, the smoothed loss after every look at it."""
+        """Return the smoothed losses of each group of tasks, in the order of the readings."""
         return [_smoothed(np.array(group["losses"])) for group in self.report["adapted"]["groups"]]
 
 
 def main() -> int:
     options = _parse_arguments()
-    try:
-        artifact = options.artifact or bundled_artifact(options.preset)
-        if artifact is None:
-            raise InputError(f"no artifact comes with the package for {options.preset}; give one with --artifact")
-        tasks = smallest(load_set(options.set).require_good(), options.tasks)
-        require_unseen(tasks, artifact)
-        out = make_folder(options.out)
-        write_json(out / "challenges.json", to_challenges(tasks))
-        write_json(out / "solutions.json", to_solutions(tasks))
-        write_json(out / "null.json", fallback_submission(TaskSet("null", tuple(t.without_labels() for t in tasks))))
-        runs = [_run(arm, seed, artifact, options) for seed in options.seeds for arm in ARMS]
-    except InputError as error:
-        print(f"transfer_report: error: {error}", file=sys.stderr)
-        return 2
+    artifact = options.artifact or bundled_artifact(options.preset)
+    if artifact is None:
+        raise InputError(f"no artifact comes with the package for {options.preset}; give one with --artifact")
+    tasks = smallest(load_set(options.set).require_good(), options.tasks)
+    require_unseen(tasks, artifact)
+    out = make_folder(options.out)
+    write_json(out / "challenges.json", to_challenges(tasks))
+    write_json(out / "solutions.json", to_solutions(tasks))
+    write_json(out / "null.json", fallback_submission(TaskSet("null", tuple(t.without_labels() for t in tasks))))
+    runs = [_solve(arm, seed, artifact, options) for seed in options.seeds for arm in ARMS]
     null = score_files(out / "null.json", out / "solutions.json")
     _write_tables(runs, null, out)
     text = describe(runs, null, options)
@@ -82,7 +80,7 @@ def main() -> int:
 
 
 def require_unseen(tasks: list[Task], artifact: Path) -> None:
-    """Raise `InputError` unless the artifact says what it was pretrained on, and none of the tasks is among it."""
+    """Raise `InputError` if a task is among the artifact's pretraining data, or if these data are not known."""
     origin = read_json(artifact / CONFIG_FILE)["origin"].get("pretrained")
     if origin is None:
         raise InputError(f"{artifact / CONFIG_FILE}: does not say what the artifact was pretrained on")
@@ -97,53 +95,43 @@ def require_unseen(tasks: list[Task], artifact: Path) -> None:
         )
 
 
-def _run(arm: str, seed: int, artifact: Path, options: argparse.Namespace) -> Run:
+def _solve(arm: str, seed: int, artifact: Path, options: argparse.Namespace) -> Run:
+    """Run solve for an arm and a seed, or read the run if it was done before."""
     folder = options.out / f"{arm.replace(' ', '-')}-{seed}"
     report = folder / "report.json"
     if not report.exists():
         print(f"{arm}, seed {seed}", flush=True)
-        command = [
-            sys.executable,
-            "-m",
-            "hrm_offline",
-            "solve",
-            "--challenges",
-            str(options.out / "challenges.json"),
-            "--out",
-            str(folder),
-            "--budget",
-            options.budget,
-            "--workers",
-            str(options.workers),
-            "--seed",
-            str(seed),
-            "--preset",
-            options.preset,
-            "--artifact",
-            str(artifact) if arm == "artifact" else "none",
-        ]
-        command += ["--visits", str(options.visits)] if options.visits else []
+        command = solve_command(
+            challenges=options.out / "challenges.json",
+            out=folder,
+            budget=options.budget,
+            workers=options.workers,
+            seed=seed,
+            preset=options.preset,
+            artifact=artifact if arm == "artifact" else "none",
+            visits=options.visits,
+        )
         make_folder(folder)
         with open(folder / "solve.log", "w") as log:
             if subprocess.run(command, cwd=environment.REPOSITORY, stdout=log, stderr=log).returncode:
                 raise InputError(f"solve failed, see {folder / 'solve.log'}")
     found = read_json(report)
     if not found.get("adapted", {}).get("steps"):
-        raise InputError(f"{report}: {options.budget} were too short to learn anything")
+        raise InputError(f"{report}: nothing was learned, a budget of {options.budget} is too short")
     return Run(arm, seed, found, score_files(folder / "submission.json", options.out / "solutions.json"))
 
 
-# ----- what the runs say
+# ----- the report
 
 
 def describe(runs: list[Run], null: Score, options: argparse.Namespace) -> str:
-    """The report in Markdown: what was run, a line a run, and the three comparisons."""
+    """Return the report in Markdown: the conditions, a row for each run, and the three comparisons."""
     some = runs[0].report
     lines = [
         f"# {len(null.tasks)} tasks of {options.set}, {options.budget} on {some['workers']} workers, "
         f"seeds {', '.join(map(str, options.seeds))}",
         "",
-        f"{some['device']}, {some['threads']} threads a worker; Python {some['versions']['python']}, torch "
+        f"{some['device']}, {some['threads']} threads per worker; Python {some['versions']['python']}, torch "
         f"{some['versions']['torch']}. The null baseline gets {_cells(null).mean():.1%} of the cells right and solves "
         f"{len(null.solved)} tasks.",
         "",
@@ -157,6 +145,7 @@ def describe(runs: list[Run], null: Score, options: argparse.Namespace) -> str:
             f"{adapted['loss']:.3f} | {_cells(score).mean():.1%} | {score.task_points(2):.2f} | "
             f"{len(score.solved)} | {_beyond(score, null)} |"
         )
+    # One pair per seed: random weights, then the artifact.
     pairs = list(zip(*([run for run in runs if run.arm == arm] for arm in ARMS)))
     return "\n".join([*lines, "", _cell_line(pairs), "", _solved_line(pairs, null), "", _loss_line(pairs), ""])
 
@@ -165,7 +154,7 @@ def _cell_line(pairs: list[tuple[Run, Run]]) -> str:
     gain = np.mean([_cells(ours.score) - _cells(theirs.score) for theirs, ours in pairs], axis=0)
     low, high = bootstrap(gain)
     return (
-        f"Cells right, artifact less random weights: {gain.mean():+.1%} (95% of resamplings of the tasks: "
+        f"Cells right, artifact minus random weights: {gain.mean():+.1%} (95% of resamplings of the tasks: "
         f"{low:+.1%} to {high:+.1%}); better on {(gain > 0).sum()} tasks, worse on {(gain < 0).sum()}."
     )
 
@@ -198,7 +187,10 @@ def _loss_line(pairs: list[tuple[Run, Run]]) -> str:
 
 
 def steps_to_match(theirs: list[np.ndarray], ours: list[np.ndarray]) -> list[float | None]:
-    """For each group of tasks, the share of their steps after which our smoothed loss is where theirs ends."""
+    """Return, for each group of tasks, the share of their steps after which our loss is at the end of theirs.
+
+    The curves are smoothed losses. The share is None for a group in which ours never comes so low.
+    """
     shares = []
     for their, our in zip(theirs, ours, strict=True):
         below = np.flatnonzero(our <= their[-1])
@@ -207,8 +199,8 @@ def steps_to_match(theirs: list[np.ndarray], ours: list[np.ndarray]) -> list[flo
 
 
 def _smoothed(losses: np.ndarray) -> np.ndarray:
-    """Means over the last few looks, fewer at the beginning."""
-    sums = np.concatenate([[0.0], np.cumsum(losses)])
+    """Return the mean of each loss and the few before it, fewer at the beginning."""
+    sums = np.concatenate([[0.0], np.cumsum(losses)])  # sums[i] is the sum of the first i losses
     ends = np.arange(1, len(losses) + 1)
     starts = np.maximum(0, ends - _SMOOTHED)
     return (sums[ends] - sums[starts]) / (ends - starts)
@@ -219,6 +211,7 @@ def _cells(score: Score) -> np.ndarray:
 
 
 def _beyond(score: Score, null: Score) -> int:
+    """Return the number of tasks solved that the null baseline does not solve."""
     return len(set(score.solved) - set(null.solved))
 
 
@@ -226,46 +219,34 @@ def _beyond(score: Score, null: Score) -> int:
 
 
 def _write_tables(runs: list[Run], null: Score, out: Path) -> None:
-    with open(out / "runs.csv", "w", newline="") as file:
+    """Write runs.csv and tasks.csv."""
+    columns = ("arm", "seed", "seconds", "steps", "examples", "loss", "cells", "points", "solved", "beyond null")
+    _write_csv(out / "runs.csv", columns, (_run_row(run, null) for run in runs))
+    scores = [("null", "", null), *((run.arm, run.seed, run.score) for run in runs)]
+    rows = (
+        (task.id, arm, seed, round(task.cells, 4), round(task.right_either / task.outputs, 3), int(task.solved))
+        for arm, seed, score in scores
+        for task in score.tasks
+    )
+    _write_csv(out / "tasks.csv", ("task", "arm", "seed", "cells", "points", "solved"), rows)
+
+
+def _run_row(run: Run, null: Score) -> tuple:
+    adapted, score = run.report["adapted"], run.score
+    learned = (run.report["seconds in all"], adapted["steps"], adapted["examples"], round(adapted["loss"], 4))
+    scored = (round(_cells(score).mean(), 4), round(score.task_points(2), 3), len(score.solved), _beyond(score, null))
+    return run.arm, run.seed, *learned, *scored
+
+
+def _write_csv(path: Path, columns: Iterable[str], rows: Iterable[tuple]) -> None:
+    with open(path, "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(
-            ["arm", "seed", "seconds", "steps", "examples", "loss", "cells", "points", "solved", "beyond null"]
-        )
-        for run in runs:
-            adapted, score = run.report["adapted"], run.score
-            writer.writerow(
-                [
-                    run.arm,
-                    run.seed,
-                    run.report["seconds in all"],
-                    adapted["steps"],
-                    adapted["examples"],
-                    round(adapted["loss"], 4),
-                    round(_cells(score).mean(), 4),
-                    round(score.task_points(2), 3),
-                    len(score.solved),
-                    _beyond(score, null),
-                ]
-            )
-    with open(out / "tasks.csv", "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["task", "arm", "seed", "cells", "points", "solved"])
-        for arm, seed, score in [("null", "", null), *((run.arm, run.seed, run.score) for run in runs)]:
-            for task in score.tasks:
-                writer.writerow(
-                    [
-                        task.id,
-                        arm,
-                        seed,
-                        round(task.cells, 4),
-                        round(task.right_either / task.outputs, 3),
-                        int(task.solved),
-                    ]
-                )
+        writer.writerow(columns)
+        writer.writerows(rows)
 
 
 def _draw(runs: list[Run], path: Path) -> None:
-    """Left the loss over the steps of every group, right the cells right of every task, arm against arm."""
+    """Draw the loss of every group over its steps on the left, and each task's cells right, arm against arm, beside."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.5), layout="tight")
@@ -280,29 +261,44 @@ def _draw(runs: list[Run], path: Path) -> None:
     theirs, ours = (np.mean([_cells(run.score) for run in runs if run.arm == arm], axis=0) for arm in ARMS)
     right.plot([0, 1], [0, 1], color="tab:gray", linewidth=0.8)
     right.plot(theirs, ours, ".", color="tab:blue")
-    right.set(xlabel="random weights", ylabel="artifact", title="share of an unseen output's cells, a point a task")
+    right.set(xlabel="random weights", ylabel="artifact", title="cells right of the test outputs, one dot per task")
     figure.savefig(path, dpi=90)
 
 
 def _parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--set", default="arc1-eval", help="a set's name or a file with labels (default: %(default)s)")
-    parser.add_argument("--tasks", type=int, default=100, metavar="N", help="its smallest N (default: %(default)s)")
-    parser.add_argument("--budget", default="3m", help="of each run (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=2, metavar="N")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--visits", type=int, metavar="N", help="end earlier, as in solve")
-    parser.add_argument("--preset", default="hrm-132k")
-    parser.add_argument("--artifact", type=Path, metavar="DIR", help="default: the package's own for the preset")
+    parser.add_argument(
+        "--tasks",
+        type=int,
+        default=100,
+        metavar="N",
+        help="take the N smallest tasks of the set (default: %(default)s)",
+    )
+    parser.add_argument("--budget", default="3m", metavar="TIME", help="time for each run (default: %(default)s)")
+    parser.add_argument(
+        "--workers", type=int, default=2, metavar="N", help="worker processes of each run (default: %(default)s)"
+    )
+    add_seeds(parser, [0, 1, 2])
+    parser.add_argument(
+        "--visits",
+        type=int,
+        metavar="N",
+        help="how often each demonstration is offered, if the budget allows (default: as the recipe says)",
+    )
+    parser.add_argument("--preset", default="hrm-132k", help="network and recipe (default: %(default)s)")
+    parser.add_argument(
+        "--artifact", type=absolute_path, metavar="DIR", help="pretrained network (default: the package's own)"
+    )
     parser.add_argument(
         "--out",
-        type=lambda text: Path(text).resolve(),
+        type=absolute_path,
         metavar="DIR",
         default=environment.REPOSITORY / "transfer",
-        help="default: transfer/",
+        help="folder for the runs and the report (default: transfer/ in the repository)",
     )
     return parser.parse_args()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_tool(main))

@@ -1,12 +1,13 @@
-"""The Python environment of the tools, made on first use. Standard library only.
+"""Install the packages that the tools need, when a tool first runs. Imports the standard library only.
 
-`ensure()` returns at once where every package of tools/requirements.txt is installed, in whatever
-version. Otherwise it makes `.venv` in the repository with the pinned versions and starts the
-running script again in it.
+`ensure()` returns at once if every package of tools/requirements.txt is installed, in any version. Otherwise the
+function makes a virtual environment, `.venv` in the repository, installs the pinned versions there, and starts the
+running script again with the Python of that environment.
 """
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -20,25 +21,33 @@ ENVIRONMENT = REPOSITORY / ".venv"
 
 
 def ensure(only: tuple[str, ...] = ()) -> None:
-    """Make sure the running interpreter has the packages, or those of them named; may replace this process."""
-    missing = [name for name in _missing() if name in only or not only]
+    """Make sure that the running Python has all packages of tools/requirements.txt, or those that `only` names.
+
+    If a package is missing, this process is replaced by the same script in `.venv`. A script that was asked for help
+    prints its docstring and ends instead, because help should not install anything.
+    Raises `SystemExit` if the packages cannot be installed.
+    """
+    missing = [name for name in _missing_packages() if name in only or not only]
     if not missing:
         return
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        _print_docstring_and_end(missing)
     python = ENVIRONMENT / ("Scripts" if os.name == "nt" else "bin") / "python"
+    # The stamp is written last, so an environment with a current stamp was installed to its end.
     stamp = ENVIRONMENT / "requirements.txt"
     wanted = REQUIREMENTS.read_text()
     if not stamp.exists() or stamp.read_text() != wanted:
-        print(f"missing here: {', '.join(missing)}; installing pinned packages into {ENVIRONMENT}", flush=True)
+        print(f"missing packages: {', '.join(missing)}; installing them into {ENVIRONMENT}", flush=True)
         venv.EnvBuilder(with_pip=True, clear=True).create(ENVIRONMENT)
         _pip(python, "install", "--quiet", "--requirement", str(REQUIREMENTS))
         stamp.write_text(wanted)
-    elif Path(sys.prefix) == ENVIRONMENT:
+    elif Path(sys.prefix) == ENVIRONMENT:  # starting the script again would lead here again
         raise SystemExit(f"{ENVIRONMENT} lacks {', '.join(missing)}; remove that folder and start again")
     os.execv(python, [str(python), *sys.argv])
 
 
 def commit_of_checkout() -> str:
-    """The commit that the tools run from, with "-dirty" where files were changed since; "unknown" without git."""
+    """Return the commit that the tools run from, with "-dirty" if files differ from it, or "unknown" without git."""
     try:
         found = subprocess.run(
             ["git", "describe", "--always", "--dirty"], cwd=REPOSITORY, text=True, capture_output=True
@@ -48,13 +57,14 @@ def commit_of_checkout() -> str:
     return found.stdout.strip() or "unknown"
 
 
-def _missing() -> list[str]:
+def _missing_packages() -> list[str]:
+    """Return the names in tools/requirements.txt that are not installed, without those of other systems."""
     missing = []
     for line in REQUIREMENTS.read_text().splitlines():
         requirement, _, marker = line.partition(";")
         name = requirement.partition("==")[0].strip()
-        elsewhere = marker.strip() not in ("", f"sys_platform == '{sys.platform}'")
-        if not name or name.startswith("#") or elsewhere:
+        is_for_another_system = marker.strip() not in ("", f"sys_platform == '{sys.platform}'")
+        if not name or name.startswith("#") or is_for_another_system:
             continue
         try:
             version(name)
@@ -63,10 +73,20 @@ def _missing() -> list[str]:
     return missing
 
 
+def _print_docstring_and_end(missing: list[str]) -> None:
+    """Print the docstring of the running script without importing the script, and end with exit code 0."""
+    print(ast.get_docstring(ast.parse(Path(sys.argv[0]).read_text(encoding="utf-8"))))
+    print(
+        f"\nThe flags are listed once these packages are installed: {', '.join(missing)}\n"
+        f"python -m pip install -r {REQUIREMENTS}"
+    )
+    raise SystemExit(0)
+
+
 def _pip(python: Path, *arguments: str) -> None:
     result = subprocess.run([python, "-m", "pip", "--disable-pip-version-check", *arguments])
     if result.returncode:
         raise SystemExit(
-            "the packages could not be installed; their index must be reachable once "
-            f"(or install {REQUIREMENTS.name} yourself and start again)"
+            "the packages could not be installed: pip must reach its package index once. "
+            f"Or install {REQUIREMENTS} yourself and start again"
         )

@@ -1,6 +1,9 @@
-"""Execute a notebook in place of Kaggle: `execute_notebook.py NOTEBOOK OUTPUT SECONDS`.
+"""Execute a notebook as Kaggle would, and print the text output of its cells while they run.
 
-Prints the cells' text output as it comes, saves the executed notebook, exits 1 if a cell failed.
+    python tools/support/execute_notebook.py NOTEBOOK OUTPUT SECONDS
+
+Writes the executed notebook to OUTPUT and runs its cells in OUTPUT's folder. Each cell may take SECONDS. The exit code
+is 1 if a cell failed or took too long. `tools/local_dryrun.py` runs this script in a process without a network.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
 
-_START_SECONDS = 300  # for a kernel to answer: a busy machine needs more than the customary minute
+_START_SECONDS = 300  # until the kernel answers; on a busy machine, the customary minute is too short
 
 
 def main(notebook: str, output: str, seconds: str) -> int:
@@ -35,7 +38,7 @@ def main(notebook: str, output: str, seconds: str) -> int:
 
 
 class _EchoingClient(NotebookClient):
-    """Shows what a cell prints while it runs: `solve` takes minutes."""
+    """Prints the text of a cell as soon as the cell writes it, because the cell that runs solve takes minutes."""
 
     def process_message(self, msg, cell, cell_index):
         if msg["msg_type"] == "stream":
@@ -44,4 +47,6 @@ class _EchoingClient(NotebookClient):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit(__doc__)
     sys.exit(main(*sys.argv[1:]))

@@ -1,9 +1,8 @@
-"""Kaggle's metadata files, checked against what Kaggle's own documentation and client allow. Standard library only.
+"""Check Kaggle's metadata files against Kaggle's rules, before an upload. Imports the standard library only.
 
-The limits are those of Kaggle's command line, github.com/Kaggle/kaggle-cli, in July and September 2026: its pages
-docs/kernels_metadata.md, docs/kernels.md and docs/datasets_metadata.md, and its functions `kernels_push` and
-`dataset_create_new`, which are stricter or know more here and there. What Kaggle would reject after an upload is
-refused here before.
+The rules come from Kaggle's command line, github.com/Kaggle/kaggle-cli, in July and September 2026. Its pages
+docs/kernels_metadata.md, docs/kernels.md and docs/datasets_metadata.md state them. Its functions `kernels_push` and
+`dataset_create_new` are stricter in some places and accept further keys.
 """
 
 from __future__ import annotations
@@ -14,10 +13,10 @@ from hrm_offline.common.errors import InputError
 
 KERNEL_FILE, DATASET_FILE = "kernel-metadata.json", "dataset-metadata.json"
 
-# Slugs are lower case and what a URL can hold; Kaggle makes a notebook's of its title in just this way.
+# A slug is the part of a web address that names a user, notebook or dataset. Kaggle makes a notebook's from its title.
 _SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
-# docs/kernels_metadata.md; the last four are read by `kernels_push` though that page does not list them.
+# From docs/kernels_metadata.md. That page does not list the last four, but `kernels_push` reads them.
 _KERNEL_KEYS = {
     "id",
     "id_no",
@@ -38,7 +37,7 @@ _KERNEL_KEYS = {
     "docker_image",
     "docker_image_pinning_type",
 }
-# docs/kernels.md, "Accelerators available as of Sep 2026", the GPUs: solve knows nothing of a TPU.
+# The GPUs in docs/kernels.md, "Accelerators available as of Sep 2026". The TPUs are left out: solve cannot use them.
 _MACHINES = (
     "NvidiaTeslaT4",
     "NvidiaTeslaT4Highmem",
@@ -48,10 +47,10 @@ _MACHINES = (
     "NvidiaH100",
     "NvidiaRtxPro6000",
 )
-# At least five characters says `kernels_push`; above fifty the server answers with an error (its pull request 179).
+# `kernels_push` wants at least 5 characters. Above 50, Kaggle's server answers with an error (pull request 179).
 _KERNEL_TITLE = (5, 50)
 
-# docs/datasets_metadata.md.
+# From docs/datasets_metadata.md.
 _DATASET_KEYS = {
     "title",
     "subtitle",
@@ -66,7 +65,7 @@ _DATASET_KEYS = {
     "image",
 }
 _DATASET_TITLE, _DATASET_SUBTITLE = (6, 50), (20, 80)
-_DATASET_SLUG = (6, 50)  # the page says 3 to 50, `dataset_create_new` refuses less than 6
+_DATASET_SLUG = (6, 50)  # the page says 3 to 50, but `dataset_create_new` refuses fewer than 6
 _LICENCES = {
     "CC0-1.0",
     "CC-BY-SA-3.0",
@@ -100,7 +99,7 @@ _LICENCES = {
 
 
 def check_slug(text: str, what: str) -> None:
-    """Raises `InputError` unless `text` is a Kaggle slug, such as a user name or a competition's."""
+    """Raise `InputError` unless `text` is a Kaggle slug. `what` names it in the error, for example "user name"."""
     if not _SLUG.fullmatch(text):
         raise InputError(
             f"{what} '{text}' is not a Kaggle slug, expected lower-case letters and digits, joined by "
@@ -109,7 +108,7 @@ def check_slug(text: str, what: str) -> None:
 
 
 def check_kernel(metadata: dict, where: object) -> None:
-    """Raises `InputError` naming `where` and the first rule that a kernel-metadata.json breaks."""
+    """Raise `InputError` for the first rule that a kernel-metadata.json breaks. `where` is the file in the error."""
     needed = {
         "id": str,
         "title": str,
@@ -127,7 +126,7 @@ def check_kernel(metadata: dict, where: object) -> None:
             f"{where}: the title '{metadata['title']}' makes the slug '{slugify(metadata['title'])}', "
             f"the id ends in '{slug}', expected the same"
         )
-    # enable_internet always has to be written: the page says that it defaults to false, `kernels_push` takes true.
+    # enable_internet must always be given: it defaults to false on the page, but to true in `kernels_push`.
     fixed = {"language": "python", "kernel_type": "notebook", "enable_gpu": True, "enable_internet": False}
     for key, value in fixed.items():
         if metadata.get(key) != value:
@@ -143,7 +142,7 @@ def check_kernel(metadata: dict, where: object) -> None:
 
 
 def check_dataset(metadata: dict, where: object) -> None:
-    """Raises `InputError` naming `where` and the first rule that a dataset-metadata.json breaks."""
+    """Raise `InputError` for the first rule that a dataset-metadata.json breaks. `where` is the file in the error."""
     _require_keys(metadata, _DATASET_KEYS, {"id": str, "title": str, "licenses": list}, where)
     _require_length(_check_id(metadata["id"], where), _DATASET_SLUG, "slug of the id", where)
     _require_length(metadata["title"], _DATASET_TITLE, "title", where)
@@ -158,12 +157,12 @@ def check_dataset(metadata: dict, where: object) -> None:
 
 
 def slugify(title: str) -> str:
-    """The slug that Kaggle makes of a title."""
+    """Return the slug that Kaggle makes from a title, for example "hrm-offline" from "hrm offline"."""
     return "-".join(re.findall(r"[a-z0-9]+", title.lower()))
 
 
 def _check_id(text: str, where: object) -> str:
-    """The slug of a USER/SLUG."""
+    """Return the slug of an id of the form USER/SLUG, both checked."""
     owner, slash, slug = text.partition("/")
     if not slash:
         raise InputError(f"{where}: '{text}' is not USER/SLUG")
@@ -173,6 +172,7 @@ def _check_id(text: str, where: object) -> str:
 
 
 def _require_keys(metadata: dict, allowed: set[str], needed: dict[str, type], where: object) -> None:
+    """Raise `InputError` unless every key is allowed, and every needed key has a value of its type."""
     if not isinstance(metadata, dict):
         raise InputError(f"{where}: expected an object")
     for key in metadata:
@@ -186,6 +186,9 @@ def _require_keys(metadata: dict, allowed: set[str], needed: dict[str, type], wh
 
 
 def _require_length(text: str, limits: tuple[int, int], what: str, where: object) -> None:
-    least, most = limits
-    if not least <= len(text) <= most:
-        raise InputError(f"{where}: the {what} '{text}' has {len(text)} characters, Kaggle takes {least} to {most}")
+    """Raise `InputError` unless the text's number of characters is within the limits, both included."""
+    shortest, longest = limits
+    if not shortest <= len(text) <= longest:
+        raise InputError(
+            f"{where}: the {what} '{text}' has {len(text)} characters, Kaggle takes {shortest} to {longest}"
+        )

@@ -1,4 +1,4 @@
-"""The rehearsal's accident: a solve that is killed without warning, as when a machine runs out of memory."""
+"""Kill a running solve without warning, as an operating system does that runs out of memory."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ _COMMAND = ["-m", "hrm_offline", "solve"]
 
 
 def kill_solve(after: float, over: threading.Event) -> int:
-    """Wait for a solve among this process's descendants and send SIGKILL to its process group and all its children,
-    `after` seconds after it started. Returns how many processes that were: 0 if it ended before, or `over` was set."""
-    while (solve := _find()) is None:
+    """Wait for a solve among the descendants of this process, and kill it `after` seconds after its start.
+
+    SIGKILL goes to solve's process group and to all its children. Returns the number of killed processes, which is 0
+    if solve ended before that, or if `over` was set before a solve was found.
+    """
+    while (solve := _find_solve()) is None:
         if over.wait(0.05):
             return 0
     over.wait(max(0.0, solve.create_time() + after - time.time()))
@@ -24,7 +27,7 @@ def kill_solve(after: float, over: threading.Event) -> int:
         if solve.status() == psutil.STATUS_ZOMBIE:
             return 0
         victims = [solve, *solve.children(recursive=True)]
-        if os.getpgid(solve.pid) != os.getpgid(0):  # an older notebook's solve shares the rehearsal's own group
+        if os.getpgid(solve.pid) != os.getpgid(0):  # a notebook of an older version starts solve in our own group
             os.killpg(os.getpgid(solve.pid), signal.SIGKILL)
         for process in victims:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -33,8 +36,8 @@ def kill_solve(after: float, over: threading.Event) -> int:
     return 0
 
 
-def _find() -> psutil.Process | None:
-    """The solve that was started first, since its workers may have a command line like it."""
+def _find_solve() -> psutil.Process | None:
+    """Return the oldest process that runs solve. Its workers, which may have the same command line, are younger."""
     found = []
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):

@@ -1,8 +1,8 @@
-"""Cut the network off for a command, and count what tried to use it. Standard library only.
+"""Cut the network off for a command, and record every attempt to use it. Imports the standard library only.
 
-Two layers. Where the system allows it, the command runs in a network namespace of its own, in
-which nothing but the loopback device exists. And always, every Python process of the command loads
-an audit hook that refuses connections and look-ups beyond this machine and records each in a log.
+There are two layers. If the system allows it, the command runs in a network namespace of its own, which has no device
+but the loopback. In any case, every Python process of the command loads an audit hook. The hook refuses connections
+and look-ups beyond this machine, and writes each of them to a log.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 LOG_VARIABLE = "HRM_OFFLINE_NETWORK_LOG"
 
-# Loaded by every Python process whose PYTHONPATH leads here.
+# The module sitecustomize, which every Python process loads that finds it on its PYTHONPATH.
 _GUARD = """\
 import os, sys
 
@@ -40,7 +40,7 @@ if "HRM_OFFLINE_NETWORK_LOG" in os.environ:
     sys.addaudithook(_guard)
 """
 
-# A fresh namespace has its loopback device down, and Jupyter talks to its kernel through it.
+# Turns the loopback device on, which is off in a new namespace: Jupyter talks to its kernel through that device.
 _LOOPBACK_UP = """\
 import fcntl, os, socket, struct, sys
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
@@ -51,7 +51,7 @@ os.execvp(sys.argv[1], sys.argv[1:])
 
 
 class OfflineRunner:
-    """Runs commands offline; `folder` holds the guard and the log."""
+    """Runs commands offline. `folder` holds the audit hook and the log; `python` is the interpreter of the commands."""
 
     def __init__(self, folder: Path, python: str):
         self.python = python
@@ -66,23 +66,25 @@ class OfflineRunner:
     def means(self) -> str:
         """How the network is cut off, in words."""
         if self.namespace:
-            return "network namespace without interfaces, and sockets watched in every Python process"
-        return "sockets refused inside every Python process (this system allows no network namespace)"
+            return "a network namespace without devices, and a guard in every Python process"
+        return "a guard in every Python process (this system allows no network namespace)"
 
     def run(self, command: list[str], environment: dict[str, str], timeout: float) -> int:
-        """Run to the end; returns the exit code. Raises `subprocess.TimeoutExpired`."""
+        """Run a command to its end and return its exit code. Raises `subprocess.TimeoutExpired` after `timeout` s."""
         path = os.pathsep.join(filter(None, [str(self.guard), environment.get("PYTHONPATH")]))
         environment = environment | {"PYTHONPATH": path, LOG_VARIABLE: str(self.log)}
         return subprocess.run([*self._prefix(self.namespace), *command], env=environment, timeout=timeout).returncode
 
     def attempts(self) -> list[str]:
-        """One line for each connection or look-up beyond this machine that was tried."""
+        """Return a line for each connection or look-up beyond this machine that was tried."""
         return self.log.read_text().splitlines()
 
     def _prefix(self, namespace: list[str]) -> list[str]:
+        """Return the words that go before a command, so that it runs in a namespace with a loopback device."""
         return [*namespace, self.python, "-c", _LOOPBACK_UP] if namespace else []
 
     def _find_namespace(self) -> list[str]:
+        """Return the command that makes a namespace, with a user namespace if need be; empty if none can be made."""
         if shutil.which("unshare"):
             for flags in ("-rn", "-n"):
                 probe = [*self._prefix(["unshare", flags]), "true"]

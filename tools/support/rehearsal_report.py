@@ -1,4 +1,4 @@
-"""What a rehearsal came to: scores, a projected timetable, and a line for each thing that has to hold."""
+"""Report on a rehearsal: its scores, a projected timetable, and one check for each thing that must hold."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ from tools.vendor_wheels import sha256, verify
 
 @dataclass(frozen=True)
 class Run:
-    """One execution of the notebook: its exit code (None: it was stopped at its limit), the seconds it took, and how
-    many of solve's processes were killed on purpose, or None where none was to be."""
+    """One execution of the notebook.
+
+    `code` is its exit code, or None if the notebook was stopped at its time limit. `seconds` is the time it took.
+    `killed` is the number of solve's processes that were killed on purpose, or None if none were to be killed.
+    """
 
     code: int | None
     seconds: float
@@ -30,9 +33,14 @@ class Run:
 
 @dataclass
 class Rehearsal:
-    """All that is judged. `mounted` is the dataset as the notebook saw it, None for a notebook without one;
-    `built_here` says that it was built from this working tree; `builds` are the hashes of two more builds of the wheel,
-    made right after; `left_by_kill` is what was wrong with the submission that a killed run left, "" for nothing."""
+    """Everything that the report needs.
+
+    `tasks` have labels; `out` is the folder of the rehearsal; `budget` is solve's, in seconds. `mounted` is the dataset
+    as the notebook saw it, or None for a notebook without a dataset. `built_here` says that the bundle was built from
+    this working tree. `builds` holds the hashes of two more builds of the wheel. `means` says how the network was cut
+    off, and `attempts` lists the attempts to use it. `left_by_kill` says why the submission was not valid after the
+    kill; it is empty if the submission was valid.
+    """
 
     tasks: list
     out: Path
@@ -52,11 +60,12 @@ class Rehearsal:
 
     @property
     def report(self) -> dict | None:
+        """What solve reports of its run, or None if solve did not end by itself."""
         path = self.submission.with_name("report.json")
         return read_json(path) if path.exists() else None
 
     def problem_of_submission(self) -> str:
-        """Why Kaggle would reject what is in the working folder now; "" if it would not."""
+        """Return why Kaggle would reject the submission that is there now, or "" if the submission is valid."""
         try:
             read_submission(self.submission, {task.id: len(task.test) for task in self.tasks})
         except InputError as error:
@@ -66,7 +75,7 @@ class Rehearsal:
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the list; `passed` is None for what could not be judged."""
+    """One line of the list of checks. `passed` is None if the check could not be made."""
 
     name: str
     passed: bool | None
@@ -77,32 +86,64 @@ class Check:
         return f"{word} {self.name}: {self.detail}"
 
 
+def heading(text: str) -> None:
+    """Print the heading of a part of the rehearsal's output."""
+    print(f"\n===== {text}", flush=True)
+
+
 def judge(rehearsal: Rehearsal) -> int:
-    """Print everything, save the picture; returns 1 if any check failed, else 0."""
-    problem = rehearsal.problem_of_submission()
+    """Print the report and save the picture. Returns 1 if any check failed, else 0."""
+    problem, report = rehearsal.problem_of_submission(), rehearsal.report
+    heading("Score, against the labels that the notebook did not see")
     score = _score(rehearsal, problem)
-    report = rehearsal.report
+
+    heading("Timetable on Kaggle")
     if report and "adapted" in report and len(rehearsal.runs) == 1:
         print("\n".join(timetable(rehearsal.tasks, report, rehearsal.workers)))
     else:
-        print("no timetable: the run was broken off, so its seconds say nothing of the speed")
-    if not problem:
-        picture = rehearsal.out / "predictions.png"
-        draw_predictions(rehearsal.tasks, read_json(rehearsal.submission), picture)
-        print(f"picture: {picture}")
-    valid = Check("valid", not problem, problem or str(rehearsal.submission))
+        print("No projection: the run did not go through, so its seconds say nothing about the speed.")
+
+    heading("Checks")
+    valid = Check("valid", not problem, problem or f"Kaggle would accept {rehearsal.submission}")
     checks = [_offline(rehearsal), _in_time(rehearsal), valid, _undisturbed(report), _deterministic(rehearsal), score]
     if len(rehearsal.runs) > 1:
         checks.append(_survives(rehearsal))
     print("\n".join(str(check) for check in checks))
+    if not problem:
+        picture = rehearsal.out / "predictions.png"
+        draw_predictions(rehearsal.tasks, read_json(rehearsal.submission), picture)
+        print(f"\nPicture of all tasks with both attempts: {picture}")
     return 1 if any(check.passed is False for check in checks) else 0
+
+
+def _score(rehearsal: Rehearsal, problem: str) -> Check:
+    """Print the scores of the submission and of the null baseline, and compare the two."""
+    if problem:
+        print("No score: the submission is not valid.")
+        return Check("score", False, "no valid submission")
+    if not all(pair.output is not None for task in rehearsal.tasks for pair in task.test):
+        print("No score: some tasks have no labels.")
+        return Check("score", None, "some tasks have no labels")
+    solutions, null_submission = rehearsal.out / "solutions.json", rehearsal.out / "null_submission.json"
+    write_json(solutions, to_solutions(rehearsal.tasks))
+    write_json(null_submission, fallback_submission(TaskSet("rehearsal", tuple(rehearsal.tasks))))
+    score, null = score_files(rehearsal.submission, solutions), score_files(null_submission, solutions)
+    beyond = [task_id for task_id in score.solved if task_id not in null.solved]
+    print(score.as_text())
+    print(f"null baseline (the commonest demonstrated outputs, nothing learned): {null.summary()}")
+    print(f"tasks solved that the null baseline does not solve: {len(beyond)} ({', '.join(beyond) or 'none'})")
+    return Check(
+        "score",
+        score.per_output(2) >= null.per_output(2),
+        f"{score.per_output(2):.2%} of the test outputs are right; the null baseline has {null.per_output(2):.2%}",
+    )
 
 
 def _offline(rehearsal: Rehearsal) -> Check:
     for line in rehearsal.attempts:
         print(f"tried to use the network: {line}")
     count = len(rehearsal.attempts)
-    return Check("offline", not count, f"network connections: {count}; {rehearsal.means}")
+    return Check("offline", not count, f"network connections: {count}; cut off by {rehearsal.means}")
 
 
 def _in_time(rehearsal: Rehearsal) -> Check:
@@ -112,23 +153,27 @@ def _in_time(rehearsal: Rehearsal) -> Check:
     if last.code:
         return Check("in time", False, f"the notebook ended with exit code {last.code}")
     if report is None:
-        return Check("in time", False, "solve did not end; the submission is what it had reached")
+        return Check("in time", False, "solve did not end by itself; the submission is as far as solve came")
     took = report["seconds in all"]
     return Check(
         "in time",
         took <= rehearsal.budget,
-        f"solve took {took:.0f} s of its {rehearsal.budget:.0f} s, the notebook {last.seconds:.0f} s",
+        f"solve took {took:.0f} s of its budget of {rehearsal.budget:.0f} s; the whole notebook took "
+        f"{last.seconds:.0f} s",
     )
 
 
 def _undisturbed(report: dict | None) -> Check:
-    """A run survives failing workers, a broken artifact and tasks it cannot answer; a rehearsal should have none."""
+    """Check that solve had nothing to recover from: no failed worker, broken artifact or unanswered task."""
     found = [*report["failures"], *report["left out"], *report["tasks on their fallback"]] if report else ["no report"]
-    return Check("undisturbed", not found, "; ".join(found) or "no worker failed, no task is on its fallback")
+    return Check("undisturbed", not found, "; ".join(found) or "no worker failed, and every task has an answer")
 
 
 def build_twice() -> set[str]:
-    """The hashes of two builds of our wheel, the second with another umask: one if they have the same bytes."""
+    """Return the hashes of two builds of our wheel: only one if both have the same bytes.
+
+    The second build runs under another umask, which must not matter.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         first = build_wheel(Path(scratch) / "first")
         before = os.umask(0o077)
@@ -140,60 +185,41 @@ def build_twice() -> set[str]:
 
 
 def _deterministic(rehearsal: Rehearsal) -> Check:
-    """Equal builds of the wheel, and the mounted folder against its hashes."""
+    """Check that builds of the wheel are equal, and that the mounted files have their hashes."""
     name = "deterministic install"
     if len(rehearsal.builds) > 1:
         return Check(name, False, "two builds of the wheel differ")
     if rehearsal.mounted is None:
-        return Check(name, True, "two builds of the wheel are equal; the notebook carries its own")
+        return Check(name, True, "two builds of the wheel are equal; the notebook carries its own wheel")
     findings = verify(rehearsal.mounted)
     if findings:
         return Check(name, False, f"{rehearsal.mounted}: {'; '.join(findings)}")
-    ours = {sha256(path) for path in rehearsal.mounted.glob("hrm_offline-*.whl")}
-    if ours == rehearsal.builds:
-        return Check(name, True, "two more builds equal the mounted wheel; all mounted files verified")
-    # A bundle that was given may well be of another commit.
+    mounted = {sha256(path) for path in rehearsal.mounted.glob("hrm_offline-*.whl")}
+    if mounted == rehearsal.builds:
+        return Check(name, True, "two more builds equal the mounted wheel, and all mounted files have their hashes")
+    # A bundle that was built earlier may well be of another commit.
     return Check(
         name,
         not rehearsal.built_here,
-        "two builds are equal, the mounted wheel is of other sources; all mounted files verified",
+        "two builds are equal, but the mounted wheel was built from other sources; all mounted files have their hashes",
     )
 
 
 def _survives(rehearsal: Rehearsal) -> Check:
-    broken, again = rehearsal.runs
-    if not broken.killed:
+    """Check that a valid submission was there after the kill, and that the second run went through."""
+    killed, again = rehearsal.runs
+    if not killed.killed:
         return Check(
             "killed",
             False,
-            f"solve had ended before, the notebook took {broken.seconds:.0f} s: give a smaller --kill-at",
+            f"solve ended before it could be killed (the notebook took {killed.seconds:.0f} s); give a smaller "
+            "--kill-at",
         )
     if rehearsal.left_by_kill:
-        return Check("killed", False, f"what it left is not valid: {rehearsal.left_by_kill}")
+        return Check("killed", False, f"the submission was not valid after the kill: {rehearsal.left_by_kill}")
     return Check(
         "killed",
-        broken.code == 0 and again.code == 0,
-        f"{broken.killed} processes; it left a valid submission and its notebook ended with exit code "
-        f"{broken.code}; the second run took {again.seconds:.0f} s and ended with exit code {again.code}",
-    )
-
-
-def _score(rehearsal: Rehearsal, problem: str) -> Check:
-    """Print the scores, beside those of the null baseline, and compare them."""
-    if problem:
-        return Check("score", False, "no valid submission")
-    if not all(pair.output is not None for task in rehearsal.tasks for pair in task.test):
-        return Check("score", None, "not scored, some tasks have no labels")
-    solutions, null_submission = rehearsal.out / "solutions.json", rehearsal.out / "null_submission.json"
-    write_json(solutions, to_solutions(rehearsal.tasks))
-    write_json(null_submission, fallback_submission(TaskSet("rehearsal", tuple(rehearsal.tasks))))
-    score, null = score_files(rehearsal.submission, solutions), score_files(null_submission, solutions)
-    beyond = [task_id for task_id in score.solved if task_id not in null.solved]
-    print(score.as_text())
-    print(f"null baseline: {null.summary()}")
-    print(f"solved and not by the null baseline: {len(beyond)} ({', '.join(beyond) or 'none'})")
-    return Check(
-        "score",
-        score.per_output(2) >= null.per_output(2),
-        f"{score.per_output(2):.2%} of the test outputs, the null baseline has {null.per_output(2):.2%}",
+        killed.code == 0 and again.code == 0,
+        f"after the kill of {killed.killed} processes the submission was valid and the notebook ended with exit code "
+        f"{killed.code}; the second run took {again.seconds:.0f} s and ended with exit code {again.code}",
     )

@@ -1,0 +1,82 @@
+"""Test what holds for every tool that is run as a script: help, docstring, and a line in tools/README.md."""
+
+import ast
+import re
+
+import pytest
+from places import REPOSITORY
+from programs import run_python
+
+TOOLS = REPOSITORY / "tools"
+SCRIPTS = sorted(
+    path.relative_to(REPOSITORY).as_posix()
+    for path in TOOLS.rglob("*.py")
+    if '__name__ == "__main__"' in path.read_text()
+)
+# Runs in a process of its own, which the rehearsal starts. The others are run by people.
+INTERNAL = "tools/support/execute_notebook.py"
+FOR_PEOPLE = [name for name in SCRIPTS if name != INTERNAL]
+
+
+def syntax_of(name: str) -> ast.Module:
+    return ast.parse((REPOSITORY / name).read_text())
+
+
+def test_every_script_is_found():
+    assert {"tools/local_dryrun.py", "tools/bench/ops.py", INTERNAL} <= set(SCRIPTS)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_docstring_says_what_the_script_is_for_and_how_to_run_it(name):
+    lines = ast.get_docstring(syntax_of(name)).splitlines()
+    assert lines[0].endswith("."), "the first line is a sentence"
+    assert any(line.startswith(f"    python {name}") for line in lines)
+
+
+@pytest.mark.parametrize("name", FOR_PEOPLE)
+def test_the_script_is_listed_in_the_readme_of_the_tools(name):
+    assert f"| `python {name}" in (TOOLS / "README.md").read_text()
+
+
+def test_the_readme_of_the_tools_names_no_file_that_is_not_there():
+    text = (TOOLS / "README.md").read_text()
+    assert set(re.findall(r"python (tools/\S+\.py)", text)) <= {*SCRIPTS, "tools/run_tests.py"}
+    for folder in ("bench", "stress", "study", "support"):
+        section = text.partition(f"`{folder}/`")[2].partition("\n## ")[0]
+        named = set(re.findall(r"(\w+\.py)", section))
+        assert named == {path.name for path in (TOOLS / folder).glob("*.py")} - {"__init__.py", "script_setup.py"}
+
+
+@pytest.mark.parametrize("name", FOR_PEOPLE)
+def test_script_setup_is_the_first_import(name):
+    imports = [node for node in syntax_of(name).body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    assert [alias.name for alias in imports[1].names] == ["script_setup"]
+    assert "sys.path" not in (REPOSITORY / name).read_text()
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_flag_has_help(name):
+    for node in ast.walk(syntax_of(name)):
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "add_argument":
+            assert "help" in {keyword.arg for keyword in node.keywords}, ast.unparse(node)
+
+
+@pytest.mark.parametrize("name", FOR_PEOPLE)
+def test_help_is_shown_in_any_folder(name, tmp_path):
+    shown = run_python(REPOSITORY / name, "--help", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert ast.get_docstring(syntax_of(name)) in shown.stdout
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", FOR_PEOPLE)
+def test_help_is_shown_without_packages_and_installs_none(name, tmp_path):
+    shown = run_python("-E", "-S", REPOSITORY / name, "--help", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert ast.get_docstring(syntax_of(name)) in shown.stdout
+
+
+def test_the_hooks_before_a_commit_have_the_ruff_of_the_test_command():
+    pinned = re.search(r"^ruff==\S+", (TOOLS / "requirements.txt").read_text(), re.MULTILINE)[0]
+    hooks = (REPOSITORY / ".pre-commit-config.yaml").read_text()
+    assert re.findall(r"ruff==[\d.]+", hooks) == [pinned, pinned]

@@ -1,0 +1,45 @@
+"""Test what the command lines of all tools share."""
+
+import sys
+
+import pytest
+
+from hrm_offline.common.errors import InputError
+from tools.support.command_line import absolute_path, add_seeds, flags, parser_of, run_tool, solve_command
+
+
+def test_flags_are_named_after_the_arguments_and_none_is_left_out():
+    assert flags(save_every=0.3, preset=None, visits=0) == ["--save-every", "0.3", "--visits", "0"]
+    assert flags() == []
+
+
+def test_solve_runs_in_the_same_python():
+    command = solve_command(seed=1)
+    assert command[0] == sys.executable
+    assert command[-3:] == ["solve", "--seed", "1"]
+
+
+def test_an_input_error_is_one_line_and_exit_code_2(monkeypatch, capsys):
+    def tool():
+        raise InputError("no such set")
+
+    monkeypatch.setattr(sys, "argv", ["/somewhere/tool.py"])
+    assert run_tool(tool) == 2
+    assert capsys.readouterr().err == "tool.py: error: no such set\n"
+    assert run_tool(lambda: 1) == 1
+
+
+def test_help_keeps_the_lines_of_the_docstring(capsys):
+    parser = parser_of("Do it.\n\n    python tool.py\n")
+    add_seeds(parser, [0, 1])
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--help"])
+    shown = capsys.readouterr().out
+    assert "Do it.\n\n    python tool.py\n" in shown
+    assert "(default: 0 1)" in shown
+    assert parser.parse_args(["--seeds", "5"]).seeds == [5]
+
+
+def test_a_path_is_that_of_the_folder_where_the_tool_was_started(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert absolute_path("out") == tmp_path.resolve() / "out"

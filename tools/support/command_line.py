@@ -1,0 +1,58 @@
+"""Share what every tool's command line does: help from the docstring, flags, errors in one line.
+
+Imports the standard library only, so that a tool can show its help before any package is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from hrm_offline.common.errors import InputError
+
+
+def parser_of(docstring: str) -> argparse.ArgumentParser:
+    """Return a parser whose help begins with a tool's docstring, with its line breaks."""
+    return argparse.ArgumentParser(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def add_seeds(parser: argparse.ArgumentParser, default: list[int]) -> None:
+    """Add `--seeds`, the random seeds of a tool that repeats its runs."""
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=default,
+        metavar="SEED",
+        help=f"random seeds; everything runs once per seed (default: {' '.join(map(str, default))})",
+    )
+
+
+def absolute_path(text: str) -> Path:
+    """Return the path of a flag, relative to the working folder, as an absolute path."""
+    return Path(text).resolve()
+
+
+def run_tool(tool: Callable[[], int]) -> int:
+    """Run a tool and return its exit code. An `InputError` becomes one line on stderr and exit code 2."""
+    try:
+        return tool()
+    except InputError as error:
+        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        return 2
+
+
+def flags(**values: object) -> list[str]:
+    """Return the words of a command line: `save_every=0.3` becomes "--save-every", "0.3". None leaves a flag out."""
+    words = []
+    for name, value in values.items():
+        if value is not None:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return words
+
+
+def solve_command(**values: object) -> list[str]:
+    """Return the command that runs `hrm_offline solve` with this Python; `values` are its flags, as in `flags`."""
+    return [sys.executable, "-m", "hrm_offline", "solve", *flags(**values)]
