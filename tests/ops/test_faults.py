@@ -1,4 +1,4 @@
-"""Test that faults of a kernel, of the device and of its memory are told apart by the messages that people really see."""
+"""Test that faults of a kernel, of the device and of memory are told apart by their real messages."""
 
 import pytest
 import torch
