@@ -239,6 +239,9 @@ def _choose(op: str, rows: list[Row]) -> Verdict:
 
 
 def _use(verdict: Verdict) -> None:
+    """Have the chosen candidate serve, unless the user has demanded our kernels."""
+    if dispatch.kernels_are_demanded():
+        return
     if verdict.candidate == PLAIN:
         dispatch.demote(verdict.op, f"self-test: {verdict.reason}")
     elif verdict.op in dispatch.VARIANTS and ", " in verdict.candidate:

@@ -97,6 +97,13 @@ def test_what_time_does_not_allow_keeps_its_rule():
     assert dispatch.demotions() == {}
 
 
+def test_demanded_kernels_serve_however_slow():
+    with dispatch.override("triton"):
+        found = run(slow=("swiglu",))
+    assert dispatch.demotions() == {}
+    assert {verdict.op: verdict.candidate for verdict in found.verdicts}["swiglu"] == selftest.PLAIN
+
+
 def test_another_worker_takes_over_the_verdicts():
     verdicts = run(slow=("swiglu",)).as_dict()["verdicts"]
     dispatch.promote_all()
