@@ -167,8 +167,8 @@ def run_selftest(
 ) -> SelfTest:
     """Test the operations that our kernels would serve, and use the best candidate of each from now on.
 
-    No operation is begun after `seconds` on `clock`. `measure(call, device)` returns the seconds of a call; by default the
-    device's own clock is asked. Raises only if the device refuses every further call.
+    No operation is begun after `seconds` on `clock`. `measure(call, device)` returns the seconds of a call; by default
+    the device's own clock is asked. Raises only if the device refuses every further call.
     """
     started = clock()
     rows: list[Row] = []

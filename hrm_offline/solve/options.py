@@ -83,7 +83,8 @@ class SolveOptions:
     )
     sharing: str = setting(
         "sharded",
-        "which tasks learn one network together: groups of tasks (sharded), all tasks with all workers (joint), or each task alone (per-task)",
+        "which tasks learn one network together: groups of tasks (sharded), all tasks with all workers (joint), or "
+        "each task alone (per-task)",
         SHARING,
         flag="--adapt",
         group=_MACHINE,
