@@ -33,6 +33,7 @@ _LOSS = "loss and halting"
 _OPTIMISER = "optimiser"
 _VIEWS = "augmentation and conditioning"
 
+MAX_SEED = 2**63 - 1  # PyTorch and numpy take it
 _MAX_CELLS = 512 * 512
 _MAX_PUZZLE_TOKENS = 256
 _MAX_LAYERS_PER_STEP = 2**14
@@ -213,6 +214,7 @@ class Recipe:
         1,
         "parts of a step that each process computes one after another, to save memory",
         above=0,
+        most=2**16,
         group=_BATCHES,
     )
     cuda_graphs: bool = setting(False, "on a GPU, record the step of each bucket once and replay it", group=_BATCHES)
@@ -297,6 +299,7 @@ class AdaptConfig(Recipe):
         1000,
         "times each demonstration pair is offered, if the budget allows; 0: the network stays as it is",
         least=0,
+        most=10**9,
         metavar="N",
     )
     embeddings_only: float = setting(
@@ -345,7 +348,7 @@ class PretrainConfig(Recipe):
     steps: int = setting(10_000, "optimiser steps of the whole run", above=0, group=_RUN)
     log_every: int = setting(10, "steps per line of metrics.jsonl, averaged over them", above=0, group=_RUN)
     save_every: int = setting(1000, "steps between two saved states", above=0, group=_RUN)
-    seed: int = setting(0, "seed of weights, views and the order of examples", group=_RUN)
+    seed: int = setting(0, "seed of weights, views and the order of examples", least=0, most=MAX_SEED, group=_RUN)
 
     def __post_init__(self):
         super().__post_init__()

@@ -8,6 +8,7 @@ missing package work on a bare Python.
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 import types
 import typing
@@ -97,6 +98,8 @@ def _check_limits(field: dataclasses.Field, value) -> None:
     is_high = most is not None and not value <= most
     if is_low or is_high:
         raise InputError(f"{field.name} is {shown(value)}, expected {limits_of(field)}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{field.name} is {value}, expected a finite number")
 
 
 def limits_of(field: dataclasses.Field) -> str:

@@ -176,10 +176,10 @@ def forced(op: str, triton: bool, name: str | None = None) -> Iterator[None]:
 def demote_after(fault: KernelFault) -> None:
     """Demote the operation whose kernel failed, so that its caller can compute again.
 
-    Operations that launch the same kernel are demoted too. Raises the fault itself where kernels were demanded, or
-    where all these operations are demoted already.
+    Operations that launch the same kernel are demoted too. Raises the fault itself where kernels were demanded or a
+    self-test is trying them, or where all these operations are demoted already.
     """
-    if _mode() == "triton":
+    if fault.op in _forced or kernels_are_demanded():
         raise fault
     demoted = [demote(op, str(fault)) for op in (fault.op, *_ALSO_LAUNCHED_BY.get(fault.op, ()))]
     if not any(demoted):
@@ -243,6 +243,11 @@ def override(mode: str) -> Iterator[None]:
         yield
     finally:
         _override = before
+
+
+def kernels_are_demanded() -> bool:
+    """Return whether the user has demanded our kernels everywhere."""
+    return _mode() == "triton"
 
 
 def _mode() -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hrm_offline.common.settings import check, from_dict, setting
-from hrm_offline.config import DTYPES, PRESET_NAMES, SHARING, AdaptConfig
+from hrm_offline.config import DTYPES, MAX_SEED, PRESET_NAMES, SHARING, AdaptConfig
 
 _NETWORK, _MACHINE, _ANSWERS = "network and recipe", "machine and workers", "answers"
 
@@ -30,7 +30,7 @@ class SolveOptions:
     preset: str | None = setting(
         None, "network and recipe", PRESET_NAMES, group=_NETWORK, unset="what suits artifact and device"
     )
-    seed: int = setting(0, "seed of weights, views and the order of examples", group=_NETWORK)
+    seed: int = setting(0, "seed of weights, views and the order of examples", least=0, most=MAX_SEED, group=_NETWORK)
     overrides: Mapping[str, object] = setting(
         {},
         "set any setting of the recipe that adapts and predicts, such as lr=3e-4 (see docs/configuration.md)",
@@ -83,7 +83,8 @@ class SolveOptions:
     )
     sharing: str = setting(
         "sharded",
-        "which tasks learn one network together: a group per worker, all tasks by all workers, or each task alone",
+        "which tasks learn one network together: groups of tasks (sharded), all tasks with all workers (joint), or "
+        "each task alone (per-task)",
         SHARING,
         flag="--adapt",
         group=_MACHINE,

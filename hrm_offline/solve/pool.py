@@ -82,8 +82,10 @@ class InlinePool:
         self.inbox: deque = deque()
         self.outbox: deque = deque()
         self.life = None
+        self.slot = 0
 
     def start(self, slot: int) -> None:
+        self.slot = slot
         self.inbox.clear()
         self.life = self.make_worker(lambda: self.inbox.popleft() if self.inbox else None, self.outbox.append).run()
 
@@ -91,7 +93,7 @@ class InlinePool:
         self.inbox.append(message)
 
     def receive(self, timeout: float) -> tuple[int, Any] | None:
-        """Let the worker compute until it sends a message or has nothing to do. Return slot 0 and the message."""
+        """Let the worker compute until it sends a message or has nothing to do. Return its slot and the message."""
         while not self.outbox and self.life is not None:
             state = next(self.life, None)
             if state is None:
@@ -99,7 +101,7 @@ class InlinePool:
                 self.outbox.append(Lost())  # after its last message
             elif state is State.IDLE and not self.inbox:
                 break
-        return (0, self.outbox.popleft()) if self.outbox else None
+        return (self.slot, self.outbox.popleft()) if self.outbox else None
 
     def stop(self, slot: int) -> None:
         self.life = None

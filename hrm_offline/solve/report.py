@@ -81,7 +81,7 @@ def _network_report(supervisor: Supervisor) -> dict:
     if hello is None or schedule is None:
         return {}
     reports = [
-        {"tasks": [supervisor.tasks[i].id for i in group.tasks], **group.report}
+        {"tasks": [supervisor.tasks[i].id for i in group.tasks], **_without_nan(group.report)}
         for group in schedule.groups
         if group.report is not None
     ]
@@ -99,6 +99,11 @@ def _network_report(supervisor: Supervisor) -> dict:
         "adapt": dataclasses.asdict(network.recipe),
         "adapted": totals | {"loss": float(np.mean(losses)) if losses else None, "groups": reports},
     }
+
+
+def _without_nan(report: dict) -> dict:
+    """Return a group's report as JSON can hold it: without a step there is no loss."""
+    return report if report["steps"] else report | {"loss": None}
 
 
 def _whereabouts(challenges: Path) -> str:

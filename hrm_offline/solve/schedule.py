@@ -103,8 +103,8 @@ def task_costs(puzzles: PuzzleSet) -> np.ndarray:
 def split_tasks(puzzles: PuzzleSet, groups: int) -> list[tuple[int, ...]]:
     """Split the tasks of a puzzle set into at most `groups` groups of near-equal cost.
 
-    The dearest task comes first, and each task goes to the group that costs least so far. Return the dearest group
-    first, with the tasks of a group in file order.
+    The most expensive task comes first, and each task goes to the group that costs least so far. Return the most
+    expensive group first, with the tasks of a group in file order.
     """
     costs = task_costs(puzzles)
     groups = min(groups, len(costs))
@@ -188,7 +188,7 @@ class Schedule:
         return jobs
 
     def new_until(self, worker: int) -> float | None:
-        """Return when a worker's adaptation should end by now, or None if its end stands."""
+        """Return the new end of a worker's adaptation, or None if the old end stays."""
         job = self.flying.get(worker)
         if not isinstance(job, Adapt) or any(g.waits and not self._is_flying(g) for g in self.groups):
             return None
@@ -304,7 +304,8 @@ class Schedule:
         """Return how many rounds a group predicts right after its adaptation.
 
         These are all base rounds for a network that only its worker has, and where each task has its own network:
-        loading the network again would cost more. If there is no time for the base rounds of all groups, it is one.
+        loading the network again would cost more. Without time for the base rounds of all groups, the group predicts
+        one round.
         """
         span = self.end - (self.began or 0.0)
         hurried = self._seconds_per_token() * self.begun_with[0] > MAX_PREDICT_SHARE * span
@@ -355,10 +356,10 @@ class Schedule:
         return any(isinstance(job, Adapt) and job.group == group.index for job in self.flying.values())
 
     def _is_unlearned(self, group: Group) -> bool:
-        """Return whether the group's network made no step. Such predictions are worth less than the fallback."""
-        return group.report is not None and group.report["steps"] == 0
+        """Return whether there was no time for any step. Predictions are worth less than the fallback then."""
+        return group.report is not None and group.report["steps"] == 0 < group.report["planned_steps"]
 
 
 def _class_of(number: int) -> int:
-    """Rounds of one class are worth the same: each base round, then recoloured ones by four."""
+    """Return the class of a round. Each base round is a class of its own, then four extra rounds share one."""
     return number if number < BASE_ROUNDS else BASE_ROUNDS + (number - BASE_ROUNDS) // 4

@@ -334,10 +334,12 @@ class Supervisor:
             return  # the worker of rank 0 reports for all
         self.schedule.adapted(message.group, index, message.report, message.saved)
         report = message.report
-        self.say(
-            f"adapt: group {message.group} ended after {report['steps']:,} of {report['planned_steps']:,} steps, "
-            f"loss {report['loss']:.3f}, at {in_words(self.budget.elapsed())}"
-        )
+        when = in_words(self.budget.elapsed())
+        if report["steps"]:
+            done = f"{report['steps']:,} of {report['planned_steps']:,} steps"
+            self.say(f"adapt: group {message.group} ended after {done}, loss {report['loss']:.3f}, at {when}")
+        else:
+            self.say(f"adapt: group {message.group}: the network stays as it is, at {when}")
         if self.history is not None and message.saved:
             self.history.adapted(message)
 
@@ -394,8 +396,10 @@ class Supervisor:
             self.hello, self.schedule = None, None
             options = dataclasses.replace(options, preset=None, artifact=None, bundled=True)
         self.warn("no device is left, a CPU goes on")
+        # All workers that may still be started are on the CPU now, and one is enough.
+        options = dataclasses.replace(options, device="cpu", workers=1)
         self.setup = dataclasses.replace(self.setup, options=options)
-        self._start(len(self.failures), "cpu")
+        self._start(0, "cpu")
 
     def _break_up(self, job: Adapt) -> None:
         """End a joint adaptation that has lost a worker, since the others would wait in vain. One goes on alone."""

@@ -69,6 +69,7 @@ class Worker:
         if isinstance(message, Setup):
             self.engine = self.make_engine(message, self.clock, lambda text: self.send(Say(text)))
             self.send(self.engine.hello())
+            self.told_demotions |= self._merely_slower()
             self._tell_demotions()
         elif isinstance(message, Adapt):
             yield from self._adapt(message)
@@ -101,6 +102,14 @@ class Worker:
             raise _Quit
         if isinstance(message, Until) and self.engine.adaptation is not None:
             self.engine.adaptation.until = message.time
+
+    def _merely_slower(self) -> set[str]:
+        """Return the operations that the self-test found right and slower, which is no fault to be told."""
+        tested = getattr(self.engine, "selftest", None)
+        if tested is None:
+            return set()
+        faulty = {row["op"] for row in tested["rows"] if row["fault"] is not None}
+        return {verdict["op"] for verdict in tested["verdicts"]} - faulty
 
     def _tell_demotions(self) -> None:
         for op, reason in dispatch.demotions().items():

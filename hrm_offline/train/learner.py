@@ -91,7 +91,7 @@ class Learner:
             return self._compute_gradients(batch)
         except KernelFault as fault:
             dispatch.demote_after(fault)
-            adjust = self._forget_recordings
+            adjust = self._after_a_fault
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) or self.world.size > 1 or self.micro_batches >= batch.size:
                 raise
@@ -105,6 +105,12 @@ class Learner:
         self.carries.clear()
         self._forget_recordings()
         self._free_cache()
+
+    def _after_a_fault(self) -> None:
+        """Forget recordings with the failed kernel. Parts that were computed already would move their slots twice."""
+        self._forget_recordings()
+        if self.micro_batches > 1:
+            self.restart_sequences()
 
     def _forget_recordings(self) -> None:
         if self.graphs:
@@ -159,17 +165,19 @@ class Learner:
             self.world.sum_gradients_(self.params)
             for group in self.optimizer.param_groups:
                 group["lr"] = self.recipe.lr * factor
-            self._within_memory(lambda: self.scaler.step(self.optimizer))
+            # A step that runs out of memory half way must not be taken again: the worker goes on from its saved state.
+            self._within_memory(self.optimizer.take_memory)
+            self.scaler.step(self.optimizer)
             self.scaler.update()
             if self.ema:
-                self._within_memory(lambda: self.ema.update(self.step))
+                self.ema.update(self.step)
         elif self.scaler.is_enabled():
             # The network's gradients are not used, but they tell whether the loss scale is right.
             self.scaler.unscale_(self.optimizer)
             self.scaler.update()
 
     def _within_memory(self, update: Callable[[], object]) -> None:
-        """Run an update in place. Where memory runs out before anything moved, free the cache and run it once more."""
+        """Run what takes all its memory before anything moves. If memory runs out, free the cache and run it again."""
         try:
             update()
             return

@@ -27,14 +27,19 @@ class AdamATan2(torch.optim.Optimizer):
             raise ValueError(f"lr {lr}, betas {betas}, weight_decay {weight_decay}: out of range")
         super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
 
+    def take_memory(self) -> None:
+        """Allocate the moments of all parameters that have gradients. May be called again after it failed."""
+        for group in self.param_groups:
+            for param in group["params"]:
+                if param.grad is not None and not self.state[param]:
+                    self.state[param].update(step=0, m=torch.zeros_like(param), v=torch.zeros_like(param))
+
     @torch.no_grad()
     def step(self, closure=None):
         loss = closure() if closure is not None else None
+        self.take_memory()
         for group in self.param_groups:
             params = [param for param in group["params"] if param.grad is not None]
-            for param in params:  # all memory is taken before anything moves
-                if not self.state[param]:
-                    self.state[param].update(step=0, m=torch.zeros_like(param), v=torch.zeros_like(param))
             # Parameters with the same number of updates share a launch. Some have fewer where they had no gradient.
             by_step: dict[int, list[torch.nn.Parameter]] = {}
             for param in params:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from hrm_offline.ops import adam_atan2 as adam_module
 from hrm_offline.ops import dispatch, selftest
 from hrm_offline.ops import swiglu as swiglu_module
 from hrm_offline.ops.faults import KernelFault
@@ -75,6 +76,35 @@ def test_a_kernel_with_a_fault_does_not_serve_and_the_others_do(monkeypatch, fau
     assert row.milliseconds is None
 
 
+def test_an_update_in_place_whose_kernel_fails_does_not_serve(monkeypatch):
+    def fail(*_):
+        raise KernelFault("adam_atan2", RuntimeError("out of resource"))
+
+    monkeypatch.setattr(adam_module, "adam_atan2_step", fail)
+    found = run()
+    assert set(dispatch.demotions()) == {"adam_atan2"}
+    assert [row.fault for row in found.rows if row.op == "adam_atan2"][1] == (
+        "KernelFault: adam_atan2: RuntimeError: out of resource"
+    )
+
+
+def test_a_wrong_kernel_is_found_where_plain_pytorch_fails(monkeypatch):
+    monkeypatch.setattr(swiglu_module, "swiglu_forward", wrong)
+    monkeypatch.setattr(swiglu_module, "swiglu_reference", lambda gate_up: gate_up[..., : gate_up.shape[-1] // 2] / 0)
+    found = run()
+    assert all(row.fault for row in found.rows if row.op == "swiglu")
+
+
+def test_without_memory_for_the_comparison_the_rule_stands(monkeypatch):
+    def out_of_memory(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(selftest, "swiglu_reference", out_of_memory)
+    verdicts = {verdict.op: verdict for verdict in run().verdicts}
+    assert "not tested" in verdicts["swiglu"].reason
+    assert dispatch.demotions() == {}
+
+
 def test_a_gradient_that_is_wrong_is_found(monkeypatch):
     monkeypatch.setattr(swiglu_module, "swiglu_backward", lambda grad, gate_up, out: out.fill_(0.5))
     run()
@@ -95,6 +125,13 @@ def test_what_time_does_not_allow_keeps_its_rule():
     assert found.rows == ()
     assert {verdict.reason for verdict in found.verdicts} == {"not tested, there was no time"}
     assert dispatch.demotions() == {}
+
+
+def test_demanded_kernels_serve_however_slow():
+    with dispatch.override("triton"):
+        found = run(slow=("swiglu",))
+    assert dispatch.demotions() == {}
+    assert {verdict.op: verdict.candidate for verdict in found.verdicts}["swiglu"] == selftest.PLAIN
 
 
 def test_another_worker_takes_over_the_verdicts():

@@ -86,6 +86,27 @@ class LostOnce(Engine):
             yield step
 
 
+class OnlyOnCpu(Engine):
+    """Fails wherever it starts but on a CPU that was named."""
+
+    def __init__(self, setup, clock, say):
+        if setup.options.device != "cpu":
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        super().__init__(setup, clock, say)
+
+
+def test_without_any_gpu_a_cpu_answers(small, tmp_path):
+    report = solve_quietly(options_of(small, tmp_path, workers=0, overrides=OVERRIDES), pool=inline(OnlyOnCpu))
+    assert report["test inputs without a vote"] == 0
+    assert any("a CPU goes on" in line for line in report["failures"])
+
+
+def test_no_visits_leave_the_network_as_it_is_and_predict(small, tmp_path):
+    report = solve_quietly(options_of(small, tmp_path, workers=0, overrides={"visits": 0}))
+    assert report["test inputs without a vote"] == 0
+    assert report["adapted"]["groups"][0]["loss"] is None
+
+
 def test_a_lost_gpu_starts_again_with_plain_operations(small, tmp_path, monkeypatch):
     from hrm_offline.solve.supervisor import Supervisor
 

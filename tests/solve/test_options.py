@@ -8,7 +8,18 @@ from hrm_offline.common.errors import InputError
 from hrm_offline.solve.options import SolveOptions
 
 
-@pytest.mark.parametrize("change", [{"workers": -1}, {"hang_after": 0.0}, {"sharing": "shared"}, {"candidates": 0}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"workers": -1},
+        {"hang_after": 0.0},
+        {"sharing": "shared"},
+        {"candidates": 0},
+        {"seed": -1},
+        {"seed": 2**63},
+        {"price_per_hour": float("inf")},
+    ],
+)
 def test_impossible_options_are_refused_by_name(change):
     with pytest.raises(InputError, match=next(iter(change))):
         SolveOptions(Path("tasks.json"), Path("out"), **change)

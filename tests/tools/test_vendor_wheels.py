@@ -44,7 +44,7 @@ def test_a_changed_folder_is_found_out_by_name(tmp_path, dataset, finding, spoil
 def test_a_folder_that_is_not_there_or_not_ours_is_one_line(tmp_path):
     tool = run_python(REPOSITORY / "tools" / "vendor_wheels.py", "--verify", tmp_path / "nowhere")
     assert tool.returncode == 2
-    assert tool.stderr.splitlines() == [f"vendor_wheels: error: {tmp_path / 'nowhere'}: no such folder"]
+    assert tool.stderr.splitlines() == [f"vendor_wheels.py: error: {tmp_path / 'nowhere'}: no such folder"]
     (tmp_path / "thesis.txt").write_text("")
     with pytest.raises(InputError, match=r"thesis\.txt"):
         vendor_wheels.clear_earlier(tmp_path)
