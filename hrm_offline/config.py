@@ -403,7 +403,7 @@ class Preset:
         return self.adapt_pretrained if pretrained and self.adapt_pretrained else self.adapt
 
 
-# Of the network with 132k parameters, which learns on a CPU in minutes: small batches, large rates, few steps.
+# The network with 132k parameters learns on a CPU in minutes: small batches, large rates, few steps.
 _SMALL_RECIPE = dict(
     loss="softmax",
     tokens_per_step=750,
