@@ -104,6 +104,8 @@ class Supervisor:
                 self._end_the_silent()
                 self.ledger.write_if_due()
         finally:
+            if self.ledger.dirty:
+                self.ledger.write()  # first: to end many workers takes a while
             self.pool.close()
 
     def _goes_on(self) -> bool:
