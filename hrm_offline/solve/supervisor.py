@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tempfile
 import uuid
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from hrm_offline import __version__
 from hrm_offline.common.budget import Budget, in_words
@@ -145,7 +147,8 @@ class Supervisor:
 
     def _meeting(self) -> str:
         """Return the name of a file that no earlier attempt has used, in this run or in one that was cut off."""
-        return str(self.setup.folder / f"meeting-{uuid.uuid4().hex}")
+        folder = self.setup.folder if self.setup.folder.is_dir() else Path(tempfile.gettempdir())
+        return str(folder / f"meeting-{uuid.uuid4().hex}")
 
     def _handle(self, index: int, message) -> None:
         slot = self.slots[index]
