@@ -16,7 +16,7 @@ import numpy as np
 from hrm_offline.common.errors import InputError
 from hrm_offline.config import PretrainConfig
 from hrm_offline.data.augment import View, views_of
-from hrm_offline.data.leaks import find_leaks, without_repeats
+from hrm_offline.data.leaks import without_held_out, without_repeats
 from hrm_offline.data.synthetic import FAMILIES, FIRST_GENERATION, synthetic_tasks
 from hrm_offline.data.tasks import MAX_SIDE, Pair, Task, TaskSet, load_tasks
 
@@ -113,8 +113,7 @@ def select_tasks(config: PretrainConfig) -> Selection:
     tasks = [task for source in config.data for task in load_set(source, config.max_side).require_good()]
     small = [task for task in tasks if _largest_side(task) <= config.max_side]
     forbidden = [task for source in config.held_out for task in load_set(source).require_good()]
-    leaked = {leak.id for leak in find_leaks(small, forbidden)}
-    clean = [task for task in small if task.id not in leaked]
+    clean = without_held_out(small, forbidden)
     distinct = without_repeats(clean)
     chosen = distinct[: config.limit] if config.limit else distinct
     if not chosen:

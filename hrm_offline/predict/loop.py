@@ -15,12 +15,12 @@ from itertools import chain, islice
 from hrm_offline.answers.vote import Pool, TestKey
 from hrm_offline.config import AdaptConfig
 from hrm_offline.data.puzzles import PuzzleSet
-from hrm_offline.model.recursive import RecursiveModel
+from hrm_offline.model.network import Network
 from hrm_offline.predict.plan import PredictionPlan
 from hrm_offline.predict.predictor import Predictor
 
 
-def predict_votes(model: RecursiveModel, puzzles: PuzzleSet, recipe: AdaptConfig) -> dict[TestKey, Pool]:
+def predict_votes(model: Network, puzzles: PuzzleSet, recipe: AdaptConfig) -> dict[TestKey, Pool]:
     """Predict every test input of a puzzle set in all the views that the recipe votes with.
 
     Returns the votes for each test input by (task id, index of the test input), as `build_submission` takes them.

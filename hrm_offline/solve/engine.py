@@ -22,7 +22,7 @@ from hrm_offline.data.puzzles import Batch, PuzzleSet
 from hrm_offline.data.sets import load_set
 from hrm_offline.model.artifact import read_safetensors
 from hrm_offline.model.device import Runtime, choose_runtime
-from hrm_offline.model.recursive import RecursiveModel
+from hrm_offline.model.network import Network, build_network
 from hrm_offline.ops import dispatch, selftest
 from hrm_offline.predict.plan import PredictionPlan, tokens_of
 from hrm_offline.predict.predictor import Predictor
@@ -168,12 +168,12 @@ class Engine:
     def _puzzles(self, tasks: tuple[int, ...]) -> PuzzleSet:
         return PuzzleSet(tuple(self.tasks[i] for i in tasks), self.choice.recipe, self.choice.model, self.options.seed)
 
-    def _new_network(self, puzzles: PuzzleSet) -> RecursiveModel:
+    def _new_network(self, puzzles: PuzzleSet) -> Network:
         choice, dtype = self.choice, self.runtime.dtype
         model = (
             choice.artifact.build(puzzles.num_rows, dtype)
             if choice.artifact
-            else RecursiveModel(choice.model, puzzles.num_rows, dtype)
+            else build_network(choice.model, puzzles.num_rows, dtype)
         )
         return model.to(self.runtime.device)
 
@@ -262,7 +262,7 @@ class Engine:
             return False
         return True
 
-    def _save_network(self, group: int, model: RecursiveModel) -> bool:
+    def _save_network(self, group: int, model: Network) -> bool:
         """Save the adapted network for other workers, and for a run that goes on. Return False if the disk refuses."""
         path = network_path(self.setup.folder, group)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
@@ -291,13 +291,11 @@ class Engine:
         return self.loaded[1:]
 
 
-def load_network(
-    folder: Path, group: int, config: ModelConfig, puzzles: PuzzleSet, dtype: torch.dtype
-) -> RecursiveModel:
+def load_network(folder: Path, group: int, config: ModelConfig, puzzles: PuzzleSet, dtype: torch.dtype) -> Network:
     """Return the adapted network of a group, on the CPU. `puzzles` holds the group's tasks.
 
     Raises `InputError` if the file cannot be read.
     """
-    model = RecursiveModel(config, puzzles.num_rows, dtype)
+    model = build_network(config, puzzles.num_rows, dtype)
     model.load_state_dict(read_safetensors(network_path(folder, group)))
     return model

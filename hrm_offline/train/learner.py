@@ -14,14 +14,14 @@ import torch
 from hrm_offline.config import Recipe
 from hrm_offline.model.batching import OfferedBatch, to_device
 from hrm_offline.model.halting import Carry, Sequences, Step, advance_, initial_carry, refill_, training_step
-from hrm_offline.model.recursive import RecursiveModel
+from hrm_offline.model.network import Network
 from hrm_offline.ops import dispatch
 from hrm_offline.ops.faults import KernelFault, is_out_of_memory
 from hrm_offline.ops.sign_sgd import sign_sgd_
 from hrm_offline.train.distributed import World
 from hrm_offline.train.graphs import Graphs
 from hrm_offline.train.losses import outer_step_loss
-from hrm_offline.train.optim import AdamATan2, Ema, lr_factor
+from hrm_offline.train.optim import Ema, lr_factor, make_optimizer
 
 _EXPLORATION = 1  # keeps the random numbers of exploration apart from the data's, which are drawn by (seed, step) too
 
@@ -31,7 +31,7 @@ class Part:
     """The results of one part of a batch."""
 
     metrics: dict[str, torch.Tensor]  # sums over the sequences, the loss among them as "loss"
-    step: Step
+    step: Step | None  # None for a decoder
     identifiers: torch.Tensor  # int64 [B, ids], rows of the puzzle embedding table
     puzzle_vectors: torch.Tensor | None  # float32 [B, ids, ndim], those rows, with their gradients
 
@@ -45,7 +45,7 @@ class Learner:
     Nothing here waits for the device, except for the loss scaler of float16, which asks it once per step.
     """
 
-    def __init__(self, model: RecursiveModel, recipe: Recipe, total_steps: int, seed: int, world: World | None = None):
+    def __init__(self, model: Network, recipe: Recipe, total_steps: int, seed: int, world: World | None = None):
         self.model = model
         self.recipe = recipe
         self.total_steps = total_steps
@@ -56,7 +56,7 @@ class Learner:
         self.lr_scale = 1.0
         self.micro_batches = recipe.micro_batches
         self.params = list(model.parameters())
-        self.optimizer = AdamATan2(self.params, recipe.lr, (recipe.beta1, recipe.beta2), recipe.weight_decay)
+        self.optimizer = make_optimizer(model, recipe)
         self.ema = Ema(self.params, recipe.ema) if recipe.ema else None
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=model.dtype is torch.float16)
         self.carries: dict[tuple[int, int], Carry] = {}  # by bucket and part
@@ -164,7 +164,10 @@ class Learner:
         if not self.embeddings_only:
             self.world.sum_gradients_(self.params)
             for group in self.optimizer.param_groups:
-                group["lr"] = self.recipe.lr * factor
+                group["lr"] = group["base_lr"] * factor
+            if self.recipe.max_gradient_norm:
+                self.scaler.unscale_(self.optimizer)
+                torch.nn.utils.clip_grad_norm_(self.params, self.recipe.max_gradient_norm)
             # A step that runs out of memory half way must not be taken again: the worker goes on from its saved state.
             self._within_memory(self.optimizer.take_memory)
             self.scaler.step(self.optimizer)

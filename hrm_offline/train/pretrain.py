@@ -28,10 +28,10 @@ from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.data.sets import select_tasks
 from hrm_offline.data.tasks import Task, digest_of
 from hrm_offline.model.artifact import save_artifact
-from hrm_offline.model.batching import training_batches
 from hrm_offline.model.device import choose_runtime
-from hrm_offline.model.recursive import RecursiveModel
+from hrm_offline.model.network import build_network, training_batches
 from hrm_offline.ops import dispatch
+from hrm_offline.train.decoder_learner import new_learner
 from hrm_offline.train.distributed import World, join_world, leave_world
 from hrm_offline.train.learner import Learner, sum_metrics
 from hrm_offline.train.relay import is_ahead, load_relay, save_relay
@@ -62,8 +62,8 @@ def pretrain(config: PretrainConfig, options: PretrainOptions) -> bool:
         model_config = preset(config.preset).model.conditioned(config)
         puzzles = PuzzleSet(tasks, config, model_config, config.seed)
         torch.manual_seed(config.seed)  # every process draws the same weights
-        model = RecursiveModel(model_config, puzzles.num_rows, runtime.dtype).to(runtime.device)
-        learner = Learner(model, config, config.steps, config.seed, world)
+        model = build_network(model_config, puzzles.num_rows, runtime.dtype).to(runtime.device)
+        learner = new_learner(model, config, config.steps, config.seed, world)
         identity = _identity(config, tasks)
         resumed, warm_at = _resume(learner, identity, out, relay)
         if world.is_main:

@@ -122,8 +122,7 @@ def check_learning(path: Path) -> bool:
 
     from hrm_offline.answers.submission import build_submission, fallback_submission
     from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
-    from hrm_offline.model.batching import training_batches
-    from hrm_offline.model.recursive import RecursiveModel
+    from hrm_offline.model.network import build_network, training_batches
     from hrm_offline.predict.loop import collect_votes
     from hrm_offline.predict.plan import PredictionPlan
     from hrm_offline.predict.predictor import Predictor
@@ -134,7 +133,7 @@ def check_learning(path: Path) -> bool:
         return False
     chosen, hidden = preset("hrm-132k"), tuple(map(Task.without_labels, task_set.tasks))
     puzzles = PuzzleSet(hidden, chosen.adapt, chosen.model, seed=0)
-    model = RecursiveModel(chosen.model, puzzles.num_rows)
+    model = build_network(chosen.model, puzzles.num_rows)
     learner = Learner(model, chosen.adapt, _LEARNING_STEPS, seed=0)
     offer = training_batches(ExampleSource(puzzles, seed=0), torch.device("cpu"))
     for step in range(_LEARNING_STEPS):
