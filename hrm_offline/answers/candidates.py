@@ -98,7 +98,7 @@ def merged(own: Pool, sources: Iterable[Source]) -> Pool:
     votes of all sources stay as many as they are, and the sources share them by weight. A source's candidates share
     its votes in proportion to their own.
     """
-    pool = Pool()
+    pool = Pool(scores=own.scores)
     for grid, count, confidence in own.sums.values():
         pool.add(grid, count, confidence)
     voting = [(candidates, weight) for candidates, weight in sources if candidates]

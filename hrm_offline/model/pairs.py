@@ -78,6 +78,10 @@ class PairMaker:
         shown = None if self.outputs is None else (self.outputs, self.output_sides, batch.examples)
         return self._pack(batch.examples, batch.views, shown)
 
+    def prompts(self, batch: Batch) -> PackedPairs:
+        """Make the sequences of a batch up to their SEPARATOR, whether outputs are known or not."""
+        return self._pack(batch.examples, batch.views, None)
+
     def make_with(self, examples: np.ndarray, views: np.ndarray, outputs: list[np.ndarray]) -> PackedPairs:
         """Make sequences of the inputs of examples [B] with the given B grids as outputs, both in views [B]."""
         put, sides = self._put(outputs)

@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from hrm_offline.answers.vote import Votes
 from hrm_offline.common.errors import InputError
 from hrm_offline.common.files import checksum, read_json, write_json
 from hrm_offline.config import ModelConfig
@@ -24,10 +25,10 @@ from hrm_offline.model.artifact import read_safetensors
 from hrm_offline.model.device import Runtime, choose_runtime
 from hrm_offline.model.network import Network, build_network
 from hrm_offline.ops import dispatch, selftest
+from hrm_offline.predict.decoding import AnyPredictor, new_predictor
 from hrm_offline.predict.plan import PredictionPlan, tokens_of
-from hrm_offline.predict.predictor import Predictor
 from hrm_offline.solve.choice import Choice, choose
-from hrm_offline.solve.messages import Adapt, Adapted, Hello, Predict, Setup, Voted
+from hrm_offline.solve.messages import Adapt, Adapted, Hello, Judge, Judged, Predict, Setup, Voted
 from hrm_offline.solve.paths import network_path, selftest_path, state_folder
 from hrm_offline.train.adapt import Adaptation, Diverged
 from hrm_offline.train.distributed import World, leave_world, meet
@@ -41,6 +42,7 @@ _PROBE_SECONDS = 0.1
 _PROBES, _MORE_PROBES = 3, 7
 _PROBING_SHARE = 0.005  # of the budget may go into the further probes
 _MAX_SELFTEST_SECONDS, _SELFTEST_SHARE = 60.0, 0.01  # the least of both; the share is of the budget
+_JUDGED_AT_ONCE = 64  # candidates
 _MAX_CARRY_BYTES = 2**28
 _SAVING_SHARE = 0.01  # of the time may go into saving states
 
@@ -63,7 +65,7 @@ class Engine:
         self.tasks = [task.without_labels() for task in load_set(self.options.challenges).tasks]
         self.threads = self._set_threads()
         self.adaptation: Adaptation | None = None
-        self.loaded: tuple[int, Predictor, PredictionPlan] | None = None  # the group whose network is in memory
+        self.loaded: tuple[int, AnyPredictor, PredictionPlan] | None = None  # the group whose network is in memory
         self.micro_batches = self.choice.recipe.micro_batches  # grows when memory runs out
         self.selftest = self._prove_operations()
         self.seconds_per_token = self._probe()
@@ -113,7 +115,7 @@ class Engine:
         saved = job.rank == 0 and report.steps > 0 and self._save_network(job.group, model)
         crc = checksum(network_path(self.setup.folder, job.group)) if saved else 0
         self.adapted = Adapted(job.group, dataclasses.asdict(report), saved, crc)
-        self.loaded = (job.group, Predictor(model, puzzles, recipe), PredictionPlan(puzzles, recipe))
+        self.loaded = (job.group, new_predictor(model, puzzles, recipe), PredictionPlan(puzzles, recipe))
 
     def predict(self, job: Predict) -> Iterator[Voted]:
         """Yield the votes of one batch after another. Raises `Diverged` if the network yields no numbers."""
@@ -129,6 +131,21 @@ class Engine:
             seconds = self.clock() - before
             self.seconds_per_token = seconds / tokens_of(batch)
             yield Voted((job.group, job.round, number), votes, tokens_of(batch), seconds)
+
+    def judge(self, job: Judge) -> Iterator[Judged]:
+        """Yield the log-likelihoods of some candidates after another. Raises `Diverged` if they are no numbers."""
+        predictor, _ = self._predictor(job)
+        seconds = 0.0
+        for start in range(0, len(job.tests), _JUDGED_AT_ONCE):
+            before = self.clock()
+            if before + _GUESS * seconds > job.until:
+                return
+            tests, grids = (column[start : start + _JUDGED_AT_ONCE] for column in (job.tests, job.grids))
+            scores = predictor.judge(np.array(tests), list(grids))
+            if not np.isfinite(scores).all():
+                raise Diverged(f"group {job.group}: the network judges by no numbers")
+            yield Judged(job.group, Votes.of_grids(np.array(tests), grids, scores))
+            seconds = self.clock() - before
 
     def _prove_operations(self) -> dict | None:
         """Test our kernels on this GPU, or take over the test of another worker on the same chip. None on a CPU."""
@@ -177,8 +194,8 @@ class Engine:
         )
         return model.to(self.runtime.device)
 
-    def _new_predictor(self, puzzles: PuzzleSet) -> Predictor:
-        return Predictor(self._new_network(puzzles), puzzles, self.choice.recipe)
+    def _new_predictor(self, puzzles: PuzzleSet) -> AnyPredictor:
+        return new_predictor(self._new_network(puzzles), puzzles, self.choice.recipe)
 
     def _probe(self) -> float:
         """Measure the seconds per canvas token of prediction, on the largest task that suits the model.
@@ -205,7 +222,7 @@ class Engine:
                 return seconds / (_PROBES + more) / tokens_of(trial)
             rows = min(full, 4 * rows)
 
-    def _seconds_of(self, times: int, predictor: Predictor, batch: Batch) -> float:
+    def _seconds_of(self, times: int, predictor: AnyPredictor, batch: Batch) -> float:
         before = self.clock()
         for _ in range(times):
             predictor.predict(batch)
@@ -277,7 +294,7 @@ class Engine:
         shutil.rmtree(state_folder(self.setup.folder, group), ignore_errors=True)
         return True
 
-    def _predictor(self, job: Predict) -> tuple[Predictor, PredictionPlan]:
+    def _predictor(self, job: Predict | Judge) -> tuple[AnyPredictor, PredictionPlan]:
         if self.loaded is None or self.loaded[0] != job.group:
             self.loaded = None  # frees its memory before the next network is loaded
             puzzles = self._puzzles(job.tasks)
@@ -285,7 +302,7 @@ class Engine:
             model = model.to(self.runtime.device)
             self.loaded = (
                 job.group,
-                Predictor(model, puzzles, self.choice.recipe),
+                new_predictor(model, puzzles, self.choice.recipe),
                 PredictionPlan(puzzles, self.choice.recipe),
             )
         return self.loaded[1:]

@@ -24,6 +24,8 @@ from hrm_offline.solve.messages import (
     Done,
     Failed,
     Hello,
+    Judge,
+    Judged,
     Lost,
     Predict,
     Say,
@@ -159,6 +161,10 @@ class Supervisor:
                 self._beat(index, message)
             case Voted():
                 self._voted(index, message)
+            case Judged():
+                self.ledger.add_scores(message.group, message.votes)
+                if self.history is not None:
+                    self.history.judged(message)
             case Adapted():
                 self._adapted(index, message)
             case Done():
@@ -171,7 +177,7 @@ class Supervisor:
                 self._fail(index, message.kind, message.reason)
             case Lost():
                 self._fail(index, "lost", message.reason)
-        if isinstance(message, (Beat, Voted, Adapted)):
+        if isinstance(message, (Beat, Voted, Judged, Adapted)):
             self._count_seconds(index, slot.heard - since)
 
     def _count_seconds(self, index: int, seconds: float) -> None:
@@ -208,6 +214,8 @@ class Supervisor:
         end = self.budget.now() + self.budget.plannable()
         network, seed, sharing = hello.network, self.options.seed, self.options.sharing
         self.schedule = Schedule.of_tasks(self.tasks, network.model, network.recipe, seed, groups, end, sharing)
+        if network.model.is_decoder:
+            self.schedule.unjudged = self.ledger.unjudged
         self._replay()
         for index in range(1, workers):
             self._start(index, self._device_of(index, hello))
@@ -274,6 +282,8 @@ class Supervisor:
         for key, votes in self.history.votes():
             self.schedule.voted(key)
             self.ledger.add(key, votes)
+        for group, votes in self.history.scores():
+            self.ledger.add_scores(group, votes)
         for group, report, intact in self.history.reports():
             complete = not any(self.schedule.groups[group].outstanding)
             if intact or complete:
@@ -362,7 +372,9 @@ class Supervisor:
         slot.failures += 1
         job = self.schedule.gone(index) if self.schedule else None
         self.warn(f"worker {index} on {slot.device or 'its device'} ({_name_of(job)}): {kind}: {reason}")
-        if job is not None:
+        if isinstance(job, Judge):
+            self.schedule.give_up_judging(job.group)
+        elif job is not None:
             self.schedule.failed(job.group, kind, f"{kind}: {reason}")
         if isinstance(job, Adapt) and job.size > 1:
             self._break_up(job)
@@ -415,10 +427,12 @@ class Supervisor:
         self.say(f"WARNING: {text}")
 
 
-def _name_of(job: Adapt | Predict | None) -> str:
+def _name_of(job: Adapt | Predict | Judge | None) -> str:
     """Return what a worker was doing, in words."""
     if job is None:
         return "without a job"
     if isinstance(job, Adapt):
         return f"adapting group {job.group}"
+    if isinstance(job, Judge):
+        return f"judging candidates of group {job.group}"
     return f"predicting round {job.round} of group {job.group}"

@@ -18,7 +18,20 @@ from hrm_offline.common.errors import InputError
 from hrm_offline.ops import dispatch
 from hrm_offline.ops.faults import is_context_lost, is_out_of_memory
 from hrm_offline.solve.engine import Engine
-from hrm_offline.solve.messages import Adapt, Beat, Demoted, Done, Failed, Predict, Quit, Say, Setup, State, Until
+from hrm_offline.solve.messages import (
+    Adapt,
+    Beat,
+    Demoted,
+    Done,
+    Failed,
+    Judge,
+    Predict,
+    Quit,
+    Say,
+    Setup,
+    State,
+    Until,
+)
 from hrm_offline.train.adapt import Diverged
 
 _BEAT_SECONDS = 1.0
@@ -74,9 +87,10 @@ class Worker:
         elif isinstance(message, Adapt):
             yield from self._adapt(message)
             self.send(Done())
-        elif isinstance(message, Predict):
-            for voted in self.engine.predict(message):
-                self.send(voted)
+        elif isinstance(message, (Predict, Judge)):
+            work = self.engine.predict if isinstance(message, Predict) else self.engine.judge
+            for result in work(message):
+                self.send(result)
                 self._heed()
                 yield State.BUSY
             self.send(Done())

@@ -29,9 +29,9 @@ from hrm_offline.model.artifact import PUZZLES_FILE, Artifact, bundled_artifact,
 from hrm_offline.model.batching import BatchMaker
 from hrm_offline.model.device import choose_runtime
 from hrm_offline.model.network import Network, build_network
+from hrm_offline.predict.decoding import new_predictor
 from hrm_offline.predict.loop import collect_votes
 from hrm_offline.predict.plan import PredictionPlan
-from hrm_offline.predict.predictor import Predictor
 from hrm_offline.train.adapt import AdaptReport, adapt
 from hrm_offline.train.losses import softmax_cross_entropy
 
@@ -260,7 +260,7 @@ def predict(learned: Learned, changes: dict | None = None) -> tuple[Pools, int]:
     votes: Pools = {}
     steps = 0
     for model, puzzles, _ in learned.networks:
-        predictor = Predictor(model, puzzles, recipe)
+        predictor = new_predictor(model, puzzles, recipe)
         votes |= collect_votes(predictor, PredictionPlan(puzzles, recipe))
         steps += predictor.sequence_steps
     return votes, steps
