@@ -5,7 +5,7 @@ import pytest
 
 from hrm_offline.cli import main
 from hrm_offline.data.augment import View
-from hrm_offline.data.leaks import content_of, find_leaks
+from hrm_offline.data.leaks import content_of, find_leaks, without_held_out, without_repeats
 from hrm_offline.data.tasks import Pair, Task, load_tasks
 
 
@@ -62,3 +62,27 @@ def test_the_known_overlap_of_the_public_sets(capsys):
         in capsys.readouterr().out
     )
     assert main(["leaks", "arc2-train", "arc2-eval"]) == 0
+
+
+def test_a_held_out_task_is_left_out_by_its_name_too(make_task):
+    tasks = [make_task(name, seed=i) for i, name in enumerate(("a1", "rearc-a1", "my_a1", "a12", "b-a1-2"))]
+    held_out = [make_task("a1", seed=99)]
+    assert [task.id for task in without_held_out(tasks, held_out)] == ["a12", "b-a1-2"]
+
+
+def test_a_generated_task_loses_the_pairs_that_it_shares_by_chance(make_task):
+    many = make_task("many", [((4, 4), (3, 3))] * 30, seed=1)
+    few = make_task("few", [((4, 4), (3, 3))] * 3, seed=2)
+    turned = viewed(many, View(3, (0, 2, 1, 3, 4, 5, 6, 7, 8, 9)), "turned")
+    one = [Task("other", few.train, turned.train[5:6])]
+    kept = without_held_out([many, few], one)
+    assert [(task.id, len(task.train)) for task in kept] == [("many", 29)]  # `few` shares all it has
+    assert find_leaks(kept, one) == []
+    half = [Task("half", turned.train[:15], turned.test)]
+    assert without_held_out([many], half) == ()
+
+
+def test_a_generated_task_loses_the_pairs_that_an_earlier_one_has(make_task):
+    first, second = (make_task(name, [((4, 4), (3, 3))] * 30, seed=i) for i, name in enumerate("ab"))
+    second = Task("b", (*second.train, first.train[3]), second.test)
+    assert [len(task.train) for task in without_repeats([first, second])] == [30, 30]
