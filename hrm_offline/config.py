@@ -260,11 +260,18 @@ class Recipe:
         "what moves the network; normuon moves a decoder's matrices by NorMuon and the rest by AdamW",
         OPTIMIZERS,
         group=_OPTIMISER,
+        later=True,
     )
     lr: float = setting(1e-4, "learning rate of the network", above=0, group=_OPTIMISER)
-    matrix_lr: float = setting(1e-2, "learning rate of the matrices with normuon", above=0, group=_OPTIMISER)
+    matrix_lr: float = setting(
+        1e-2, "learning rate of the matrices with normuon", above=0, group=_OPTIMISER, later=True
+    )
     max_gradient_norm: float = setting(
-        0.0, "larger gradients are scaled down to this norm, with normuon; 0: no limit", least=0, group=_OPTIMISER
+        0.0,
+        "larger gradients are scaled down to this norm, with normuon; 0: no limit",
+        least=0,
+        group=_OPTIMISER,
+        later=True,
     )
     beta1: float = setting(0.9, "decay per step of Adam-atan2's mean of gradients", least=0, most=1, group=_OPTIMISER)
     beta2: float = setting(
@@ -304,10 +311,15 @@ class Recipe:
         group=_LOSS,
     )
     dropout: float = setting(
-        0.0, "share of each layer's results that a decoder leaves out in training", least=0, most=1, group=_LOSS
+        0.0,
+        "share of each layer's results that a decoder leaves out in training",
+        least=0,
+        most=1,
+        group=_LOSS,
+        later=True,
     )
     loss_on_input: bool = setting(
-        False, "a decoder also learns to predict the input's tokens, not the output's alone", group=_LOSS
+        False, "a decoder also learns to predict the input's tokens, not the output's alone", group=_LOSS, later=True
     )
     halting_target: str = setting(
         "next-step", "where the target of q_continue comes from", HALTING_TARGETS, group=_LOSS

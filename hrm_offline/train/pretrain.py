@@ -6,7 +6,6 @@ torchrun --nproc-per-node 2 -m hrm_offline pretrain --preset hrm-132k --out runs
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import os
@@ -23,6 +22,7 @@ from tqdm import tqdm
 
 from hrm_offline.common.budget import in_words
 from hrm_offline.common.files import make_folder
+from hrm_offline.common.settings import identity_of
 from hrm_offline.config import ModelConfig, PretrainConfig, PretrainOptions, preset
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.data.sets import select_tasks
@@ -102,7 +102,7 @@ def _resume(learner: Learner, identity: dict, out: Path, relay: Path | None) -> 
 
 def _identity(config: PretrainConfig, tasks: tuple[Task, ...]) -> dict:
     """Return what makes a run the same run: its tasks, and its settings but for `_FREE_SETTINGS`."""
-    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _FREE_SETTINGS}
+    settings = {name: value for name, value in identity_of(config).items() if name not in _FREE_SETTINGS}
     # Through JSON, so that it equals what a saved state reads back (tuples become lists).
     return json.loads(json.dumps(settings | {"tasks": digest_of(tasks)}))
 

@@ -14,6 +14,7 @@ from hrm_offline.common.settings import (
     choices_of,
     from_dict,
     help_of,
+    identity_of,
     kinds_of,
     limits_of,
     parse_setting,
@@ -145,3 +146,13 @@ def test_settings_from_json():
 def test_wrong_json_is_named(values, word):
     with pytest.raises(InputError, match=f"^file.json: .*{word}"):
         from_dict(Recipe, values, "file.json")
+
+
+def test_a_later_setting_is_no_part_of_a_runs_identity_until_it_is_set():
+    @dataclasses.dataclass
+    class Settings:
+        old: int = setting(1)
+        new: int = setting(2, later=True)
+
+    assert identity_of(Settings()) == {"old": 1}
+    assert identity_of(Settings(old=3, new=4)) == {"old": 3, "new": 4}
