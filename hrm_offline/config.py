@@ -384,6 +384,20 @@ class AdaptConfig(Recipe):
         ("rotations", "flips", "colours"), "augmentations that make the views that vote", VOTES
     )
     predict_tokens: int = setting(128 * 900, "canvas tokens per batch in prediction, about", above=0)
+    search_branches: int = setting(
+        0,
+        "further grids that a decoder searches for in each plain view of a test input, at most",
+        least=0,
+        most=64,
+        later=True,
+    )
+    search_bound: float = setting(
+        0.02,
+        "in that search, grids whose beginning is less likely than this are not tried",
+        above=0,
+        most=1,
+        later=True,
+    )
 
 
 @dataclass(frozen=True)

@@ -1,69 +1,28 @@
-"""Prediction token by token: greedy decoding with a cache, and judging grids by their likelihood.
-
-A grid is always well formed: it has at most 30 rows of one length, NEW_ROW ends each, and EOS stands after a row.
-Tokens that would break this have no chance to be chosen.
-"""
+"""Prediction by a decoder: greedy grids for every view, a search for others, and judging grids by their likelihood."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 import torch
 
 from hrm_offline.answers.vote import Votes
-from hrm_offline.common.tokens import COLOURS, EOS, FIRST_COLOUR, NEW_ROW
 from hrm_offline.config import AdaptConfig
 from hrm_offline.data.canvas import sequence_length
 from hrm_offline.data.puzzles import Batch, PuzzleSet
 from hrm_offline.data.tasks import MAX_SIDE
 from hrm_offline.model.decoder import DecoderModel
 from hrm_offline.model.network import Network
-from hrm_offline.model.pairs import PART_OUTPUT, PairMaker
+from hrm_offline.model.pairs import PairMaker
 from hrm_offline.ops import dispatch
 from hrm_offline.ops.faults import KernelFault, is_out_of_memory
+from hrm_offline.predict.greedy import Written, grid_of, write_grids
 from hrm_offline.predict.predictor import Predictor
 
-# Finished sequences leave the batch when so large a share of it has ended. Copying the cache costs a few steps.
-_LEAVING_SHARE = 0.25
-_LOOK_EVERY = 8  # tokens between two looks at a GPU for sequences that have ended; each look waits for the device
-
 T = TypeVar("T")
-
-
-@dataclass
-class _Drawn:
-    """Where each of A sequences stands in the grid that it writes; all int64 [A]."""
-
-    row: torch.Tensor
-    col: torch.Tensor
-    width: torch.Tensor  # of its rows; 0 while the first one is being written
-
-    def allowed(self, vocabulary: int) -> torch.Tensor:
-        """Return which tokens may come next, bool [A, vocabulary]."""
-        is_known, at_start = self.width > 0, self.col == 0
-        most = torch.where(is_known, self.width, MAX_SIDE)
-        allowed = torch.zeros(len(self.row), vocabulary, dtype=torch.bool, device=self.row.device)
-        may_colour = (self.col < most) & (self.row < MAX_SIDE)
-        allowed[:, FIRST_COLOUR : FIRST_COLOUR + COLOURS] = may_colour[:, None]
-        allowed[:, NEW_ROW] = ~at_start & (~is_known | (self.col == self.width))
-        allowed[:, EOS] = at_start & (self.row > 0)
-        return allowed
-
-    def positions(self) -> torch.Tensor:
-        """Return the positions int64 [A, 3] of the tokens that come next."""
-        return torch.stack([self.row, self.col, torch.full_like(self.row, PART_OUTPUT)], dim=1)
-
-    def advance(self, tokens: torch.Tensor) -> _Drawn:
-        """Return where the sequences stand after tokens [A]."""
-        ends = tokens == NEW_ROW
-        width = torch.where(ends & (self.width == 0), self.col, self.width)
-        return _Drawn(self.row + ends.long(), torch.where(ends, 0, self.col + 1), width)
-
-    def rows(self, index: torch.Tensor) -> _Drawn:
-        return _Drawn(self.row[index], self.col[index], self.width[index])
 
 
 class DecoderPredictor:
@@ -83,7 +42,8 @@ class DecoderPredictor:
         """Return one vote for each sequence of the batch, as a grid of the original task.
 
         The confidence is the likelihood of the grid in its view. The grid is empty, (0, 0), where a sequence did not
-        end within the room that an output is expected to need. A batch that does not fit into memory is computed in
+        end within the room that an output is expected to need. In a search round (see `PredictionPlan`) a sequence has
+        as many votes as further grids were found for it, and may have none. A batch that does not fit into memory is computed in
         halves. Raises `torch.OutOfMemoryError` where a single sequence does not fit.
         """
         return self._within_memory(self._predict, batch, Batch.rows, Votes.joined)
@@ -147,67 +107,91 @@ class DecoderPredictor:
         return sums.index_add(0, pairs.owners[pairs.answers], chosen.double()).cpu().numpy()
 
     def _predict(self, batch: Batch) -> Votes:
-        tokens, scores = self._decode(batch)
+        branches = batch.canvas[0] - 1
+        if branches:
+            return self._search(batch, branches)
+        written = write_grids(self.model, self.maker.prompts(batch), self._room(batch))
+        return self._votes(batch, written)
+
+    def _search(self, batch: Batch, branches: int) -> Votes:
+        """Return up to `branches` grids for each sequence that leave its greedy path where a second token is likely.
+
+        The likeliest turns are taken first, half of them from the greedy path and the rest from all paths so far.
+        Turns that make a path less likely than `search_bound` are not taken.
+        """
+        room, found = self._room(batch), []
+        paths, owners = write_grids(self.model, self.maker.prompts(batch), room), np.arange(len(batch))
+        taken: set[tuple[int, tuple[int, ...]]] = set()
+        for count in (branches - branches // 2, branches // 2):
+            chosen = _best_turns(paths, owners, count, math.log(self.config.search_bound), taken)
+            if not chosen:
+                break
+            rows = np.array([owner for owner, _ in chosen])
+            forced = torch.zeros(len(chosen), paths.tokens.shape[1], dtype=torch.int64)
+            for line, (_, begin) in zip(forced, chosen):
+                line[: len(begin)] = torch.tensor(begin)
+            part = batch.rows(rows)
+            new = write_grids(self.model, self.maker.prompts(part), room[rows], forced.to(self.model.device))
+            self.sequence_steps += int((new.tokens > 0).sum())
+            found.append(self._votes(part, new))
+            paths, owners = _joined(paths, new), np.concatenate([owners, rows])
+        return Votes.joined(found) if found else self._votes(batch.rows(slice(0)), None)
+
+    def _votes(self, batch: Batch, written: Written | None) -> Votes:
+        """Return the grids that were written as votes, in the task's own orientation and colours."""
         sides = np.zeros((len(batch), 2), dtype=np.int32)
         cells = np.zeros((len(batch), MAX_SIDE, MAX_SIDE), dtype=np.uint8)
-        for i, (written, view) in enumerate(zip(tokens.cpu().numpy(), batch.views)):
-            grid = _grid_of(written)
+        if written is None:
+            return Votes(batch.examples, sides, cells, np.zeros(0, dtype=np.float32))
+        self.sequence_steps += int((written.tokens > 0).sum())
+        for i, (tokens, view) in enumerate(zip(written.tokens.cpu().numpy(), batch.views)):
+            grid = grid_of(tokens)
             if grid is not None:
                 grid = self.puzzles.all_views[int(view)].invert(grid)
                 sides[i] = grid.shape
                 cells[i, : grid.shape[0], : grid.shape[1]] = grid
-        return Votes(batch.examples, sides, cells, scores.exp().cpu().numpy())
+        return Votes(batch.examples, sides, cells, written.scores.exp().cpu().numpy())
 
     def _room(self, batch: Batch) -> np.ndarray:
         """Return how many tokens each output may have, its EOS included, int64 [B]."""
         sides = self.puzzles.tests.rooms[batch.examples].astype(np.int64)
         return np.maximum(sides[:, 0] * (sides[:, 1] + 1), sides[:, 1] * (sides[:, 0] + 1)) + 1
 
-    def _decode(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write the most likely token again and again.
 
-        Returns the tokens int64 [B, most], 0 after the end, and the log-likelihood float32 [B] of each sequence.
-        """
-        device, room = self.model.device, self._room(batch)
-        most = int(room.max())
-        prompts = self.maker.prompts(batch)
-        logits, cache = self.model.prefill(prompts, prompts.longest + most)
-        size = len(batch)
-        tokens = torch.zeros(size, most, dtype=torch.int64, device=device)
-        scores = torch.zeros(size, device=device)
-        limits = torch.from_numpy(room).to(device)
-        alive = torch.arange(size, device=device)  # the row of the batch that each sequence still in work belongs to
-        zeros = torch.zeros_like(alive)
-        drawn, done = _Drawn(zeros, zeros, zeros), torch.zeros(size, dtype=torch.bool, device=device)
-        for step in range(most):
-            self.sequence_steps += len(alive)
-            chances = logits.float().log_softmax(-1)  # [A, vocabulary]
-            best = chances.masked_fill(~drawn.allowed(chances.shape[1]), -torch.inf).argmax(-1)  # [A]
-            written = torch.where(done, 0, best)
-            tokens[alive, step] = written
-            scores[alive] += torch.where(done, 0, chances.gather(1, best[:, None])[:, 0])
-            done = done | (best == EOS) | (step + 1 >= limits[alive])
-            left = self._leave(done, step)
-            if step + 1 == most or (left is not None and not len(left)):
-                break
-            if left is not None:
-                alive, best, done, drawn, cache = (
-                    alive[left],
-                    best[left],
-                    done[left],
-                    drawn.rows(left),
-                    cache.rows(left),
-                )
-            logits = self.model.extend(cache, best, drawn.positions(), prompts.longest + step)
-            drawn = drawn.advance(best)
-        return tokens, scores
+def _best_turns(
+    paths: Written, owners: np.ndarray, count: int, bound: float, taken: set
+) -> list[tuple[int, tuple[int, ...]]]:
+    """Return the likeliest turns that no path has taken yet, up to `count` for each owner, and note them as taken.
 
-    def _leave(self, done: torch.Tensor, step: int) -> torch.Tensor | None:
-        """Return the index of the sequences that stay in the batch, None where all of them do for now."""
-        if self.model.device.type == "cuda" and step % _LOOK_EVERY:
-            return None
-        stay = (~done).nonzero()[:, 0]
-        return stay if not len(stay) or len(stay) <= (1 - _LEAVING_SHARE) * len(done) else None
+    A turn is (owner, the tokens that a path has to begin with). Turns less likely than `bound` do not count.
+    """
+    turns, tokens, others = (part.cpu().numpy() for part in (paths.turns, paths.tokens, paths.others))
+    rows, steps = np.nonzero(turns > bound)
+    left = dict.fromkeys(owners.tolist(), count)
+    chosen = []
+    for i in np.argsort(-turns[rows, steps], kind="stable"):
+        row, step = int(rows[i]), int(steps[i])
+        turn = (int(owners[row]), (*tokens[row, :step].tolist(), int(others[row, step])))
+        if left[turn[0]] and turn not in taken:
+            left[turn[0]] -= 1
+            taken.add(turn)
+            chosen.append(turn)
+    return chosen
+
+
+def _joined(first: Written, second: Written) -> Written:
+    """Return the sequences of both, padded to one length."""
+
+    def pad(part: torch.Tensor, width: int, value: float) -> torch.Tensor:
+        return torch.nn.functional.pad(part, (0, width - part.shape[1]), value=value)
+
+    width = max(first.tokens.shape[1], second.tokens.shape[1])
+    return Written(
+        torch.cat([pad(first.tokens, width, 0), pad(second.tokens, width, 0)]),
+        torch.cat([first.scores, second.scores]),
+        torch.cat([pad(first.turns, width, -math.inf), pad(second.turns, width, -math.inf)]),
+        torch.cat([pad(first.others, width, 0), pad(second.others, width, 0)]),
+    )
 
 
 def _rows_of_shown(shown: tuple, part: slice) -> tuple:
@@ -218,15 +202,6 @@ def _parts(order: np.ndarray, lengths: np.ndarray, tokens: int) -> list[np.ndarr
     """Cut sequences, in order of their length, into parts of about `tokens` tokens each."""
     number = (np.cumsum(lengths[order]) - 1) // max(1, tokens)
     return [order[number == part] for part in np.unique(number)]
-
-
-def _grid_of(tokens: np.ndarray) -> np.ndarray | None:
-    """Return the grid uint8 that a sequence wrote, or None where it did not end."""
-    ends = np.flatnonzero(tokens == EOS)
-    if not len(ends):
-        return None
-    rows = int((tokens[: ends[0]] == NEW_ROW).sum())
-    return (tokens[: ends[0]].reshape(rows, -1)[:, :-1] - FIRST_COLOUR).astype(np.uint8)
 
 
 AnyPredictor = Predictor | DecoderPredictor

@@ -8,7 +8,7 @@ import torch
 from decoders import make_decoder
 
 from hrm_offline.answers.vote import Votes
-from hrm_offline.predict import decoding
+from hrm_offline.predict import decoding, greedy
 from hrm_offline.predict.plan import PredictionPlan
 
 TASKS = [((3, 3), (2, 4)), ((2, 3), (3, 2)), ((4, 2), (4, 4))]
@@ -58,7 +58,7 @@ def test_the_confidence_is_the_likelihood_that_judging_finds(predictor):
 
 def test_leaving_sequences_and_short_memory_change_no_vote(predictor, monkeypatch):
     expected = predict_all(predictor)
-    monkeypatch.setattr(decoding, "_LEAVING_SHARE", 0.01)  # every one leaves at once
+    monkeypatch.setattr(greedy, "_LEAVING_SHARE", 0.01)  # every one leaves at once
     eager = predict_all(predictor)
     forward, sizes = predictor.model.prefill, []
 
