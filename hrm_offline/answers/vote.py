@@ -116,6 +116,8 @@ class Votes:
 
     def add_to(self, pools: dict[int, Pool]) -> None:
         """Count the votes into the pools of their test inputs; a test input without a pool gets one."""
+        if not len(self):
+            return
         # Votes are alike where test input, sides and cells are. Side by side as bytes these make one key per vote.
         tests = self.tests[:, None].astype(">i4").view(np.uint8)  # [N, 4]
         cells = self.cells.reshape(len(self), -1)  # [N, M * M]

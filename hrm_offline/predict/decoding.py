@@ -43,8 +43,9 @@ class DecoderPredictor:
 
         The confidence is the likelihood of the grid in its view. The grid is empty, (0, 0), where a sequence did not
         end within the room that an output is expected to need. In a search round (see `PredictionPlan`) a sequence has
-        as many votes as further grids were found for it, and may have none. A batch that does not fit into memory is computed in
-        halves. Raises `torch.OutOfMemoryError` where a single sequence does not fit.
+        as many votes as further grids were found for it, and may have none.
+
+        A batch that does not fit into memory is computed in halves. Raises `torch.OutOfMemoryError` where a single sequence does not fit.
         """
         return self._within_memory(self._predict, batch, Batch.rows, Votes.joined)
 
@@ -132,7 +133,6 @@ class DecoderPredictor:
                 line[: len(begin)] = torch.tensor(begin)
             part = batch.rows(rows)
             new = write_grids(self.model, self.maker.prompts(part), room[rows], forced.to(self.model.device))
-            self.sequence_steps += int((new.tokens > 0).sum())
             found.append(self._votes(part, new))
             paths, owners = _joined(paths, new), np.concatenate([owners, rows])
         return Votes.joined(found) if found else self._votes(batch.rows(slice(0)), None)

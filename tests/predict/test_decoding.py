@@ -101,3 +101,31 @@ def test_an_output_has_the_room_that_its_task_lets_one_expect(make_task):
     votes = predict_all(predictor)
     assert predictor.sequence_steps == 8 * (2 * 3 + 1)
     assert not votes.sides.any()  # none has ended
+
+
+def test_a_search_finds_other_grids_than_the_greedy_ones_and_knows_their_likelihood(predictor):
+    config = dataclasses.replace(predictor.config, search_branches=5, search_bound=1e-3)
+    searching = decoding.new_predictor(predictor.model, predictor.puzzles, config)
+    plan = PredictionPlan(predictor.puzzles, config)
+    assert len(plan.rounds) == 3
+    more = 0
+    for batch in plan.rounds[-1]:
+        alone = dataclasses.replace(batch, canvas=(1, batch.canvas[1]))
+        greedy_votes, votes = searching.predict(alone), searching.predict(batch)
+        known = {(test, greedy_votes.grid(i).tobytes()) for i, test in enumerate(greedy_votes.tests)}
+        done = [i for i in range(len(votes)) if votes.grid(i).size]
+        more += sum((votes.tests[i], votes.grid(i).tobytes()) not in known for i in done)
+        assert max(np.bincount(votes.tests)) <= 5 * max(np.bincount(batch.examples))
+        assert votes.confidence.max() <= greedy_votes.confidence.max()
+    assert more > 10
+
+
+def test_a_search_takes_the_likeliest_turns_that_no_path_has_taken():
+    tokens = torch.tensor([[2, 3, 14, 1, 0], [2, 4, 14, 1, 0]])
+    others = torch.tensor([[5, 6, 7, 8, 0], [0, 9, 0, 0, 0]])
+    turns = torch.log(torch.tensor([[0.3, 0.05, 0.2, 0.001, 1e-9], [1e-9, 0.25, 1e-9, 1e-9, 1e-9]]))
+    paths, taken = greedy.Written(tokens, torch.zeros(2), turns, others), set()
+    owners = np.array([7, 7])
+    found = decoding._best_turns(paths, owners, 2, np.log(0.01), taken)
+    assert found == [(7, (5,)), (7, (2, 9))]
+    assert decoding._best_turns(paths, owners, 5, np.log(0.01), taken) == [(7, (2, 3, 7)), (7, (2, 6))]
