@@ -45,7 +45,8 @@ class DecoderPredictor:
         end within the room that an output is expected to need. In a search round (see `PredictionPlan`) a sequence has
         as many votes as further grids were found for it, and may have none.
 
-        A batch that does not fit into memory is computed in halves. Raises `torch.OutOfMemoryError` where a single sequence does not fit.
+        A batch that does not fit into memory is computed in halves. Raises `torch.OutOfMemoryError` where a single
+        sequence does not fit.
         """
         return self._within_memory(self._predict, batch, Batch.rows, Votes.joined)
 
