@@ -32,7 +32,7 @@ _PICTURES = (*_TRAINING, "matplotlib")
 
 _NOT_IN_WEIGHTS = ("num_heads", "H_cycles", "L_cycles", "halt_max_steps")  # what a checkpoint's weights do not tell
 
-_TASKS_HELP = "Kaggle challenges file, folder of one-task files, or name of a set"
+_TASKS_HELP = "Kaggle challenges file, file of one task, folder of such files, or name of a set"
 _SET_HELP = "bundled set (arc1-train, arc1-eval, arc2-train, arc2-eval), rehearsal, synthetic-N, file or folder"
 
 
@@ -74,7 +74,7 @@ def _solve(options: argparse.Namespace, started: float | None) -> int:
 def _write_blank(options: argparse.Namespace) -> None:
     """Write the submission that needs no package. Where the tasks are a set by name, that is impossible."""
     path = options.out / "submission.json"
-    if options.challenges.exists() and write_blank(options.challenges, path):
+    if os.path.exists(options.challenges) and write_blank(options.challenges, path):
         print(f"a valid submission of blank answers is in {path}", flush=True)
 
 
@@ -161,7 +161,10 @@ def _leaks(options: argparse.Namespace, _) -> int:
     from hrm_offline.data.leaks import find_leaks
     from hrm_offline.data.sets import load_set
 
-    tasks, others = (load_set(name).require_good() for name in (options.tasks, options.others))
+    sets = [load_set(name, needs_tests=False) for name in (options.tasks, options.others)]
+    for line in filter(None, (found.left_out() for found in sets)):
+        print(line)
+    tasks, others = sets[0].require_some(), sets[1].readable() or sets[1].require_some()
     leaks = find_leaks(tasks, others)
     for leak in leaks:
         print(f"{leak.id}: {leak.pairs} pairs are in {', '.join(leak.others)}")

@@ -35,6 +35,7 @@ _OPTIMISER = "optimiser"
 _VIEWS = "augmentation and conditioning"
 
 MAX_SEED = 2**63 - 1  # PyTorch and numpy take it
+MAX_THREADS = 2**10
 _MAX_CELLS = 512 * 512
 _MAX_PUZZLE_TOKENS = 256
 _MAX_LAYERS_PER_STEP = 2**14
@@ -447,7 +448,9 @@ class PretrainOptions:
     dtype: str | None = setting(
         None, "number format of the network's computations", DTYPES, unset="what suits the device"
     )
-    threads: int | None = setting(None, "CPU threads per process", least=1, metavar="N", unset="PyTorch's choice")
+    threads: int | None = setting(
+        None, "CPU threads per process", least=1, most=MAX_THREADS, metavar="N", unset="PyTorch's choice"
+    )
     minutes: float | None = setting(
         None,
         "stop after M minutes of training, with the state saved and exit code 1",

@@ -16,6 +16,7 @@ import typing
 from hrm_offline.common.errors import InputError, shown, shown_name
 
 T = typing.TypeVar("T")
+_MAX_INTEGER = 2**63 - 1  # what PyTorch and numpy take; a larger number is a slip of the hand
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -116,6 +117,8 @@ def _check_limits(field: dataclasses.Field, value) -> None:
         raise InputError(f"{field.name} is {shown(value)}, expected {limits_of(field)}")
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"{field.name} is {value}, expected a finite number")
+    if isinstance(value, int) and value > _MAX_INTEGER:
+        raise InputError(f"{field.name} is {shown(value)}, expected at most {_MAX_INTEGER}")
 
 
 def limits_of(field: dataclasses.Field) -> str:

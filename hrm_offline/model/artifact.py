@@ -214,7 +214,10 @@ def import_checkpoint(
         table = state[_TABLE_KEY]
         given = read_json(identifiers) if identifiers is not None else [f"<row {i}>" for i in range(len(table))]
         if not isinstance(given, list) or len(given) != len(table):
-            raise InputError(f"{identifiers}: expected a list of {len(table)} identifiers, one per embedding row")
+            raise InputError(
+                f"{identifiers}: is {shown(given)}, expected a list of {len(table)} identifiers, one per row of the "
+                "checkpoint's embedding table"
+            )
         # The published table is a blank row and then the puzzles. Ours has other shared rows in between.
         blank, puzzles = table[:1], table[1:]
         state[_TABLE_KEY] = torch.cat([blank, table.new_zeros(SHARED_ROWS - 1, table.shape[1]), puzzles])

@@ -74,7 +74,10 @@ class Worker:
         except _Quit:
             pass
         except Exception as error:
-            self.send(Failed(_kind(error), f"{type(error).__name__}: {error}"))
+            kind = _kind(error)
+            # The two kinds that are ours say in their message all there is to say; a foreign one may lack a message.
+            reason = str(error) if kind in ("input", "diverged") else f"{type(error).__name__}: {error}"
+            self.send(Failed(kind, reason))
 
     def _serve(self, message) -> Iterator[State]:
         if isinstance(message, Quit):

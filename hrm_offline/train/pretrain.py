@@ -67,6 +67,8 @@ def pretrain(config: PretrainConfig, options: PretrainOptions) -> bool:
         identity = _identity(config, tasks)
         resumed, warm_at = _resume(learner, identity, out, relay)
         if world.is_main:
+            for line in selection.unusable:
+                print(line)
             print(
                 f"computing on {runtime}; {selection}; {puzzles.num_rows} embedding rows"
                 + (f"; continuing at step {learner.step}{resumed}" if resumed is not None else "")

@@ -76,6 +76,7 @@ def test_metadata_of_a_field():
         ({"share": float("nan")}, "share is nan, expected 0 to 1"),
         ({"count": 0}, "count is 0, expected more than 0"),
         ({"many": 1001}, "many is 1001, expected at most 1000"),
+        ({"count": 10**20}, "count is 100000000000000000000, expected at most 9223372036854775807"),
         ({"names": ("a", "c")}, "names has 'c', expected some of a, b"),
     ],
 )

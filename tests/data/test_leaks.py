@@ -6,7 +6,7 @@ import pytest
 from hrm_offline.cli import main
 from hrm_offline.data.augment import View
 from hrm_offline.data.leaks import content_of, find_leaks, without_held_out, without_repeats
-from hrm_offline.data.tasks import Pair, Task, load_tasks
+from hrm_offline.data.tasks import Pair, Task, load_tasks, to_challenges
 
 
 def viewed(task: Task, view: View, name: str) -> Task:
@@ -52,6 +52,23 @@ def test_a_held_out_test_input_is_found_without_its_output(make_task):
     thief = Task("thief", (hidden.test[0], *make_task("x", seed=9).train), make_task("y", seed=8).test)
     assert [leak.pairs for leak in find_leaks([thief], [hidden.without_labels()])] == [1]
     assert not find_leaks([make_task("z", seed=4)], [hidden.without_labels()])
+
+
+def test_unusable_tasks_are_left_out_and_counted_and_still_found(make_task, write_json, capsys):
+    tasks = to_challenges([make_task("a"), make_task("b", seed=1)])
+    tasks["b"]["train"][0]["output"] = [[1] * 31]
+    pairs = write_json("pairs.json", tasks["b"]["train"][1:])
+    path = write_json("tasks.json", tasks)
+    assert main(["leaks", str(pairs), str(path)]) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith(f"{path}: left out 1 of 2 tasks, which cannot be used; the first is b: train[0] output: ")
+    assert said[1:] == [
+        "pairs: 2 pairs are in b",
+        f"1 of the 1 tasks of {pairs} share a pair, in any view, with 1 of the 2 of {path}",
+    ]
+    only_bad = write_json("bad.json", {"x": {"train": [], "test": []}})
+    assert main(["leaks", str(only_bad), str(path)]) == 2
+    assert "bad.json: task x: 'train' is [], expected a non-empty list of pairs" in capsys.readouterr().err
 
 
 def test_the_known_overlap_of_the_public_sets(capsys):

@@ -85,10 +85,24 @@ def _expected(content: bytes) -> dict[str, int] | None:
         parsed = json.loads(content)
     except (ValueError, RecursionError):
         return None
+    if _is_one_task(parsed):
+        parsed = {"challenges": parsed}
     if not isinstance(parsed, dict) or not parsed:
         return None
     tests = {task_id: task.get("test") if isinstance(task, dict) else None for task_id, task in parsed.items()}
     return {task_id: max(1, len(test)) if isinstance(test, list) else 1 for task_id, test in tests.items()}
+
+
+def _is_one_task(parsed) -> bool:
+    """Return whether the file is of one task: of its parts, or RE-ARC's list of pairs. No value is a task then."""
+
+    def has(value, keys: set[str]) -> bool:
+        return isinstance(value, dict) and not keys.isdisjoint(value)
+
+    parts, pair = {"train", "test"}, {"input", "output"}
+    if isinstance(parsed, list):
+        return bool(parsed) and all(has(item, pair) for item in parsed)
+    return has(parsed, parts) and not any(has(value, parts) for value in parsed.values())
 
 
 def check_submission(submission, expected: dict[str, int]) -> None:
