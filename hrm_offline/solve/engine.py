@@ -247,7 +247,7 @@ class Engine:
         identity = {"tasks": list(job.tasks), "seed": self.options.seed, "artifact": self._artifact_digest()}
         try:
             progress = load_state(folder, adaptation.learner, identity)
-        except InputError as error:
+        except (InputError, OSError) as error:
             self.say(f"WARNING: group {job.group} starts over: {error}")
             progress = None
         if progress is not None:
@@ -289,7 +289,8 @@ class Engine:
             os.replace(temporary, path)
         except (OSError, SafetensorError) as error:
             self.say(f"WARNING: the network of group {group} cannot be saved: {error}")
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # there may be no folder that it could lie in
+                temporary.unlink()
             return False
         shutil.rmtree(state_folder(self.setup.folder, group), ignore_errors=True)
         return True

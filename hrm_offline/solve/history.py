@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ class History:
         for record in self.journal.records:
             if "adapted" in record.about:
                 path = network_path(self.folder, record.about["adapted"])
-                intact = path.exists() and checksum(path) == record.about["crc"]
+                intact = _has_checksum(path, record.about["crc"])
                 if path.exists() and not intact:
                     self.say(f"WARNING: {path}: is damaged, the group is adapted again")
                 yield record.about["adapted"], record.about["report"], intact
@@ -92,7 +93,16 @@ class History:
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             elif path != self.journal.path:
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # a folder that cannot be changed any more keeps them
+                    path.unlink()
+
+
+def _has_checksum(path: Path, crc: int) -> bool:
+    """Return whether a file is there, can be read and has this checksum."""
+    try:
+        return checksum(path) == crc
+    except OSError:
+        return False
 
 
 def past_of(records: list[Record]) -> Past | None:

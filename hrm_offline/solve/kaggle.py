@@ -16,6 +16,7 @@ from pathlib import Path
 
 ARTIFACT_FILES = ("model.safetensors", "config.json")
 
+_SECONDS_TO_SAVE = 10  # for a command that is asked to end
 _SECONDS_TO_DRAIN = 10  # to read the last lines of a command that has ended or was killed
 
 Say = Callable[[str], None]
@@ -46,7 +47,7 @@ def run_with_limit(command: list[str], seconds: float, say: Say = print) -> int:
     """Run a command, `say` its output line by line, and return its exit code.
 
     When the command ends, or after `seconds`, the rest of its process group is killed. So a run that hangs cannot use
-    up the session.
+    up the session. A notebook that is interrupted gives the command some seconds to write what it has.
     """
     run = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True
@@ -58,8 +59,21 @@ def run_with_limit(command: list[str], seconds: float, say: Say = print) -> int:
         run.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
         say(f"still running after {seconds:.0f} s: killed")
+    except KeyboardInterrupt:
+        run.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            run.wait(timeout=_SECONDS_TO_SAVE)
+        raise
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(run.pid, signal.SIGKILL)
-    reader.join(_SECONDS_TO_DRAIN)
+        _kill_group(run)
+        reader.join(_SECONDS_TO_DRAIN)
     return run.wait()
+
+
+def _kill_group(run: subprocess.Popen) -> None:
+    """Kill a command and what it has started. Windows knows no groups; solve's workers end there when solve does."""
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS denies it once all are dead
+            os.killpg(run.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+    elif run.poll() is None:
+        run.terminate()

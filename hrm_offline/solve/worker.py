@@ -166,7 +166,7 @@ def main(connection, make_engine: Callable = Engine) -> None:
 def end_with_parent() -> None:
     """Have the system kill this process when its parent dies, even during a long computation (Linux only)."""
     parent = multiprocessing.parent_process()
-    if sys.platform == "linux" and parent is not None:
+    if sys.platform == "linux" and hasattr(signal, "SIGKILL") and parent is not None:
         ctypes.CDLL(None).prctl(_SIGKILL_WITH_PARENT, signal.SIGKILL)
         if os.getppid() != parent.pid:  # it died before the call
             os._exit(1)

@@ -1,5 +1,7 @@
 """Test how the notebook finds the artifact on the platform and runs a command within a time limit."""
 
+import os
+import signal
 import sys
 import time
 
@@ -62,6 +64,28 @@ def test_a_command_that_hangs_is_killed_with_its_children(monkeypatch, leaves_th
     assert time.monotonic() - started < 6
     assert said[1] == "still running after 2 s: killed"
     assert ends_within(int(said[0]), 3) is not leaves_the_group
+
+
+def test_a_notebook_that_is_interrupted_lets_the_command_write_what_it_has(tmp_path):
+    code = (
+        "import pathlib, signal, sys, time; "
+        f"signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path({str(tmp_path / 'saved')!r}).touch(), sys.exit(0))); "
+        "print('ready', flush=True); time.sleep(60)"
+    )
+
+    def interrupt(line):
+        signal.raise_signal(signal.SIGINT) if line == "ready" else None
+
+    with pytest.raises(KeyboardInterrupt):
+        kaggle.run_with_limit([sys.executable, "-c", code], 30, interrupt)
+    assert (tmp_path / "saved").exists()
+
+
+def test_a_system_without_process_groups_ends_the_command_itself(monkeypatch):
+    monkeypatch.delattr(os, "killpg")
+    monkeypatch.delattr(signal, "SIGKILL")
+    assert kaggle.run_with_limit([sys.executable, "-c", "print(1)"], 30, [].append) == 0
+    assert kaggle.run_with_limit([sys.executable, "-c", "import time; time.sleep(60)"], 0.5, [].append) != 0
 
 
 def ends_within(pid: int, seconds: float) -> bool:
