@@ -34,6 +34,7 @@ class Part:
     step: Step | None  # None for a decoder
     identifiers: torch.Tensor  # int64 [B, ids], rows of the puzzle embedding table
     puzzle_vectors: torch.Tensor | None  # float32 [B, ids, ndim], those rows, with their gradients
+    batch_size: int = 0  # sequences of the global batch; needed only with puzzle vectors
 
 
 class Learner:
@@ -151,15 +152,16 @@ class Learner:
         loss, metrics = outer_step_loss(step, carry.sequences.labels, self.recipe.loss)
         self.scaler.scale(loss / size).backward()  # sums over parts and processes make the mean over the global batch
         advance_(carry, step)
-        return Part(metrics | {"loss": loss.detach()}, step, identifiers, vectors)
+        return Part(metrics | {"loss": loss.detach()}, step, identifiers, vectors, size)
 
     def _update(self, parts: list[Part]) -> None:
         """Move the puzzle embeddings, then the network and its average, by the gradients of a step's parts."""
         factor = self.lr_scale * lr_factor(self.recipe, self.step, self.total_steps)
         if parts[0].puzzle_vectors is not None:
-            ids = torch.cat([part.identifiers.flatten() for part in parts])  # [rows], rows = sequences x ids
-            grads = torch.cat([part.puzzle_vectors.grad.flatten(0, 1) for part in parts])  # [rows, ndim]
-            ids, grads = self.world.gather_rows(ids, grads)
+            ids = torch.cat([part.identifiers for part in parts])  # [B, ids] of this process' share
+            grads = torch.cat([part.puzzle_vectors.grad for part in parts])  # [B, ids, ndim]
+            ids, grads = self.world.gather_sequences(ids, grads, parts[0].batch_size)  # of the global batch
+            ids, grads = ids.flatten(), grads.flatten(0, 1)  # [rows], [rows, ndim]
             self._within_memory(lambda: self._update_embeddings(ids, grads, self.recipe.puzzle_emb_lr * factor))
         if not self.embeddings_only:
             self.world.sum_gradients_(self.params)

@@ -30,6 +30,11 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+try:  # Triton before 3.3 describes arguments with it
+    from triton.backends.compiler import AttrsDescriptor
+except ImportError:
+    AttrsDescriptor = None
+
 from hrm_offline.config import PRESETS, ModelConfig
 from hrm_offline.model.device import dtype_for_capability
 from hrm_offline.ops import (
@@ -269,20 +274,26 @@ def compile_variant(variant: Variant, capability: int) -> Compiled:
     launch = variant.launch
     names, types = launch.kernel.arg_names, _types(launch)
     values = dict(zip(names, launch.args)) | {k: v for k, v in launch.constants.items() if k in names}
-    constants = {(names.index(name),): values[name] for name, kind in types.items() if kind == "constexpr"}
+    constants = {name: values[name] for name, kind in types.items() if kind == "constexpr"}
     # A real launch tells the compiler which arguments are multiples of 16; the addresses of PyTorch's tensors are.
-    aligned = {
-        (i,): [["tt.divisibility", 16]]
-        for i, name in enumerate(names)
-        if types[name][0] == "*" or (types[name] == "i32" and values[name] % 16 == 0)
-    }
+    aligned = [
+        i for i, name in enumerate(names) if types[name][0] == "*" or (types[name] == "i32" and values[name] % 16 == 0)
+    ]
     options = OPTIONS | {k: v for k, v in launch.constants.items() if k in ("num_warps", "num_stages")}
     try:
-        source = ASTSource(launch.kernel, types, constants, aligned)
+        source = _source(launch.kernel, types, constants, aligned)
         compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     except Exception as error:
         return Compiled(error=f"{type(error).__name__}: {str(error).strip().splitlines()[-1][:200]}")
     return _read(compiled.asm["cubin"], compiled.metadata.shared)
+
+
+def _source(kernel, types: dict[str, str], constants: dict[str, object], aligned: list[int]) -> ASTSource:
+    """Return the kernel for the compiler, in the form that this version of Triton takes."""
+    if AttrsDescriptor is not None:
+        types = {name: kind for name, kind in types.items() if name not in constants}
+        return ASTSource(kernel, types, constants, AttrsDescriptor.from_hints(dict.fromkeys(aligned, 16)))
+    return ASTSource(kernel, types, constants, {(i,): [["tt.divisibility", 16]] for i in aligned})
 
 
 def _read(cubin: bytes, shared: int) -> Compiled:
