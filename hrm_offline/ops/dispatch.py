@@ -42,6 +42,7 @@ _MATRIX = Rule(80, _HALF)
 _POINTWISE = Rule(_MIN_CAPABILITY, _ALL)
 RULES = {
     "attention": _MATRIX,
+    "causal_attention": _MATRIX,
     "linear_rms_norm": _MATRIX,
     "linear_swiglu": _MATRIX,
     "rms_norm": _POINTWISE,

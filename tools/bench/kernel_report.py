@@ -35,6 +35,7 @@ from hrm_offline.model.device import dtype_for_capability
 from hrm_offline.ops import (
     adam_atan2,
     attention,
+    causal_attention,
     dispatch,
     embedding,
     encode_views,
@@ -161,6 +162,14 @@ def _attention(s: Samples) -> None:
         attention.attention_backward(out, qkv, cos_sin, lengths, s.heads, out, lse, lse, qkv)
 
 
+def _causal_attention(s: Samples) -> None:
+    tokens, bounds = s.batch * s.tokens, torch.zeros(s.batch + 1, dtype=torch.int32)
+    out, qkv, lse = s.new(tokens, s.width), s.new(tokens, 3 * s.width), s.float32(s.heads, tokens)
+    causal_attention.causal_attention_forward(qkv, bounds, s.heads, s.tokens, out, None)
+    causal_attention.causal_attention_forward(qkv, bounds, s.heads, s.tokens, out, lse)
+    causal_attention.causal_attention_backward(out, qkv, bounds, s.heads, s.tokens, out, lse, lse, qkv)
+
+
 def _rotate(s: Samples) -> None:
     qkv = s.activations(3 * s.width)
     for inverse in (False, True):
@@ -224,6 +233,7 @@ def _encode_views(s: Samples) -> None:
 
 LAUNCHES = {
     "attention": _attention,
+    "causal_attention": _causal_attention,
     "linear_rms_norm": _linear_rms_norm,
     "linear_swiglu": _linear_swiglu,
     "rms_norm": _rms_norm,

@@ -37,6 +37,7 @@ from hrm_offline.model.layers import Block
 from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.ops import dispatch
 from hrm_offline.ops.attention import attention
+from hrm_offline.ops.causal_attention import causal_attention
 from hrm_offline.ops.linear_rms_norm import linear_rms_norm
 from hrm_offline.ops.linear_swiglu import linear_swiglu
 from hrm_offline.ops.rms_norm import rms_norm
@@ -195,6 +196,16 @@ def _matrix_product_cases(inputs: Inputs) -> Iterator[Case]:
         lambda qkv: attention(qkv, inputs.config.num_heads, rope),
         [inputs.activations(3 * width)],
         inputs.attention_flop,
+        4 * rows * width * itemsize,
+    )
+    # The same sequences end to end. Half of the pairs of tokens see each other.
+    bounds = torch.arange(inputs.batch + 1, dtype=torch.int32, device=rope.device) * inputs.tokens
+    packed_rope = rope.repeat(inputs.batch, 1)
+    yield Case(
+        "causal_attention",
+        lambda qkv: causal_attention(qkv, inputs.config.num_heads, packed_rope, bounds, inputs.tokens),
+        [inputs.activations(3 * width).flatten(0, 1)],
+        inputs.attention_flop / 2,
         4 * rows * width * itemsize,
     )
     yield Case(
