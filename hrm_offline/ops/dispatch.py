@@ -43,6 +43,7 @@ _POINTWISE = Rule(_MIN_CAPABILITY, _ALL)
 RULES = {
     "attention": _MATRIX,
     "causal_attention": _MATRIX,
+    "cached_attention": _MATRIX,
     "linear_rms_norm": _MATRIX,
     "linear_swiglu": _MATRIX,
     "rms_norm": _POINTWISE,

@@ -21,6 +21,7 @@ from hrm_offline.config import ModelConfig
 from hrm_offline.ops import dispatch, launch
 from hrm_offline.ops.adam_atan2 import adam_atan2_, adam_atan2_reference_
 from hrm_offline.ops.attention import attention, attention_reference
+from hrm_offline.ops.cached_attention import cached_attention, cached_attention_reference
 from hrm_offline.ops.causal_attention import causal_attention, causal_attention_reference
 from hrm_offline.ops.embedding import embedding, embedding_reference
 from hrm_offline.ops.encode_views import Grids, encode_views, encode_views_reference
@@ -409,9 +410,18 @@ def make_cases(w: Workload) -> list[Case]:
 
         return run
 
+    def decoding(function: Callable) -> Callable[..., Tensors]:
+        """Return a step of decoding whose results are the attention and both caches."""
+
+        def run(x, cos_sin, keys, values, ends) -> Tensors:
+            return function(x, w.heads, cos_sin, keys, values, ends), keys, values
+
+        return run
+
     rows = (w.batch, w.tokens)
     weight = w.hidden**-0.5
     qkv, out = normal(*rows, 3 * w.hidden), normal(*rows, w.hidden)
+    cache = normal(w.batch, w.heads, w.tokens + 1, w.hidden // w.heads)
     packed, longest = w.batch * w.tokens, w.tokens + w.tokens // 4  # tokens of all sequences, and of one
     cases = [
         Case(
@@ -428,6 +438,13 @@ def make_cases(w: Workload) -> list[Case]:
             one(lambda x, cos_sin, starts: causal_attention(x, w.heads, cos_sin, starts, longest)),
             one(lambda x, cos_sin, starts: causal_attention_reference(x, w.heads, cos_sin, starts, longest)),
             learned=(0,),
+            exact=(1,),
+        ),
+        Case(
+            "cached_attention",
+            all_of(normal(w.batch, 3 * w.hidden), angles(w.batch), cache, cache, lengths),
+            decoding(cached_attention),
+            decoding(cached_attention_reference),
             exact=(1,),
         ),
         Case(

@@ -15,6 +15,7 @@ from hrm_offline.common.errors import InputError
 from hrm_offline.ops import dispatch
 from hrm_offline.ops.adam_atan2 import adam_atan2_
 from hrm_offline.ops.attention import attention
+from hrm_offline.ops.cached_attention import cached_attention
 from hrm_offline.ops.causal_attention import causal_attention
 from hrm_offline.ops.embedding import embedding
 from hrm_offline.ops.linear_rms_norm import linear_rms_norm
@@ -53,7 +54,7 @@ def test_what_serves_on_each_chip():
         }
 
     assert served(89, torch.bfloat16) == set(dispatch.RULES)
-    matrix = {"attention", "causal_attention", "linear_rms_norm", "linear_swiglu"}
+    matrix = {"attention", "causal_attention", "cached_attention", "linear_rms_norm", "linear_swiglu"}
     assert served(75, torch.float16) == set(dispatch.RULES) - matrix
     assert not dispatch.decide_for("adam_atan2", 90, torch.bfloat16).triton
     assert "7.5 is below 8.0" in dispatch.decide_for("attention", 75, torch.float16).reason
@@ -104,6 +105,7 @@ def test_what_a_demanded_kernel_cannot_do_is_an_error(call, word):
 
 
 ONES, HALF, INDEX = torch.ones, torch.ones(2, 8, dtype=torch.float16), torch.zeros(2, dtype=torch.int64)
+CACHE = torch.zeros(2, 1, 4, 8)
 BOUNDS = torch.tensor([0, 4], dtype=torch.int32)
 
 
@@ -118,6 +120,9 @@ BOUNDS = torch.tensor([0, 4], dtype=torch.int32)
         (lambda: causal_attention(ONES(4, 96), 2, ONES(4, 8), BOUNDS, 4), "cos_sin has shape"),
         (lambda: causal_attention(ONES(4, 96), 2, None, BOUNDS.long(), 4), "bounds are torch.int64"),
         (lambda: causal_attention(ONES(4, 96), 2, None, BOUNDS, 3), "cannot hold 4 tokens"),
+        (lambda: cached_attention(ONES(2, 24), 1, ONES(2, 8), CACHE, CACHE, INDEX[:1]), r"lengths int64 \[1\]"),
+        (lambda: cached_attention(ONES(2, 24), 1, ONES(2, 8), CACHE.half(), CACHE, INDEX), "keys float16"),
+        (lambda: cached_attention(ONES(2, 24), 2, ONES(2, 8), CACHE, CACHE, INDEX), "with 2 heads"),
         (lambda: rms_norm(ONES(2, 8), 1e-5, HALF), "residual float16"),
         (lambda: rms_norm(ONES(2, 8), 1e-5, ONES(8)), r"residual float32 \[8\]"),
         (lambda: linear_swiglu(HALF, ONES(6, 8)), "x float16"),

@@ -31,6 +31,7 @@ def test_the_benchmark_refuses_without_a_gpu_and_its_smoke_run_takes_every_path(
         "swiglu",
         "attention",
         "causal_attention",
+        "cached_attention",
         "linear_swiglu",
         "linear_rms_norm out",
         "linear_rms_norm down",

@@ -35,6 +35,7 @@ from hrm_offline.model.device import dtype_for_capability
 from hrm_offline.ops import (
     adam_atan2,
     attention,
+    cached_attention,
     causal_attention,
     dispatch,
     embedding,
@@ -170,6 +171,12 @@ def _causal_attention(s: Samples) -> None:
     causal_attention.causal_attention_backward(out, qkv, bounds, s.heads, s.tokens, out, lse, lse, qkv)
 
 
+def _cached_attention(s: Samples) -> None:
+    out, qkv, angles = s.new(s.batch, s.width), s.new(s.batch, 3 * s.width), s.float32(s.batch, s.head_dim)
+    keys, lengths = s.new(s.batch, s.heads, s.tokens, s.head_dim), torch.zeros(s.batch, dtype=torch.int64)
+    cached_attention.cached_attention_forward(qkv, s.heads, angles, keys, keys, lengths, out)
+
+
 def _rotate(s: Samples) -> None:
     qkv = s.activations(3 * s.width)
     for inverse in (False, True):
@@ -234,6 +241,7 @@ def _encode_views(s: Samples) -> None:
 LAUNCHES = {
     "attention": _attention,
     "causal_attention": _causal_attention,
+    "cached_attention": _cached_attention,
     "linear_rms_norm": _linear_rms_norm,
     "linear_swiglu": _linear_swiglu,
     "rms_norm": _rms_norm,
