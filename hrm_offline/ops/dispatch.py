@@ -47,6 +47,7 @@ RULES = {
     "linear_rms_norm": _MATRIX,
     "linear_swiglu": _MATRIX,
     "rms_norm": _POINTWISE,
+    "add_rms_norm": _POINTWISE,
     "swiglu": _POINTWISE,
     "rotate": _POINTWISE,
     "embedding": _POINTWISE,

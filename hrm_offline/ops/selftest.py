@@ -20,6 +20,7 @@ from hrm_offline.common.tokens import COLOURS
 from hrm_offline.config import ModelConfig
 from hrm_offline.ops import dispatch, launch
 from hrm_offline.ops.adam_atan2 import adam_atan2_, adam_atan2_reference_
+from hrm_offline.ops.add_rms_norm import add_rms_norm, add_rms_norm_reference
 from hrm_offline.ops.attention import attention, attention_reference
 from hrm_offline.ops.cached_attention import cached_attention, cached_attention_reference
 from hrm_offline.ops.causal_attention import causal_attention, causal_attention_reference
@@ -476,6 +477,14 @@ def make_cases(w: Workload) -> list[Case]:
             one(lambda x, residual: rms_norm(x, _EPS, residual)),
             one(lambda x, residual: rms_norm_reference(x, _EPS, residual)),
             learned=(0, 1),
+        ),
+        Case(
+            "add_rms_norm",
+            all_of(out, out, normal(w.hidden)),
+            lambda x, delta, scale: add_rms_norm(x, delta, scale, _EPS),
+            lambda x, delta, scale: add_rms_norm_reference(x, delta, scale, _EPS),
+            learned=(0, 1, 2),
+            exact=(2,),
         ),
         Case(
             "embedding",

@@ -14,6 +14,7 @@ from places import PACKAGE, REPOSITORY
 from hrm_offline.common.errors import InputError
 from hrm_offline.ops import dispatch
 from hrm_offline.ops.adam_atan2 import adam_atan2_
+from hrm_offline.ops.add_rms_norm import add_rms_norm
 from hrm_offline.ops.attention import attention
 from hrm_offline.ops.cached_attention import cached_attention
 from hrm_offline.ops.causal_attention import causal_attention
@@ -125,6 +126,8 @@ BOUNDS = torch.tensor([0, 4], dtype=torch.int32)
         (lambda: cached_attention(ONES(2, 24), 2, ONES(2, 8), CACHE, CACHE, INDEX), "with 2 heads"),
         (lambda: rms_norm(ONES(2, 8), 1e-5, HALF), "residual float16"),
         (lambda: rms_norm(ONES(2, 8), 1e-5, ONES(8)), r"residual float32 \[8\]"),
+        (lambda: add_rms_norm(HALF, ONES(2, 8), ONES(8), 1e-5), "delta float32"),
+        (lambda: add_rms_norm(HALF, None, HALF[0], 1e-5), r"weight float16 \[8\]"),
         (lambda: linear_swiglu(HALF, ONES(6, 8)), "x float16"),
         (lambda: linear_swiglu(ONES(2, 8), ONES(6, 4)), r"weight float32 \[6, 4\]"),
         (lambda: linear_rms_norm(ONES(2, 8), ONES(4, 8), HALF, 1e-5), "linear_rms_norm"),

@@ -34,6 +34,7 @@ from hrm_offline.config import PRESETS, ModelConfig
 from hrm_offline.model.device import dtype_for_capability
 from hrm_offline.ops import (
     adam_atan2,
+    add_rms_norm,
     attention,
     cached_attention,
     causal_attention,
@@ -204,6 +205,14 @@ def _rms_norm(s: Samples) -> None:
     rms_norm.rms_norm_backward(s.rows, s.rows, factors, s.rows)
 
 
+def _add_rms_norm(s: Samples) -> None:
+    weight, factors, partial = s.float32(s.width), s.float32(s.batch, s.tokens), s.float32(29, s.width)
+    for delta in (None, s.rows):
+        add_rms_norm.add_rms_norm_forward(s.rows, delta, weight, delta, s.rows, None, 1e-5)
+        add_rms_norm.add_rms_norm_forward(s.rows, delta, weight, delta, s.rows, factors, 1e-5)
+        add_rms_norm.add_rms_norm_backward(s.rows, delta, s.rows, weight, factors, s.rows, partial)
+
+
 def _swiglu(s: Samples) -> None:
     out, gate_up = s.activations(s.inner), s.activations(2 * s.inner)
     swiglu.swiglu_forward(gate_up, out)
@@ -245,6 +254,7 @@ LAUNCHES = {
     "linear_rms_norm": _linear_rms_norm,
     "linear_swiglu": _linear_swiglu,
     "rms_norm": _rms_norm,
+    "add_rms_norm": _add_rms_norm,
     "swiglu": _swiglu,
     "rotate": _rotate,
     "embedding": _embedding,

@@ -36,6 +36,7 @@ from hrm_offline.model.halting import Sequences
 from hrm_offline.model.layers import Block
 from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.ops import dispatch
+from hrm_offline.ops.add_rms_norm import add_rms_norm
 from hrm_offline.ops.attention import attention
 from hrm_offline.ops.cached_attention import cached_attention
 from hrm_offline.ops.causal_attention import causal_attention
@@ -185,6 +186,13 @@ def _pointwise_cases(inputs: Inputs) -> Iterator[Case]:
         0,
         3 * rows * width * itemsize,
         _liger_rms_norm(width, inputs.machine),
+    )
+    yield Case(
+        "add_rms_norm",
+        lambda x, delta, weight: add_rms_norm(x, delta, weight, EPS)[1],
+        [inputs.activations(width), inputs.activations(width), inputs.random(width).float()],
+        0,
+        4 * rows * width * itemsize,
     )
     gate_up = inputs.activations(2 * inner)
     yield Case("swiglu", swiglu, [gate_up], 0, 3 * rows * inner * itemsize, _liger_swiglu())
