@@ -42,9 +42,12 @@ _MATRIX = Rule(80, _HALF)
 _POINTWISE = Rule(_MIN_CAPABILITY, _ALL)
 RULES = {
     "attention": _MATRIX,
+    "causal_attention": _MATRIX,
+    "cached_attention": _MATRIX,
     "linear_rms_norm": _MATRIX,
     "linear_swiglu": _MATRIX,
     "rms_norm": _POINTWISE,
+    "add_rms_norm": _POINTWISE,
     "swiglu": _POINTWISE,
     "rotate": _POINTWISE,
     "embedding": _POINTWISE,

@@ -39,7 +39,10 @@ from hrm_offline.config import PRESETS, ModelConfig
 from hrm_offline.model.device import dtype_for_capability
 from hrm_offline.ops import (
     adam_atan2,
+    add_rms_norm,
     attention,
+    cached_attention,
+    causal_attention,
     dispatch,
     embedding,
     encode_views,
@@ -166,6 +169,20 @@ def _attention(s: Samples) -> None:
         attention.attention_backward(out, qkv, cos_sin, lengths, s.heads, out, lse, lse, qkv)
 
 
+def _causal_attention(s: Samples) -> None:
+    tokens, bounds = s.batch * s.tokens, torch.zeros(s.batch + 1, dtype=torch.int32)
+    out, qkv, lse = s.new(tokens, s.width), s.new(tokens, 3 * s.width), s.float32(s.heads, tokens)
+    causal_attention.causal_attention_forward(qkv, bounds, s.heads, s.tokens, out, None)
+    causal_attention.causal_attention_forward(qkv, bounds, s.heads, s.tokens, out, lse)
+    causal_attention.causal_attention_backward(out, qkv, bounds, s.heads, s.tokens, out, lse, lse, qkv)
+
+
+def _cached_attention(s: Samples) -> None:
+    out, qkv, angles = s.new(s.batch, s.width), s.new(s.batch, 3 * s.width), s.float32(s.batch, s.head_dim)
+    keys, lengths = s.new(s.batch, s.heads, s.tokens, s.head_dim), torch.zeros(s.batch, dtype=torch.int64)
+    cached_attention.cached_attention_forward(qkv, s.heads, angles, keys, keys, lengths, out)
+
+
 def _rotate(s: Samples) -> None:
     qkv = s.activations(3 * s.width)
     for inverse in (False, True):
@@ -191,6 +208,14 @@ def _rms_norm(s: Samples) -> None:
     rms_norm.rms_norm_forward(s.rows, s.rows, s.rows, None, 1e-5)
     rms_norm.rms_norm_forward(s.rows, s.rows, s.rows, factors, 1e-5)
     rms_norm.rms_norm_backward(s.rows, s.rows, factors, s.rows)
+
+
+def _add_rms_norm(s: Samples) -> None:
+    weight, factors, partial = s.float32(s.width), s.float32(s.batch, s.tokens), s.float32(29, s.width)
+    for delta in (None, s.rows):
+        add_rms_norm.add_rms_norm_forward(s.rows, delta, weight, delta, s.rows, None, 1e-5)
+        add_rms_norm.add_rms_norm_forward(s.rows, delta, weight, delta, s.rows, factors, 1e-5)
+        add_rms_norm.add_rms_norm_backward(s.rows, delta, s.rows, weight, factors, s.rows, partial)
 
 
 def _swiglu(s: Samples) -> None:
@@ -229,9 +254,12 @@ def _encode_views(s: Samples) -> None:
 
 LAUNCHES = {
     "attention": _attention,
+    "causal_attention": _causal_attention,
+    "cached_attention": _cached_attention,
     "linear_rms_norm": _linear_rms_norm,
     "linear_swiglu": _linear_swiglu,
     "rms_norm": _rms_norm,
+    "add_rms_norm": _add_rms_norm,
     "swiglu": _swiglu,
     "rotate": _rotate,
     "embedding": _embedding,
