@@ -20,6 +20,7 @@ from hrm_offline.common.files import checksum, read_json, write_json
 from hrm_offline.config import ModelConfig
 from hrm_offline.data.puzzles import Batch, PuzzleSet
 from hrm_offline.data.sets import load_set
+from hrm_offline.model import graphs
 from hrm_offline.model.artifact import read_safetensors
 from hrm_offline.model.device import Runtime, choose_runtime
 from hrm_offline.model.recursive import RecursiveModel
@@ -65,6 +66,8 @@ class Engine:
         self.adaptation: Adaptation | None = None
         self.loaded: tuple[int, Predictor, PredictionPlan] | None = None  # the group whose network is in memory
         self.micro_batches = self.choice.recipe.micro_batches  # grows when memory runs out
+        setting, device = self.choice.recipe.cuda_graphs, self.runtime.device
+        self.graphs = {work: graphs.Choice.of(setting, device) for work in ("adapt", "predict")}
         self.selftest = self._prove_operations()
         self.seconds_per_token = self._probe()
 
@@ -100,7 +103,13 @@ class Engine:
         world = meet(backend, job.meeting, job.rank, job.size) if job.size > 1 else World()
         try:
             self.adaptation = Adaptation.of_model(
-                model, puzzles, recipe, self.options.seed, self.choice.artifact is not None, world
+                model,
+                puzzles,
+                recipe,
+                self.options.seed,
+                self.choice.artifact is not None,
+                world,
+                self.graphs["adapt"],
             )
             self.adaptation.clock, self.adaptation.until = self.clock, job.until
             self.adaptation.learner.lr_scale = job.lr_scale
@@ -113,7 +122,7 @@ class Engine:
         saved = job.rank == 0 and report.steps > 0 and self._save_network(job.group, model)
         crc = checksum(network_path(self.setup.folder, job.group)) if saved else 0
         self.adapted = Adapted(job.group, dataclasses.asdict(report), saved, crc)
-        self.loaded = (job.group, Predictor(model, puzzles, recipe), PredictionPlan(puzzles, recipe))
+        self.loaded = (job.group, self._new_predictor(model, puzzles), PredictionPlan(puzzles, recipe))
 
     def predict(self, job: Predict) -> Iterator[Voted]:
         """Yield the votes of one batch after another. Raises `Diverged` if the network yields no numbers."""
@@ -177,8 +186,8 @@ class Engine:
         )
         return model.to(self.runtime.device)
 
-    def _new_predictor(self, puzzles: PuzzleSet) -> Predictor:
-        return Predictor(self._new_network(puzzles), puzzles, self.choice.recipe)
+    def _new_predictor(self, model: RecursiveModel, puzzles: PuzzleSet) -> Predictor:
+        return Predictor(model, puzzles, self.choice.recipe, self.graphs["predict"])
 
     def _probe(self) -> float:
         """Measure the seconds per canvas token of prediction, on the largest task that suits the model.
@@ -188,7 +197,8 @@ class Engine:
         puzzles = self._largest_puzzle()
         if puzzles is None:
             return 0.0
-        predictor, plan = self._new_predictor(puzzles), PredictionPlan(puzzles, self.choice.recipe)
+        predictor = self._new_predictor(self._new_network(puzzles), puzzles)
+        plan = PredictionPlan(puzzles, self.choice.recipe)
         batch = plan.rounds[0][-1]
         full, rows = plan.buckets[batch.bucket].batch_size(self.choice.recipe.predict_tokens), 1
         before = None
@@ -202,6 +212,8 @@ class Engine:
             if rows >= full or (computes and seconds >= _PROBES * _PROBE_SECONDS):
                 more = self._affordable_probes(seconds / _PROBES)
                 seconds += self._seconds_of(more, predictor, trial)
+                if more == _MORE_PROBES:  # there is time for a trial, which takes about as long
+                    predictor.try_graphs(trial)
                 return seconds / (_PROBES + more) / tokens_of(trial)
             rows = min(full, 4 * rows)
 
@@ -285,7 +297,7 @@ class Engine:
             model = model.to(self.runtime.device)
             self.loaded = (
                 job.group,
-                Predictor(model, puzzles, self.choice.recipe),
+                self._new_predictor(model, puzzles),
                 PredictionPlan(puzzles, self.choice.recipe),
             )
         return self.loaded[1:]
