@@ -141,7 +141,7 @@ class Engine:
 
     def _prove_operations(self) -> dict | None:
         """Test our kernels on this GPU, or take over the test of another worker on the same chip. None on a CPU."""
-        if self.runtime.device.type != "cuda" or self.setup.plain_operations:
+        if self.setup.plain_operations or not selftest.can_run(self.runtime.device):
             return None
         path, chip = selftest_path(self.setup.folder), selftest.chip_name(self.runtime.device)
         with contextlib.suppress(OSError, InputError, KeyError, TypeError):

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from hrm_offline.ops import adam_atan2 as adam_module
+from hrm_offline.ops import attention as attention_module
 from hrm_offline.ops import dispatch, selftest
+from hrm_offline.ops import rotate as rotate_module
 from hrm_offline.ops import swiglu as swiglu_module
 from hrm_offline.ops.faults import KernelFault
 
@@ -139,3 +141,11 @@ def test_another_worker_takes_over_the_verdicts():
     dispatch.promote_all()
     selftest.apply(verdicts)
     assert set(dispatch.demotions()) == {"swiglu"}
+
+
+def test_a_wrong_kernel_inside_plain_pytorch_excuses_no_other(monkeypatch):
+    """Plain attention rotates by the kernel of `rotate`. Its error must not become the error that is allowed."""
+    monkeypatch.setattr(attention_module, "attention_forward", lambda *args: args[4].fill_(0.5))
+    monkeypatch.setattr(rotate_module, "rotate_rows", lambda *args: args[-1].fill_(0.5))
+    run()
+    assert {"attention", "rotate"} <= set(dispatch.demotions())
