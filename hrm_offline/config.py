@@ -24,6 +24,7 @@ HALTING_TARGETS = ("next-step", "look-ahead")
 CANVAS = ("tight", "full")
 VOTES = ("rotations", "flips", "colours", "translation")
 DTYPES = ("float32", "bfloat16", "float16")
+CUDA_GRAPHS = ("measured", "yes", "no")
 SHARING = ("sharded", "joint", "per-task")  # which tasks learn one network together
 PRESET_NAMES = ("hrm-27m", "transformer-27m", "shared-7m", "hrm-3m", "hrm-132k", "decoder-75m", "decoder-170k")
 
@@ -255,7 +256,13 @@ class Recipe:
         most=2**16,
         group=_BATCHES,
     )
-    cuda_graphs: bool = setting(False, "on a GPU, record the step of each bucket once and replay it", group=_BATCHES)
+    cuda_graphs: str = setting(
+        "measured",
+        "on a GPU, record the work at each shape once and replay it: where a trial gives the same numbers in less time "
+        "(measured), always, or never",
+        CUDA_GRAPHS,
+        group=_BATCHES,
+    )
     optimizer: str = setting(
         "adam-atan2",
         "what moves the network; normuon moves a decoder's matrices by NorMuon and the rest by AdamW",

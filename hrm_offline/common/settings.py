@@ -145,14 +145,16 @@ def from_dict(cls: type[T], values: dict, where: str) -> T:
     """
     if not isinstance(values, dict):
         raise InputError(f"{where}: expected an object of settings, found {type(values).__name__}")
-    kinds = kinds_of(cls)
+    kinds, choices = kinds_of(cls), {field.name: choices_of(field) for field in dataclasses.fields(cls)}
     unknown = sorted(set(values) - set(kinds))
     if unknown:
         raise InputError(
             f"{where}: unknown setting '{shown_name(unknown[0])}', expected one of {', '.join(sorted(kinds))}"
         )
     try:
-        return cls(**{name: _typed(value, kinds[name], name) for name, value in values.items()})
+        return cls(
+            **{name: _typed(_widened(value, choices[name]), kinds[name], name) for name, value in values.items()}
+        )
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
 
@@ -169,7 +171,10 @@ def parse_setting(cls: type, text: str) -> tuple[str, typing.Any]:
     fields = {field.name: field for field in dataclasses.fields(cls)}
     if name not in fields:
         raise InputError(f"unknown setting '{shown_name(name)}', expected one of {', '.join(sorted(fields))}")
-    parsed = _parsed(value, kinds_of(cls)[name], name)
+    kind, choices = kinds_of(cls)[name], choices_of(fields[name])
+    if _was_boolean(choices) and value.lower() in _TRUE + _FALSE:
+        value = "yes" if value.lower() in _TRUE else "no"
+    parsed = _parsed(value, kind, name)
     _check_choices(fields[name], parsed)
     _check_limits(fields[name], parsed)
     return name, parsed
@@ -202,6 +207,16 @@ def _typed(value, kind, name: str):
     if kind is float or type(value) is not kind:
         raise InputError(f"'{name}' is {shown(value)}, expected {_in_words(kind)}")
     return value
+
+
+def _was_boolean(choices: tuple[str, ...]) -> bool:
+    """Return whether a setting has choices between yes and no. Files may hold it as a boolean, from before it had."""
+    return "yes" in choices and "no" in choices
+
+
+def _widened(value, choices: tuple[str, ...]):
+    """Return the choice that a boolean stood for; any other value as it is."""
+    return {True: "yes", False: "no"}[value] if type(value) is bool and _was_boolean(choices) else value
 
 
 def _in_words(kind: type) -> str:

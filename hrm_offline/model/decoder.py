@@ -165,10 +165,10 @@ class DecoderModel(nn.Module):
             conditioning = x.new_zeros(sequences, config.hidden_size)
         return self._logits(x[last], delta[last]), Cache(keys, values, prompts.bounds.long().diff(), conditioning)
 
-    def extend(self, cache: Cache, tokens: torch.Tensor, positions: torch.Tensor, longest: int) -> torch.Tensor:
+    def extend(self, cache: Cache, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Add a token to each sequence of a cache. Return the logits [B, vocabulary] of the tokens after them.
 
-        tokens int64 [B], positions int64 [B, 3]. `longest` is the largest of the cache's lengths before.
+        tokens int64 [B], positions int64 [B, 3].
         """
         config = self.config
         x = self._embed(tokens, cache.conditioning, None)  # [B, D]
@@ -176,7 +176,7 @@ class DecoderModel(nn.Module):
         delta = None
         for number, layer in enumerate([*self.layers] * config.H_cycles):
             x, normed = add_rms_norm(x, delta, layer.attention_norm.weight, config.rms_norm_eps)
-            keys, values = (part[number][:, :, : longest + 1] for part in (cache.keys, cache.values))
+            keys, values = cache.keys[number], cache.values[number]  # [B, heads, room, head_dim]
             qkv = layer.qkv_proj(normed)
             seen = cached_attention(qkv, config.num_heads, cos_sin, keys, values, cache.lengths)
             x, normed = add_rms_norm(x, layer.o_proj(seen), layer.mlp_norm.weight, config.rms_norm_eps)

@@ -57,7 +57,7 @@ RULES = {
     "encode_views": _POINTWISE,
 }
 # Ways in which our kernels compute an operation. The first is taken unless a self-test has found another faster.
-VARIANTS = {"attention": ("rotate first", "rotate inside")}
+VARIANTS = {"attention": ("rotate first", "rotate inside", "rotate first, small tiles")}
 _ALSO_LAUNCHED_BY = {"rms_norm": ("linear_rms_norm",)}  # in its backward pass
 # These work on weights or grids, whatever the dtype of the activations.
 FLOAT32_OPS = ("adam_atan2", "sign_sgd", "encode_views")

@@ -15,6 +15,7 @@ from hrm_offline.data.canvas import sequence_length
 from hrm_offline.data.puzzles import Batch, PuzzleSet
 from hrm_offline.data.tasks import MAX_SIDE
 from hrm_offline.model.decoder import DecoderModel
+from hrm_offline.model.graphs import Choice
 from hrm_offline.model.network import Network
 from hrm_offline.model.pairs import PairMaker
 from hrm_offline.ops import dispatch
@@ -208,6 +209,10 @@ def _parts(order: np.ndarray, lengths: np.ndarray, tokens: int) -> list[np.ndarr
 AnyPredictor = Predictor | DecoderPredictor
 
 
-def new_predictor(model: Network, puzzles: PuzzleSet, config: AdaptConfig) -> AnyPredictor:
-    """Return the predictor that suits the kind of network."""
-    return (DecoderPredictor if model.config.is_decoder else Predictor)(model, puzzles, config)
+def new_predictor(
+    model: Network, puzzles: PuzzleSet, config: AdaptConfig, graphs: Choice | None = None
+) -> AnyPredictor:
+    """Return the predictor that suits the kind of network. `graphs` says whether an outer step may be recorded."""
+    if model.config.is_decoder:
+        return DecoderPredictor(model, puzzles, config)
+    return Predictor(model, puzzles, config, graphs)

@@ -98,7 +98,7 @@ def write_grids(
         if left is not None:
             alive, tokens, done = alive[left], tokens[left], done[left]
             drawn, cache = drawn.rows(left), cache.rows(left)
-        logits = model.extend(cache, tokens, drawn.positions(), prompts.longest + step)
+        logits = model.extend(cache, tokens, drawn.positions())
         drawn = drawn.advance(tokens)
     return written
 

@@ -21,6 +21,7 @@ from hrm_offline.common.files import checksum, read_json, write_json
 from hrm_offline.config import ModelConfig
 from hrm_offline.data.puzzles import Batch, PuzzleSet
 from hrm_offline.data.sets import load_set
+from hrm_offline.model import graphs
 from hrm_offline.model.artifact import read_safetensors
 from hrm_offline.model.device import Runtime, choose_runtime
 from hrm_offline.model.network import Network, build_network
@@ -67,6 +68,8 @@ class Engine:
         self.adaptation: Adaptation | None = None
         self.loaded: tuple[int, AnyPredictor, PredictionPlan] | None = None  # the group whose network is in memory
         self.micro_batches = self.choice.recipe.micro_batches  # grows when memory runs out
+        setting, device = self.choice.recipe.cuda_graphs, self.runtime.device
+        self.graphs = {work: graphs.Choice.of(setting, device) for work in ("adapt", "predict")}
         self.selftest = self._prove_operations()
         self.seconds_per_token = self._probe()
 
@@ -102,7 +105,13 @@ class Engine:
         world = meet(backend, job.meeting, job.rank, job.size) if job.size > 1 else World()
         try:
             self.adaptation = Adaptation.of_model(
-                model, puzzles, recipe, self.options.seed, self.choice.artifact is not None, world
+                model,
+                puzzles,
+                recipe,
+                self.options.seed,
+                self.choice.artifact is not None,
+                world,
+                self.graphs["adapt"],
             )
             self.adaptation.clock, self.adaptation.until = self.clock, job.until
             self.adaptation.learner.lr_scale = job.lr_scale
@@ -115,7 +124,7 @@ class Engine:
         saved = job.rank == 0 and report.steps > 0 and self._save_network(job.group, model)
         crc = checksum(network_path(self.setup.folder, job.group)) if saved else 0
         self.adapted = Adapted(job.group, dataclasses.asdict(report), saved, crc)
-        self.loaded = (job.group, new_predictor(model, puzzles, recipe), PredictionPlan(puzzles, recipe))
+        self.loaded = (job.group, self._new_predictor(model, puzzles), PredictionPlan(puzzles, recipe))
 
     def predict(self, job: Predict) -> Iterator[Voted]:
         """Yield the votes of one batch after another. Raises `Diverged` if the network yields no numbers."""
@@ -149,7 +158,7 @@ class Engine:
 
     def _prove_operations(self) -> dict | None:
         """Test our kernels on this GPU, or take over the test of another worker on the same chip. None on a CPU."""
-        if self.runtime.device.type != "cuda" or self.setup.plain_operations:
+        if self.setup.plain_operations or not selftest.can_run(self.runtime.device):
             return None
         path, chip = selftest_path(self.setup.folder), selftest.chip_name(self.runtime.device)
         with contextlib.suppress(OSError, InputError, KeyError, TypeError):
@@ -194,8 +203,8 @@ class Engine:
         )
         return model.to(self.runtime.device)
 
-    def _new_predictor(self, puzzles: PuzzleSet) -> AnyPredictor:
-        return new_predictor(self._new_network(puzzles), puzzles, self.choice.recipe)
+    def _new_predictor(self, model: Network, puzzles: PuzzleSet) -> AnyPredictor:
+        return new_predictor(model, puzzles, self.choice.recipe, self.graphs["predict"])
 
     def _probe(self) -> float:
         """Measure the seconds per canvas token of prediction, on the largest task that suits the model.
@@ -205,7 +214,8 @@ class Engine:
         puzzles = self._largest_puzzle()
         if puzzles is None:
             return 0.0
-        predictor, plan = self._new_predictor(puzzles), PredictionPlan(puzzles, self.choice.recipe)
+        predictor = self._new_predictor(self._new_network(puzzles), puzzles)
+        plan = PredictionPlan(puzzles, self.choice.recipe)
         batch = plan.rounds[0][-1]
         full, rows = plan.buckets[batch.bucket].batch_size(self.choice.recipe.predict_tokens), 1
         before = None
@@ -219,6 +229,8 @@ class Engine:
             if rows >= full or (computes and seconds >= _PROBES * _PROBE_SECONDS):
                 more = self._affordable_probes(seconds / _PROBES)
                 seconds += self._seconds_of(more, predictor, trial)
+                if more == _MORE_PROBES:  # there is time for a trial, which takes about as long
+                    predictor.try_graphs(trial)
                 return seconds / (_PROBES + more) / tokens_of(trial)
             rows = min(full, 4 * rows)
 
@@ -303,7 +315,7 @@ class Engine:
             model = model.to(self.runtime.device)
             self.loaded = (
                 job.group,
-                new_predictor(model, puzzles, self.choice.recipe),
+                self._new_predictor(model, puzzles),
                 PredictionPlan(puzzles, self.choice.recipe),
             )
         return self.loaded[1:]

@@ -156,6 +156,14 @@ class Demoted:
 
 
 @dataclass(frozen=True)
+class GraphsChosen:
+    """Say whether CUDA graphs serve from now on, and why. `work` is "adapt" or "predict"."""
+
+    work: str
+    choice: str
+
+
+@dataclass(frozen=True)
 class Beat:
     """Say that the worker lives. During an adaptation it also tells its progress.
 

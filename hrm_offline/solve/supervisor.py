@@ -26,6 +26,7 @@ from hrm_offline.solve.messages import (
     Demoted,
     Done,
     Failed,
+    GraphsChosen,
     Hello,
     Judge,
     Judged,
@@ -69,8 +70,8 @@ class Supervisor:
 
     Votes go to the ledger and the history as they come. Tasks that do not suit the network are left out and named in
     `unsuited`. `failures` are the warnings of the run. `started` is when the first worker was ready, in seconds of the
-    budget. `demotions` are the operations whose kernels failed, with the reasons. `worker_seconds` and
-    `predicted_tokens` measure the phases.
+    budget. `demotions` are the operations whose kernels failed, with the reasons. `graphs` says for each kind of work
+    whether CUDA graphs serve, and why. `worker_seconds` and `predicted_tokens` measure the phases.
     """
 
     pool: object
@@ -90,6 +91,7 @@ class Supervisor:
     worker_seconds: dict[str, float] = field(default_factory=lambda: {"adapt": 0.0, "predict": 0.0})
     predicted_tokens: int = 0
     demotions: dict[str, str] = field(default_factory=dict)
+    graphs: dict[str, str] = field(default_factory=dict)
 
     @property
     def options(self) -> SolveOptions:
@@ -164,6 +166,10 @@ class Supervisor:
                 self.say(message.text)
             case Demoted():
                 self._demoted(index, message)
+            case GraphsChosen():
+                if self.graphs.get(message.work) != message.choice:
+                    self.graphs[message.work] = message.choice
+                    self.say(f"worker {index}: {message.work}: {message.choice}")
             case Beat():
                 self._beat(index, message)
             case Voted():
@@ -286,14 +292,16 @@ class Supervisor:
     def _identity(self, hello: Hello) -> dict:
         """Return all that must be equal for a run to go on from a journal.
 
-        Of an artifact its bytes count, and not the folder where it lies.
+        Of an artifact its bytes count, and not the folder where it lies. CUDA graphs change no answer.
         """
+        recipe = dataclasses.asdict(hello.network.recipe)
+        del recipe["cuda_graphs"]
         identity = {
             "version": __version__,
             "challenges": digest_of(self.tasks),
             "seed": self.options.seed,
             "model": dataclasses.asdict(hello.network.model),
-            "recipe": dataclasses.asdict(hello.network.recipe),
+            "recipe": recipe,
             "artifact": hello.artifact_digest,
             "sharing": self.options.sharing,
         }

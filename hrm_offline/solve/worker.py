@@ -24,6 +24,7 @@ from hrm_offline.solve.messages import (
     Demoted,
     Done,
     Failed,
+    GraphsChosen,
     Judge,
     Predict,
     Quit,
@@ -60,6 +61,7 @@ class Worker:
         self.engine = None
         self.beaten = clock()
         self.told_demotions: set[str] = set()
+        self.told_graphs: dict[str, str] = {}
 
     def run(self) -> Iterator[State]:
         """Serve until told to quit. A failure is sent to the supervising process and ends the worker."""
@@ -86,7 +88,7 @@ class Worker:
             self.engine = self.make_engine(message, self.clock, lambda text: self.send(Say(text)))
             self.send(self.engine.hello())
             self.told_demotions |= self._merely_slower()
-            self._tell_demotions()
+            self._tell_changes()
         elif isinstance(message, Adapt):
             yield from self._adapt(message)
             self.send(Done())
@@ -112,8 +114,8 @@ class Worker:
         self.send(self.engine.adapted)
 
     def _heed(self) -> None:
-        """Act on a message that has come in during a job, and tell which kernels have failed."""
-        self._tell_demotions()
+        """Act on a message that has come in during a job, and tell what serves in another way than before."""
+        self._tell_changes()
         message = self.receive()
         if isinstance(message, Quit):
             raise _Quit
@@ -128,11 +130,16 @@ class Worker:
         faulty = {row["op"] for row in tested["rows"] if row["fault"] is not None}
         return {verdict["op"] for verdict in tested["verdicts"]} - faulty
 
-    def _tell_demotions(self) -> None:
+    def _tell_changes(self) -> None:
+        """Tell which kernels have failed, and whether CUDA graphs serve, each once."""
         for op, reason in dispatch.demotions().items():
             if op not in self.told_demotions:
                 self.told_demotions.add(op)
                 self.send(Demoted(op, reason))
+        for work, choice in getattr(self.engine, "graphs", {}).items():
+            if choice.reason is not None and self.told_graphs.get(work) != str(choice):
+                self.told_graphs[work] = str(choice)
+                self.send(GraphsChosen(work, str(choice)))
 
 
 def _kind(error: Exception) -> str:

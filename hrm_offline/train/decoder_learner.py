@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from hrm_offline.config import Recipe
 from hrm_offline.model.batching import OfferedBatch
+from hrm_offline.model.graphs import Choice
 from hrm_offline.model.network import Network
 from hrm_offline.model.pairs import PackedPairs
 from hrm_offline.train.distributed import World
@@ -16,18 +17,25 @@ from hrm_offline.train.learner import Learner, Part
 _DROPOUT = 2  # keeps the random numbers of dropout apart from those of the data and of exploration
 
 
-def new_learner(network: Network, recipe: Recipe, total_steps: int, seed: int, world: World | None = None) -> Learner:
-    """Return the learner that suits the kind of network."""
-    kind = DecoderLearner if network.config.is_decoder else Learner
-    return kind(network, recipe, total_steps, seed, world)
+def new_learner(
+    network: Network,
+    recipe: Recipe,
+    total_steps: int,
+    seed: int,
+    world: World | None = None,
+    graphs: Choice | None = None,
+) -> Learner:
+    """Return the learner that suits the kind of network. `graphs` says whether its steps may be recorded.
+
+    A decoder's steps are not: each batch has another shape.
+    """
+    if network.config.is_decoder:
+        return DecoderLearner(network, recipe, total_steps, seed, world, Choice.of("no", network.device))
+    return Learner(network, recipe, total_steps, seed, world, graphs)
 
 
 class DecoderLearner(Learner):
-    """Learns a decoder. No state is carried from step to step, and each batch has another shape."""
-
-    def __init__(self, network: Network, recipe: Recipe, total_steps: int, seed: int, world: World | None = None):
-        super().__init__(network, recipe, total_steps, seed, world)
-        self.graphs = None  # a recording would need one shape
+    """Learns a decoder. No state is carried from step to step."""
 
     def _learn_part(self, key: tuple[int, int], batch: OfferedBatch, share: slice, min_steps: torch.Tensor) -> Part:
         """Compute some sequences of a global batch, forward and backward. Adds to the gradients."""
@@ -43,7 +51,9 @@ class DecoderLearner(Learner):
         losses = F.cross_entropy(logits.float(), pairs.targets[where], reduction="none")  # [M]
         # With the input, the loss is still counted per token of the output, so that the rates mean the same.
         self.scaler.scale(losses.sum() / batch.answer_tokens).backward()
-        return Part(self._metrics(pairs, logits.detach(), losses.detach(), batch), None, pairs.identifiers, None)
+        return Part(
+            self._metrics(pairs, logits.detach(), losses.detach(), batch), None, pairs.identifiers, None, batch.size
+        )
 
     def _metrics(self, pairs: PackedPairs, logits, losses, batch: OfferedBatch) -> dict[str, torch.Tensor]:
         """Return sums over sequences. `lm_loss` is the mean over all tokens of the batch, once per sequence."""

@@ -39,7 +39,7 @@ from hrm_offline.train.state import load_state, save_state, saved_step
 
 METRICS_FILE = "metrics.jsonl"
 # Settings that a continued run may change: they do not touch what is learned.
-_FREE_SETTINGS = ("log_every", "save_every")
+_FREE_SETTINGS = ("log_every", "save_every", "cuda_graphs")
 
 
 def pretrain(config: PretrainConfig, options: PretrainOptions) -> bool:
@@ -126,11 +126,14 @@ def _run(
     log = _MetricsLog(out, learner.step, learner.world, config.log_every)
     bar = tqdm(total=config.steps, initial=learner.step, disable=not learner.world.is_main, unit="step")
     offer = training_batches(source, learner.model.device)
-    began, examples, tokens = time.monotonic(), 0, 0
+    began, examples, tokens, told = time.monotonic(), 0, 0, None
     while learner.step < config.steps and not stop.seen(learner.world, learner.model.device):
         learner.embeddings_only = learner.step < warm_at
         batch = offer(learner.step)
         metrics = sum_metrics(learner.learn(batch))
+        if learner.world.is_main and learner.graphs.reason != told:
+            told = learner.graphs.reason
+            print(learner.graphs)
         line = log.add(learner.step, metrics, batch.size)
         examples += batch.size
         tokens += batch.size * batch.canvas[0] * batch.canvas[1]

@@ -128,6 +128,13 @@ def test_settings_from_json():
     assert from_dict(Recipe, {"lr": 1}, "x").lr == 1.0
 
 
+def test_a_setting_that_was_a_boolean_is_read_as_yes_or_no():
+    assert from_dict(Recipe, {"cuda_graphs": False}, "x").cuda_graphs == "no"
+    assert parse_setting(Recipe, "cuda_graphs=true") == ("cuda_graphs", "yes")
+    with pytest.raises(InputError, match="expected str"):
+        from_dict(Recipe, {"loss": True}, "x")
+
+
 @pytest.mark.parametrize(
     ("values", "word"),
     [

@@ -82,7 +82,7 @@ def test_decoding_with_a_cache_equals_reading_everything_again(decoder):
                 cache, starts, lengths, at = cache.rows(alive), starts[alive], lengths[alive], at[alive]
             at = at + 1
             where = starts + at
-            logits = model.extend(cache, pairs.tokens[where], pairs.positions[where], int(cache.lengths.max()))
+            logits = model.extend(cache, pairs.tokens[where], pairs.positions[where])
 
 
 def test_embeddings_of_puzzle_view_and_colours_reach_every_token(make_task):
