@@ -4,10 +4,10 @@
     python tools/bench/first_contact.py --minutes 9      # again and again, where a call may last ten minutes
     python tools/bench/first_contact.py --smoke          # every stage once at toy size, on a CPU
 
-Needs torch, triton, numpy, safetensors and pytest, and no network. The tasks lie in tools/bench/contact/data. Each stage
-runs in a process of its own within a time of its own (docs/gpu.md lists them), and whatever a stage does, the next one
-follows. Every row is on disk at once, in rows.jsonl. The same command goes on after the last stage that has ended, so
-the folder of --out must be kept between calls. At the end of each call result.json and result.md are written.
+Needs torch, triton, numpy, safetensors and pytest, and no network. The tasks lie in tools/bench/contact/data. Each
+stage runs in a process of its own within a time of its own (docs/gpu.md lists them), and whatever a stage does, the
+next one follows. Every row is on disk at once, in rows.jsonl. The same command goes on after the last stage that has
+ended, so the folder of --out must be kept between calls. Each call ends by writing result.json and result.md.
 
 The exit code is 1 if a check or a stage has failed so far.
 """
@@ -20,6 +20,7 @@ import argparse
 import os
 import signal
 import sys
+from pathlib import Path
 
 from hrm_offline.common.errors import InputError
 from hrm_offline.common.files import make_folder, write_bytes, write_json
@@ -70,7 +71,7 @@ def _require_gpu() -> None:
         raise InputError("this needs a GPU, and torch finds none (--smoke walks every stage on a CPU)")
 
 
-def _command(options: argparse.Namespace, folder, stage: str, seconds: float) -> list[str]:
+def _command(options: argparse.Namespace, folder: Path, stage: str, seconds: float) -> list[str]:
     """Return the command that runs one stage, and set what its process must find in its environment."""
     if options.smoke:
         os.environ.update(TRITON_INTERPRET="1", CUDA_VISIBLE_DEVICES="")
@@ -80,7 +81,7 @@ def _command(options: argparse.Namespace, folder, stage: str, seconds: float) ->
     return command + (["--smoke"] if options.smoke else [])
 
 
-def _write(folder, smoke: bool) -> dict:
+def _write(folder: Path, smoke: bool) -> dict:
     """Write result.json and result.md, and return the result."""
     result = result_of(open_lines(folder, smoke))
     write_json(folder / "result.json", result, indent=1)

@@ -64,7 +64,7 @@ def foresee_prediction(contact: Contact) -> None:
         "prediction",
         tokens=tokens,
         seconds=seconds,
-        **{"tokens/s": tokens / seconds, "probe's time by the true one": probed * tokens / seconds},
+        **{"tokens/s": tokens / seconds, "probe by truth": probed * tokens / seconds},
     )
 
 

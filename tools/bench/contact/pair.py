@@ -41,7 +41,7 @@ def learn_together(contact: Contact) -> None:
     """Learn some steps with two GPUs and with one, and compare weights and times."""
     count = torch.cuda.device_count()
     if count < 2 and not contact.smoke:
-        raise Skipped(f"there is {count} GPU, and this stage needs two")
+        raise Skipped(f"this stage needs two GPUs, and there {'is one' if count == 1 else 'is none'}")
     lesson = Lesson(contact.tasks("mixed"), contact.pick("hrm-27m", "hrm-132k"), contact.device.type)
     folder = make_folder(contact.folder / "pair")
     meeting = str(folder / f"meeting-{uuid.uuid4().hex}")

@@ -6,6 +6,8 @@ import contextlib
 import re
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 
 import numpy as np
@@ -53,6 +55,7 @@ def prove_operations(contact: Contact) -> None:
                 workload,
                 contact.device,
                 share,
+                measure=contact.pick(None, _seconds_of_one_call),
                 note=lambda row, shape=shape: contact.add("operation", shape=shape, **asdict(row)),
             )
         for verdict in found.verdicts:
@@ -61,6 +64,13 @@ def prove_operations(contact: Contact) -> None:
     wrong = [row for row in contact.found("selftest", "operation") if row["fault"]]
     names = sorted({f"{row['op']} ({row['candidate']})" for row in wrong})
     contact.check("every operation is right", not wrong, ", ".join(names) or "as plain PyTorch, within rounding")
+
+
+def _seconds_of_one_call(call: Callable[[], object], _: torch.device) -> float:
+    """Return the seconds of a single call, which is enough where times mean nothing."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
 def run_tests(contact: Contact) -> None:
@@ -77,7 +87,7 @@ def run_tests(contact: Contact) -> None:
     contact.check("tests", not bad and counts.get("passed", 0) > 0, told or "no test ran, see tests.log")
 
 
-def _outcomes(contact: Contact, arguments: list[str]):
+def _outcomes(contact: Contact, arguments: list[str]) -> Iterator[tuple[str, str]]:
     """Yield each test and its outcome while pytest runs. All that pytest says goes into tests.log."""
     command = [sys.executable, "-m", "pytest", "-vv", "-p", "no:cacheprovider", "--tb=short", *arguments]
     with (

@@ -117,7 +117,10 @@ def _rates(contact: Contact, examples: float, tokens: float, flop: float, second
 
 def _count_memory(preset: str) -> subprocess.Popen:
     """Have memory_report count on the CPU, in a process of its own: it needs Triton's interpreter and takes a while."""
-    code = "import json, sys; from tools.bench import memory_report as report; print(json.dumps(report.lines_of(sys.argv[1])))"
+    code = (
+        "import json, sys; from tools.bench import memory_report; "
+        "print(json.dumps(memory_report.lines_of(sys.argv[1])))"
+    )
     return subprocess.Popen(
         [sys.executable, "-c", code, preset],
         cwd=environment.REPOSITORY,
