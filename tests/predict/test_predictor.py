@@ -38,6 +38,21 @@ def test_a_trace_ends_with_what_is_predicted_and_early_halting_saves_steps_that_
     assert [len(votes) for votes in halting.trace(batch)] == [len(batch)] * 4  # which it does not in a trace
 
 
+@pytest.mark.gpu
+def test_on_a_gpu_kernels_and_plain_pytorch_predict_the_same(make_task):
+    plan = make_plan((make_task("a"), make_task("b", [((9, 8), (8, 9))] * 2, seed=1)))
+    predictor = make_predictor(plan, outer_steps=4)
+    gpu = Predictor(predictor.model.cuda(), plan.puzzles, predictor.config)
+    for batch in plan.rounds[1]:
+        with override("triton"):
+            ours, again = gpu.predict(batch), gpu.predict(batch)
+        with override("reference"):
+            plain = gpu.predict(batch)
+        assert all(np.array_equal(vars(ours)[name], vars(again)[name]) for name in vars(ours))
+        assert np.allclose(ours.confidence, plain.confidence, atol=1e-4)
+        assert np.mean([np.array_equal(ours.grid(i), plain.grid(i)) for i in range(len(ours))]) > 0.9
+
+
 def test_early_halting_equals_full_halting_for_sequences_that_would_not_have_changed(make_task):
     """Compare early halting with runs of 1, 2, 3 and 4 outer steps.
 
@@ -66,18 +81,3 @@ def test_early_halting_equals_full_halting_for_sequences_that_would_not_have_cha
             assert np.array_equal(ours.grid(i), by_steps[steps].grid(i))
             assert ours.confidence[i] == pytest.approx(by_steps[steps].confidence[i], abs=1e-5)
     assert len(halted) > 1
-
-
-@pytest.mark.gpu
-def test_on_a_gpu_kernels_and_plain_pytorch_predict_the_same(make_task):
-    plan = make_plan((make_task("a"), make_task("b", [((9, 8), (8, 9))] * 2, seed=1)))
-    predictor = make_predictor(plan, outer_steps=4)
-    gpu = Predictor(predictor.model.cuda(), plan.puzzles, predictor.config)
-    for batch in plan.rounds[1]:
-        with override("triton"):
-            ours, again = gpu.predict(batch), gpu.predict(batch)
-        with override("reference"):
-            plain = gpu.predict(batch)
-        assert all(np.array_equal(vars(ours)[name], vars(again)[name]) for name in vars(ours))
-        assert np.allclose(ours.confidence, plain.confidence, atol=1e-4)
-        assert np.mean([np.array_equal(ours.grid(i), plain.grid(i)) for i in range(len(ours))]) > 0.9

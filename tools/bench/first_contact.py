@@ -54,7 +54,7 @@ def main() -> int:
             options.only,
             options.smoke,
             lambda stage, seconds: _command(options, folder, stage, seconds),
-            environment.commit_of_checkout(),
+            options.commit or environment.commit_of_checkout(),
         )
     finally:
         result = _write(folder, options.smoke)
@@ -102,6 +102,9 @@ def _parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--against", type=absolute_path, metavar="DIR", help="checkout of sapientinc/HRM for the stage published"
+    )
+    parser.add_argument(
+        "--commit", metavar="TEXT", help="commit of the code, for a machine without its git folder (default: git's)"
     )
     parser.add_argument("--smoke", action="store_true", help="walk every stage at toy size on a CPU")
     parser.add_argument(

@@ -46,7 +46,7 @@ def table_of(results: list[dict]) -> str:
     """Return the GPU table, one column per result, or the line that says that there is none."""
     if not results:
         return NO_GPU_YET
-    header = ["", *(result["machine"]["chip"] for result in results)]
+    header = ["", *(result["machine"].get("chip", "unknown chip") for result in results)]
     lines = [header, ["---"] * len(header)]
     lines += [[label, *(_cell(result, stage, cell) for result in results)] for label, stage, cell in _LINES]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)

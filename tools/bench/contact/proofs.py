@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ MARKED_TESTS = (
 )
 _OUTCOME = re.compile(r"^(\S+::.+?) (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b")
 _REPEATED_STEPS, _REPEATED_BATCHES = 20, 2
+_REPEATED_TOKENS = 16 * 900  # per step and per batch of prediction, so that the slowest chip has time for both runs
 
 
 def prove_operations(contact: Contact) -> None:
@@ -126,7 +127,8 @@ def repeat_a_seed(contact: Contact) -> None:
 def _adapted(contact: Contact) -> tuple[list[torch.Tensor], list[Votes]]:
     """Adapt some steps. Return the weights and embeddings, on the CPU, and the votes of some batches."""
     chosen = PRESETS[contact.pick("hrm-27m", "hrm-132k")]
-    recipe = chosen.recipe(pretrained=False)
+    tokens = contact.pick(_REPEATED_TOKENS, 750)
+    recipe = replace(chosen.recipe(pretrained=False), tokens_per_step=tokens, predict_tokens=tokens)
     puzzles = PuzzleSet(contact.tasks("mixed"), recipe, chosen.model, seed=0)
     torch.manual_seed(0)
     model = RecursiveModel(chosen.model, puzzles.num_rows, contact.runtime.dtype).to(contact.device)

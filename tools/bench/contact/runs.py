@@ -61,6 +61,8 @@ def solve_tasks(contact: Contact) -> None:
     contact.check("in time", report["seconds in all"] <= seconds, f"{report['seconds in all']} s of {seconds:.0f} s")
     on_gpu = contact.smoke or str(report.get("device", "")).startswith("cuda")
     contact.check("on the GPU", on_gpu, str(report.get("device")))
+    tested = contact.smoke or report.get("self-test") is not None
+    contact.check("self-test", tested, "its rows are in solve/report.json" if tested else "there was none")
     demoted = report["demoted operations"]
     contact.check("no kernel failed", not demoted, "; ".join(demoted.values()) or "none was demoted")
     contact.check("undisturbed", not report["failures"], "; ".join(report["failures"]) or "no worker failed")
@@ -169,6 +171,7 @@ def _check_answers(contact: Contact, out: Path, report: dict) -> None:
             "seconds": report["seconds in all"],
             "steps": report.get("adapted", {}).get("steps"),
             "votes": report["votes per test input"]["mean"],
+            "CUDA graphs": str(report.get("cuda graphs")),
             **report["rates"],
         },
     )

@@ -27,7 +27,8 @@ from tools.support import environment
 from tools.support.flop import training_flop
 
 _WARM_UP = 5  # steps before the timing; a recording is made within them
-_TIMED_STEPS = 7
+_TIMED_STEPS = 7  # at most; a slow chip takes fewer
+_SHARE = 0.9  # of the stage's time may go into steps
 _NO_END = 10_000  # steps of a learning rate schedule that the measured steps do not come to the end of
 _BLOCK_SHAPES = ((96, 901), (768, 901))
 _PUBLISHED_SHAPES = ((48, 901), (96, 901))
@@ -39,8 +40,9 @@ def time_steps(contact: Contact) -> None:
     preset = contact.pick("hrm-27m", "hrm-132k")
     counting = _count_memory(preset)
     totals = {}
-    for graphs in contact.pick(("no", "yes"), ("no",)):
-        totals[graphs] = _time_buckets(contact, preset, graphs)
+    ways = contact.pick(("no", "yes"), ("no",))
+    for done, graphs in enumerate(ways):
+        totals[graphs] = _time_buckets(contact, preset, graphs, contact.left() / (len(ways) - done))
         gc.collect()
         if contact.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -50,8 +52,12 @@ def time_steps(contact: Contact) -> None:
         contact.add("graphs", **{"times as fast": gain, "serve": gain > 1})
 
 
-def _time_buckets(contact: Contact, preset: str, graphs: str) -> float:
-    """Write a row for each bucket and one for a visit of all pairs. Returns the seconds of that visit."""
+def _time_buckets(contact: Contact, preset: str, graphs: str, seconds: float) -> float:
+    """Write a row for each bucket and one for a visit of all pairs, within about `seconds`.
+
+    Returns the seconds that the visit would take.
+    """
+    until = time.perf_counter() + _SHARE * seconds
     model_config = PRESETS[preset].model
     recipe = dataclasses.replace(PRESETS[preset].recipe(pretrained=False), cuda_graphs=graphs)
     puzzles = PuzzleSet(contact.tasks("mixed"), recipe, model_config, seed=0)
@@ -60,31 +66,35 @@ def _time_buckets(contact: Contact, preset: str, graphs: str) -> float:
     model = RecursiveModel(model_config, puzzles.num_rows, contact.runtime.dtype).to(contact.device)
     learner = Learner(model, recipe, total_steps=_NO_END, seed=0)
     maker = BatchMaker(puzzles, source.examples, contact.device)
-    rows = [_time_bucket(contact, learner, source, maker, index, graphs) for index in range(len(source.buckets))]
+    rows = []
+    for index in range(len(source.buckets)):
+        share = (until - time.perf_counter()) / (len(source.buckets) - index)
+        rows.append(_time_bucket(contact, learner, source, maker, index, graphs, share))
     visits = [len(bucket.members) / size for bucket, size in zip(source.buckets, source.batch_sizes)]
-    seconds = sum(steps * row["seconds"] for steps, row in zip(visits, rows))
+    needed = sum(steps * row["seconds"] for steps, row in zip(visits, rows))
     pairs = sum(len(bucket.members) for bucket in source.buckets)
     tokens = sum(len(bucket.members) * bucket.area for bucket in source.buckets)
     flop = sum(len(bucket.members) * training_flop(model_config, bucket.area) for bucket in source.buckets)
-    rates = _rates(contact, pairs, tokens, flop, seconds)
+    rates = _rates(contact, pairs, tokens, flop, needed)
     peak = max((row["peak GiB"] for row in rows), default=math.nan)
     contact.add("visit", preset=preset, graphs=graphs, buckets=len(rows), **rates, **{"peak GiB": peak})
-    return seconds
+    return needed
 
 
 def _time_bucket(
-    contact: Contact, learner: Learner, source: ExampleSource, maker: BatchMaker, index: int, graphs: str
+    contact: Contact, learner: Learner, source: ExampleSource, maker: BatchMaker, index: int, graphs: str, share: float
 ) -> dict:
-    """Time the step of one bucket, and write and return its row."""
+    """Time the step of one bucket, and write and return its row. No further step is timed after `share` seconds."""
+    began = time.perf_counter()
     bucket, size = source.buckets[index], source.batch_sizes[index]
     on_gpu = contact.device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     for _ in range(contact.pick(_WARM_UP, 1)):
         learner.learn(maker.offer(source.batch_of(index, learner.step)))
-    seconds = []
-    for _ in range(contact.pick(_TIMED_STEPS, 1)):
-        contact.wait()
+    contact.wait()
+    seconds: list[float] = []
+    while not seconds or (len(seconds) < contact.pick(_TIMED_STEPS, 1) and time.perf_counter() - began < share):
         start = time.perf_counter()
         learner.learn(maker.offer(source.batch_of(index, learner.step)))
         contact.wait()
@@ -95,6 +105,7 @@ def _time_bucket(
         "graphs": graphs,
         "canvas": bucket.area,
         "batch": size,
+        "timed steps": len(seconds),
         "seconds": median,
         **_rates(contact, size, tokens, flop, median),
         "peak GiB": torch.cuda.max_memory_allocated() / 2**30 if on_gpu else math.nan,
