@@ -13,6 +13,7 @@ import torch
 from hrm_offline.data.tasks import Task, load_tasks
 from hrm_offline.model.device import Runtime
 from hrm_offline.ops import selftest
+from tools.bench.contact.runner import rows_of
 from tools.support.run_lines import RunLines
 
 DATA = Path(__file__).parent / "data"
@@ -67,8 +68,8 @@ class Contact:
         self.add("check", name=name, passed=passed, detail=detail)
 
     def found(self, stage: str, what: str) -> list[dict]:
-        """Return the rows of a kind that a stage has written."""
-        return [line for line in self.lines.lines if line.get("stage") == stage and line.get("what") == what]
+        """Return the rows of a kind that a stage has written since it began last."""
+        return [row for row in rows_of(self.lines, stage) if row["what"] == what]
 
     def tasks(self, name: str) -> tuple[Task, ...]:
         """Return the tasks of a file in `data`; in a smoke run the smallest of them."""

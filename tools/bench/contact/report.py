@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 
 from tools.bench.contact.plan import STAGES
-from tools.bench.contact.runner import state_of
+from tools.bench.contact.runner import rows_of, state_of
 from tools.support.run_lines import RunLines
 
 _LEFT_OUT = ("stage", "kind", "what")  # of a row's columns: they are its place in the result
@@ -15,7 +15,7 @@ def result_of(lines: RunLines) -> dict:
     """Return all that was found as JSON values. Of the tests only those that did not pass are kept."""
     begun = [line for line in lines.lines if line.get("kind") == "begin"]
     machines = [line for line in lines.lines if line.get("what") == "machine"]
-    rows = {stage.name: _rows(lines, stage.name) for stage in STAGES}
+    rows = {stage.name: _told(rows_of(lines, stage.name)) for stage in STAGES}
     return {
         "smoke": any(line["smoke"] for line in begun),
         "commits": sorted({line["commit"] for line in begun}),
@@ -26,17 +26,9 @@ def result_of(lines: RunLines) -> dict:
     }
 
 
-def _rows(lines: RunLines, stage: str) -> list[dict]:
-    """Return the rows of a stage's last beginning, each with "what" it is."""
-    rows: list[dict] = []
-    for line in lines.lines:
-        if line.get("stage") != stage:
-            continue
-        if line["kind"] == "begin":
-            rows = []
-        elif line["kind"] == "row" and line.get("outcome") != "passed":
-            rows.append({"what": line["what"]} | _values(line))
-    return rows
+def _told(rows: list[dict]) -> list[dict]:
+    """Return the rows with "what" they are first, without tests that passed."""
+    return [{"what": row["what"]} | _values(row) for row in rows if row.get("outcome") != "passed"]
 
 
 def _values(line: dict) -> dict:

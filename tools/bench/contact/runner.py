@@ -49,6 +49,15 @@ def state_of(lines: RunLines, stage: str) -> str | None:
     return "lost" if len(own) >= _MAX_BEGINNINGS else None
 
 
+def rows_of(lines: RunLines, stage: str) -> list[dict]:
+    """Return the rows that a stage has written since it began last."""
+    rows: list[dict] = []
+    for line in lines.lines:
+        if line.get("stage") == stage and line["kind"] in ("begin", "row"):
+            rows = [] if line["kind"] == "begin" else [*rows, line]
+    return rows
+
+
 def _kinds(lines: RunLines, stage: str) -> list[str]:
     """Return the lines of a stage, without its rows, by kind: "begin", "end" or "again"."""
     own = [line["kind"] for line in lines.lines if line.get("stage") == stage]
