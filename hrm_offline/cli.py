@@ -1,4 +1,4 @@
-"""The command line: solve, induce, score, show, pretrain, leaks, import-checkpoint, parity.
+"""The command line: solve, induce, score, show, pretrain, leaks, import-checkpoint, parity, selftest.
 
 Bad input and a missing package end with one line on stderr and exit code 2, and Ctrl-C with one line and exit code 130;
 never with a traceback. The flags of
@@ -24,7 +24,16 @@ from hrm_offline.common.flags import add_flags, escaped, given, in_words
 from hrm_offline.common.lock import FolderLock
 from hrm_offline.common.packages import require_packages
 from hrm_offline.common.settings import from_dict, help_of, parse_setting
-from hrm_offline.config import PRESETS, AdaptConfig, ModelConfig, PretrainConfig, PretrainOptions, preset
+from hrm_offline.config import (
+    DTYPES,
+    PRESET_NAMES,
+    PRESETS,
+    AdaptConfig,
+    ModelConfig,
+    PretrainConfig,
+    PretrainOptions,
+    preset,
+)
 from hrm_offline.solve.options import SolveOptions
 
 # The packages that each kind of command imports.
@@ -37,7 +46,7 @@ _LONGEST_REASON = 300  # characters of a foreign error, which may fill pages
 
 _NOT_IN_WEIGHTS = ("num_heads", "H_cycles", "L_cycles", "halt_max_steps")  # what a checkpoint's weights do not tell
 
-_TASKS_HELP = "Kaggle challenges file, folder of one-task files, or name of a set"
+_TASKS_HELP = "Kaggle challenges file, file of one task, folder of such files, or name of a set"
 _SET_HELP = "bundled set (arc1-train, arc1-eval, arc2-train, arc2-eval), rehearsal, synthetic-N, file or folder"
 
 
@@ -92,7 +101,7 @@ def _solve(options: argparse.Namespace, started: float | None) -> int:
 def _write_blank(options: argparse.Namespace) -> None:
     """Write the submission that needs no package. Where the tasks are a set by name, that is impossible."""
     path = options.out / "submission.json"
-    if not options.challenges.exists():
+    if not os.path.exists(options.challenges):
         return
     with FolderLock(make_folder(options.out), _say):
         if write_blank(options.challenges, path):
@@ -181,7 +190,10 @@ def _leaks(options: argparse.Namespace, _) -> int:
     from hrm_offline.data.leaks import find_leaks
     from hrm_offline.data.sets import load_set
 
-    tasks, others = (load_set(name).require_good() for name in (options.tasks, options.others))
+    sets = [load_set(name, needs_tests=False) for name in (options.tasks, options.others)]
+    for line in filter(None, (found.left_out() for found in sets)):
+        print(line)
+    tasks, others = sets[0].require_some(), sets[1].readable() or sets[1].require_some()
     leaks = find_leaks(tasks, others)
     for leak in leaks:
         print(f"{leak.id}: {leak.pairs} pairs are in {', '.join(leak.others)}")
@@ -204,6 +216,24 @@ def _parity(options: argparse.Namespace, _) -> int:
     return 0 if passed else 1
 
 
+def _selftest(options: argparse.Namespace, _) -> int:
+    from hrm_offline.model.device import interpret_kernels_on_cpu
+
+    interpret_kernels_on_cpu(options.device)
+    from hrm_offline.solve.selftest import show_selftest  # defines the kernels
+
+    right = show_selftest(
+        options.device,
+        options.dtype,
+        options.preset,
+        options.side,
+        options.seconds,
+        options.json,
+        say=lambda text: print(text, flush=True),
+    )
+    return 0 if right else 1
+
+
 def _parser() -> argparse.ArgumentParser:
     is_script = Path(sys.argv[0]).stem == "hrm-offline"
     parser = argparse.ArgumentParser(
@@ -222,6 +252,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_leaks,
         _add_import_checkpoint,
         _add_parity,
+        _add_selftest,
     ):
         add_command(commands)
     return parser
@@ -359,3 +390,39 @@ def _add_parity(commands) -> None:
     parity.add_argument(
         "case", nargs="+", metavar="FILE.json", help="a case's settings; its tensors lie in FILE.safetensors beside it"
     )
+
+
+def _add_selftest(commands) -> None:
+    selftest = _add_command(
+        commands,
+        "selftest",
+        _selftest,
+        _NETWORK,
+        "compare every kernel with plain PyTorch on this machine, and time both; exit code 1 if a kernel is wrong",
+    )
+    selftest.add_argument(
+        "--preset",
+        choices=PRESET_NAMES,
+        default=PretrainConfig.preset,
+        help="network whose shapes are tested on a GPU; a CPU tests tiny ones (default: %(default)s)",
+    )
+    selftest.add_argument(
+        "--side",
+        type=_side,
+        default=30,
+        metavar="N",
+        help="side of the canvas in cells, on a GPU (default: %(default)s)",
+    )
+    selftest.add_argument("--device", metavar="DEVICE", help="cpu, cuda or cuda:N (default: a GPU if there is one)")
+    selftest.add_argument("--dtype", choices=DTYPES, help="number format (default: what suits the device)")
+    selftest.add_argument(
+        "--seconds", type=float, default=60.0, metavar="X", help="begin no operation after this time (default: 60)"
+    )
+    selftest.add_argument("--json", metavar="FILE", help="also write all errors, times and choices into this file")
+
+
+def _side(text: str) -> int:
+    """Return the side of a canvas. Raises `ValueError`, which argparse turns into an error in one line."""
+    if not 1 <= int(text) <= 512:
+        raise ValueError(text)
+    return int(text)

@@ -71,6 +71,16 @@ def dot(a, b, total=None):
     return tl.dot(a, b, total, input_precision="ieee")
 
 
+LOG2_E = tl.constexpr(1.4426950408889634) if triton else None  # exp(x) is exp2(x log2(e))
+
+
+@jit
+def load_rows(ptr, rows, inside, row_stride, COLUMNS: tl.constexpr):
+    """Return rows of a matrix in memory, [rows, COLUMNS]; zeros where `inside` is false."""
+    at = ptr + rows[:, None] * row_stride + tl.arange(0, COLUMNS)[None, :]
+    return tl.load(at, mask=inside[:, None], other=0.0)
+
+
 def tracked(*tensors: torch.Tensor | None) -> bool:
     """Return whether autograd follows an operation on these tensors. If not, nothing need be saved for it."""
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)

@@ -11,7 +11,7 @@ from pathlib import Path
 from hrm_offline.answers.vote import BatchKey, Votes
 from hrm_offline.common.files import checksum, make_folder
 from hrm_offline.solve.journal import Journal, Record
-from hrm_offline.solve.messages import Adapted, Voted
+from hrm_offline.solve.messages import Adapted, Judged, Voted
 from hrm_offline.solve.paths import JOURNAL_FILE, network_path
 
 Groups = list[tuple[int, ...]]
@@ -56,11 +56,20 @@ class History:
     def voted(self, message: Voted) -> None:
         self.journal.append({"voted": message.key}, vars(message.votes))
 
+    def judged(self, message: Judged) -> None:
+        self.journal.append({"judged": message.group}, vars(message.votes))
+
     def adapted(self, message: Adapted) -> None:
         self.journal.append({"adapted": message.group, "report": message.report, "crc": message.crc})
 
     def votes(self) -> Iterator[tuple[BatchKey, Votes]]:
         return votes_of(self.journal.records)
+
+    def scores(self) -> Iterator[tuple[int, Votes]]:
+        """Yield the scores of judged candidates, with their groups (see `Judged`)."""
+        for record in self.journal.records:
+            if "judged" in record.about:
+                yield record.about["judged"], Votes(**record.arrays)
 
     def reports(self) -> Iterator[tuple[int, dict, bool]]:
         """Yield each adapted group, its report, and whether its network is still there and intact."""

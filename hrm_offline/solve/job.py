@@ -155,6 +155,8 @@ def _open_history(out: Path, task_set: TaskSet, ledger: Ledger, say: Say) -> His
         ledger.reset([test_keys(task_set.tasks, group) for group in past.groups])
         for key, votes in history.votes():
             ledger.add(key, votes)
+        for group, votes in history.scores():
+            ledger.add_scores(group, votes)
     return history
 
 

@@ -26,7 +26,10 @@ from hrm_offline.solve.messages import (
     Demoted,
     Done,
     Failed,
+    GraphsChosen,
     Hello,
+    Judge,
+    Judged,
     Lost,
     Predict,
     Say,
@@ -67,8 +70,8 @@ class Supervisor:
 
     Votes go to the ledger and the history as they come. Tasks that do not suit the network are left out and named in
     `unsuited`. `failures` are the warnings of the run. `started` is when the first worker was ready, in seconds of the
-    budget. `demotions` are the operations whose kernels failed, with the reasons. `worker_seconds` and
-    `predicted_tokens` measure the phases.
+    budget. `demotions` are the operations whose kernels failed, with the reasons. `graphs` says for each kind of work
+    whether CUDA graphs serve, and why. `worker_seconds` and `predicted_tokens` measure the phases.
     """
 
     pool: object
@@ -88,6 +91,7 @@ class Supervisor:
     worker_seconds: dict[str, float] = field(default_factory=lambda: {"adapt": 0.0, "predict": 0.0})
     predicted_tokens: int = 0
     demotions: dict[str, str] = field(default_factory=dict)
+    graphs: dict[str, str] = field(default_factory=dict)
 
     @property
     def options(self) -> SolveOptions:
@@ -162,10 +166,18 @@ class Supervisor:
                 self.say(message.text)
             case Demoted():
                 self._demoted(index, message)
+            case GraphsChosen():
+                if self.graphs.get(message.work) != message.choice:
+                    self.graphs[message.work] = message.choice
+                    self.say(f"worker {index}: {message.work}: {message.choice}")
             case Beat():
                 self._beat(index, message)
             case Voted():
                 self._voted(index, message)
+            case Judged():
+                self.ledger.add_scores(message.group, message.votes)
+                if self.history is not None:
+                    self.history.judged(message)
             case Adapted():
                 self._adapted(index, message)
             case Done():
@@ -178,7 +190,7 @@ class Supervisor:
                 self._fail(index, message.kind, message.reason)
             case Lost():
                 self._fail(index, "lost", message.reason)
-        if isinstance(message, (Beat, Voted, Adapted)):
+        if isinstance(message, (Beat, Voted, Judged, Adapted)):
             self._count_seconds(index, slot.heard - since)
 
     def _count_seconds(self, index: int, seconds: float) -> None:
@@ -215,6 +227,8 @@ class Supervisor:
         end = self.budget.now() + self.budget.plannable()
         network, seed, sharing = hello.network, self.options.seed, self.options.sharing
         self.schedule = Schedule.of_tasks(self.tasks, network.model, network.recipe, seed, groups, end, sharing)
+        if network.model.is_decoder:
+            self.schedule.unjudged = self.ledger.unjudged
         self._replay()
         for index in range(1, self._useful(workers)):
             self._start(index, self._device_of(index, hello))
@@ -278,14 +292,16 @@ class Supervisor:
     def _identity(self, hello: Hello) -> dict:
         """Return all that must be equal for a run to go on from a journal.
 
-        Of an artifact its bytes count, and not the folder where it lies.
+        Of an artifact its bytes count, and not the folder where it lies. CUDA graphs change no answer.
         """
+        recipe = dataclasses.asdict(hello.network.recipe)
+        del recipe["cuda_graphs"]
         identity = {
             "version": __version__,
             "challenges": digest_of(self.tasks),
             "seed": self.options.seed,
             "model": dataclasses.asdict(hello.network.model),
-            "recipe": dataclasses.asdict(hello.network.recipe),
+            "recipe": recipe,
             "artifact": hello.artifact_digest,
             "sharing": self.options.sharing,
         }
@@ -298,6 +314,8 @@ class Supervisor:
         for key, votes in self.history.votes():
             self.schedule.voted(key)
             self.ledger.add(key, votes)
+        for group, votes in self.history.scores():
+            self.ledger.add_scores(group, votes)
         for group, report, intact in self.history.reports():
             complete = not any(self.schedule.groups[group].outstanding)
             if intact or complete:
@@ -386,7 +404,9 @@ class Supervisor:
         slot.failures += 1
         job = self.schedule.gone(index) if self.schedule else None
         self.warn(f"worker {index} on {slot.device or 'its device'} ({_name_of(job)}): {kind}: {reason}")
-        if job is not None:
+        if isinstance(job, Judge):
+            self.schedule.give_up_judging(job.group)
+        elif job is not None:
             self.schedule.failed(job.group, kind, f"{kind}: {reason}")
         if isinstance(job, Adapt) and job.size > 1:
             self._break_up(job)
@@ -439,10 +459,12 @@ class Supervisor:
         self.say(f"WARNING: {text}")
 
 
-def _name_of(job: Adapt | Predict | None) -> str:
+def _name_of(job: Adapt | Predict | Judge | None) -> str:
     """Return what a worker was doing, in words."""
     if job is None:
         return "without a job"
     if isinstance(job, Adapt):
         return f"adapting group {job.group}"
+    if isinstance(job, Judge):
+        return f"judging candidates of group {job.group}"
     return f"predicting round {job.round} of group {job.group}"

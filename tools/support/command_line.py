@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hrm_offline.common.errors import INTERRUPTED, INTERRUPTED_CODE, InputError
+from hrm_offline.config import MAX_SEED
 
 
 def parser_of(docstring: str | None) -> argparse.ArgumentParser:
@@ -32,12 +33,19 @@ def add_seeds(parser: argparse.ArgumentParser, default: list[int]) -> None:
     """Add `--seeds`, the random seeds of a tool that repeats its runs."""
     parser.add_argument(
         "--seeds",
-        type=int,
+        type=seed_number,
         nargs="+",
         default=default,
         metavar="SEED",
         help=f"random seeds; everything runs once per seed (default: {' '.join(map(str, default))})",
     )
+
+
+def seed_number(text: str) -> int:
+    """Return the random seed that a flag gives. argparse tells what is wrong with another text."""
+    if not 0 <= int(text) <= MAX_SEED:
+        raise argparse.ArgumentTypeError(f"{text} is no seed, expected 0 to {MAX_SEED}")
+    return int(text)
 
 
 def absolute_path(text: str) -> Path:
