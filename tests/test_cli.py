@@ -266,6 +266,19 @@ def test_ctrl_c_is_one_line_and_exit_code_130(monkeypatch, capsys):
     assert capsys.readouterr().err == "interrupted (Ctrl-C)\n"
 
 
+@pytest.mark.parametrize(
+    ("error", "code"), [(IsADirectoryError(21, "Is a directory", "x.json"), 2), (BrokenPipeError(), 141)]
+)
+def test_an_error_of_the_system_is_no_traceback(monkeypatch, capsys, error, code):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(cli, "require_packages", fail)
+    assert cli.main(["score", "x", "y"]) == code
+    printed = capsys.readouterr().err
+    assert printed == ("" if code == 141 else "hrm_offline: error: [Errno 21] Is a directory: 'x.json'\n")
+
+
 def test_a_log_that_cannot_be_written_ends_nothing(monkeypatch):
     class Full:
         def write(self, _):
