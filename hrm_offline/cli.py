@@ -344,7 +344,9 @@ def _add_induce(commands) -> None:
 def _add_score(commands) -> None:
     score = _add_command(commands, "score", _score, _GRIDS, "score a submission against solutions")
     score.add_argument("submission", metavar="SUBMISSION", help="the submission.json that solve wrote")
-    score.add_argument("solutions", metavar="SOLUTIONS", help="Kaggle solutions file, or a set with test outputs")
+    score.add_argument(
+        "solutions", metavar="SOLUTIONS", help="Kaggle solutions file, or tasks with test outputs: file, folder or set"
+    )
     score.add_argument("--json", metavar="FILE", help="also write the totals into this file")
 
 

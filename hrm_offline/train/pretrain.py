@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from hrm_offline.common.budget import in_words
 from hrm_offline.common.files import make_folder
+from hrm_offline.common.lock import FolderLock
 from hrm_offline.common.settings import identity_of
 from hrm_offline.config import ModelConfig, PretrainConfig, PretrainOptions, preset
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
@@ -46,7 +47,8 @@ def pretrain(config: PretrainConfig, options: PretrainOptions) -> bool:
     """Train to `config.steps` and write the artifact into `options.out`. A run that is there is continued.
 
     A relay in `options.relay` is continued instead if it is further on. Returns False if SIGTERM, SIGINT or the end of
-    `options.minutes` ended the run early; its state is saved and its relay is written then. Raises `InputError`.
+    `options.minutes` ended the run early; its state is saved and its relay is written then. Raises `InputError`, also
+    while another run is at work in `options.out`.
     """
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -54,8 +56,11 @@ def pretrain(config: PretrainConfig, options: PretrainOptions) -> bool:
     if runtime.device.type == "cuda":
         torch.cuda.set_device(runtime.device)  # where NCCL's barriers run
     world = join_world("nccl" if runtime.device.type == "cuda" else "gloo")
+    lock = FolderLock(options.out, print)
     try:
         out = make_folder(options.out)
+        if world.is_main:
+            lock.acquire()
         relay = None if options.relay is None else make_folder(options.relay)
         selection = select_tasks(config)
         tasks = selection.tasks
@@ -87,6 +92,7 @@ def pretrain(config: PretrainConfig, options: PretrainOptions) -> bool:
         world.barrier()
         return True
     finally:
+        lock.release()
         leave_world()
 
 

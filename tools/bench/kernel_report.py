@@ -36,6 +36,7 @@ try:  # Triton before 3.3 describes arguments with it
 except ImportError:
     AttrsDescriptor = None
 
+from hrm_offline.common.errors import InputError
 from hrm_offline.config import PRESETS, ModelConfig
 from hrm_offline.model.device import dtype_for_capability
 from hrm_offline.ops import (
@@ -375,6 +376,8 @@ def main() -> int:
         if variant.op in ops
     ]
     print(f"Triton {triton.__version__}, torch {torch.__version__}: {len(work)} kernels for {len(targets)} chips")
+    if "fork" not in multiprocessing.get_all_start_methods():
+        raise InputError("this system cannot fork processes, which this report needs")
     # Launches cannot be sent to a process. A forked worker already has them, and finds each by its number.
     with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("fork"), _share, (work,)) as pool:
         results = list(pool.map(_compile_number, range(len(work))))

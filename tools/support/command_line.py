@@ -24,7 +24,7 @@ def parser_of(docstring: str | None) -> argparse.ArgumentParser:
 def docstring_of(script: str | Path) -> str | None:
     """Return the docstring in a script's source. python -OO drops it from the module. None if there is no such file."""
     try:
-        return ast.get_docstring(ast.parse(Path(script).read_text(encoding="utf-8")))
+        return ast.get_docstring(ast.parse(Path(script).read_text(encoding="utf-8")), clean=False)
     except (OSError, SyntaxError, ValueError):
         return None
 
