@@ -2,12 +2,12 @@
 
 import torch
 
+from tools.bench.write_cards import PAGE, page
 from tools.support.cards import CARDS, faked
-from tools.write_cards import PAGE, page
 
 
 def test_the_page_is_up_to_date():
-    assert PAGE.read_text(encoding="utf-8") == page(), "run: python tools/write_cards.py"
+    assert PAGE.read_text(encoding="utf-8") == page(), "run: python tools/bench/write_cards.py"
 
 
 def test_a_faked_card_is_there_only_within():

@@ -1,6 +1,6 @@
 """Write docs/cards.md: what the package chooses on each GPU that Kaggle or a helper may lend.
 
-    python tools/write_cards.py
+    python tools/bench/write_cards.py
 
 No GPU is needed: count, compute capability and memory of the cards are in `tools/support/cards.py`. A test compares the
 page with the choices, so run this tool after every change of one.
@@ -25,7 +25,7 @@ from hrm_offline.solve.messages import Setup
 from hrm_offline.solve.options import SolveOptions
 from tools.support import environment
 from tools.support.cards import CARDS, Card, faked
-from tools.support.command_line import parser_of
+from tools.support.command_line import parser_of, run_tool
 from tools.support.flop import visit_flop
 from tools.support.timetable import ADAPT_SHARE, prediction_flop
 
@@ -37,10 +37,10 @@ _SHARE_OF_PEAK = 0.2  # assumed
 
 _INTRODUCTION = """# What each card gets
 
-<!-- Made by `python tools/write_cards.py` from the package's own choices. Do not edit. -->
+<!-- Made by `python tools/bench/write_cards.py` from the package's own choices. Do not edit. -->
 
-`python tools/write_cards.py` makes this page. It tells the package that a card is there, by count, compute capability
-and memory, and writes down the choices. Nothing was measured: none of these cards computed anything.
+`python tools/bench/write_cards.py` makes this page. It tells the package that a card is there, by count, compute
+capability and memory, and writes down the choices. Nothing was measured: none of these cards computed anything.
 
 ## Number format and operations
 
@@ -151,4 +151,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_tool(main))
