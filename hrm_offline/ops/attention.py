@@ -46,7 +46,7 @@ def attention(
     problem = None if head_dim in HEAD_DIMS else f"head dimension {head_dim} is none of {HEAD_DIMS}"
     fused = uses_triton("attention", qkv, problem)
     # Plain PyTorch rotates in several passes, which one kernel can do even on chips without our attention.
-    rotates_first = variant("attention") == "rotate first" if fused else uses_triton("rotate", qkv)
+    rotates_first = variant("attention") != "rotate inside" if fused else uses_triton("rotate", qkv)
     if cos_sin is not None and rotates_first:
         qkv, cos_sin = rotate(qkv, num_heads, cos_sin), None
     if not fused:
@@ -159,6 +159,19 @@ _BACKWARD_32: dict[int, Config] = {
     90: _BACKWARD[90],
     120: dict(BLOCK_M=64, BLOCK_N=64, num_warps=4, num_stages=2),
 }
+# The variant "small tiles": more programs and less padding for short sequences, and more loads for long ones.
+_SMALL_FORWARD: dict[int, Config] = {
+    75: _FORWARD[75],
+    80: dict(BLOCK_M=64, BLOCK_N=64, num_warps=4, num_stages=2),
+}
+_SMALL_BACKWARD: dict[int, Config] = {
+    75: _BACKWARD[75],
+    80: dict(BLOCK_M=32, BLOCK_N=64, num_warps=4, num_stages=2),
+}
+
+
+def _takes_small_tiles() -> bool:
+    return variant("attention") == "rotate first, small tiles"
 
 
 def _shared_arguments(qkv, cos_sin, num_heads) -> tuple[tuple, dict]:
@@ -177,7 +190,7 @@ def attention_forward(qkv, cos_sin, lengths, num_heads, out, lse):
     `lse` is the base-2 logarithm of the sum in each softmax. Rows after a sequence's length are left as they are.
     """
     args, constants = _shared_arguments(qkv, cos_sin, num_heads)
-    config = pick(_FORWARD, qkv)
+    config = pick(_SMALL_FORWARD if _takes_small_tiles() else _FORWARD, qkv)
     programs = triton.cdiv(qkv.shape[1], config["BLOCK_M"]) * num_heads * len(qkv)
     launch(
         _attention_forward_kernel,
@@ -202,7 +215,7 @@ def attention_backward(grad, qkv, cos_sin, lengths, num_heads, out, lse, delta, 
     """Fill `grad_qkv`, except after a sequence's length. `delta` float32 [B, heads, T] is scratch memory."""
     args, constants = _shared_arguments(qkv, cos_sin, num_heads)
     rotates_32 = constants["HEAD_DIM"] == 32 and constants["ROTATE"]
-    config = pick(_BACKWARD_32 if rotates_32 else _BACKWARD, qkv)
+    config = pick(_SMALL_BACKWARD if _takes_small_tiles() else _BACKWARD_32 if rotates_32 else _BACKWARD, qkv)
     sequences = num_heads * len(qkv)
     launch(
         _attention_grad_q_kernel,

@@ -28,7 +28,7 @@ from hrm_offline.ops.faults import KernelFault, is_context_lost, is_out_of_memor
 try:
     import triton
     import triton.language as tl
-except ImportError:
+except Exception:  # not there, or broken: some versions cannot be imported under python -OO. PyTorch serves then
     triton = None
 
 Config = dict[str, int]  # tile sizes, num_warps and num_stages of a kernel

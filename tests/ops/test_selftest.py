@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from hrm_offline.ops import adam_atan2 as adam_module
-from hrm_offline.ops import dispatch, selftest
+from hrm_offline.ops import attention as attention_module
+from hrm_offline.ops import dispatch, launch, selftest
 from hrm_offline.ops import swiglu as swiglu_module
 from hrm_offline.ops.faults import KernelFault
 
@@ -143,3 +144,19 @@ def test_another_worker_takes_over_the_verdicts():
     dispatch.promote_all()
     selftest.apply(verdicts)
     assert set(dispatch.demotions()) == {"swiglu"}
+
+
+def test_other_tiles_serve_where_they_are_fastest():
+    (attention,) = (case for case in selftest.make_cases(SMALL) if case.op == "attention")
+    times = {"rotate first": 3.0, "rotate inside": 4.0, "rotate first, small tiles": 1.0}
+
+    def measure(call, device):
+        return times[dispatch.variant("attention")] if dispatch._forced["attention"] else 2.0
+
+    rows = selftest._test_case(attention, torch.float32, CPU, measure)
+    assert all(row.is_right for row in rows)
+    assert selftest._choose("attention", rows).candidate == "kernel, rotate first, small tiles"
+    assert dispatch.variant("attention") == "rotate first, small tiles"
+    with launch.recording(80) as launches, torch.no_grad():
+        attention_module.attention(torch.zeros(1, 9, 96, dtype=torch.bfloat16), 2)
+    assert [(launch.constants["BLOCK_M"], launch.constants["num_warps"]) for launch in launches] == [(64, 4)]
