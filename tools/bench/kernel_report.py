@@ -120,7 +120,7 @@ class Compiled:
 
 
 def variants(capability: int, everything: bool, usual_tiles: bool) -> list[Variant]:
-    """Return every launch of the presets' operations on a chip, equal kernels only once.
+    """Return every launch on a chip of the operations that the presets' networks call, equal kernels only once.
 
     `everything` adds the launches that dispatch would not choose. `usual_tiles` leaves out the tiles that only a
     self-test on the chip may choose.
@@ -132,6 +132,8 @@ def variants(capability: int, everything: bool, usual_tiles: bool) -> list[Varia
         for dtype in dtypes if everything else [preferred]:
             samples = Samples(preset.model, dtype, usual_tiles)
             for op, launch_all in LAUNCHES.items():
+                if op in dispatch.foreign_ops(preset.model.is_decoder):
+                    continue
                 op_dtype = torch.float32 if op in dispatch.FLOAT32_OPS else dtype
                 chosen = dispatch.decide_for(op, capability, op_dtype).triton
                 if not chosen and not everything:
