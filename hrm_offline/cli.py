@@ -1,12 +1,14 @@
 """The command line: solve, induce, score, show, pretrain, leaks, import-checkpoint, parity, selftest.
 
-Bad input and a missing package end with one line on stderr and exit code 2, never with a traceback. The flags of
+Bad input and a missing package end with one line on stderr and exit code 2, and Ctrl-C with one line and exit code 130;
+never with a traceback. The flags of
 `solve` and `pretrain` are the fields of `SolveOptions`, `PretrainOptions` and `PretrainConfig`.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -16,9 +18,10 @@ from pathlib import Path
 from hrm_offline import __version__
 from hrm_offline.common.blank import write_blank
 from hrm_offline.common.budget import Budget, parse_duration
-from hrm_offline.common.errors import InputError, shown, shown_name
-from hrm_offline.common.files import make_folder, read_json, write_json
+from hrm_offline.common.errors import INTERRUPTED, INTERRUPTED_CODE, InputError, shown, shown_name
+from hrm_offline.common.files import make_folder, read_json, require_writable, write_json, written
 from hrm_offline.common.flags import add_flags, escaped, given, in_words
+from hrm_offline.common.lock import FolderLock
 from hrm_offline.common.packages import require_packages
 from hrm_offline.common.settings import from_dict, help_of, parse_setting
 from hrm_offline.config import (
@@ -39,9 +42,11 @@ _NETWORK = ("torch", "numpy", "safetensors")
 _TRAINING = (*_NETWORK, "tqdm")
 _PICTURES = (*_TRAINING, "matplotlib")
 
+_LONGEST_REASON = 300  # characters of a foreign error, which may fill pages
+
 _NOT_IN_WEIGHTS = ("num_heads", "H_cycles", "L_cycles", "halt_max_steps")  # what a checkpoint's weights do not tell
 
-_TASKS_HELP = "Kaggle challenges file, folder of one-task files, or name of a set"
+_TASKS_HELP = "Kaggle challenges file, file of one task, folder of such files, or name of a set"
 _SET_HELP = "bundled set (arc1-train, arc1-eval, arc2-train, arc2-eval), rehearsal, synthetic-N, file or folder"
 
 
@@ -61,6 +66,15 @@ def main(argv: list[str] | None = None, started: float | None = None) -> int:
     except InputError as error:
         print(f"hrm_offline: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(INTERRUPTED, file=sys.stderr)
+        return INTERRUPTED_CODE
+
+
+def _say(text: str) -> None:
+    """Print a line. Where nobody reads any more, or where a log lies on a full disk, the run goes on without."""
+    with contextlib.suppress(OSError):
+        print(text, flush=True)
 
 
 def _solve(options: argparse.Namespace, started: float | None) -> int:
@@ -70,11 +84,15 @@ def _solve(options: argparse.Namespace, started: float | None) -> int:
         _write_blank(options)
         require_packages(*_NETWORK)
         raise  # a package that nobody said is needed
+    except Exception as error:  # a package that is there and broken, or that python -OO breaks
+        _write_blank(options)
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"a package cannot be imported ({reason[:_LONGEST_REASON]})") from None
     budget = Budget(parse_duration(options.budget), started)
     solve(
         SolveOptions(**given(options, SolveOptions), **_start_of(options)),
         budget,
-        say=lambda text: print(text, flush=True),
+        say=_say,
         end_process=None if started is None else os._exit,
     )
     return 0
@@ -83,8 +101,11 @@ def _solve(options: argparse.Namespace, started: float | None) -> int:
 def _write_blank(options: argparse.Namespace) -> None:
     """Write the submission that needs no package. Where the tasks are a set by name, that is impossible."""
     path = options.out / "submission.json"
-    if options.challenges.exists() and write_blank(options.challenges, path):
-        print(f"a valid submission of blank answers is in {path}", flush=True)
+    if not os.path.exists(options.challenges):
+        return
+    with FolderLock(make_folder(options.out), _say):
+        if write_blank(options.challenges, path):
+            _say(f"a valid submission of blank answers is in {path}")
 
 
 def _start_of(options: argparse.Namespace) -> dict:
@@ -103,15 +124,13 @@ def _induce(options: argparse.Namespace, _) -> int:
     from hrm_offline.induction.search import EFFORT, induce
 
     tasks = load_set(options.challenges)
-    make_folder(Path(options.out).parent)
+    require_writable(options.out)
     for bad in tasks.bad:
         print(f"left out: task {shown_name(bad.id)}: {bad.reason}")
     effort = EFFORT if options.effort is None else options.effort
     candidates = {task.id: induce(task, effort) for task in tasks.tasks}
-    try:
+    with written(options.out):
         write_candidates(options.out, candidates)
-    except OSError as error:
-        raise InputError(f"{options.out}: cannot be written ({error})") from None
     found = sum(any(tests) for tests in candidates.values())
     print(f"{found} of {len(candidates)} tasks have a candidate; {options.out}")
     return 0
@@ -121,9 +140,10 @@ def _score(options: argparse.Namespace, _) -> int:
     from hrm_offline.answers.score import score_files
 
     score = score_files(options.submission, options.solutions)
-    print(score.as_text())
+    print(score.as_text(), flush=True)
     if options.json:
-        write_json(options.json, score.as_dict(), indent=2)
+        with written(options.json):
+            write_json(options.json, score.as_dict(), indent=2)
     return 0
 
 
@@ -170,7 +190,10 @@ def _leaks(options: argparse.Namespace, _) -> int:
     from hrm_offline.data.leaks import find_leaks
     from hrm_offline.data.sets import load_set
 
-    tasks, others = (load_set(name).require_good() for name in (options.tasks, options.others))
+    sets = [load_set(name, needs_tests=False) for name in (options.tasks, options.others)]
+    for line in filter(None, (found.left_out() for found in sets)):
+        print(line)
+    tasks, others = sets[0].require_some(), sets[1].readable() or sets[1].require_some()
     leaks = find_leaks(tasks, others)
     for leak in leaks:
         print(f"{leak.id}: {leak.pairs} pairs are in {', '.join(leak.others)}")

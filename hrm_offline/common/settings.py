@@ -16,6 +16,7 @@ import typing
 from hrm_offline.common.errors import InputError, shown, shown_name
 
 T = typing.TypeVar("T")
+_MAX_INTEGER = 2**63 - 1  # what PyTorch and numpy take; a larger number is a slip of the hand
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -33,6 +34,7 @@ def setting(
     repeat: bool = False,
     unset: str = "",
     overrides: type | None = None,
+    later: bool = False,
 ) -> typing.Any:
     """Declare a field of a settings dataclass. Without a `default` it must be given.
 
@@ -44,6 +46,8 @@ def setting(
     `flag` is the flag's name where it differs from the field's, or False where the field has none. With `repeat`, a
     tuple's flag adds one item each time it is given. `unset` says in words what None means. `overrides` is the settings
     dataclass whose fields a mapping may name; the flag then takes NAME=VALUE.
+
+    `later` marks a setting that came after runs had been recorded (see `identity_of`).
     """
     metadata = {name: value for name, value in locals().items() if name != "default"}
     if isinstance(default, dict):
@@ -59,6 +63,19 @@ def help_of(field: dataclasses.Field) -> str:
 def choices_of(field: dataclasses.Field) -> tuple[str, ...]:
     """Return the choices of a field that `setting` declared, or an empty tuple."""
     return field.metadata.get("choices", ())
+
+
+def identity_of(settings) -> dict:
+    """Return the settings by name, as what makes a run the same run.
+
+    A `later` setting is left out while it has its default: runs that were recorded before there was such a setting
+    stay the same runs.
+    """
+    return {
+        field.name: value
+        for field in dataclasses.fields(settings)
+        if (value := getattr(settings, field.name)) != field.default or not field.metadata.get("later")
+    }
 
 
 def kinds_of(cls: type) -> dict[str, typing.Any]:
@@ -100,6 +117,8 @@ def _check_limits(field: dataclasses.Field, value) -> None:
         raise InputError(f"{field.name} is {shown(value)}, expected {limits_of(field)}")
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"{field.name} is {value}, expected a finite number")
+    if isinstance(value, int) and value > _MAX_INTEGER:
+        raise InputError(f"{field.name} is {shown(value)}, expected at most {_MAX_INTEGER}")
 
 
 def limits_of(field: dataclasses.Field) -> str:

@@ -20,7 +20,10 @@ from hrm_offline.common.tokens import COLOURS
 from hrm_offline.config import ModelConfig
 from hrm_offline.ops import dispatch, launch
 from hrm_offline.ops.adam_atan2 import adam_atan2_, adam_atan2_reference_
+from hrm_offline.ops.add_rms_norm import add_rms_norm, add_rms_norm_reference
 from hrm_offline.ops.attention import attention, attention_reference
+from hrm_offline.ops.cached_attention import cached_attention, cached_attention_reference
+from hrm_offline.ops.causal_attention import causal_attention, causal_attention_reference
 from hrm_offline.ops.embedding import embedding, embedding_reference
 from hrm_offline.ops.encode_views import Grids, encode_views, encode_views_reference
 from hrm_offline.ops.faults import first_line, is_context_lost
@@ -169,11 +172,13 @@ def run_selftest(
     seconds: float,
     clock: Callable[[], float] = time.perf_counter,
     measure: Callable[[Callable[[], object], torch.device], float] | None = None,
+    note: Callable[[Row], None] = lambda row: None,
 ) -> SelfTest:
     """Test the operations that our kernels would serve, and use the best candidate of each from now on.
 
     No operation is begun after `seconds` on `clock`. `measure(call, device)` returns the seconds of a call; by default
-    the device's own clock is asked. Raises only if the device refuses every further call.
+    the device's own clock is asked. `note` is told of each row when its operation is done. Raises only if the device
+    refuses every further call.
     """
     started = clock()
     rows: list[Row] = []
@@ -189,6 +194,8 @@ def run_selftest(
         except _CannotTest as reason:  # the kernel takes less memory than its twin, so its rule stands
             verdicts.append(Verdict(case.op, "kernel", str(reason)))
             continue
+        for row in found:
+            note(row)
         rows += found
         verdicts.append(_choose(case.op, found))
     return SelfTest(tuple(rows), tuple(verdicts), clock() - started)
@@ -384,12 +391,21 @@ def make_cases(w: Workload) -> list[Case]:
     def all_of(*parts: Callable) -> Callable[[torch.Generator], Tensors]:
         return lambda generator: tuple(part(generator) for part in parts)
 
-    def angles(generator: torch.Generator) -> torch.Tensor:
-        turn = torch.rand(w.tokens, w.hidden // w.heads // 2, generator=generator) * 6.28
-        return torch.cat([turn.cos(), turn.sin()], dim=1)
+    def angles(count: int) -> Callable[[torch.Generator], torch.Tensor]:
+        def draw(generator: torch.Generator) -> torch.Tensor:
+            turn = torch.rand(count, w.hidden // w.heads // 2, generator=generator) * 6.28
+            return torch.cat([turn.cos(), turn.sin()], dim=1)
+
+        return draw
 
     def lengths(generator: torch.Generator) -> torch.Tensor:
         return torch.randint(w.tokens // 2, w.tokens + 1, (w.batch,), generator=generator).to(torch.int32)
+
+    def bounds(generator: torch.Generator) -> torch.Tensor:
+        """Draw where packed sequences begin that differ from `tokens` in length by a quarter at most."""
+        early = torch.randint(w.tokens // 4 + 1, (w.batch + 1,), generator=generator)
+        early[0] = early[-1] = 0
+        return (torch.arange(w.batch + 1) * w.tokens - early).to(torch.int32)
 
     def one(function: Callable[..., torch.Tensor]) -> Callable[..., Tensors]:
         return lambda *inputs: (function(*inputs),)
@@ -404,16 +420,41 @@ def make_cases(w: Workload) -> list[Case]:
 
         return run
 
+    def decoding(function: Callable) -> Callable[..., Tensors]:
+        """Return a step of decoding whose results are the attention and both caches."""
+
+        def run(x, cos_sin, keys, values, ends) -> Tensors:
+            return function(x, w.heads, cos_sin, keys, values, ends), keys, values
+
+        return run
+
     rows = (w.batch, w.tokens)
     weight = w.hidden**-0.5
     qkv, out = normal(*rows, 3 * w.hidden), normal(*rows, w.hidden)
+    cache = normal(w.batch, w.heads, w.tokens + 1, w.hidden // w.heads)
+    packed, longest = w.batch * w.tokens, w.tokens + w.tokens // 4  # tokens of all sequences, and of one
     cases = [
         Case(
             "attention",
-            all_of(qkv, angles, lengths),
+            all_of(qkv, angles(w.tokens), lengths),
             one(lambda x, cos_sin, ends: attention(x, w.heads, cos_sin, ends)),
             one(lambda x, cos_sin, ends: attention_reference(x, w.heads, cos_sin, ends)),
             learned=(0,),
+            exact=(1,),
+        ),
+        Case(
+            "causal_attention",
+            all_of(normal(packed, 3 * w.hidden), angles(packed), bounds),
+            one(lambda x, cos_sin, starts: causal_attention(x, w.heads, cos_sin, starts, longest)),
+            one(lambda x, cos_sin, starts: causal_attention_reference(x, w.heads, cos_sin, starts, longest)),
+            learned=(0,),
+            exact=(1,),
+        ),
+        Case(
+            "cached_attention",
+            all_of(normal(w.batch, 3 * w.hidden), angles(w.batch), cache, cache, lengths),
+            decoding(cached_attention),
+            decoding(cached_attention_reference),
             exact=(1,),
         ),
         Case(
@@ -432,7 +473,7 @@ def make_cases(w: Workload) -> list[Case]:
         ),
         Case(
             "rotate",
-            all_of(qkv, angles),
+            all_of(qkv, angles(w.tokens)),
             one(lambda x, cos_sin: rotate(x, w.heads, cos_sin)),
             one(lambda x, cos_sin: rotate_reference(x, w.heads, cos_sin)),
             learned=(0,),
@@ -445,6 +486,14 @@ def make_cases(w: Workload) -> list[Case]:
             one(lambda x, residual: rms_norm(x, _EPS, residual)),
             one(lambda x, residual: rms_norm_reference(x, _EPS, residual)),
             learned=(0, 1),
+        ),
+        Case(
+            "add_rms_norm",
+            all_of(out, out, normal(w.hidden)),
+            lambda x, delta, scale: add_rms_norm(x, delta, scale, _EPS),
+            lambda x, delta, scale: add_rms_norm_reference(x, delta, scale, _EPS),
+            learned=(0, 1, 2),
+            exact=(2,),
         ),
         Case(
             "embedding",

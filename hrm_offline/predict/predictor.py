@@ -27,7 +27,7 @@ class OuterStep:
 
     rows int64 [A]: their rows in the batch.
     output: the model's output for them.
-    ends bool [A]: which of them end with this step; None where none does.
+    ends int64 [E]: which of the A end with this step; None where none does.
     """
 
     rows: torch.Tensor
@@ -179,18 +179,23 @@ class Predictor:
         for step in range(1, last + 1):
             z_H, z_L, output = model(z_H, z_L, inputs, vectors, canvas, cells)
             if step == last:
-                yield OuterStep(rows, output, torch.ones_like(rows, dtype=torch.bool))
+                yield OuterStep(rows, output, torch.arange(len(rows), device=rows.device))
             elif not early_halting:
                 yield OuterStep(rows, output, None)
             else:
-                ends = wants_to_halt(model, output)
+                ends, stays = _partition(wants_to_halt(model, output))
                 yield OuterStep(rows, output, ends)
-                stays = (~ends).nonzero().squeeze(1)
                 if not len(stays):
                     return
                 rows, z_H, z_L, inputs, vectors, cells = (
                     None if tensor is None else tensor[stays] for tensor in (rows, z_H, z_L, inputs, vectors, cells)
                 )
+
+
+def _partition(chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return where bool [A] is true and where it is false, both in order. Waits once for the device."""
+    order = chosen.int().argsort(stable=True)  # those that are false come first
+    return order.tensor_split([len(chosen) - int(chosen.sum())])[::-1]
 
 
 def _answers(output: Output, which: torch.Tensor | slice = slice(None)) -> tuple[torch.Tensor, torch.Tensor]:

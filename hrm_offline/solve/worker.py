@@ -25,6 +25,7 @@ from hrm_offline.solve.messages import (
     Done,
     Failed,
     GraphsChosen,
+    Judge,
     Predict,
     Quit,
     Say,
@@ -75,7 +76,10 @@ class Worker:
         except _Quit:
             pass
         except Exception as error:
-            self.send(Failed(_kind(error), f"{type(error).__name__}: {error}"))
+            kind = _kind(error)
+            # The two kinds that are ours say in their message all there is to say; a foreign one may lack a message.
+            reason = str(error) if kind in ("input", "diverged") else f"{type(error).__name__}: {error}"
+            self.send(Failed(kind, reason))
 
     def _serve(self, message) -> Iterator[State]:
         if isinstance(message, Quit):
@@ -88,9 +92,10 @@ class Worker:
         elif isinstance(message, Adapt):
             yield from self._adapt(message)
             self.send(Done())
-        elif isinstance(message, Predict):
-            for voted in self.engine.predict(message):
-                self.send(voted)
+        elif isinstance(message, (Predict, Judge)):
+            work = self.engine.predict if isinstance(message, Predict) else self.engine.judge
+            for result in work(message):
+                self.send(result)
                 self._heed()
                 yield State.BUSY
             self.send(Done())
@@ -168,7 +173,7 @@ def main(connection, make_engine: Callable = Engine) -> None:
 def end_with_parent() -> None:
     """Have the system kill this process when its parent dies, even during a long computation (Linux only)."""
     parent = multiprocessing.parent_process()
-    if sys.platform == "linux" and parent is not None:
+    if sys.platform == "linux" and hasattr(signal, "SIGKILL") and parent is not None:
         ctypes.CDLL(None).prctl(_SIGKILL_WITH_PARENT, signal.SIGKILL)
         if os.getppid() != parent.pid:  # it died before the call
             os._exit(1)

@@ -11,9 +11,10 @@ import torch
 from hrm_offline.common.budget import Budget, Pace
 from hrm_offline.config import AdaptConfig
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
-from hrm_offline.model.batching import OfferedBatch, training_batches
+from hrm_offline.model.batching import OfferedBatch
 from hrm_offline.model.graphs import Choice
-from hrm_offline.model.recursive import RecursiveModel
+from hrm_offline.model.network import Network, training_batches
+from hrm_offline.train.decoder_learner import new_learner
 from hrm_offline.train.distributed import World
 from hrm_offline.train.learner import Learner, sum_metrics
 from hrm_offline.train.memory import plan_memory
@@ -39,7 +40,7 @@ class AdaptReport:
 
 
 def adapt(
-    model: RecursiveModel, puzzles: PuzzleSet, config: AdaptConfig, budget: Budget, seed: int, pretrained: bool
+    model: Network, puzzles: PuzzleSet, config: AdaptConfig, budget: Budget, seed: int, pretrained: bool
 ) -> AdaptReport:
     """Train the model in place within a budget, and leave the averaged weights in it. Raises `Diverged`."""
     adaptation = Adaptation.of_model(model, puzzles, config, seed, pretrained)
@@ -73,7 +74,7 @@ class Adaptation:
     @classmethod
     def of_model(
         cls,
-        model: RecursiveModel,
+        model: Network,
         puzzles: PuzzleSet,
         config: AdaptConfig,
         seed: int,
@@ -89,7 +90,7 @@ class Adaptation:
         planned = max(1, round(source.steps_per_visit * config.visits)) if config.visits else 0
         # Random weights have nothing to protect: without `pretrained` the network learns from the first step.
         embeddings_only = config.embeddings_only if pretrained and model.config.puzzle_columns else 0.0
-        learner = Learner(model, config, planned, seed, world, graphs)
+        learner = new_learner(model, config, planned, seed, world, graphs)
         learner.memory = plan_memory(source, model, learner.world)
         return cls(learner, training_batches(source, model.device), planned, embeddings_only)
 

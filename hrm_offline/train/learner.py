@@ -16,7 +16,7 @@ from hrm_offline.config import Recipe
 from hrm_offline.model.batching import OfferedBatch, to_device
 from hrm_offline.model.graphs import WARM_UP, Choice, Recorder
 from hrm_offline.model.halting import Carry, Sequences, Step, advance_, initial_carry, refill_, training_step
-from hrm_offline.model.recursive import RecursiveModel
+from hrm_offline.model.network import Network
 from hrm_offline.ops import dispatch
 from hrm_offline.ops.faults import KernelFault, first_line, is_context_lost, is_out_of_memory
 from hrm_offline.ops.sign_sgd import sign_sgd_
@@ -24,7 +24,7 @@ from hrm_offline.train.distributed import World
 from hrm_offline.train.graphs import Snapshot, try_recording
 from hrm_offline.train.losses import outer_step_loss
 from hrm_offline.train.memory import MemoryPlan
-from hrm_offline.train.optim import AdamATan2, Ema, lr_factor
+from hrm_offline.train.optim import Ema, lr_factor, make_optimizer
 
 _MIN_STEPS_AHEAD = 250  # a trial of CUDA graphs takes some 24 steps, which shorter runs do not win back
 _MAX_TRIALS = 3
@@ -38,9 +38,10 @@ class Part:
     """The results of one part of a batch."""
 
     metrics: dict[str, torch.Tensor]  # sums over the sequences, the loss among them as "loss"
-    step: Step
+    step: Step | None  # None for a decoder
     identifiers: torch.Tensor  # int64 [B, ids], rows of the puzzle embedding table
     puzzle_vectors: torch.Tensor | None  # float32 [B, ids, ndim], those rows, with their gradients
+    batch_size: int = 0  # sequences of the global batch; needed only with puzzle vectors
 
 
 class Learner:
@@ -56,7 +57,7 @@ class Learner:
 
     def __init__(
         self,
-        model: RecursiveModel,
+        model: Network,
         recipe: Recipe,
         total_steps: int,
         seed: int,
@@ -73,7 +74,7 @@ class Learner:
         self.lr_scale = 1.0
         self.micro_batches = recipe.micro_batches
         self.params = list(model.parameters())
-        self.optimizer = AdamATan2(self.params, recipe.lr, (recipe.beta1, recipe.beta2), recipe.weight_decay)
+        self.optimizer = make_optimizer(model, recipe)
         self.ema = Ema(self.params, recipe.ema) if recipe.ema else None
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=model.dtype is torch.float16)
         self.carries: dict[tuple[int, int], Carry] = {}  # by bucket and part
@@ -238,21 +239,25 @@ class Learner:
         loss, metrics = outer_step_loss(step, carry.sequences.labels, self.recipe.loss)
         self.scaler.scale(loss / size).backward()  # sums over parts and processes make the mean over the global batch
         advance_(carry, step)
-        return Part(metrics | {"loss": loss.detach()}, step, identifiers, vectors)
+        return Part(metrics | {"loss": loss.detach()}, step, identifiers, vectors, size)
 
     def _update(self, parts: list[Part]) -> None:
         """End a step: move the puzzle embeddings, then the network and its average, by the gradients of its parts."""
         self.step += 1
         factor = self.lr_scale * lr_factor(self.recipe, self.step, self.total_steps)
         if parts[0].puzzle_vectors is not None:
-            ids = torch.cat([part.identifiers.flatten() for part in parts])  # [rows], rows = sequences x ids
-            grads = torch.cat([part.puzzle_vectors.grad.flatten(0, 1) for part in parts])  # [rows, ndim]
-            ids, grads = self.world.gather_rows(ids, grads)
+            ids = torch.cat([part.identifiers for part in parts])  # [B, ids] of this process' share
+            grads = torch.cat([part.puzzle_vectors.grad for part in parts])  # [B, ids, ndim]
+            ids, grads = self.world.gather_sequences(ids, grads, parts[0].batch_size)  # of the global batch
+            ids, grads = ids.flatten(), grads.flatten(0, 1)  # [rows], [rows, ndim]
             self._within_memory(lambda: self._update_embeddings(ids, grads, self.recipe.puzzle_emb_lr * factor))
         if not self.embeddings_only:
             self.world.sum_gradients_(self.params)
             for group in self.optimizer.param_groups:
-                group["lr"] = self.recipe.lr * factor
+                group["lr"] = group["base_lr"] * factor
+            if self.recipe.max_gradient_norm:
+                self.scaler.unscale_(self.optimizer)
+                torch.nn.utils.clip_grad_norm_(self.params, self.recipe.max_gradient_norm)
             # A step that runs out of memory half way must not be taken again: the worker goes on from its saved state.
             self._within_memory(self.optimizer.take_memory)
             self.scaler.step(self.optimizer)

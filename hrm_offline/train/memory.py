@@ -12,7 +12,7 @@ import torch
 
 from hrm_offline.config import ModelConfig
 from hrm_offline.data.puzzles import ExampleSource
-from hrm_offline.model.recursive import RecursiveModel
+from hrm_offline.model.network import Network
 from hrm_offline.train.distributed import World
 
 _MARGIN = 1.1  # for gaps between allocations, and for workspaces that grow with the shape
@@ -84,12 +84,13 @@ class MemoryPlan:
         return step > room > 0
 
 
-def plan_memory(source: ExampleSource, model: RecursiveModel, world: World) -> MemoryPlan | None:
+def plan_memory(source: ExampleSource, model: Network, world: World) -> MemoryPlan | None:
     """Return a plan for the batches of a source, None where nothing is planned: on a CPU, and in several processes.
 
-    Processes that learn together would have to agree on the parts.
+    Processes that learn together would have to agree on the parts. A decoder's batches are equally long and leave
+    nothing behind, so its first step tells all.
     """
     device = open_memory(model.device)
-    if device is None or world.size > 1:
+    if device is None or world.size > 1 or model.config.is_decoder:
         return None
     return MemoryPlan(device, tokens_by_bucket(source, model.config))

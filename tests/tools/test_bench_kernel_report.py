@@ -29,7 +29,8 @@ def test_every_kernel_that_would_be_chosen_compiles_for_every_chip_without_a_spi
     assert "attention: PyTorch serves it in float16 (compute capability 7.5 is below 8.0)" in chips[0]
     for chip in chips[1:]:
         unit = "HGMMA" if chip.startswith("90") else "HMMA"
-        matrix = [line for line in chip.splitlines() if line.startswith(("attention_", "linear_"))]
+        prefixes = ("attention_", "causal_attention_", "linear_")
+        matrix = [line for line in chip.splitlines() if line.startswith(prefixes)]
         assert len(matrix) >= 18
         assert all(unit in line for line in matrix if not line.startswith("attention_grad_kv"))
 

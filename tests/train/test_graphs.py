@@ -8,8 +8,8 @@ from fake_cuda import FakeCuda
 
 from hrm_offline.config import PRESETS
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
-from hrm_offline.model.batching import training_batches
 from hrm_offline.model.graphs import WARM_UP, Choice
+from hrm_offline.model.network import training_batches
 from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.train import graphs as graphs_module
 from hrm_offline.train import learner as learner_module

@@ -31,11 +31,19 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+try:  # Triton before 3.3 describes arguments with it
+    from triton.backends.compiler import AttrsDescriptor
+except ImportError:
+    AttrsDescriptor = None
+
 from hrm_offline.config import PRESETS, ModelConfig
 from hrm_offline.model.device import dtype_for_capability
 from hrm_offline.ops import (
     adam_atan2,
+    add_rms_norm,
     attention,
+    cached_attention,
+    causal_attention,
     dispatch,
     embedding,
     encode_views,
@@ -168,6 +176,20 @@ def _attention(s: Samples) -> None:
             attention.attention_backward(out, qkv, cos_sin, lengths, s.heads, out, lse, lse, qkv)
 
 
+def _causal_attention(s: Samples) -> None:
+    tokens, bounds = s.batch * s.tokens, torch.zeros(s.batch + 1, dtype=torch.int32)
+    out, qkv, lse = s.new(tokens, s.width), s.new(tokens, 3 * s.width), s.float32(s.heads, tokens)
+    causal_attention.causal_attention_forward(qkv, bounds, s.heads, s.tokens, out, None)
+    causal_attention.causal_attention_forward(qkv, bounds, s.heads, s.tokens, out, lse)
+    causal_attention.causal_attention_backward(out, qkv, bounds, s.heads, s.tokens, out, lse, lse, qkv)
+
+
+def _cached_attention(s: Samples) -> None:
+    out, qkv, angles = s.new(s.batch, s.width), s.new(s.batch, 3 * s.width), s.float32(s.batch, s.head_dim)
+    keys, lengths = s.new(s.batch, s.heads, s.tokens, s.head_dim), torch.zeros(s.batch, dtype=torch.int64)
+    cached_attention.cached_attention_forward(qkv, s.heads, angles, keys, keys, lengths, out)
+
+
 def _rotate(s: Samples) -> None:
     qkv = s.activations(3 * s.width)
     for inverse in (False, True):
@@ -193,6 +215,14 @@ def _rms_norm(s: Samples) -> None:
     rms_norm.rms_norm_forward(s.rows, s.rows, s.rows, None, 1e-5)
     rms_norm.rms_norm_forward(s.rows, s.rows, s.rows, factors, 1e-5)
     rms_norm.rms_norm_backward(s.rows, s.rows, factors, s.rows)
+
+
+def _add_rms_norm(s: Samples) -> None:
+    weight, factors, partial = s.float32(s.width), s.float32(s.batch, s.tokens), s.float32(29, s.width)
+    for delta in (None, s.rows):
+        add_rms_norm.add_rms_norm_forward(s.rows, delta, weight, delta, s.rows, None, 1e-5)
+        add_rms_norm.add_rms_norm_forward(s.rows, delta, weight, delta, s.rows, factors, 1e-5)
+        add_rms_norm.add_rms_norm_backward(s.rows, delta, s.rows, weight, factors, s.rows, partial)
 
 
 def _swiglu(s: Samples) -> None:
@@ -231,9 +261,12 @@ def _encode_views(s: Samples) -> None:
 
 LAUNCHES = {
     "attention": _attention,
+    "causal_attention": _causal_attention,
+    "cached_attention": _cached_attention,
     "linear_rms_norm": _linear_rms_norm,
     "linear_swiglu": _linear_swiglu,
     "rms_norm": _rms_norm,
+    "add_rms_norm": _add_rms_norm,
     "swiglu": _swiglu,
     "rotate": _rotate,
     "embedding": _embedding,
@@ -276,20 +309,26 @@ def compile_variant(variant: Variant, capability: int) -> Compiled:
     launch = variant.launch
     names, types = launch.kernel.arg_names, _types(launch)
     values = dict(zip(names, launch.args)) | {k: v for k, v in launch.constants.items() if k in names}
-    constants = {(names.index(name),): values[name] for name, kind in types.items() if kind == "constexpr"}
+    constants = {name: values[name] for name, kind in types.items() if kind == "constexpr"}
     # A real launch tells the compiler which arguments are multiples of 16; the addresses of PyTorch's tensors are.
-    aligned = {
-        (i,): [["tt.divisibility", 16]]
-        for i, name in enumerate(names)
-        if types[name][0] == "*" or (types[name] == "i32" and values[name] % 16 == 0)
-    }
+    aligned = [
+        i for i, name in enumerate(names) if types[name][0] == "*" or (types[name] == "i32" and values[name] % 16 == 0)
+    ]
     options = OPTIONS | {k: v for k, v in launch.constants.items() if k in ("num_warps", "num_stages")}
     try:
-        source = ASTSource(launch.kernel, types, constants, aligned)
+        source = _source(launch.kernel, types, constants, aligned)
         compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     except Exception as error:
         return Compiled(error=f"{type(error).__name__}: {str(error).strip().splitlines()[-1][:200]}")
     return _read(compiled.asm["cubin"], compiled.metadata.shared)
+
+
+def _source(kernel, types: dict[str, str], constants: dict[str, object], aligned: list[int]) -> ASTSource:
+    """Return the kernel for the compiler, in the form that this version of Triton takes."""
+    if AttrsDescriptor is not None:
+        types = {name: kind for name, kind in types.items() if name not in constants}
+        return ASTSource(kernel, types, constants, AttrsDescriptor.from_hints(dict.fromkeys(aligned, 16)))
+    return ASTSource(kernel, types, constants, {(i,): [["tt.divisibility", 16]] for i in aligned})
 
 
 def _read(cubin: bytes, shared: int) -> Compiled:

@@ -36,7 +36,10 @@ from hrm_offline.model.halting import Sequences
 from hrm_offline.model.layers import Block
 from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.ops import dispatch
+from hrm_offline.ops.add_rms_norm import add_rms_norm
 from hrm_offline.ops.attention import attention
+from hrm_offline.ops.cached_attention import cached_attention
+from hrm_offline.ops.causal_attention import causal_attention
 from hrm_offline.ops.linear_rms_norm import linear_rms_norm
 from hrm_offline.ops.linear_swiglu import linear_swiglu
 from hrm_offline.ops.rms_norm import rms_norm
@@ -54,7 +57,7 @@ STEPS = "48x901,96x901"
 EPS = 1e-5
 
 _MACHINE_SIZE, _SMOKE_SIZE = 8192, 64  # sides of the square matrices that measure a machine
-_KERNEL_TESTS = (
+KERNEL_TESTS = (
     "tests/ops",
     "tests/model/test_layers.py",
     "tests/model/test_recursive.py",
@@ -62,11 +65,16 @@ _KERNEL_TESTS = (
 )
 
 
+# An implementation of an operation: its name, the mode of dispatch, the function.
+Way = tuple[str, str, Callable[..., torch.Tensor]]
+
+
 @dataclass(frozen=True)
 class Case:
     """An operation at one size, on `tensors`.
 
     `flop` and `bytes` are those of the forward pass. `liger` is Liger-Kernel's equal, or None if there is none.
+    `has_gradient` says whether there is a backward pass to time.
     """
 
     name: str
@@ -75,6 +83,7 @@ class Case:
     flop: float
     bytes: float
     liger: Callable[..., torch.Tensor] | None = None
+    has_gradient: bool = True
 
 
 @dataclass(frozen=True)
@@ -141,11 +150,11 @@ class Inputs:
 
     def activations(self, width: int) -> torch.Tensor:
         """Return a tensor [B, T, width]."""
-        return self._random(self.batch, self.tokens, width)
+        return self.random(self.batch, self.tokens, width)
 
     def weight(self, rows: int, columns: int) -> torch.Tensor:
         """Return a weight [rows, columns], scaled so that its products are of the inputs' size."""
-        return self._random(rows, columns, scale=columns**-0.5)
+        return self.random(rows, columns, scale=columns**-0.5)
 
     def rope(self) -> torch.Tensor:
         """Return the rotary table of the tokens, in the dtype that the model keeps it in."""
@@ -157,7 +166,8 @@ class Inputs:
     def attention_flop(self) -> float:
         return 4 * self.batch * self.tokens**2 * self.width
 
-    def _random(self, *shape: int, scale: float = 1.0) -> torch.Tensor:
+    def random(self, *shape: int, scale: float = 1.0) -> torch.Tensor:
+        """Return a tensor of normal numbers."""
         return (scale * torch.randn(shape, device=self.machine.device)).to(self.machine.dtype)
 
 
@@ -167,7 +177,7 @@ def cases(config: ModelConfig, batch: int, tokens: int, machine: Machine) -> Ite
     yield from _pointwise_cases(inputs)
     yield from _matrix_product_cases(inputs)
     yield _loss_case(inputs)
-    yield _block_case(inputs)
+    yield block_case(inputs)
 
 
 def _pointwise_cases(inputs: Inputs) -> Iterator[Case]:
@@ -180,6 +190,13 @@ def _pointwise_cases(inputs: Inputs) -> Iterator[Case]:
         0,
         3 * rows * width * itemsize,
         _liger_rms_norm(width, inputs.machine),
+    )
+    yield Case(
+        "add_rms_norm",
+        lambda x, delta, weight: add_rms_norm(x, delta, weight, EPS)[1],
+        [inputs.activations(width), inputs.activations(width), inputs.random(width).float()],
+        0,
+        4 * rows * width * itemsize,
     )
     gate_up = inputs.activations(2 * inner)
     yield Case("swiglu", swiglu, [gate_up], 0, 3 * rows * inner * itemsize, _liger_swiglu())
@@ -197,6 +214,17 @@ def _matrix_product_cases(inputs: Inputs) -> Iterator[Case]:
         inputs.attention_flop,
         4 * rows * width * itemsize,
     )
+    # The same sequences end to end. Half of the pairs of tokens see each other.
+    bounds = torch.arange(inputs.batch + 1, dtype=torch.int32, device=rope.device) * inputs.tokens
+    packed_rope = rope.repeat(inputs.batch, 1)
+    yield Case(
+        "causal_attention",
+        lambda qkv: causal_attention(qkv, inputs.config.num_heads, packed_rope, bounds, inputs.tokens),
+        [inputs.activations(3 * width).flatten(0, 1)],
+        inputs.attention_flop / 2,
+        4 * rows * width * itemsize,
+    )
+    yield _decoding_case(inputs)
     yield Case(
         "linear_swiglu",
         linear_swiglu,
@@ -214,6 +242,21 @@ def _matrix_product_cases(inputs: Inputs) -> Iterator[Case]:
         )
 
 
+def _decoding_case(inputs: Inputs) -> Case:
+    """Return a step of decoding that sees `tokens` tokens, the new one included."""
+    shape = (inputs.batch, inputs.config.num_heads, inputs.tokens, inputs.config.head_dim)
+    lengths = torch.full((inputs.batch,), inputs.tokens - 1, device=inputs.machine.device)
+    angles = inputs.rope()[-1:].expand(inputs.batch, -1)
+    return Case(
+        "cached_attention",
+        lambda qkv, keys, values: cached_attention(qkv, inputs.config.num_heads, angles, keys, values, lengths),
+        [inputs.activations(3 * inputs.width)[:, 0], inputs.random(*shape), inputs.random(*shape)],
+        4 * inputs.rows * inputs.width,
+        2 * inputs.rows * inputs.width * inputs.itemsize,
+        has_gradient=False,
+    )
+
+
 def _loss_case(inputs: Inputs) -> Case:
     vocab_size = inputs.config.vocab_size
     labels = torch.randint(0, vocab_size, (inputs.batch, inputs.tokens), device=inputs.machine.device)
@@ -227,7 +270,7 @@ def _loss_case(inputs: Inputs) -> Case:
     )
 
 
-def _block_case(inputs: Inputs) -> Case:
+def block_case(inputs: Inputs) -> Case:
     block, rope = Block(inputs.config).to(inputs.machine.device), inputs.rope()
     parameters = sum(p.numel() for p in block.parameters())
     return Case(
@@ -260,12 +303,13 @@ def _liger_swiglu() -> Callable | None:
 # ----- timing
 
 
-def bench_case(case: Case, batch: int, tokens: int, machine: Machine, compiled: bool) -> Iterator[Row]:
-    """Yield the rows of one operation: ours as dispatched, eager PyTorch, compiled PyTorch, and Liger's."""
-    for name, mode, function in _ways(case, machine, compiled):
+def bench_case(case: Case, batch: int, tokens: int, machine: Machine, ways: list[Way]) -> Iterator[Row]:
+    """Yield the rows of one operation, computed in these ways, forward alone and with the backward pass."""
+    for name, mode, function in ways:
         with dispatch.override(mode):
             # The backward pass costs about twice the forward pass.
-            for direction, factor, make in (("forward", 1, _forward), ("both", 3, _both)):
+            directions = (("forward", 1, _forward), ("both", 3, _both))
+            for direction, factor, make in directions if case.has_gradient else directions[:1]:
                 try:
                     ms = time_ms(make(function, case), machine.device)
                 except torch.cuda.OutOfMemoryError:
@@ -275,8 +319,8 @@ def bench_case(case: Case, batch: int, tokens: int, machine: Machine, compiled: 
                 yield Row(case.name, direction, batch, tokens, name, ms, tflops, gbs, *shares)
 
 
-def _ways(case: Case, machine: Machine, compiled: bool) -> list[tuple[str, str, Callable]]:
-    """Return the implementations of an operation as (name, mode of dispatch, function)."""
+def ways_of(case: Case, machine: Machine, compiled: bool) -> list[Way]:
+    """Return ours as dispatched, eager PyTorch, PyTorch compiled if `compiled`, and Liger's if there is one."""
     ours = "triton" if machine.device.type == "cpu" else "auto"
     ways = [("ours", ours, case.run), ("eager", "reference", case.run)]
     if compiled:
@@ -451,7 +495,7 @@ def main() -> int:
 def kernels_are_correct() -> bool:
     """Run the tests of the kernels on this GPU."""
     print("first the tests of the kernels on this GPU", flush=True)
-    command = [sys.executable, "-m", "pytest", *_KERNEL_TESTS]
+    command = [sys.executable, "-m", "pytest", *KERNEL_TESTS]
     return subprocess.run(command, cwd=environment.REPOSITORY).returncode == 0
 
 
@@ -462,7 +506,7 @@ def bench(
     for batch, tokens in shapes:
         try:
             for case in cases(config, batch, tokens, machine):
-                yield from bench_case(case, batch, tokens, machine, compiled)
+                yield from bench_case(case, batch, tokens, machine, ways_of(case, machine, compiled))
         except torch.cuda.OutOfMemoryError:
             print(f"{batch}x{tokens}: this GPU's memory is too small for the tensors themselves")
     for batch, tokens in steps:
