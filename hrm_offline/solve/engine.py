@@ -68,7 +68,9 @@ class Engine:
         self.adaptation: Adaptation | None = None
         self.loaded: tuple[int, AnyPredictor, PredictionPlan] | None = None  # the group whose network is in memory
         self.micro_batches = self.choice.recipe.micro_batches  # grows when memory runs out
-        setting, device = self.choice.recipe.cuda_graphs, self.runtime.device
+        # A worker that takes the place of one whose GPU was lost risks nothing.
+        setting = "no" if setup.plain_operations else self.choice.recipe.cuda_graphs
+        device = self.runtime.device
         self.graphs = {work: graphs.Choice.of(setting, device) for work in ("adapt", "predict")}
         self.selftest = self._prove_operations()
         self.seconds_per_token = self._probe()
