@@ -1,12 +1,14 @@
-"""The command line: solve, induce, score, show, pretrain, leaks, import-checkpoint, parity.
+"""The command line: solve, induce, score, show, pretrain, leaks, import-checkpoint, parity, selftest.
 
-Bad input and a missing package end with one line on stderr and exit code 2, never with a traceback. The flags of
+Bad input and a missing package end with one line on stderr and exit code 2, and Ctrl-C with one line and exit code 130;
+never with a traceback. The flags of
 `solve` and `pretrain` are the fields of `SolveOptions`, `PretrainOptions` and `PretrainConfig`.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -16,12 +18,22 @@ from pathlib import Path
 from hrm_offline import __version__
 from hrm_offline.common.blank import write_blank
 from hrm_offline.common.budget import Budget, parse_duration
-from hrm_offline.common.errors import InputError, shown, shown_name
-from hrm_offline.common.files import make_folder, read_json, write_json
+from hrm_offline.common.errors import INTERRUPTED, INTERRUPTED_CODE, InputError, shown, shown_name
+from hrm_offline.common.files import make_folder, read_json, require_writable, write_json, written
 from hrm_offline.common.flags import add_flags, escaped, given, in_words
+from hrm_offline.common.lock import FolderLock
 from hrm_offline.common.packages import require_packages
 from hrm_offline.common.settings import from_dict, help_of, parse_setting
-from hrm_offline.config import PRESETS, AdaptConfig, ModelConfig, PretrainConfig, PretrainOptions, preset
+from hrm_offline.config import (
+    DTYPES,
+    PRESET_NAMES,
+    PRESETS,
+    AdaptConfig,
+    ModelConfig,
+    PretrainConfig,
+    PretrainOptions,
+    preset,
+)
 from hrm_offline.solve.options import SolveOptions
 
 # The packages that each kind of command imports.
@@ -30,9 +42,11 @@ _NETWORK = ("torch", "numpy", "safetensors")
 _TRAINING = (*_NETWORK, "tqdm")
 _PICTURES = (*_TRAINING, "matplotlib")
 
+_LONGEST_REASON = 300  # characters of a foreign error, which may fill pages
+
 _NOT_IN_WEIGHTS = ("num_heads", "H_cycles", "L_cycles", "halt_max_steps")  # what a checkpoint's weights do not tell
 
-_TASKS_HELP = "Kaggle challenges file, folder of one-task files, or name of a set"
+_TASKS_HELP = "Kaggle challenges file, file of one task, folder of such files, or name of a set"
 _SET_HELP = "bundled set (arc1-train, arc1-eval, arc2-train, arc2-eval), rehearsal, synthetic-N, file or folder"
 
 
@@ -52,6 +66,15 @@ def main(argv: list[str] | None = None, started: float | None = None) -> int:
     except InputError as error:
         print(f"hrm_offline: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(INTERRUPTED, file=sys.stderr)
+        return INTERRUPTED_CODE
+
+
+def _say(text: str) -> None:
+    """Print a line. Where nobody reads any more, or where a log lies on a full disk, the run goes on without."""
+    with contextlib.suppress(OSError):
+        print(text, flush=True)
 
 
 def _solve(options: argparse.Namespace, started: float | None) -> int:
@@ -61,11 +84,15 @@ def _solve(options: argparse.Namespace, started: float | None) -> int:
         _write_blank(options)
         require_packages(*_NETWORK)
         raise  # a package that nobody said is needed
+    except Exception as error:  # a package that is there and broken, or that python -OO breaks
+        _write_blank(options)
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"a package cannot be imported ({reason[:_LONGEST_REASON]})") from None
     budget = Budget(parse_duration(options.budget), started)
     solve(
         SolveOptions(**given(options, SolveOptions), **_start_of(options)),
         budget,
-        say=lambda text: print(text, flush=True),
+        say=_say,
         end_process=None if started is None else os._exit,
     )
     return 0
@@ -74,8 +101,11 @@ def _solve(options: argparse.Namespace, started: float | None) -> int:
 def _write_blank(options: argparse.Namespace) -> None:
     """Write the submission that needs no package. Where the tasks are a set by name, that is impossible."""
     path = options.out / "submission.json"
-    if options.challenges.exists() and write_blank(options.challenges, path):
-        print(f"a valid submission of blank answers is in {path}", flush=True)
+    if not os.path.exists(options.challenges):
+        return
+    with FolderLock(make_folder(options.out), _say):
+        if write_blank(options.challenges, path):
+            _say(f"a valid submission of blank answers is in {path}")
 
 
 def _start_of(options: argparse.Namespace) -> dict:
@@ -94,15 +124,13 @@ def _induce(options: argparse.Namespace, _) -> int:
     from hrm_offline.induction.search import EFFORT, induce
 
     tasks = load_set(options.challenges)
-    make_folder(Path(options.out).parent)
+    require_writable(options.out)
     for bad in tasks.bad:
         print(f"left out: task {shown_name(bad.id)}: {bad.reason}")
     effort = EFFORT if options.effort is None else options.effort
     candidates = {task.id: induce(task, effort) for task in tasks.tasks}
-    try:
+    with written(options.out):
         write_candidates(options.out, candidates)
-    except OSError as error:
-        raise InputError(f"{options.out}: cannot be written ({error})") from None
     found = sum(any(tests) for tests in candidates.values())
     print(f"{found} of {len(candidates)} tasks have a candidate; {options.out}")
     return 0
@@ -112,9 +140,10 @@ def _score(options: argparse.Namespace, _) -> int:
     from hrm_offline.answers.score import score_files
 
     score = score_files(options.submission, options.solutions)
-    print(score.as_text())
+    print(score.as_text(), flush=True)
     if options.json:
-        write_json(options.json, score.as_dict(), indent=2)
+        with written(options.json):
+            write_json(options.json, score.as_dict(), indent=2)
     return 0
 
 
@@ -161,7 +190,10 @@ def _leaks(options: argparse.Namespace, _) -> int:
     from hrm_offline.data.leaks import find_leaks
     from hrm_offline.data.sets import load_set
 
-    tasks, others = (load_set(name).require_good() for name in (options.tasks, options.others))
+    sets = [load_set(name, needs_tests=False) for name in (options.tasks, options.others)]
+    for line in filter(None, (found.left_out() for found in sets)):
+        print(line)
+    tasks, others = sets[0].require_some(), sets[1].readable() or sets[1].require_some()
     leaks = find_leaks(tasks, others)
     for leak in leaks:
         print(f"{leak.id}: {leak.pairs} pairs are in {', '.join(leak.others)}")
@@ -184,6 +216,24 @@ def _parity(options: argparse.Namespace, _) -> int:
     return 0 if passed else 1
 
 
+def _selftest(options: argparse.Namespace, _) -> int:
+    from hrm_offline.model.device import interpret_kernels_on_cpu
+
+    interpret_kernels_on_cpu(options.device)
+    from hrm_offline.solve.selftest import show_selftest  # defines the kernels
+
+    right = show_selftest(
+        options.device,
+        options.dtype,
+        options.preset,
+        options.side,
+        options.seconds,
+        options.json,
+        say=lambda text: print(text, flush=True),
+    )
+    return 0 if right else 1
+
+
 def _parser() -> argparse.ArgumentParser:
     is_script = Path(sys.argv[0]).stem == "hrm-offline"
     parser = argparse.ArgumentParser(
@@ -202,6 +252,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_leaks,
         _add_import_checkpoint,
         _add_parity,
+        _add_selftest,
     ):
         add_command(commands)
     return parser
@@ -337,3 +388,39 @@ def _add_parity(commands) -> None:
     parity.add_argument(
         "case", nargs="+", metavar="FILE.json", help="a case's settings; its tensors lie in FILE.safetensors beside it"
     )
+
+
+def _add_selftest(commands) -> None:
+    selftest = _add_command(
+        commands,
+        "selftest",
+        _selftest,
+        _NETWORK,
+        "compare every kernel with plain PyTorch on this machine, and time both; exit code 1 if a kernel is wrong",
+    )
+    selftest.add_argument(
+        "--preset",
+        choices=PRESET_NAMES,
+        default=PretrainConfig.preset,
+        help="network whose shapes are tested on a GPU; a CPU tests tiny ones (default: %(default)s)",
+    )
+    selftest.add_argument(
+        "--side",
+        type=_side,
+        default=30,
+        metavar="N",
+        help="side of the canvas in cells, on a GPU (default: %(default)s)",
+    )
+    selftest.add_argument("--device", metavar="DEVICE", help="cpu, cuda or cuda:N (default: a GPU if there is one)")
+    selftest.add_argument("--dtype", choices=DTYPES, help="number format (default: what suits the device)")
+    selftest.add_argument(
+        "--seconds", type=float, default=60.0, metavar="X", help="begin no operation after this time (default: 60)"
+    )
+    selftest.add_argument("--json", metavar="FILE", help="also write all errors, times and choices into this file")
+
+
+def _side(text: str) -> int:
+    """Return the side of a canvas. Raises `ValueError`, which argparse turns into an error in one line."""
+    if not 1 <= int(text) <= 512:
+        raise ValueError(text)
+    return int(text)

@@ -12,19 +12,21 @@ from pathlib import Path
 
 from hrm_offline.common.errors import InputError, shown
 from hrm_offline.common.settings import check, setting
-from hrm_offline.common.tokens import COLOURS
+from hrm_offline.common.tokens import COLOURS, DECODER_VOCABULARY
 
-ARCHITECTURES = ("hrm", "transformer", "shared")
-POSITIONS = ("rope-1d", "rope-2d", "learned")
+ARCHITECTURES = ("hrm", "transformer", "shared", "decoder")
+POSITIONS = ("rope-1d", "rope-2d", "rope-3d", "learned")
 HALTING = ("q-learning", "halt-only")
 LOSSES = ("stablemax", "softmax")
+OPTIMIZERS = ("adam-atan2", "normuon")
 CONDITIONING = ("table", "factored", "few-shot")
 HALTING_TARGETS = ("next-step", "look-ahead")
 CANVAS = ("tight", "full")
 VOTES = ("rotations", "flips", "colours", "translation")
 DTYPES = ("float32", "bfloat16", "float16")
+CUDA_GRAPHS = ("measured", "yes", "no")
 SHARING = ("sharded", "joint", "per-task")  # which tasks learn one network together
-PRESET_NAMES = ("hrm-27m", "transformer-27m", "shared-7m", "hrm-3m", "hrm-132k")
+PRESET_NAMES = ("hrm-27m", "transformer-27m", "shared-7m", "hrm-3m", "hrm-132k", "decoder-75m", "decoder-170k")
 
 # Headings of the flags that are made from the recipes' fields.
 _RUN = "data and length of the run"
@@ -34,6 +36,7 @@ _OPTIMISER = "optimiser"
 _VIEWS = "augmentation and conditioning"
 
 MAX_SEED = 2**63 - 1  # PyTorch and numpy take it
+MAX_THREADS = 2**10
 _MAX_CELLS = 512 * 512
 _MAX_PUZZLE_TOKENS = 256
 _MAX_LAYERS_PER_STEP = 2**14
@@ -43,14 +46,17 @@ _MAX_LAYERS_PER_STEP = 2**14
 class ModelConfig:
     """The network. Defaults are the Hierarchical Reasoning Model's as published (27M parameters).
 
-    The three architectures differ in their stacks of layers, and an architecture has 0 of the layers and cycles that
-    it lacks:
+    The architectures differ in their stacks of layers, and an architecture has 0 of the layers and cycles that it
+    lacks:
 
     - "hrm" has two stacks, H and L. Only the last pass of each carries gradient.
     - "transformer" has one stack, H, which is passed once per H cycle. This is the baseline of the same size in ARC
       Prize's analysis of the Hierarchical Reasoning Model.
     - "shared" has one stack, L, in both roles. The whole last cycle carries gradient (Tiny Recursive Model,
       arXiv 2510.04871).
+    - "decoder" has one stack, H, of pre-norm layers, which is passed once per H cycle. It reads a pair as one sequence
+      and predicts the output token by token. The other three predict all cells of the output at once, in place. All
+      passes carry gradient. Puzzle embeddings are added to every token, and there is no halting.
 
     The upper limits lie far beyond any use: a larger number is a mistake, or is meant to exhaust the machine.
     """
@@ -66,11 +72,13 @@ class ModelConfig:
     L_cycles: int = setting(2, "L passes per H pass", most=256)
     expansion: float = setting(4.0, "width of the SwiGLU: about 2/3 of this times hidden_size", above=0, most=64)
     rms_norm_eps: float = setting(1e-5, "added to the mean square in the normalisation", above=0, most=1)
-    vocab_size: int = setting(12, "different tokens: PAD, EOS and ten colours", above=0, most=2**16)
+    vocab_size: int = setting(
+        12, "different tokens: PAD, EOS and ten colours, and three more for a decoder", above=0, most=2**16
+    )
     positions: str = setting(
         "rope-1d",
-        "rotary positions by the index in the canvas (rope-1d) or half by row, half by column (rope-2d), or a learned "
-        "table",
+        "rotary positions by the index in the canvas (rope-1d), half by row, half by column (rope-2d), by row, column "
+        "and part of the sequence (rope-3d, for a decoder), or a learned table",
         POSITIONS,
     )
     rope_theta: float = setting(10000.0, "base of the rotary positions' wavelengths", above=0, most=1e12)
@@ -104,7 +112,7 @@ class ModelConfig:
         self._require_affordable()
         if self.hidden_size % self.num_heads:
             raise InputError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
-        multiple = 4 if self.positions == "rope-2d" else 2
+        multiple = {"rope-2d": 4, "rope-3d": 8}.get(self.positions, 2)
         if self.positions != "learned" and self.head_dim % multiple:
             raise InputError(
                 f"{self.positions} needs a head dimension that is a multiple of {multiple}, not {self.head_dim}"
@@ -115,16 +123,34 @@ class ModelConfig:
             raise InputError(
                 f"puzzle_columns is {self.puzzle_columns} and context_pairs {self.context_pairs}, expected one of them"
             )
+        self._require_decoder()
 
     def _require_modules(self) -> None:
         """Raise `InputError` unless the architecture has all of its stacks, and no other."""
-        absent = {"hrm": (), "transformer": ("L_layers", "L_cycles"), "shared": ("H_layers",)}[self.architecture]
+        without_l = ("L_layers", "L_cycles")
+        absent = {"hrm": (), "transformer": without_l, "shared": ("H_layers",), "decoder": without_l}[self.architecture]
         for name in ("H_layers", "L_layers", "L_cycles"):
             value = getattr(self, name)
             if name in absent and value:
                 raise InputError(f"{name} is {shown(value)}, expected 0 for architecture '{self.architecture}'")
             if name not in absent and not value > 0:
                 raise InputError(f"{name} is {shown(value)}, expected more than 0")
+
+    def _require_decoder(self) -> None:
+        """Raise `InputError` where a decoder's settings are not a decoder's, or another network has some of them."""
+        if (self.positions == "rope-3d") != self.is_decoder:
+            raise InputError(f"positions '{self.positions}' do not go with architecture '{self.architecture}'")
+        if not self.is_decoder:
+            return
+        for name, expected in (("halt_max_steps", 1), ("context_pairs", 0)):
+            if getattr(self, name) != expected:
+                raise InputError(f"{name} is {getattr(self, name)}, expected {expected} for architecture 'decoder'")
+        if self.vocab_size < DECODER_VOCABULARY:
+            raise InputError(f"vocab_size is {self.vocab_size}, expected {DECODER_VOCABULARY} for a decoder")
+        if self.puzzle_columns and self.puzzle_emb_ndim != self.hidden_size:
+            raise InputError(
+                f"puzzle_emb_ndim is {self.puzzle_emb_ndim}, expected hidden_size {self.hidden_size} for a decoder"
+            )
 
     def _require_affordable(self) -> None:
         """Raise `InputError` where settings, each within its own limits, are together too much or too little."""
@@ -139,6 +165,11 @@ class ModelConfig:
                 raise InputError(f"{what} is {shown(value)}, expected at most {most}")
 
     @property
+    def is_decoder(self) -> bool:
+        """Return whether the network predicts token by token."""
+        return self.architecture == "decoder"
+
+    @property
     def head_dim(self) -> int:
         """Return the numbers per attention head."""
         return self.hidden_size // self.num_heads
@@ -151,13 +182,19 @@ class ModelConfig:
     @property
     def gradient_passes(self) -> int:
         """Return the number of layer passes that carry gradient: the last ones of an outer step."""
+        if self.is_decoder:
+            return self.layer_passes
         cycles = self.L_cycles + 1 if self.architecture == "shared" else 1
         return self.H_layers + cycles * self.L_layers
 
     @property
     def intermediate_size(self) -> int:
-        """Return the width of the SwiGLU: 2/3 of `expansion` x hidden, rounded up to a multiple of 256."""
-        return _ceil_div(round(self.expansion * self.hidden_size * 2 / 3), 256) * 256
+        """Return the width of the SwiGLU: 2/3 of `expansion` x hidden, rounded up to a multiple of 256.
+
+        A decoder's is rounded up to a multiple of 64.
+        """
+        multiple = 64 if self.is_decoder else 256
+        return _ceil_div(round(self.expansion * self.hidden_size * 2 / 3), multiple) * multiple
 
     @property
     def puzzle_ids(self) -> int:
@@ -167,6 +204,8 @@ class ModelConfig:
     @property
     def puzzle_tokens(self) -> int:
         """Return the tokens that the puzzle embeddings fill in front of the canvas."""
+        if self.is_decoder:  # adds them to every token
+            return 0
         return _ceil_div(self.puzzle_columns * self.puzzle_emb_ndim, self.hidden_size)
 
     @property
@@ -217,14 +256,40 @@ class Recipe:
         most=2**16,
         group=_BATCHES,
     )
-    cuda_graphs: bool = setting(False, "on a GPU, record the step of each bucket once and replay it", group=_BATCHES)
+    cuda_graphs: str = setting(
+        "measured",
+        "on a GPU, record the work at each shape once and replay it: where a trial gives the same numbers in less time "
+        "(measured), always, or never",
+        CUDA_GRAPHS,
+        group=_BATCHES,
+        recorded=False,
+    )
+    optimizer: str = setting(
+        "adam-atan2",
+        "what moves the network; normuon moves a decoder's matrices by NorMuon and the rest by AdamW",
+        OPTIMIZERS,
+        group=_OPTIMISER,
+        later=True,
+    )
     lr: float = setting(1e-4, "learning rate of the network", above=0, group=_OPTIMISER)
+    matrix_lr: float = setting(
+        1e-2, "learning rate of the matrices with normuon", above=0, group=_OPTIMISER, later=True
+    )
+    max_gradient_norm: float = setting(
+        0.0,
+        "larger gradients are scaled down to this norm, with normuon; 0: no limit",
+        least=0,
+        group=_OPTIMISER,
+        later=True,
+    )
     beta1: float = setting(0.9, "decay per step of Adam-atan2's mean of gradients", least=0, most=1, group=_OPTIMISER)
     beta2: float = setting(
         0.95, "decay per step of Adam-atan2's mean of squared gradients", least=0, most=1, group=_OPTIMISER
     )
     weight_decay: float = setting(0.1, "weight decay of the network, times lr per step", least=0, group=_OPTIMISER)
-    puzzle_emb_lr: float = setting(1e-2, "learning rate of the puzzle embeddings (SignSGD)", above=0, group=_OPTIMISER)
+    puzzle_emb_lr: float = setting(
+        1e-2, "learning rate of the puzzle embeddings (SignSGD; AdamW with normuon)", above=0, group=_OPTIMISER
+    )
     puzzle_emb_weight_decay: float = setting(
         0.1, "weight decay of the puzzle embeddings, times puzzle_emb_lr per step", least=0, group=_OPTIMISER
     )
@@ -253,6 +318,17 @@ class Recipe:
         True,
         "in training, end a sequence when the network thinks its answer is right; otherwise after halt_max_steps",
         group=_LOSS,
+    )
+    dropout: float = setting(
+        0.0,
+        "share of each layer's results that a decoder leaves out in training",
+        least=0,
+        most=1,
+        group=_LOSS,
+        later=True,
+    )
+    loss_on_input: bool = setting(
+        False, "a decoder also learns to predict the input's tokens, not the output's alone", group=_LOSS, later=True
     )
     halting_target: str = setting(
         "next-step", "where the target of q_continue comes from", HALTING_TARGETS, group=_LOSS
@@ -317,13 +393,28 @@ class AdaptConfig(Recipe):
         ("rotations", "flips", "colours"), "augmentations that make the views that vote", VOTES
     )
     predict_tokens: int = setting(128 * 900, "canvas tokens per batch in prediction, about", above=0)
+    search_branches: int = setting(
+        0,
+        "further grids that a decoder searches for in each plain view of a test input, at most",
+        least=0,
+        most=64,
+        later=True,
+    )
+    search_bound: float = setting(
+        0.02,
+        "in that search, grids whose beginning is less likely than this are not tried",
+        above=0,
+        most=1,
+        later=True,
+    )
 
 
 @dataclass(frozen=True)
 class PretrainConfig(Recipe):
     """Offline pretraining: the network, the tasks and the length of the run.
 
-    A task that shares a pair, in any view, with a task of the `held_out` sets or with an earlier task is left out.
+    A task that has the name of a task of the `held_out` sets, or shares a pair with one in any view, is left out, and
+    so is a task that shares a pair with an earlier task. A task of 20 pairs or more loses just the pair.
     """
 
     preset: str = setting("hrm-27m", "network and recipe; other settings override the recipe", PRESET_NAMES, group=_RUN)
@@ -365,7 +456,9 @@ class PretrainOptions:
     dtype: str | None = setting(
         None, "number format of the network's computations", DTYPES, unset="what suits the device"
     )
-    threads: int | None = setting(None, "CPU threads per process", least=1, metavar="N", unset="PyTorch's choice")
+    threads: int | None = setting(
+        None, "CPU threads per process", least=1, most=MAX_THREADS, metavar="N", unset="PyTorch's choice"
+    )
     minutes: float | None = setting(
         None,
         "stop after M minutes of training, with the state saved and exit code 1",
@@ -418,6 +511,32 @@ _SMALL_RECIPE = dict(
     translate=0.0,
 )
 _SMALL_PREDICTION = dict(outer_steps=2, vote_views=8, predict_tokens=4096)
+# A decoder learns matrices by NorMuon; its embeddings of puzzles and views are learned by AdamW as the rest is.
+_DECODER_RECIPE = dict(
+    loss="softmax",
+    optimizer="normuon",
+    max_gradient_norm=1.0,
+    puzzle_emb_weight_decay=0.01,
+    warmup_steps=50,
+    final_lr_ratio=0.0,
+    ema=0.0,
+    conditioning="factored",
+    learned_halting=False,
+    translate=0.0,
+)
+_SMALL_DECODER = dict(tokens_per_step=2000, colour_permutations=0)
+_DECODER = dict(
+    architecture="decoder",
+    L_layers=0,
+    H_cycles=1,
+    L_cycles=0,
+    rms_norm_eps=1e-6,
+    vocab_size=DECODER_VOCABULARY,
+    positions="rope-3d",
+    rope_theta=100.0,
+    halting="halt-only",
+    halt_max_steps=1,
+)
 # A short run gains from a learning rate that falls in its second half.
 _LATE_DECAY = dict(warmup_steps=200, constant_fraction=0.5, final_lr_ratio=0.05)
 
@@ -472,6 +591,81 @@ PRESETS = {
         PretrainConfig(preset="hrm-132k", **_SMALL_RECIPE, steps=20_000),
         # These rates and visits were chosen by measurement: see LOG.md, 2026-11-25.
         AdaptConfig(**(_SMALL_RECIPE | {"lr": 1e-3}), **_SMALL_PREDICTION, visits=300, embeddings_only=0.05),
+    ),
+    # The sizes, rates and dropout that mdlARC publishes (2026-03; its 75M network, 300 views).
+    "decoder-75m": Preset(
+        ModelConfig(
+            **_DECODER, hidden_size=768, num_heads=12, H_layers=8, expansion=6.0, puzzle_columns=3, puzzle_emb_ndim=768
+        ),
+        AdaptConfig(
+            **_DECODER_RECIPE,
+            tokens_per_step=64 * 512,
+            lr=1e-3,
+            matrix_lr=1.66e-3,
+            puzzle_emb_lr=1e-3,
+            constant_fraction=0.8,
+            dropout=0.1,
+            colour_permutations=300,
+            outer_steps=1,
+            embeddings_only=0.0,
+            visits=2000,
+            vote_views=64,
+            predict_tokens=2**17,
+        ),
+        PretrainConfig(
+            preset="decoder-75m",
+            **_DECODER_RECIPE,
+            tokens_per_step=128 * 512,
+            lr=1e-3,
+            matrix_lr=1.66e-3,
+            puzzle_emb_lr=1e-3,
+            constant_fraction=0.7,
+            dropout=0.1,
+            colour_permutations=300,
+            steps=100_000,
+        ),
+    ),
+    "decoder-170k": Preset(
+        ModelConfig(
+            **_DECODER, hidden_size=64, num_heads=4, H_layers=4, expansion=3.0, puzzle_columns=2, puzzle_emb_ndim=64
+        ),
+        AdaptConfig(
+            **_DECODER_RECIPE,
+            **_SMALL_DECODER,
+            lr=2e-3,
+            matrix_lr=1e-2,
+            puzzle_emb_lr=5e-3,
+            constant_fraction=0.8,
+            outer_steps=1,
+            embeddings_only=0.0,
+            visits=300,
+            vote_views=8,
+            predict_tokens=16384,
+        ),
+        PretrainConfig(
+            preset="decoder-170k",
+            **_DECODER_RECIPE,
+            **_SMALL_DECODER,
+            lr=2e-3,
+            matrix_lr=1e-2,
+            puzzle_emb_lr=5e-3,
+            constant_fraction=0.7,
+            steps=20_000,
+        ),
+        # Half the rates of random weights, but for the embeddings, which are new.
+        AdaptConfig(
+            **_DECODER_RECIPE,
+            **_SMALL_DECODER,
+            lr=1e-3,
+            matrix_lr=5e-3,
+            puzzle_emb_lr=1e-2,
+            constant_fraction=0.8,
+            outer_steps=1,
+            embeddings_only=0.0,
+            visits=100,
+            vote_views=8,
+            predict_tokens=16384,
+        ),
     ),
 }
 

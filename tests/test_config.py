@@ -78,7 +78,7 @@ def test_limits_leave_room_for_research():
             hidden_size=8192,
             num_heads=64,
             puzzle_emb_ndim=8192,
-            halt_max_steps=256,
+            halt_max_steps=1 if preset.model.is_decoder else 256,
         )
 
 

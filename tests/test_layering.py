@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from places import PACKAGE
+from places import PACKAGE, REPOSITORY
 
 # The rooms and files of the package, and the others that each may import. An import never points upwards.
 ALLOWED = {
@@ -23,7 +23,7 @@ ALLOWED = {
     "show": {"common", "config", "data", "model", "answers", "predict", "train", "solve"},
     "parity": {"common", "config", "data", "ops", "model", "train", "answers"},
     "cli": {"common", "config", "data", "model", "train", "answers", "predict", "induction", "solve", "show", "parity"},
-    "__main__": {"cli"},
+    "__main__": {"cli", "common"},
     "__init__": {"config", "data", "model"},
 }
 NO_TORCH = ("common", "config", "data", "answers", "induction", "cli")
@@ -75,6 +75,29 @@ def test_candidates_files_are_read_without_torch():
 def test_importing_the_package_loads_neither_torch_nor_triton():
     code = "import sys, hrm_offline, hrm_offline.cli; sys.exit('torch' in sys.modules or 'triton' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_learning_and_predicting_do_not_load_the_compiler():
+    """PyTorch's compiler takes longer to load than the rest of a worker, which has no use for it."""
+    code = """
+import dataclasses, sys, torch
+from hrm_offline.common.budget import Budget
+from hrm_offline.config import preset
+from hrm_offline.data.puzzles import PuzzleSet
+from hrm_offline.data.sets import load_set
+from hrm_offline.model.artifact import bundled_artifact, load_artifact
+from hrm_offline.predict.loop import predict_votes
+from hrm_offline.train.adapt import adapt
+
+artifact = load_artifact(bundled_artifact("hrm-132k"))
+recipe = dataclasses.replace(preset("hrm-132k").recipe(pretrained=True), visits=1, embeddings_only=0.0)
+puzzles = PuzzleSet(load_set("synthetic-1-sides-5").tasks, recipe, artifact.config, seed=0)
+model = artifact.build(puzzles.num_rows, torch.float32)
+adapt(model, puzzles, recipe, Budget(60), seed=0, pretrained=True)
+predict_votes(model, puzzles, recipe)
+sys.exit("torch._dynamo" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0
 
 
 def test_nothing_loads_a_pickle():

@@ -17,6 +17,7 @@ import script_setup
 import argparse
 import base64
 import json
+import re
 import sys
 import tempfile
 import zlib
@@ -34,6 +35,8 @@ from tools.vendor_wheels import DATASET_SLUG, LOCK, REQUIREMENTS_FILE, clear_ear
 
 KERNEL = environment.REPOSITORY / "kernel"
 _USER, _COMPETITION = "YOUR_USERNAME", "COMPETITION_SLUG"  # the placeholders in kernel/kernel-metadata.json
+_NAMED = re.compile(r'^COMPETITION = "(.*?)"', re.MULTILINE)  # the notebook's line with its competition
+_SUBMISSION_CELL = "cell-draft"  # the id of the cell that writes the first submission
 
 _WHEEL_CELL = """\
 # The wheel of hrm_offline itself, put here by tools/build_kernel.py --single-file: no dataset is needed for it.
@@ -96,9 +99,10 @@ def build(
     needs_dataset = bool(extra) or not single_file
     metadata = _fill_in(user, competition, needs_dataset)
     notebook = read_json(KERNEL / metadata["code_file"])
+    _name_competition(notebook, competition)
     if single_file:
-        first_code = [cell["cell_type"] for cell in notebook["cells"]].index("code")
-        notebook["cells"].insert(first_code + 1, _wheel_cell())  # behind the cell that writes the fallback
+        ids = [cell["id"] for cell in notebook["cells"]]
+        notebook["cells"].insert(ids.index(_SUBMISSION_CELL) + 1, _wheel_cell())
     if needs_dataset:
         vendor(out / "dataset", user, extra, None if single_file else lock)
     elif (out / "dataset").is_dir():
@@ -122,6 +126,12 @@ def read_bundle(folder: Path) -> Bundle:
         raise InputError(f"{path}: code_file is '{notebook.name}', which is not beside it")
     if len(metadata["competition_sources"]) != 1:
         raise InputError(f"{path}: competition_sources is {metadata['competition_sources']}, expected one competition")
+    named = _NAMED.findall("\n".join("".join(cell["source"]) for cell in read_json(notebook)["cells"]))
+    if named not in ([], [""], metadata["competition_sources"]):
+        raise InputError(
+            f"{path}: competition_sources is {metadata['competition_sources']}, but {notebook.name} has the line "
+            f'COMPETITION = "{named[0]}", expected the same'
+        )
     dataset = folder / "dataset"
     if not dataset.is_dir():
         return Bundle(notebook, metadata, None)
@@ -142,6 +152,12 @@ def _fill_in(user: str, competition: str, needs_dataset: bool) -> dict:
         ours = f"{user}/{DATASET_SLUG}"
         metadata["dataset_sources"] = [source for source in metadata["dataset_sources"] if source != ours]
     return metadata
+
+
+def _name_competition(notebook: dict, competition: str) -> None:
+    """Write the competition's name into the notebook, which then takes no other competition's tasks."""
+    for cell in notebook["cells"]:
+        cell["source"] = [_NAMED.sub(f'COMPETITION = "{competition}"', line) for line in cell["source"]]
 
 
 def _wheel_cell() -> dict:

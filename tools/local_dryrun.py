@@ -33,7 +33,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tools.support import environment
-from tools.support.command_line import absolute_path, flags, parser_of, run_tool
+from tools.support.command_line import absolute_path, flags, parser_of, run_tool, seed_number
 
 # The names in the bundle that the rehearsal builds.
 _USER, _COMPETITION = "rehearsal", "arc-prize"
@@ -79,10 +79,23 @@ def rehearse(options: argparse.Namespace) -> int:
 
 
 def choose_tasks(data: str, count: int | None):
-    """Return the tasks to rehearse on: for "arc1" those of `rehearsal_tasks`, for another set its `count` smallest."""
-    from hrm_offline.data.sets import load_set, rehearsal_tasks, smallest
+    """Return the tasks to rehearse on: for "arc1" those of `rehearsal_tasks`, for another set its `count` smallest.
 
-    return list(rehearsal_tasks(count)) if data == "arc1" else smallest(load_set(data).require_good(), count)
+    Of another set the tasks that cannot be solved and scored are left out, which is said. Raises `InputError`.
+    """
+    from hrm_offline.common.errors import InputError
+    from hrm_offline.data.sets import MIN_DEMONSTRATIONS, rehearsal_tasks, scorable_tasks, smallest
+
+    if data == "arc1":
+        return list(rehearsal_tasks(count))
+    tasks = scorable_tasks(data)
+    chosen = smallest(tasks, None)
+    few = f"tasks with fewer than {MIN_DEMONSTRATIONS} demonstrations"
+    if not chosen:
+        raise InputError(f"{data}: has only {few}")
+    if len(chosen) < len(tasks):
+        print(f"{data}: left out {len(tasks) - len(chosen)} {few}")
+    return chosen[:count]
 
 
 def _bundle(options: argparse.Namespace):
@@ -222,7 +235,9 @@ def _parse_arguments() -> argparse.Namespace:
         metavar="N",
         help="how often adaptation offers each demonstration (default: as the recipe says)",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed of solve (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=seed_number, default=0, metavar="N", help="random seed of solve (default: %(default)s)"
+    )
     parser.add_argument(
         "--out",
         type=absolute_path,

@@ -14,13 +14,14 @@ import subprocess
 import sys
 
 from tools.support import environment
+from tools.support.command_line import docstring_of
 
 _CHECKS = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["pytest", "-n", "auto"])
 
 
 def main(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
-        print(__doc__)
+        print(docstring_of(__file__))
         return 0
     environment.ensure()
     codes = []

@@ -6,6 +6,7 @@ Format: {task_id: [[{"grid": grid, "votes": number, "confidence": 0 to 1}, ...] 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,9 +42,12 @@ class VotesFile:
 
     @classmethod
     def parse(cls, text: str) -> VotesFile:
-        """Read FILE or FILE=WEIGHT. The weight is the text after the last "=". Raises `InputError`."""
+        """Read FILE or FILE=WEIGHT. The weight is the text after the last "=". Raises `InputError`.
+
+        A file's name may have a "=" itself: a text that is the path of a file is no FILE=WEIGHT, unless FILE is there.
+        """
         path, has_weight, weight = text.rpartition("=")
-        if not has_weight:
+        if not has_weight or (os.path.isfile(text) and not os.path.isfile(path)):
             return cls(Path(text))
         try:
             return cls(Path(path), float(weight))
@@ -98,7 +102,7 @@ def merged(own: Pool, sources: Iterable[Source]) -> Pool:
     votes of all sources stay as many as they are, and the sources share them by weight. A source's candidates share
     its votes in proportion to their own.
     """
-    pool = Pool()
+    pool = Pool(scores=own.scores)
     for grid, count, confidence in own.sums.values():
         pool.add(grid, count, confidence)
     voting = [(candidates, weight) for candidates, weight in sources if candidates]

@@ -1,13 +1,14 @@
 """Votes for predicted grids, and the rule that makes two attempts of them.
 
 The votes for a test input are counted in a `Pool`. `Pool.ranking` orders the distinct grids, the candidates: by count,
-then by mean confidence. `choose_attempts` is the rule that turns this ranking into attempts. For another rule, write a
-function like it here and give it to `build_submission`, where `hrm_offline.solve.ledger` calls that.
+then by mean confidence. A decoder also judges candidates: their scores are log-likelihoods. `choose_attempts` is the
+rule that turns ranking and scores into attempts. For another rule, write a function like it here and give it to
+`build_submission`, where `hrm_offline.solve.ledger` calls that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 
 import numpy as np
@@ -30,15 +31,22 @@ class Vote:
 class Candidate:
     """A grid that may be the answer: its number of votes and their mean confidence.
 
-    `count` need not be whole, because votes from elsewhere are weighted.
+    `count` need not be whole, because votes from elsewhere are weighted. `score` is the grid's log-likelihood summed
+    over views, or None where no network has judged it.
     """
 
     grid: np.ndarray
     count: float
     confidence: float
+    score: float | None = None
 
 
 Rule = Callable[[list[Candidate]], list[np.ndarray]]  # from candidates, best first, to attempts
+
+
+def key_of(grid: np.ndarray) -> tuple:
+    """Return a key that equal grids share."""
+    return grid.shape, grid.tobytes()
 
 
 @dataclass
@@ -46,22 +54,26 @@ class Pool:
     """The votes for one test input.
 
     `sums` holds [grid, count, summed confidence] of each distinct grid, in the order in which they were first seen;
-    `count` is the number of all votes.
+    `count` is the number of all votes. `scores` holds the log-likelihoods of the grids that were judged, by `key_of`.
     """
 
     sums: dict[tuple, list] = field(default_factory=dict)
     count: float = 0
+    scores: dict[tuple, float] = field(default_factory=dict)
 
     def add(self, grid: np.ndarray, count: float, confidence: float) -> None:
         """Count `count` votes for a grid; `confidence` is the sum of theirs."""
-        entry = self.sums.setdefault((grid.shape, grid.tobytes()), [grid, 0, 0.0])
+        entry = self.sums.setdefault(key_of(grid), [grid, 0, 0.0])
         entry[1] += count
         entry[2] += confidence
         self.count += count
 
     def ranking(self) -> list[Candidate]:
         """Return the candidates, best first: by count, then by mean confidence, then as first seen."""
-        candidates = [Candidate(grid, count, total / count) for grid, count, total in self.sums.values()]
+        candidates = [
+            Candidate(grid, count, total / count, self.scores.get(key))
+            for key, (grid, count, total) in self.sums.items()
+        ]
         return sorted(candidates, key=lambda c: (c.count, c.confidence), reverse=True)  # a stable sort
 
 
@@ -85,6 +97,15 @@ class Votes:
         """Return the votes of several parts of one batch, in order."""
         return cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)))
 
+    @classmethod
+    def of_grids(cls, tests: np.ndarray, grids: Sequence[np.ndarray], confidence: np.ndarray) -> Votes:
+        """Return votes for the given grids."""
+        sides = np.array([grid.shape for grid in grids], dtype=np.int32).reshape(-1, 2)
+        cells = np.zeros((len(grids), *sides.max(axis=0, initial=1)), dtype=np.uint8)
+        for room, grid in zip(cells, grids):
+            room[: grid.shape[0], : grid.shape[1]] = grid
+        return cls(tests, sides, cells, confidence)
+
     def __len__(self) -> int:
         return len(self.tests)
 
@@ -95,6 +116,8 @@ class Votes:
 
     def add_to(self, pools: dict[int, Pool]) -> None:
         """Count the votes into the pools of their test inputs; a test input without a pool gets one."""
+        if not len(self):
+            return
         # Votes are alike where test input, sides and cells are. Side by side as bytes these make one key per vote.
         tests = self.tests[:, None].astype(">i4").view(np.uint8)  # [N, 4]
         cells = self.cells.reshape(len(self), -1)  # [N, M * M]
@@ -139,10 +162,18 @@ def rank(votes: Iterable[Vote]) -> list[Candidate]:
 
 
 def best(ranking: list[Candidate], count: int) -> list[Candidate]:
-    """Return the first `count` candidates that can be an answer, or as many as there are. An empty grid never can."""
-    return [candidate for candidate in ranking if candidate.grid.size][:count]
+    """Return the first `count` candidates that can be an answer, or as many as there are. An empty grid never can.
+
+    Judged candidates come first, by score. The others follow in the order of the ranking.
+    """
+    possible = [candidate for candidate in ranking if candidate.grid.size]
+    judged = sorted((c for c in possible if c.score is not None), key=lambda c: c.score, reverse=True)
+    return [*judged, *(c for c in possible if c.score is None)][:count]
 
 
 def choose_attempts(ranking: list[Candidate]) -> list[np.ndarray]:
-    """Return the two best grids of a ranking, or as many as there are. This is the published rule."""
+    """Return the two best grids of a ranking, or as many as there are.
+
+    Without scores this is the published rule: the grids with most votes. With scores likelihood decides.
+    """
     return [candidate.grid for candidate in best(ranking, _ATTEMPTS)]

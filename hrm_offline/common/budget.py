@@ -8,23 +8,28 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from hrm_offline.common.errors import InputError
+from hrm_offline.common.errors import InputError, shown
 
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?$")
+_MAX_SECONDS = 1e9
 
 # Kept back for the last vote, the files and the end of the processes: a share of the budget, in seconds within bounds.
 _RESERVED_SHARE, _MIN_RESERVE, _MAX_RESERVE = 0.02, 0.5, 120.0
 
 
 def parse_duration(text: str) -> float:
-    """Return the seconds in "11h30m", "3m", "90s" or plain "90". Raises `InputError` for anything else."""
-    if re.fullmatch(r"\d+(?:\.\d+)?", text):
-        return float(text)
-    match = _DURATION.match(text)
+    """Return the seconds in "11h30m", "3m", "90s" or plain "90". Raises `InputError` for anything else.
+
+    That includes a budget of more than thirty years, for which the system's timers are too short.
+    """
+    match = _DURATION.match(f"{text}s" if re.fullmatch(r"\d+(?:\.\d+)?", text) else text)
     if not text or not match:
         raise InputError(f"budget '{text}' is not a duration, expected for example 11h30m, 3m or 90s")
     hours, minutes, seconds = (float(part or 0) for part in match.groups())
-    return hours * 3600 + minutes * 60 + seconds
+    total = hours * 3600 + minutes * 60 + seconds
+    if total > _MAX_SECONDS:
+        raise InputError(f"budget {shown(text)} is {total:g} seconds, expected at most {_MAX_SECONDS:g}")
+    return total
 
 
 def in_words(seconds: float) -> str:

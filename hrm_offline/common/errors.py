@@ -1,7 +1,10 @@
 """The exception for bad input, and how values look in its message.
 
-The command line prints the message on one line and ends with exit code 2, without a traceback.
+The command line prints the message on one line and ends with exit code 2, without a traceback. Ctrl-C ends a command
+with one line too.
 """
+
+INTERRUPTED, INTERRUPTED_CODE = "interrupted (Ctrl-C)", 130  # a shell gives this code to a command that SIGINT ended
 
 _LONGEST = 40  # characters of a value that an error message quotes
 _LONGEST_INTEGER = 128  # bits, at most 39 digits; Python refuses to print an integer of thousands of digits

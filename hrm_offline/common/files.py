@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -9,6 +10,7 @@ import os
 import stat
 import threading
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -161,9 +163,14 @@ def write_json(path: str | Path, value, indent: int | None = None) -> None:
 def write_bytes(path: str | Path, content: bytes | memoryview) -> None:
     """Replace `path` by `content`, atomically: a reader sees the old file or the new file.
 
-    Raises `OSError` where the new file cannot be written. The old file is then still in place.
+    A device or a pipe, such as /dev/stdout, is written to. Raises `OSError` where the new file cannot be written. The
+    old file is then still in place.
     """
     path = Path(path)
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        with open(path, "wb") as file:
+            file.write(content)
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -174,6 +181,23 @@ def write_bytes(path: str | Path, content: bytes | memoryview) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def written(path: str | Path) -> Iterator[None]:
+    """Create the folder of a file that the user has named, for a block that writes the file. Raises `InputError`."""
+    require_writable(path)
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error})") from None
+
+
+def require_writable(path: str | Path) -> None:
+    """Create the folder of a file that is to be written. Raises `InputError` if `path` is a folder or below a file."""
+    if os.path.isdir(path):
+        raise InputError(f"{path}: cannot be written (it is a folder, expected a file)")
+    make_folder(Path(path).parent)
 
 
 def checksum(path: str | Path) -> int:

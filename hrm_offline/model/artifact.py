@@ -34,7 +34,7 @@ from hrm_offline.common.settings import from_dict
 from hrm_offline.common.tokens import VOCABULARY
 from hrm_offline.config import ModelConfig
 from hrm_offline.data.puzzles import NEW_PUZZLE_ROW, SHARED_ROWS, shared_row_names
-from hrm_offline.model.recursive import RecursiveModel
+from hrm_offline.model.network import Network, build_network
 
 FORMAT = "hrm_offline artifact 2"
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
@@ -59,12 +59,12 @@ class Artifact:
     weights: dict[str, torch.Tensor]  # float32
     digest: str  # SHA-256 of its two files
 
-    def build(self, num_rows: int, dtype: torch.dtype) -> RecursiveModel:
+    def build(self, num_rows: int, dtype: torch.dtype) -> Network:
         """Return the network with an embedding table of `num_rows`, whose new puzzles start from the row for them.
 
         `dtype` is that of activations and states.
         """
-        model = RecursiveModel(self.config, num_rows, dtype)
+        model = build_network(self.config, num_rows, dtype)
         weights = dict(self.weights)
         if _TABLE_KEY in weights:
             weights[_TABLE_KEY] = table_of_new(weights[_TABLE_KEY], num_rows)
@@ -214,7 +214,10 @@ def import_checkpoint(
         table = state[_TABLE_KEY]
         given = read_json(identifiers) if identifiers is not None else [f"<row {i}>" for i in range(len(table))]
         if not isinstance(given, list) or len(given) != len(table):
-            raise InputError(f"{identifiers}: expected a list of {len(table)} identifiers, one per embedding row")
+            raise InputError(
+                f"{identifiers}: is {shown(given)}, expected a list of {len(table)} identifiers, one per row of the "
+                "checkpoint's embedding table"
+            )
         # The published table is a blank row and then the puzzles. Ours has other shared rows in between.
         blank, puzzles = table[:1], table[1:]
         state[_TABLE_KEY] = torch.cat([blank, table.new_zeros(SHARED_ROWS - 1, table.shape[1]), puzzles])
@@ -308,7 +311,7 @@ def _count_layers(state: dict[str, torch.Tensor], prefix: str) -> int:
 def _require_fit(shapes: dict[str, tuple[int, ...]], config: ModelConfig, rows: int, where: str | Path) -> None:
     """Raise `InputError` unless these are exactly the tensors of a model with these settings and `rows` embeddings."""
     with torch.device("meta"):
-        expected = {name: tuple(value.shape) for name, value in RecursiveModel(config, rows).state_dict().items()}
+        expected = {name: tuple(value.shape) for name, value in build_network(config, rows).state_dict().items()}
     for name in sorted(expected.keys() | shapes.keys()):
         if name not in shapes:
             raise InputError(f"{where}: tensor '{name}' is missing, which the config asks for")

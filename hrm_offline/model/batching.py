@@ -16,30 +16,28 @@ import torch
 from hrm_offline.common.tokens import COLOURS, FIRST_COLOUR, IGNORE, PAD, VOCABULARY, Canvas
 from hrm_offline.data import grids
 from hrm_offline.data.context import NO_PAIR
-from hrm_offline.data.puzzles import Batch, Examples, ExampleSource, PuzzleSet, unpack
+from hrm_offline.data.puzzles import Batch, Examples, PuzzleSet, unpack
 from hrm_offline.model.halting import Sequences
 from hrm_offline.ops.encode_views import Grids, TurnedGrids, encode_views
 
 
 @dataclass(frozen=True)
 class OfferedBatch:
-    """`size` sequences of one bucket; `sequences` makes those of a slice on the device."""
+    """`size` sequences of one bucket; `sequences` makes those of a slice on the device.
+
+    `answer_tokens` is how many tokens of a decoder's sequences are outputs to learn, over all `size`.
+    """
 
     bucket: int
     canvas: Canvas
     size: int
     sequences: Callable[[slice], Sequences]
+    answer_tokens: int = 0
 
 
 def fixed_batch(sequences: Sequences, canvas: Canvas) -> OfferedBatch:
     """Return the given sequences as a batch of bucket 0."""
     return OfferedBatch(0, canvas, len(sequences.inputs), sequences.rows)
-
-
-def training_batches(source: ExampleSource, device: torch.device) -> Callable[[int], OfferedBatch]:
-    """Return a function from a step to the batch that is offered at it."""
-    maker = BatchMaker(source.puzzles, source.examples, device)
-    return lambda step: maker.offer(source.batch(step))
 
 
 class BatchMaker:
@@ -53,13 +51,13 @@ class BatchMaker:
         self.colours = torch.from_numpy(views.colours).to(device)
         self.identifiers = torch.from_numpy(puzzles.identifiers()).to(device)
         self.rooms = torch.from_numpy(examples.rooms).to(device)
-        self.inputs = _to_grids([pair.input for pair in examples.pairs], device)
+        self.inputs = to_grids([pair.input for pair in examples.pairs], device)
         outputs = [pair.output for pair in examples.pairs]
-        self.outputs = None if any(output is None for output in outputs) else _to_grids(outputs, device)
+        self.outputs = None if any(output is None for output in outputs) else to_grids(outputs, device)
         self.context: tuple[Grids, Grids] | None = None  # inputs and outputs of the demonstrations
         if puzzles.context_pairs:
             pairs = puzzles.demonstrations.pairs
-            self.context = (_to_grids([p.input for p in pairs], device), _to_grids([p.output for p in pairs], device))
+            self.context = (to_grids([p.input for p in pairs], device), to_grids([p.output for p in pairs], device))
         symmetries = np.stack([grids.TRANSPOSES, grids.FLIPS_ROW, grids.FLIPS_COL], axis=1)
         self.symmetries = torch.from_numpy(symmetries).to(device)
 
@@ -130,7 +128,7 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
-def _to_grids(arrays: list[np.ndarray], device: torch.device) -> Grids:
+def to_grids(arrays: list[np.ndarray], device: torch.device) -> Grids:
     """Put grids on the device, all cells one after another."""
     rows, cols = np.array([array.shape for array in arrays], dtype=np.int32).T.copy()
     start = np.concatenate([[0], np.cumsum(rows * cols)[:-1]]).astype(np.int32)

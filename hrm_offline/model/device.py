@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 
@@ -27,6 +28,12 @@ class Runtime:
 
     def __str__(self) -> str:
         return f"{self.device} in {str(self.dtype).removeprefix('torch.')}: {self.reason}"
+
+
+def interpret_kernels_on_cpu(device: str | None) -> None:
+    """Have Triton interpret kernels where a CPU computes. Triton asks when a kernel is defined: `ops` comes later."""
+    if device == "cpu" or not torch.cuda.is_available():
+        os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def choose_runtime(device: str | None = None, dtype: str | None = None, index: int = 0) -> Runtime:

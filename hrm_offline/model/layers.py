@@ -26,7 +26,10 @@ def truncated_normal(*shape: int, std: float) -> torch.Tensor:
     density = math.exp(-2) / math.sqrt(2 * math.pi)  # of the unit normal at -2 and at +2
     mass = math.erf(math.sqrt(2))  # of the unit normal between -2 and +2
     cut_std = math.sqrt(1 - 4 * density / mass)  # of the unit normal once it is cut
-    return nn.init.trunc_normal_(torch.empty(shape), std=1.0, a=-2.0, b=2.0) * (std / cut_std)
+    drawn = torch.empty(shape)
+    if drawn.is_meta:  # it has no numbers, and PyTorch would load its compiler to draw none
+        return drawn
+    return nn.init.trunc_normal_(drawn, std=1.0, a=-2.0, b=2.0) * (std / cut_std)
 
 
 class Linear(nn.Module):

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from hrm_offline.ops.dispatch import uses_triton, variant
-from hrm_offline.ops.launch import Config, dot, jit, launch, launcher, pick, tracked, triton
+from hrm_offline.ops.launch import LOG2_E, Config, dot, jit, launch, launcher, load_rows, pick, tracked, triton
 from hrm_offline.ops.rope import rope
 from hrm_offline.ops.rotate import rotate
 
@@ -46,7 +46,7 @@ def attention(
     problem = None if head_dim in HEAD_DIMS else f"head dimension {head_dim} is none of {HEAD_DIMS}"
     fused = uses_triton("attention", qkv, problem)
     # Plain PyTorch rotates in several passes, which one kernel can do even on chips without our attention.
-    rotates_first = variant("attention") == "rotate first" if fused else uses_triton("rotate", qkv)
+    rotates_first = variant("attention") != "rotate inside" if fused else uses_triton("rotate", qkv)
     if cos_sin is not None and rotates_first:
         qkv, cos_sin = rotate(qkv, num_heads, cos_sin), None
     if not fused:
@@ -159,6 +159,19 @@ _BACKWARD_32: dict[int, Config] = {
     90: _BACKWARD[90],
     120: dict(BLOCK_M=64, BLOCK_N=64, num_warps=4, num_stages=2),
 }
+# The variant "small tiles": more programs and less padding for short sequences, and more loads for long ones.
+_SMALL_FORWARD: dict[int, Config] = {
+    75: _FORWARD[75],
+    80: dict(BLOCK_M=64, BLOCK_N=64, num_warps=4, num_stages=2),
+}
+_SMALL_BACKWARD: dict[int, Config] = {
+    75: _BACKWARD[75],
+    80: dict(BLOCK_M=32, BLOCK_N=64, num_warps=4, num_stages=2),
+}
+
+
+def _takes_small_tiles() -> bool:
+    return variant("attention") == "rotate first, small tiles"
 
 
 def _shared_arguments(qkv, cos_sin, num_heads) -> tuple[tuple, dict]:
@@ -177,7 +190,7 @@ def attention_forward(qkv, cos_sin, lengths, num_heads, out, lse):
     `lse` is the base-2 logarithm of the sum in each softmax. Rows after a sequence's length are left as they are.
     """
     args, constants = _shared_arguments(qkv, cos_sin, num_heads)
-    config = pick(_FORWARD, qkv)
+    config = pick(_SMALL_FORWARD if _takes_small_tiles() else _FORWARD, qkv)
     programs = triton.cdiv(qkv.shape[1], config["BLOCK_M"]) * num_heads * len(qkv)
     launch(
         _attention_forward_kernel,
@@ -202,7 +215,7 @@ def attention_backward(grad, qkv, cos_sin, lengths, num_heads, out, lse, delta, 
     """Fill `grad_qkv`, except after a sequence's length. `delta` float32 [B, heads, T] is scratch memory."""
     args, constants = _shared_arguments(qkv, cos_sin, num_heads)
     rotates_32 = constants["HEAD_DIM"] == 32 and constants["ROTATE"]
-    config = pick(_BACKWARD_32 if rotates_32 else _BACKWARD, qkv)
+    config = pick(_SMALL_BACKWARD if _takes_small_tiles() else _BACKWARD_32 if rotates_32 else _BACKWARD, qkv)
     sequences = num_heads * len(qkv)
     launch(
         _attention_grad_q_kernel,
@@ -237,8 +250,6 @@ def attention_backward(grad, qkv, cos_sin, lengths, num_heads, out, lse, delta, 
 
 # --- kernels ---
 
-_LOG2_E = tl.constexpr(1.4426950408889634) if triton else None
-
 
 @jit
 def _locate(lengths_ptr, tokens, heads, HEAD_DIM: tl.constexpr, BLOCK: tl.constexpr):
@@ -258,12 +269,6 @@ def _locate(lengths_ptr, tokens, heads, HEAD_DIM: tl.constexpr, BLOCK: tl.conste
 
 
 @jit
-def _load_rows(ptr, rows, inside, row_stride, COLUMNS: tl.constexpr):
-    at = ptr + rows[:, None] * row_stride + tl.arange(0, COLUMNS)[None, :]
-    return tl.load(at, mask=inside[:, None], other=0.0)
-
-
-@jit
 def _halves(x):
     """Return columns 0 to D/2 of x [rows, D], and columns D/2 to D."""
     split = tl.reshape(x, (x.shape[0], 2, x.shape[1] // 2))
@@ -277,10 +282,10 @@ def _load_rotated(ptr, cos_sin_ptr, rows, inside, row_stride, HEAD_DIM: tl.const
     The columns come out in the order 0, D/2, 1, D/2 + 1, ... The product of two such rows does not depend on it.
     Rows are loaded whole and split afterwards: loads of halves would move only 4 bytes at a time.
     """
-    x = _load_rows(ptr, rows, inside, row_stride, HEAD_DIM)
+    x = load_rows(ptr, rows, inside, row_stride, HEAD_DIM)
     first, second = _halves(x)
     if ROTATE:
-        cos, sin = _halves(_load_rows(cos_sin_ptr, rows, inside, HEAD_DIM, HEAD_DIM).to(tl.float32))
+        cos, sin = _halves(load_rows(cos_sin_ptr, rows, inside, HEAD_DIM, HEAD_DIM).to(tl.float32))
         first, second = first.to(tl.float32), second.to(tl.float32)
         first, second = (first * cos - second * sin).to(x.dtype), (second * cos + first * sin).to(x.dtype)
     return tl.reshape(tl.join(first, second), (first.shape[0], HEAD_DIM))
@@ -327,7 +332,7 @@ def _attention_forward_kernel(
     if start >= length:
         return
     width = heads * HEAD_DIM
-    scale_log2 = scale * _LOG2_E  # exp(x) is exp2(x log2(e)); the factor costs nothing inside the scale
+    scale_log2 = scale * LOG2_E  # exp(x) is exp2(x log2(e)); the factor costs nothing inside the scale
     q_ptr = qkv_ptr + q_at
     if ROTATE:
         cos_sin_ptr += sequence * cos_sin_stride
@@ -343,7 +348,7 @@ def _attention_forward_kernel(
         columns = key + tl.arange(0, BLOCK_N)
         column_inside = columns < length
         k = _load_rotated(q_ptr + width, cos_sin_ptr, columns, column_inside, 3 * width, HEAD_DIM, ROTATE)
-        v = _load_rows(q_ptr + 2 * width, columns, column_inside, 3 * width, HEAD_DIM)
+        v = load_rows(q_ptr + 2 * width, columns, column_inside, 3 * width, HEAD_DIM)
         scores = dot(q, tl.trans(k))
         scores = tl.where(column_inside[None, :], scores, float("-inf"))
         new_peak = tl.maximum(peak, tl.max(scores, 1))
@@ -386,7 +391,7 @@ def _attention_grad_q_kernel(
     if start >= length:
         return
     width = heads * HEAD_DIM
-    scale_log2 = scale * _LOG2_E
+    scale_log2 = scale * LOG2_E
     q_ptr = qkv_ptr + q_at
     if ROTATE:
         cos_sin_ptr += sequence * cos_sin_stride
@@ -394,8 +399,8 @@ def _attention_grad_q_kernel(
     row_inside = rows < length
 
     q = _load_rotated(q_ptr, cos_sin_ptr, rows, row_inside, 3 * width, HEAD_DIM, ROTATE)
-    grad = _load_rows(grad_ptr + out_at, rows, row_inside, width, HEAD_DIM)
-    out = _load_rows(out_ptr + out_at, rows, row_inside, width, HEAD_DIM)
+    grad = load_rows(grad_ptr + out_at, rows, row_inside, width, HEAD_DIM)
+    out = load_rows(out_ptr + out_at, rows, row_inside, width, HEAD_DIM)
     delta = tl.sum(grad.to(tl.float32) * out.to(tl.float32), 1)
     tl.store(delta_ptr + sum_at + rows, delta, mask=row_inside)
     lse = tl.load(lse_ptr + sum_at + rows, mask=row_inside, other=0.0)
@@ -404,7 +409,7 @@ def _attention_grad_q_kernel(
         columns = key + tl.arange(0, BLOCK_N)
         column_inside = columns < length
         k = _load_rotated(q_ptr + width, cos_sin_ptr, columns, column_inside, 3 * width, HEAD_DIM, ROTATE)
-        v = _load_rows(q_ptr + 2 * width, columns, column_inside, 3 * width, HEAD_DIM)
+        v = load_rows(q_ptr + 2 * width, columns, column_inside, 3 * width, HEAD_DIM)
         scores = dot(q, tl.trans(k))
         # A score beyond the end is 0, and exp2(0 - lse) may be infinite.
         weights = tl.where(column_inside[None, :], tl.exp2(scores * scale_log2 - lse[:, None]), 0.0)
@@ -438,7 +443,7 @@ def _attention_grad_kv_kernel(
     if start >= length:
         return
     width = heads * HEAD_DIM
-    scale_log2 = scale * _LOG2_E
+    scale_log2 = scale * LOG2_E
     q_ptr = qkv_ptr + q_at
     if ROTATE:
         cos_sin_ptr += sequence * cos_sin_stride
@@ -446,7 +451,7 @@ def _attention_grad_kv_kernel(
     column_inside = columns < length
 
     k = _load_rotated(q_ptr + width, cos_sin_ptr, columns, column_inside, 3 * width, HEAD_DIM, ROTATE)
-    v = _load_rows(q_ptr + 2 * width, columns, column_inside, 3 * width, HEAD_DIM)
+    v = load_rows(q_ptr + 2 * width, columns, column_inside, 3 * width, HEAD_DIM)
     grad_k = tl.zeros((BLOCK_N, HEAD_DIM), tl.float32)
     grad_v = tl.zeros((BLOCK_N, HEAD_DIM), tl.float32)
     for row in range(0, length, BLOCK_M):
@@ -454,7 +459,7 @@ def _attention_grad_kv_kernel(
         row_inside = rows < length
         q = _load_rotated(q_ptr, cos_sin_ptr, rows, row_inside, 3 * width, HEAD_DIM, ROTATE)
         # Rows beyond the end have zero queries and gradients, so they add nothing.
-        grad = _load_rows(grad_ptr + out_at, rows, row_inside, width, HEAD_DIM)
+        grad = load_rows(grad_ptr + out_at, rows, row_inside, width, HEAD_DIM)
         lse = tl.load(lse_ptr + sum_at + rows, mask=row_inside, other=0.0)
         delta = tl.load(delta_ptr + sum_at + rows, mask=row_inside, other=0.0)
         weights = tl.exp2(dot(k, tl.trans(q)) * scale_log2 - lse[None, :])

@@ -42,9 +42,12 @@ _MATRIX = Rule(80, _HALF)
 _POINTWISE = Rule(_MIN_CAPABILITY, _ALL)
 RULES = {
     "attention": _MATRIX,
+    "causal_attention": _MATRIX,
+    "cached_attention": _MATRIX,
     "linear_rms_norm": _MATRIX,
     "linear_swiglu": _MATRIX,
     "rms_norm": _POINTWISE,
+    "add_rms_norm": _POINTWISE,
     "swiglu": _POINTWISE,
     "rotate": _POINTWISE,
     "embedding": _POINTWISE,
@@ -54,7 +57,7 @@ RULES = {
     "encode_views": _POINTWISE,
 }
 # Ways in which our kernels compute an operation. The first is taken unless a self-test has found another faster.
-VARIANTS = {"attention": ("rotate first", "rotate inside")}
+VARIANTS = {"attention": ("rotate first", "rotate inside", "rotate first, small tiles")}
 _ALSO_LAUNCHED_BY = {"rms_norm": ("linear_rms_norm",)}  # in its backward pass
 # These work on weights or grids, whatever the dtype of the activations.
 FLOAT32_OPS = ("adam_atan2", "sign_sgd", "encode_views")
@@ -81,7 +84,6 @@ def uses_triton(op: str, tensor: torch.Tensor, problem: str | None = None) -> bo
     return not problem
 
 
-@torch.compiler.assume_constant_result  # in a compiled model
 def decide(op: str, device: torch.device, dtype: torch.dtype) -> Decision:
     """Return the choice for an operation. Raises `InputError` where a demanded kernel cannot run."""
     if op in _forced:
@@ -89,6 +91,11 @@ def decide(op: str, device: torch.device, dtype: torch.dtype) -> Decision:
     if op in _demoted:
         return Decision(False, f"demoted: {_demoted[op]}")
     return _decide(op, device, dtype, _mode())
+
+
+# In a compiled model the choice is a constant. This is `torch.compiler.assume_constant_result`, which would load the
+# compiler (1.5 s) in every process.
+decide._dynamo_marked_constant = True
 
 
 @functools.lru_cache(maxsize=256)

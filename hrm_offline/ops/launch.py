@@ -28,7 +28,7 @@ from hrm_offline.ops.faults import KernelFault, is_context_lost, is_out_of_memor
 try:
     import triton
     import triton.language as tl
-except ImportError:
+except Exception:  # not there, or broken: some versions cannot be imported under python -OO. PyTorch serves then
     triton = None
 
 Config = dict[str, int]  # tile sizes, num_warps and num_stages of a kernel
@@ -69,6 +69,16 @@ def dot(a, b, total=None):
     if total is None:  # Triton before 3.4 takes no None for it
         total = tl.zeros((a.shape[0], b.shape[1]), tl.float32)
     return tl.dot(a, b, total, input_precision="ieee")
+
+
+LOG2_E = tl.constexpr(1.4426950408889634) if triton else None  # exp(x) is exp2(x log2(e))
+
+
+@jit
+def load_rows(ptr, rows, inside, row_stride, COLUMNS: tl.constexpr):
+    """Return rows of a matrix in memory, [rows, COLUMNS]; zeros where `inside` is false."""
+    at = ptr + rows[:, None] * row_stride + tl.arange(0, COLUMNS)[None, :]
+    return tl.load(at, mask=inside[:, None], other=0.0)
 
 
 def tracked(*tensors: torch.Tensor | None) -> bool:

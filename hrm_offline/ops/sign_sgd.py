@@ -44,11 +44,13 @@ def sign_sgd_(table: torch.Tensor, ids: torch.Tensor, grads: torch.Tensor, *, lr
 def sign_sgd_reference_(
     table: torch.Tensor, ids: torch.Tensor, grads: torch.Tensor, *, lr: float, weight_decay: float
 ) -> None:
-    """Compute `sign_sgd_` in plain PyTorch."""
-    rows, position = ids.unique(return_inverse=True)
-    total = torch.zeros(len(rows), table.shape[1], dtype=grads.dtype, device=grads.device)
-    total.index_add_(0, position, grads)
-    table[rows] = table[rows] * (1 - lr * weight_decay) - lr * total.sign()
+    """Compute `sign_sgd_` in plain PyTorch. Nothing waits for the device, as `unique` would."""
+    in_order, order = ids.sort(stable=True)  # [R]
+    is_first = torch.cat([torch.zeros_like(in_order[:1]), (in_order[1:] != in_order[:-1]).to(ids.dtype)])
+    group = torch.empty_like(ids).scatter_(0, order, is_first.cumsum(0))  # [R], equal for equal ids
+    total = torch.zeros_like(grads).index_add_(0, group, grads)  # [R, D], by group
+    # Equal ids write equal rows.
+    table[ids] = table[ids] * (1 - lr * weight_decay) - lr * total.sign()[group]
 
 
 # --- launchers ---

@@ -15,21 +15,21 @@ from itertools import chain, islice
 from hrm_offline.answers.vote import Pool, TestKey
 from hrm_offline.config import AdaptConfig
 from hrm_offline.data.puzzles import PuzzleSet
-from hrm_offline.model.recursive import RecursiveModel
+from hrm_offline.model.network import Network
+from hrm_offline.predict.decoding import AnyPredictor, new_predictor
 from hrm_offline.predict.plan import PredictionPlan
-from hrm_offline.predict.predictor import Predictor
 
 
-def predict_votes(model: RecursiveModel, puzzles: PuzzleSet, recipe: AdaptConfig) -> dict[TestKey, Pool]:
+def predict_votes(model: Network, puzzles: PuzzleSet, recipe: AdaptConfig) -> dict[TestKey, Pool]:
     """Predict every test input of a puzzle set in all the views that the recipe votes with.
 
     Returns the votes for each test input by (task id, index of the test input), as `build_submission` takes them.
     `Pool.ranking` orders the candidates among them.
     """
-    return collect_votes(Predictor(model, puzzles, recipe), PredictionPlan(puzzles, recipe))
+    return collect_votes(new_predictor(model, puzzles, recipe), PredictionPlan(puzzles, recipe))
 
 
-def collect_votes(predictor: Predictor, plan: PredictionPlan, max_batches: int | None = None) -> dict[TestKey, Pool]:
+def collect_votes(predictor: AnyPredictor, plan: PredictionPlan, max_batches: int | None = None) -> dict[TestKey, Pool]:
     """Predict the batches of a plan, or the first `max_batches` of them, and return the votes by test input.
 
     For callers that also want the predictor's count of steps, or only a part of the plan.

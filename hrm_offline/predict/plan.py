@@ -10,6 +10,7 @@ import numpy as np
 from hrm_offline.answers.vote import TestKey
 from hrm_offline.common.tokens import COLOURS, Canvas
 from hrm_offline.config import AdaptConfig
+from hrm_offline.data.canvas import Bucket
 from hrm_offline.data.grids import symmetries
 from hrm_offline.data.puzzles import Batch, PuzzleSet
 
@@ -26,7 +27,8 @@ class PredictionPlan:
     `rounds` is a list of rounds, each a list of batches. The first round is the identity view of every test input,
     the second the other dihedral views, and the rest recoloured views, 16 at a time. So votes grow evenly, and
     stopping between two rounds leaves each test input its fair share. With translation the views then come once more,
-    each placed somewhere on its canvas that leaves the room an answer needs.
+    each placed somewhere on its canvas that leaves the room an answer needs. Last, a decoder may search for further
+    grids in the plain views. The canvas of a batch of that round has a row for each grid that is decoded per view.
 
     `keys` names the test inputs: a vote for test input i is for `keys[i]`.
     """
@@ -43,6 +45,14 @@ class PredictionPlan:
             [batch for index in range(len(self.buckets)) for batch in self._batches(index, ranks)]
             for ranks in self._ranks_by_round(config.vote_views)
         ]
+        if puzzles.is_for_decoder and config.search_branches:
+            self.buckets = [self._for_search(bucket, config.search_branches) for bucket in self.buckets]
+            ranks = range(min(_DIHEDRAL_VIEWS, config.vote_views))
+            self.rounds.append([batch for index in range(len(self.buckets)) for batch in self._batches(index, ranks)])
+
+    def _for_search(self, bucket: Bucket, branches: int) -> Bucket:
+        """Return a bucket for sequences that each write `branches` grids beside the greedy one."""
+        return Bucket((1 + branches, bucket.canvas[1]), bucket.members)
 
     def _find_voters(self, config: AdaptConfig) -> None:
         """Find the views that vote, counted over all puzzles: those of puzzle p from `_first_voter[p]` on."""

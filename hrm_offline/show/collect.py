@@ -22,8 +22,8 @@ from hrm_offline.config import AdaptConfig, ModelConfig
 from hrm_offline.data.puzzles import PuzzleSet
 from hrm_offline.data.sets import load_set
 from hrm_offline.data.tasks import Pair, Task, TaskSet, digest_of, read_solutions
+from hrm_offline.predict.decoding import new_predictor
 from hrm_offline.predict.plan import PredictionPlan
-from hrm_offline.predict.predictor import Predictor
 from hrm_offline.show.draw import Ballot, Curve, Unfolding, draw_ballots, draw_curves, draw_predictions, draw_unfoldings
 from hrm_offline.solve.engine import load_network
 from hrm_offline.solve.history import past_of, votes_of
@@ -174,7 +174,7 @@ class Album:
         recipe = from_dict(AdaptConfig, identity["recipe"], where)
         tasks = tuple(self.tasks[i].without_labels() for i in self.past.groups[group])
         puzzles = PuzzleSet(tasks, recipe, model, identity["seed"])
-        predictor = Predictor(load_network(self.folder, group, model, puzzles, torch.float32), puzzles, recipe)
+        predictor = new_predictor(load_network(self.folder, group, model, puzzles, torch.float32), puzzles, recipe)
         found = {}
         for batch in PredictionPlan(puzzles, recipe).rounds[0]:
             rows = np.flatnonzero([keys[test] in wanted for test in batch.examples])

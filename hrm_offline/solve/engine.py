@@ -15,19 +15,21 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from hrm_offline.answers.vote import Votes
 from hrm_offline.common.errors import InputError
 from hrm_offline.common.files import checksum, read_json, write_json
 from hrm_offline.config import ModelConfig
 from hrm_offline.data.puzzles import Batch, PuzzleSet
 from hrm_offline.data.sets import load_set
+from hrm_offline.model import graphs
 from hrm_offline.model.artifact import read_safetensors
 from hrm_offline.model.device import Runtime, choose_runtime
-from hrm_offline.model.recursive import RecursiveModel
+from hrm_offline.model.network import Network, build_network
 from hrm_offline.ops import dispatch, selftest
+from hrm_offline.predict.decoding import AnyPredictor, new_predictor
 from hrm_offline.predict.plan import PredictionPlan, tokens_of
-from hrm_offline.predict.predictor import Predictor
 from hrm_offline.solve.choice import Choice, choose
-from hrm_offline.solve.messages import Adapt, Adapted, Hello, Predict, Setup, Voted
+from hrm_offline.solve.messages import Adapt, Adapted, Hello, Judge, Judged, Predict, Setup, Voted
 from hrm_offline.solve.paths import network_path, selftest_path, state_folder
 from hrm_offline.train.adapt import Adaptation, Diverged
 from hrm_offline.train.distributed import World, leave_world, meet
@@ -41,6 +43,7 @@ _PROBE_SECONDS = 0.1
 _PROBES, _MORE_PROBES = 3, 7
 _PROBING_SHARE = 0.005  # of the budget may go into the further probes
 _MAX_SELFTEST_SECONDS, _SELFTEST_SHARE = 60.0, 0.01  # the least of both; the share is of the budget
+_JUDGED_AT_ONCE = 64  # candidates
 _MAX_CARRY_BYTES = 2**28
 _SAVING_SHARE = 0.01  # of the time may go into saving states
 
@@ -63,8 +66,10 @@ class Engine:
         self.tasks = [task.without_labels() for task in load_set(self.options.challenges).tasks]
         self.threads = self._set_threads()
         self.adaptation: Adaptation | None = None
-        self.loaded: tuple[int, Predictor, PredictionPlan] | None = None  # the group whose network is in memory
+        self.loaded: tuple[int, AnyPredictor, PredictionPlan] | None = None  # the group whose network is in memory
         self.micro_batches = self.choice.recipe.micro_batches  # grows when memory runs out
+        setting, device = self.choice.recipe.cuda_graphs, self.runtime.device
+        self.graphs = {work: graphs.Choice.of(setting, device) for work in ("adapt", "predict")}
         self.selftest = self._prove_operations()
         self.seconds_per_token = self._probe()
 
@@ -100,7 +105,13 @@ class Engine:
         world = meet(backend, job.meeting, job.rank, job.size) if job.size > 1 else World()
         try:
             self.adaptation = Adaptation.of_model(
-                model, puzzles, recipe, self.options.seed, self.choice.artifact is not None, world
+                model,
+                puzzles,
+                recipe,
+                self.options.seed,
+                self.choice.artifact is not None,
+                world,
+                self.graphs["adapt"],
             )
             self.adaptation.clock, self.adaptation.until = self.clock, job.until
             self.adaptation.learner.lr_scale = job.lr_scale
@@ -113,7 +124,7 @@ class Engine:
         saved = job.rank == 0 and report.steps > 0 and self._save_network(job.group, model)
         crc = checksum(network_path(self.setup.folder, job.group)) if saved else 0
         self.adapted = Adapted(job.group, dataclasses.asdict(report), saved, crc)
-        self.loaded = (job.group, Predictor(model, puzzles, recipe), PredictionPlan(puzzles, recipe))
+        self.loaded = (job.group, self._new_predictor(model, puzzles), PredictionPlan(puzzles, recipe))
 
     def predict(self, job: Predict) -> Iterator[Voted]:
         """Yield the votes of one batch after another. Raises `Diverged` if the network yields no numbers."""
@@ -130,9 +141,24 @@ class Engine:
             self.seconds_per_token = seconds / tokens_of(batch)
             yield Voted((job.group, job.round, number), votes, tokens_of(batch), seconds)
 
+    def judge(self, job: Judge) -> Iterator[Judged]:
+        """Yield the log-likelihoods of some candidates after another. Raises `Diverged` if they are no numbers."""
+        predictor, _ = self._predictor(job)
+        seconds = 0.0
+        for start in range(0, len(job.tests), _JUDGED_AT_ONCE):
+            before = self.clock()
+            if before + _GUESS * seconds > job.until:
+                return
+            tests, grids = (column[start : start + _JUDGED_AT_ONCE] for column in (job.tests, job.grids))
+            scores = predictor.judge(np.array(tests), list(grids))
+            if not np.isfinite(scores).all():
+                raise Diverged(f"group {job.group}: the network judges by no numbers")
+            yield Judged(job.group, Votes.of_grids(np.array(tests), grids, scores))
+            seconds = self.clock() - before
+
     def _prove_operations(self) -> dict | None:
         """Test our kernels on this GPU, or take over the test of another worker on the same chip. None on a CPU."""
-        if self.runtime.device.type != "cuda" or self.setup.plain_operations:
+        if self.setup.plain_operations or not selftest.can_run(self.runtime.device):
             return None
         path, chip = selftest_path(self.setup.folder), selftest.chip_name(self.runtime.device)
         with contextlib.suppress(OSError, InputError, KeyError, TypeError):
@@ -168,17 +194,17 @@ class Engine:
     def _puzzles(self, tasks: tuple[int, ...]) -> PuzzleSet:
         return PuzzleSet(tuple(self.tasks[i] for i in tasks), self.choice.recipe, self.choice.model, self.options.seed)
 
-    def _new_network(self, puzzles: PuzzleSet) -> RecursiveModel:
+    def _new_network(self, puzzles: PuzzleSet) -> Network:
         choice, dtype = self.choice, self.runtime.dtype
         model = (
             choice.artifact.build(puzzles.num_rows, dtype)
             if choice.artifact
-            else RecursiveModel(choice.model, puzzles.num_rows, dtype)
+            else build_network(choice.model, puzzles.num_rows, dtype)
         )
         return model.to(self.runtime.device)
 
-    def _new_predictor(self, puzzles: PuzzleSet) -> Predictor:
-        return Predictor(self._new_network(puzzles), puzzles, self.choice.recipe)
+    def _new_predictor(self, model: Network, puzzles: PuzzleSet) -> AnyPredictor:
+        return new_predictor(model, puzzles, self.choice.recipe, self.graphs["predict"])
 
     def _probe(self) -> float:
         """Measure the seconds per canvas token of prediction, on the largest task that suits the model.
@@ -188,7 +214,8 @@ class Engine:
         puzzles = self._largest_puzzle()
         if puzzles is None:
             return 0.0
-        predictor, plan = self._new_predictor(puzzles), PredictionPlan(puzzles, self.choice.recipe)
+        predictor = self._new_predictor(self._new_network(puzzles), puzzles)
+        plan = PredictionPlan(puzzles, self.choice.recipe)
         batch = plan.rounds[0][-1]
         full, rows = plan.buckets[batch.bucket].batch_size(self.choice.recipe.predict_tokens), 1
         before = None
@@ -202,10 +229,12 @@ class Engine:
             if rows >= full or (computes and seconds >= _PROBES * _PROBE_SECONDS):
                 more = self._affordable_probes(seconds / _PROBES)
                 seconds += self._seconds_of(more, predictor, trial)
+                if more == _MORE_PROBES:  # there is time for a trial, which takes about as long
+                    predictor.try_graphs(trial)
                 return seconds / (_PROBES + more) / tokens_of(trial)
             rows = min(full, 4 * rows)
 
-    def _seconds_of(self, times: int, predictor: Predictor, batch: Batch) -> float:
+    def _seconds_of(self, times: int, predictor: AnyPredictor, batch: Batch) -> float:
         before = self.clock()
         for _ in range(times):
             predictor.predict(batch)
@@ -230,7 +259,7 @@ class Engine:
         identity = {"tasks": list(job.tasks), "seed": self.options.seed, "artifact": self._artifact_digest()}
         try:
             progress = load_state(folder, adaptation.learner, identity)
-        except InputError as error:
+        except (InputError, OSError) as error:
             self.say(f"WARNING: group {job.group} starts over: {error}")
             progress = None
         if progress is not None:
@@ -262,7 +291,7 @@ class Engine:
             return False
         return True
 
-    def _save_network(self, group: int, model: RecursiveModel) -> bool:
+    def _save_network(self, group: int, model: Network) -> bool:
         """Save the adapted network for other workers, and for a run that goes on. Return False if the disk refuses."""
         path = network_path(self.setup.folder, group)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
@@ -272,12 +301,13 @@ class Engine:
             os.replace(temporary, path)
         except (OSError, SafetensorError) as error:
             self.say(f"WARNING: the network of group {group} cannot be saved: {error}")
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # there may be no folder that it could lie in
+                temporary.unlink()
             return False
         shutil.rmtree(state_folder(self.setup.folder, group), ignore_errors=True)
         return True
 
-    def _predictor(self, job: Predict) -> tuple[Predictor, PredictionPlan]:
+    def _predictor(self, job: Predict | Judge) -> tuple[AnyPredictor, PredictionPlan]:
         if self.loaded is None or self.loaded[0] != job.group:
             self.loaded = None  # frees its memory before the next network is loaded
             puzzles = self._puzzles(job.tasks)
@@ -285,19 +315,17 @@ class Engine:
             model = model.to(self.runtime.device)
             self.loaded = (
                 job.group,
-                Predictor(model, puzzles, self.choice.recipe),
+                self._new_predictor(model, puzzles),
                 PredictionPlan(puzzles, self.choice.recipe),
             )
         return self.loaded[1:]
 
 
-def load_network(
-    folder: Path, group: int, config: ModelConfig, puzzles: PuzzleSet, dtype: torch.dtype
-) -> RecursiveModel:
+def load_network(folder: Path, group: int, config: ModelConfig, puzzles: PuzzleSet, dtype: torch.dtype) -> Network:
     """Return the adapted network of a group, on the CPU. `puzzles` holds the group's tasks.
 
     Raises `InputError` if the file cannot be read.
     """
-    model = RecursiveModel(config, puzzles.num_rows, dtype)
+    model = build_network(config, puzzles.num_rows, dtype)
     model.load_state_dict(read_safetensors(network_path(folder, group)))
     return model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 from hrm_offline.answers.vote import BatchKey, Votes
 from hrm_offline.common.files import checksum, make_folder
 from hrm_offline.solve.journal import Journal, Record
-from hrm_offline.solve.messages import Adapted, Voted
+from hrm_offline.solve.messages import Adapted, Judged, Voted
 from hrm_offline.solve.paths import JOURNAL_FILE, network_path
 
 Groups = list[tuple[int, ...]]
@@ -55,18 +56,27 @@ class History:
     def voted(self, message: Voted) -> None:
         self.journal.append({"voted": message.key}, vars(message.votes))
 
+    def judged(self, message: Judged) -> None:
+        self.journal.append({"judged": message.group}, vars(message.votes))
+
     def adapted(self, message: Adapted) -> None:
         self.journal.append({"adapted": message.group, "report": message.report, "crc": message.crc})
 
     def votes(self) -> Iterator[tuple[BatchKey, Votes]]:
         return votes_of(self.journal.records)
 
+    def scores(self) -> Iterator[tuple[int, Votes]]:
+        """Yield the scores of judged candidates, with their groups (see `Judged`)."""
+        for record in self.journal.records:
+            if "judged" in record.about:
+                yield record.about["judged"], Votes(**record.arrays)
+
     def reports(self) -> Iterator[tuple[int, dict, bool]]:
         """Yield each adapted group, its report, and whether its network is still there and intact."""
         for record in self.journal.records:
             if "adapted" in record.about:
                 path = network_path(self.folder, record.about["adapted"])
-                intact = path.exists() and checksum(path) == record.about["crc"]
+                intact = _has_checksum(path, record.about["crc"])
                 if path.exists() and not intact:
                     self.say(f"WARNING: {path}: is damaged, the group is adapted again")
                 yield record.about["adapted"], record.about["report"], intact
@@ -83,7 +93,16 @@ class History:
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             elif path != self.journal.path:
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # a folder that cannot be changed any more keeps them
+                    path.unlink()
+
+
+def _has_checksum(path: Path, crc: int) -> bool:
+    """Return whether a file is there, can be read and has this checksum."""
+    try:
+        return checksum(path) == crc
+    except OSError:
+        return False
 
 
 def past_of(records: list[Record]) -> Past | None:

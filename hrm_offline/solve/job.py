@@ -15,8 +15,9 @@ from pathlib import Path
 from hrm_offline.answers.candidates import VotesFile, read_outside, top_candidates, write_candidates
 from hrm_offline.answers.submission import fallback_submission
 from hrm_offline.common.budget import Budget
-from hrm_offline.common.errors import InputError, shown_name
+from hrm_offline.common.errors import INTERRUPTED_CODE, InputError, shown_name
 from hrm_offline.common.files import make_folder, write_json
+from hrm_offline.common.lock import FolderLock
 from hrm_offline.common.packages import require_packages
 from hrm_offline.data.sets import load_set
 from hrm_offline.data.tasks import TaskSet, digest_of
@@ -32,6 +33,9 @@ from hrm_offline.solve.watchdog import Watchdog
 
 SUBMISSION_FILE, REPORT_FILE, CANDIDATES_FILE = "submission.json", "report.json", "candidates.json"
 
+_SECONDS_TO_END = 60.0  # for the watchdog, which ends the process
+_EXIT_CODES = {"SIGINT": INTERRUPTED_CODE}  # of a run that was ended early, by the reason; 0 for the other reasons
+
 Say = Callable[[str], None]
 
 
@@ -45,17 +49,58 @@ def solve(
     """Run the whole job and return the report that is also written to `report.json`.
 
     A run that was cut off goes on from its journal in `options.out`. A task that cannot be used keeps its fallback
-    entry and is named in the report. `end_process` (`os._exit`) arms a watchdog: when SIGTERM arrives, or when all
-    else hangs at the end of the budget, the best answers are written and `end_process(0)` is called. `pool` starts the
-    workers; by default each worker is a process of its own.
+    entry and is named in the report. `end_process` (`os._exit`) arms a watchdog: when SIGTERM or SIGINT arrives, or
+    when all else hangs at the end of the budget, the best answers are written and `end_process` is called, with 130
+    after SIGINT and with 0 otherwise. `pool` starts the workers; by default each worker is a process of its own.
 
-    Raises `InputError` when nothing can be done at all. Without a readable challenges file or a writable folder nothing
-    is left behind. Without a usable task, or if the device, preset or artifact asked for does not exist, the fallback
-    submission is left behind.
+    Raises `InputError` when nothing can be done at all. Without a readable challenges file or a writable folder, or
+    while another run is at work in the folder, nothing is left behind. Without a usable task, or if the device, preset
+    or artifact asked for does not exist, the fallback submission is left behind.
     """
     files = [VotesFile.parse(text) for text in options.votes]
-    task_set = load_set(options.challenges)
-    out = make_folder(options.out)
+    watchdog = Watchdog(budget, budget.reserve / 2) if end_process else None
+    with watchdog or contextlib.nullcontext():
+        task_set = load_set(options.challenges)
+        out = make_folder(options.out)
+        with FolderLock(out, say) as lock:
+            supervisor = _prepare(options, out, task_set, files, budget, say, pool)
+
+            ended_early = None
+
+            def end_early(reason: str) -> None:
+                nonlocal ended_early
+                ended_early = reason  # the main thread may come to its own end now, and its report is to say the same
+                try:
+                    supervisor.ledger.write()  # first: to end many workers takes a while
+                    supervisor.pool.close()
+                    _finish(supervisor, options, task_set, out, ended_early)
+                    say(f"ended early with the best answers known ({reason}), after {budget.elapsed():.0f} s")
+                    lock.release()
+                finally:  # whatever fails now, the file on disk is valid
+                    end_process(_EXIT_CODES.get(reason, 0))
+
+            if watchdog:
+                watchdog.start(end_early)
+            _lead(supervisor, lambda: ended_early is None)
+            if ended_early:
+                watchdog.thread.join(_SECONDS_TO_END)
+            report = _finish(supervisor, options, task_set, out, ended_early)
+            if supervisor.history is not None:
+                supervisor.history.close(options.keep_networks)
+    say(last_line(supervisor))
+    return report
+
+
+def _prepare(
+    options: SolveOptions,
+    out: Path,
+    task_set: TaskSet,
+    files: list[VotesFile],
+    budget: Budget,
+    say: Say,
+    pool: ProcessPool | InlinePool | None,
+) -> Supervisor:
+    """Write the first submission, and return the supervisor of the run."""
     ledger, history = _open(options, out, task_set, files, budget, say)
     if not task_set.tasks:
         task_set.require_good()
@@ -64,27 +109,11 @@ def solve(
     if pool is None:
         require_packages("torch", "safetensors")  # here, since each worker would fail for itself
         pool = _inline_pool(budget) if options.workers == 0 else ProcessPool()
-
     setup = Setup(options, out / FOLDER, budget.total / len(task_set.tasks))
     supervisor = Supervisor(pool, budget, ledger, history, setup, task_set.tasks, say)
     for warning in ledger.outside.warnings:
         supervisor.warn(warning)
-
-    def end_early(reason: str) -> None:
-        try:
-            supervisor.pool.close()
-            _finish(supervisor, options, task_set, out, ended_early=reason)
-            say(f"ended early with the best answers known ({reason}), after {budget.elapsed():.0f} s")
-        finally:  # whatever fails now, the file on disk is valid
-            end_process(0)
-
-    with Watchdog(budget, budget.reserve / 2, end_early) if end_process else contextlib.nullcontext():
-        _lead(supervisor)
-        report = _finish(supervisor, options, task_set, out)
-        if history is not None:
-            history.close(options.keep_networks)
-    say(last_line(supervisor))
-    return report
+    return supervisor
 
 
 def _open(
@@ -126,6 +155,8 @@ def _open_history(out: Path, task_set: TaskSet, ledger: Ledger, say: Say) -> His
         ledger.reset([test_keys(task_set.tasks, group) for group in past.groups])
         for key, votes in history.votes():
             ledger.add(key, votes)
+        for group, votes in history.scores():
+            ledger.add_scores(group, votes)
     return history
 
 
@@ -143,18 +174,22 @@ def _inline_pool(budget: Budget) -> InlinePool:
     return InlinePool(lambda receive, send: Worker(receive, send, clock=budget.now))
 
 
-def _lead(supervisor: Supervisor) -> None:
-    """Run to the end. After any fault but bad input, the answers so far are still to be written."""
+def _lead(supervisor: Supervisor, is_wanted: Callable[[], bool]) -> None:
+    """Run to the end. After any fault but bad input, the answers so far are still to be written.
+
+    A run that is no longer wanted has lost its workers to the watchdog, which is no fault.
+    """
     try:
         supervisor.run()
     except InputError:
         raise
     except Exception:
-        supervisor.warn(f"the run was cut short by a fault of its own: {traceback.format_exc()}")
+        if is_wanted():
+            supervisor.warn(f"the run was cut short by a fault of its own: {traceback.format_exc()}")
 
 
 def _finish(
-    supervisor: Supervisor, options: SolveOptions, task_set: TaskSet, out: Path, ended_early: str | None = None
+    supervisor: Supervisor, options: SolveOptions, task_set: TaskSet, out: Path, ended_early: str | None
 ) -> dict:
     """Write the submission, the candidates if they are wanted, and the report. Return the report."""
     supervisor.ledger.write()

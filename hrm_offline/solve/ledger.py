@@ -8,15 +8,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from hrm_offline.answers.candidates import Outside, merged
 from hrm_offline.answers.submission import Submission, build_submission
-from hrm_offline.answers.vote import BatchKey, Pool, Tally, TestKey, Votes
+from hrm_offline.answers.vote import BatchKey, Pool, Tally, TestKey, Votes, key_of
 from hrm_offline.common.files import write_json
 from hrm_offline.data.tasks import Task
 
 _WRITE_SECONDS = 5.0  # between two writes of the submission
 _WRITING_SHARE = 0.02  # of the time may go into writing
 _LOCK_SECONDS = 5.0
+JUDGED_CANDIDATES = 8  # the candidates with most votes for a test input are judged
 
 
 def test_keys(tasks: tuple[Task, ...], members: tuple[int, ...]) -> list[TestKey]:
@@ -40,6 +43,7 @@ class Ledger:
         self.keys: list[list[TestKey]] = []  # the test inputs of each group
         self.tally = Tally()
         self.pooled: dict[int, dict[int, Pool]] = {}
+        self.scores: dict[int, list[Votes]] = {}  # by group; see `Judged`
         self.lock = threading.Lock()
         self.dirty = False
         self.due = 0.0
@@ -47,13 +51,30 @@ class Ledger:
     def reset(self, keys: list[list[TestKey]]) -> None:
         """Forget all votes and start with new groups, given by the test inputs of each."""
         with self._locked():
-            self.keys, self.tally, self.pooled, self.dirty = keys, Tally(), {}, True
+            self.keys, self.tally, self.pooled, self.scores, self.dirty = keys, Tally(), {}, {}, True
 
     def add(self, key: BatchKey, votes: Votes) -> None:
         with self._locked():
             self.tally.add(key, votes)
             self.pooled.pop(key[0], None)
             self.dirty = True
+
+    def add_scores(self, group: int, votes: Votes) -> None:
+        """Take in the log-likelihoods of judged candidates (see `Judged`)."""
+        with self._locked():
+            self.scores.setdefault(group, []).append(votes)
+            self.pooled.pop(group, None)
+            self.dirty = True
+
+    def unjudged(self, group: int) -> list[tuple[int, np.ndarray]]:
+        """Return the best candidates of a group that have no score yet, each with the index of its test input."""
+        with self._locked():
+            pools = self._all_votes()
+        found = []
+        for test, key in enumerate(self.keys[group]):
+            ranking = [c for c in pools.get(key, Pool()).ranking() if c.grid.size]
+            found += [(test, c.grid) for c in ranking[:JUDGED_CANDIDATES] if c.score is None]
+        return found
 
     def votes(self) -> dict[TestKey, Pool]:
         """Return the pool of every test input that the network has voted on."""
@@ -81,17 +102,29 @@ class Ledger:
             self.write()
 
     def _submission(self) -> Submission:
+        return build_submission(self.fallback, self._all_votes())
+
+    def _all_votes(self) -> dict[TestKey, Pool]:
+        """Return the pool of every test input with votes of the network or from elsewhere."""
         own = self._votes()
         others = {key: merged(own.get(key, Pool()), sources) for key, sources in self.outside.sources.items()}
-        return build_submission(self.fallback, own | others)
+        return own | others
 
     def _votes(self) -> dict[TestKey, Pool]:
         votes = {}
         for group, keys in enumerate(self.keys):
             if group not in self.pooled:
-                self.pooled[group] = self.tally.pools(group)
+                self.pooled[group] = self._pools(group)
             votes |= {keys[test]: pool for test, pool in self.pooled[group].items()}
         return votes
+
+    def _pools(self, group: int) -> dict[int, Pool]:
+        """Return the votes and scores of a group by test input."""
+        pools = self.tally.pools(group)
+        for votes in self.scores.get(group, []):
+            for i, test in enumerate(votes.tests.tolist()):
+                pools.setdefault(test, Pool()).scores[key_of(votes.grid(i))] = float(votes.confidence[i])
+        return pools
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+import numpy as np
+
 from hrm_offline.answers.vote import BatchKey, Votes
 from hrm_offline.config import AdaptConfig, ModelConfig
 from hrm_offline.solve.options import SolveOptions
@@ -86,6 +88,21 @@ class Predict:
     until: float
 
 
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """Ask a worker for the log-likelihoods of candidates, by the network of a group.
+
+    `tests` are indices into the group's test inputs, in order, and `grids` the candidate for each of them. The worker
+    leaves out those for which the time `until` does not suffice.
+    """
+
+    group: int
+    tasks: tuple[int, ...]
+    tests: tuple[int, ...]
+    grids: tuple[np.ndarray, ...]
+    until: float
+
+
 @dataclass(frozen=True)
 class Until:
     """Move the end of the adaptation that is going on."""
@@ -139,6 +156,14 @@ class Demoted:
 
 
 @dataclass(frozen=True)
+class GraphsChosen:
+    """Say whether CUDA graphs serve from now on, and why. `work` is "adapt" or "predict"."""
+
+    work: str
+    choice: str
+
+
+@dataclass(frozen=True)
 class Beat:
     """Say that the worker lives. During an adaptation it also tells its progress.
 
@@ -175,6 +200,14 @@ class Voted:
     votes: Votes
     tokens: int
     seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """Hand over the log-likelihoods of some candidates: `votes` has them in the place of confidences."""
+
+    group: int
+    votes: Votes
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hrm_offline.common.settings import check, from_dict, setting
-from hrm_offline.config import DTYPES, MAX_SEED, PRESET_NAMES, SHARING, AdaptConfig
+from hrm_offline.config import DTYPES, MAX_SEED, MAX_THREADS, PRESET_NAMES, SHARING, AdaptConfig
 
 _NETWORK, _MACHINE, _ANSWERS = "network and recipe", "machine and workers", "answers"
 
@@ -20,7 +20,9 @@ class SolveOptions:
     for the preset. Otherwise random weights are adapted.
     """
 
-    challenges: Path = setting(help="Kaggle challenges file, folder of one-task files or name of a set", metavar="FILE")
+    challenges: Path = setting(
+        help="Kaggle challenges file, file of one task, folder of such files, or name of a set", metavar="FILE"
+    )
     out: Path = setting(
         help="folder for submission.json, report.json and the journal, from which the same command goes on",
         metavar="DIR",
@@ -56,6 +58,7 @@ class SolveOptions:
         None,
         "CPU threads per worker",
         least=1,
+        most=MAX_THREADS,
         group=_MACHINE,
         unset="1 for a small network on a CPU, else PyTorch's choice",
     )
@@ -79,7 +82,12 @@ class SolveOptions:
         group=_ANSWERS,
     )
     workers: int | None = setting(
-        None, "worker processes; 0: all in this process", least=0, group=_MACHINE, unset="one per GPU, or one"
+        None,
+        "worker processes; 0: all in this process",
+        least=0,
+        most=2**10,
+        group=_MACHINE,
+        unset="one per GPU, or one",
     )
     sharing: str = setting(
         "sharded",

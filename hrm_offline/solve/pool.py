@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import signal
+import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from multiprocessing import connection, get_context
+from collections.abc import Callable, Iterator
+from multiprocessing import connection, get_context, resource_tracker
 from typing import Any
 
 from hrm_offline.solve.messages import Lost, State
@@ -24,17 +26,23 @@ class ProcessPool:
         self.context = get_context("spawn")
         self.target = target or _work
         self.workers: dict[int, tuple[Any, Any]] = {}  # process and connection by slot
+        self.lock = threading.Lock()  # the watchdog closes the pool while the main thread may be starting a worker
+        self.closed = False
 
     def start(self, slot: int) -> None:
-        """Start a worker in an empty slot."""
-        ours, theirs = self.context.Pipe()
-        process = self.context.Process(target=self.target, args=(theirs,), daemon=True, name=f"worker-{slot}")
-        process.start()
-        theirs.close()
-        self.workers[slot] = (process, ours)
+        """Start a worker in an empty slot. A pool that was closed starts none."""
+        with self.lock:
+            if self.closed:
+                return
+            ours, theirs = self.context.Pipe()
+            process = self.context.Process(target=self.target, args=(theirs,), daemon=True, name=f"worker-{slot}")
+            with _without_sigint():
+                process.start()
+            theirs.close()
+            self.workers[slot] = (process, ours)
 
     def send(self, slot: int, message) -> None:
-        with contextlib.suppress(OSError):  # a worker that is gone is noticed by `receive`
+        with contextlib.suppress(OSError, KeyError):  # a worker that is gone is noticed by `receive`
             self.workers[slot][1].send(message)
 
     def receive(self, timeout: float) -> tuple[int, Any] | None:
@@ -60,15 +68,26 @@ class ProcessPool:
 
     def stop(self, slot: int) -> None:
         """Kill the worker of a slot."""
-        process, ours = self.workers.pop(slot, (None, None))
-        if process is not None:
-            process.kill()
-            process.join(_FAREWELL_SECONDS)
-            ours.close()
+        if slot in self.workers:
+            _kill(self.workers[slot][0])
+            self._bury(slot, _FAREWELL_SECONDS)
 
     def close(self) -> None:
+        """Kill all workers for good. They die at the same time, so many of them take no longer than one."""
+        with self.lock:
+            self.closed = True
+        for process, _ in list(self.workers.values()):
+            _kill(process)
+        end = time.monotonic() + _FAREWELL_SECONDS
         for slot in list(self.workers):
-            self.stop(slot)
+            self._bury(slot, max(0.0, end - time.monotonic()))
+
+    def _bury(self, slot: int, seconds: float) -> None:
+        """Wait for the end of a killed worker, so many seconds at most."""
+        process, ours = self.workers.pop(slot, (None, None))
+        if process is not None:
+            process.join(seconds)
+            ours.close()
 
 
 class InlinePool:
@@ -111,7 +130,31 @@ class InlinePool:
         self.life = None
 
 
+def _kill(process) -> None:
+    """Kill a process. Windows has no SIGKILL, and its way to terminate a process is as hard."""
+    (process.kill if hasattr(signal, "SIGKILL") else process.terminate)()
+
+
+@contextlib.contextmanager
+def _without_sigint() -> Iterator[None]:
+    """Keep SIGINT from the processes that are started within: they inherit that it is blocked.
+
+    A terminal sends Ctrl-C to workers too, which would show a traceback each. Windows cannot block a signal; a worker
+    ignores it there once it runs.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # otherwise the first start does that, and takes the block away
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _work(connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervising process decides; set before torch is imported
     from hrm_offline.solve.worker import main  # here, so that the supervising process never loads torch
 
     main(connection)

@@ -35,6 +35,7 @@ def make_report(
         "votes from elsewhere": outside.counted,
         "failures": supervisor.failures,
         "demoted operations": supervisor.demotions,
+        "cuda graphs": supervisor.graphs,
         "ended early": ended_early,
         "seconds": {name: round(value, 2) for name, value in supervisor.phases().items()},
         "seconds in all": round(budget.elapsed(), 2),

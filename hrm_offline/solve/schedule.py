@@ -6,6 +6,7 @@ A group is a set of tasks that share one network. After its adaptation, its test
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,7 +16,7 @@ from hrm_offline.config import AdaptConfig, ModelConfig
 from hrm_offline.data.puzzles import PuzzleSet
 from hrm_offline.data.tasks import Task
 from hrm_offline.predict.plan import BASE_ROUNDS, PredictionPlan, tokens_of
-from hrm_offline.solve.messages import Adapt, Predict
+from hrm_offline.solve.messages import Adapt, Judge, Predict
 
 GROUPS_PER_WORKER = 2  # so that another worker can take a group from a worker that falls behind
 _BATCHES_PER_JOB = 16
@@ -24,6 +25,9 @@ _MAX_FAILURES = 3
 # The base rounds are planned with this much more time than the measured speed asks for. Time for extra rounds counts
 # towards the margin, since these rounds may be cut short.
 _SAFETY = 1.15
+# Judging candidates takes about so much of the time that predicting the base rounds takes.
+_JUDGING_SHARE = 0.75
+_NEVER = 2**31
 _FADING = 0.95  # weight of a worker's earlier batches in its measured speed, per further batch
 # The most time for the extra rounds, and for all rounds, as shares: beyond that, learning is worth more than votes.
 MAX_EXTRA_SHARE, MAX_PREDICT_SHARE = 0.3, 0.5
@@ -42,7 +46,7 @@ class Group:
     `tasks` are indices in file order. `cost` is the canvas area of all demonstrations, in cells. `outstanding` holds,
     for each round, the numbers of the batches that have no votes yet. `report` is the adaptation's report, or None
     before the adaptation. `home` is the worker that alone has the adapted network, or None if the network is on disk.
-    `lost` says why nothing more is tried.
+    `lost` says why nothing more is tried. `judged` is how many rounds had all votes when candidates were last judged.
     """
 
     index: int
@@ -56,6 +60,12 @@ class Group:
     parts: int = 1
     lr_scale: float = 1.0
     lost: str | None = None
+    judged: int = 0
+
+    @property
+    def complete_rounds(self) -> int:
+        """Return how many rounds, from the first on, have all their votes."""
+        return next((number for number, open_ in enumerate(self.outstanding) if open_), len(self.outstanding))
 
     @property
     def waits(self) -> bool:
@@ -127,20 +137,22 @@ class Schedule:
     `spent` are workers for whom no further batch ends in time. With `sharing` "joint" all workers learn one group
     together. With "per-task" each task is a group. `began` is when the first adaptation was given out, and `begun_with`
     are the canvas tokens to predict at that time, in base rounds and in extra ones. `overruns` are the seconds by
-    which adaptations missed their ends.
+    which adaptations missed their ends. `unjudged` returns the candidates of a group that are to be judged, or is None
+    for a network that cannot judge.
     """
 
     groups: list[Group]
     end: float
     sharing: str = "sharded"
     workers: int = 1
-    flying: dict[int, Adapt | Predict] = field(default_factory=dict)
+    flying: dict[int, Adapt | Predict | Judge] = field(default_factory=dict)
     speeds: dict[int, Speed] = field(default_factory=dict)
     loaded: dict[int, int] = field(default_factory=dict)
     spent: set[int] = field(default_factory=set)
     began: float | None = None
     begun_with: tuple[int, int] = (0, 0)
     overruns: list[float] = field(default_factory=list)
+    unjudged: Callable[[int], list[tuple[int, np.ndarray]]] | None = None
 
     @classmethod
     def of_tasks(
@@ -167,9 +179,18 @@ class Schedule:
         """Return whether a group waits for its adaptation, or an adapted group lacks predictions."""
         return any(group.waits or (any(group.outstanding) and self._is_predictable(group)) for group in self.groups)
 
-    def next_job(self, worker: int, now: float) -> Adapt | Predict | None:
-        """Return the job of a free worker: first votes of adapted groups, else an adaptation, else more votes."""
-        job = self._prediction(worker, True) or self._adaptation(worker, now) or self._prediction(worker, False)
+    def next_job(self, worker: int, now: float) -> Adapt | Predict | Judge | None:
+        """Return the job of a free worker.
+
+        The order is: the first votes of adapted groups, an adaptation, the other base rounds, judging, extra rounds.
+        """
+        job = (
+            self._prediction(worker, self._first_rounds)
+            or self._adaptation(worker, now)
+            or self._prediction(worker, lambda _: BASE_ROUNDS)
+            or self._judging(worker)
+            or self._prediction(worker, lambda group: len(group.outstanding))
+        )
         if job is not None:
             self.flying[worker] = job
         return job
@@ -221,12 +242,14 @@ class Schedule:
         job = self.flying.pop(worker, None)
         if isinstance(job, Adapt):
             self.overruns.append(max(0.0, now - job.until))
+        if isinstance(job, Judge):
+            self.groups[job.group].judged = self.groups[job.group].complete_rounds
         if isinstance(job, Predict):
             self.loaded[worker] = job.group
             if not self.groups[job.group].outstanding[job.round].isdisjoint(job.batches):
                 self.spent.add(worker)
 
-    def gone(self, worker: int) -> Adapt | Predict | None:
+    def gone(self, worker: int) -> Adapt | Predict | Judge | None:
         """Take in that a worker has ended. Return the job that the worker leaves undone.
 
         Networks that this worker alone had are to be learned again.
@@ -250,11 +273,17 @@ class Schedule:
         if group.failures >= _MAX_FAILURES:
             group.lost = reason
 
+    def give_up_judging(self, group: int) -> None:
+        """Leave the candidates of a group to the order of their votes."""
+        self.groups[group].judged = _NEVER
+
     def adaptation_end(self) -> float:
         """Return when the last adaptation should end so that enough time is left for prediction."""
         span, seconds = self.end - self.began, self._seconds_per_token()
         base_tokens, extra_tokens = self.begun_with
         base, extra = seconds * base_tokens, min(seconds * extra_tokens, MAX_EXTRA_SHARE * span)
+        if self.unjudged is not None:
+            base *= 1 + _JUDGING_SHARE
         wanted = max(_SAFETY * base, base + extra)  # the extra rounds are a margin for the base rounds
         reserved = min(wanted, MAX_PREDICT_SHARE * span)
         predicted = seconds * (base_tokens + extra_tokens - sum(self._tokens()))  # this time has been spent already
@@ -312,10 +341,29 @@ class Schedule:
         alone = self.sharing == "per-task" or group.home is not None
         return BASE_ROUNDS if alone and not hurried else _FIRST_ROUND
 
-    def _prediction(self, worker: int, first: bool) -> Predict | None:
+    def _judging(self, worker: int) -> Judge | None:
+        """Return the candidates of a group that a worker can judge: after its base rounds, and after all rounds."""
+        if self.unjudged is None or worker in self.spent:
+            return None
+        busy = {job.group for job in self.flying.values()}
+        for group in self.groups:
+            complete, rounds = group.complete_rounds, len(group.outstanding)
+            is_due = complete > group.judged and (complete == rounds or group.judged < BASE_ROUNDS <= complete)
+            if not is_due or group.index in busy or not self._is_predictable(group):
+                continue
+            if group.home not in (None, worker):
+                continue
+            candidates = self.unjudged(group.index)
+            if candidates:
+                tests, grids = zip(*candidates)
+                return Judge(group.index, group.tasks, tests, grids, self.end)
+            group.judged = complete
+        return None
+
+    def _prediction(self, worker: int, rounds: Callable[[Group], int]) -> Predict | None:
         """Return the most urgent prediction that a worker can do, or None.
 
-        With `first`, only the rounds right after an adaptation count. The order is: base rounds before extra ones, then
+        Only the first `rounds` of a group count. The order is: base rounds before extra ones, then
         the group whose network the worker has in memory, then earlier rounds, then earlier groups.
         """
         if worker in self.spent:
@@ -324,7 +372,7 @@ class Schedule:
         for group in self.groups:
             if not self._is_predictable(group) or group.home not in (None, worker):
                 continue
-            found = self._earliest_round(group, self._first_rounds(group) if first else len(group.outstanding))
+            found = self._earliest_round(group, rounds(group))
             if found is not None:
                 number, batches = found
                 urgency = (_class_of(number), group.index != self.loaded.get(worker), number, group.index)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import tempfile
 import uuid
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from hrm_offline import __version__
 from hrm_offline.common.budget import Budget, in_words
@@ -23,7 +26,10 @@ from hrm_offline.solve.messages import (
     Demoted,
     Done,
     Failed,
+    GraphsChosen,
     Hello,
+    Judge,
+    Judged,
     Lost,
     Predict,
     Say,
@@ -39,6 +45,7 @@ _STARTING_FACTOR = 2  # a worker that starts may be silent longer, since it impo
 _GLANCE_SECONDS = 1.0  # between two looks at silent workers
 _PROGRESS_SECONDS = 30.0  # between two progress lines
 _MAX_WIDTH_ON_CPU = 256  # hidden size; a wider network learns next to nothing on a CPU within a budget
+_LEAST_PROCESSORS, _WORKERS_PER_PROCESSOR = 2, 2  # for the number of workers that are worth their memory
 _PROGRESS_BEATS = 30  # a rate is the mean over this many signs of life, which come every second
 
 
@@ -63,8 +70,8 @@ class Supervisor:
 
     Votes go to the ledger and the history as they come. Tasks that do not suit the network are left out and named in
     `unsuited`. `failures` are the warnings of the run. `started` is when the first worker was ready, in seconds of the
-    budget. `demotions` are the operations whose kernels failed, with the reasons. `worker_seconds` and
-    `predicted_tokens` measure the phases.
+    budget. `demotions` are the operations whose kernels failed, with the reasons. `graphs` says for each kind of work
+    whether CUDA graphs serve, and why. `worker_seconds` and `predicted_tokens` measure the phases.
     """
 
     pool: object
@@ -84,6 +91,7 @@ class Supervisor:
     worker_seconds: dict[str, float] = field(default_factory=lambda: {"adapt": 0.0, "predict": 0.0})
     predicted_tokens: int = 0
     demotions: dict[str, str] = field(default_factory=dict)
+    graphs: dict[str, str] = field(default_factory=dict)
 
     @property
     def options(self) -> SolveOptions:
@@ -104,6 +112,8 @@ class Supervisor:
                 self._end_the_silent()
                 self.ledger.write_if_due()
         finally:
+            if self.ledger.dirty:
+                self.ledger.write()  # first: to end many workers takes a while
             self.pool.close()
 
     def _goes_on(self) -> bool:
@@ -143,7 +153,8 @@ class Supervisor:
 
     def _meeting(self) -> str:
         """Return the name of a file that no earlier attempt has used, in this run or in one that was cut off."""
-        return str(self.setup.folder / f"meeting-{uuid.uuid4().hex}")
+        folder = self.setup.folder if self.setup.folder.is_dir() else Path(tempfile.gettempdir())
+        return str(folder / f"meeting-{uuid.uuid4().hex}")
 
     def _handle(self, index: int, message) -> None:
         slot = self.slots[index]
@@ -155,10 +166,18 @@ class Supervisor:
                 self.say(message.text)
             case Demoted():
                 self._demoted(index, message)
+            case GraphsChosen():
+                if self.graphs.get(message.work) != message.choice:
+                    self.graphs[message.work] = message.choice
+                    self.say(f"worker {index}: {message.work}: {message.choice}")
             case Beat():
                 self._beat(index, message)
             case Voted():
                 self._voted(index, message)
+            case Judged():
+                self.ledger.add_scores(message.group, message.votes)
+                if self.history is not None:
+                    self.history.judged(message)
             case Adapted():
                 self._adapted(index, message)
             case Done():
@@ -171,7 +190,7 @@ class Supervisor:
                 self._fail(index, message.kind, message.reason)
             case Lost():
                 self._fail(index, "lost", message.reason)
-        if isinstance(message, (Beat, Voted, Adapted)):
+        if isinstance(message, (Beat, Voted, Judged, Adapted)):
             self._count_seconds(index, slot.heard - since)
 
     def _count_seconds(self, index: int, seconds: float) -> None:
@@ -208,8 +227,10 @@ class Supervisor:
         end = self.budget.now() + self.budget.plannable()
         network, seed, sharing = hello.network, self.options.seed, self.options.sharing
         self.schedule = Schedule.of_tasks(self.tasks, network.model, network.recipe, seed, groups, end, sharing)
+        if network.model.is_decoder:
+            self.schedule.unjudged = self.ledger.unjudged
         self._replay()
-        for index in range(1, workers):
+        for index in range(1, self._useful(workers)):
             self._start(index, self._device_of(index, hello))
 
     def _worker_count(self, hello: Hello) -> int:
@@ -217,6 +238,23 @@ class Supervisor:
         if self.options.workers is not None:
             return max(1, self.options.workers)  # 0 means one worker in this process
         return hello.gpus if self._uses_all_gpus(hello) else 1
+
+    def _useful(self, workers: int) -> int:
+        """Return how many of so many workers find work. Each one that starts takes memory, and time from the others.
+
+        The number of groups follows from the workers that were asked for. So a run's answers do not depend on this.
+        """
+        if self.options.sharing == "joint":
+            work = sum(len(self.tasks[i].train) for group in self.schedule.groups for i in group.tasks)
+            words = f"the tasks have {work} demonstrations to share"
+        else:
+            work = sum(any(group.outstanding) for group in self.schedule.groups)
+            words = f"there are {work} groups of tasks to do"
+        processors = max(_LEAST_PROCESSORS, os.cpu_count() or 1)
+        useful = max(1, min(workers, work, _WORKERS_PER_PROCESSOR * processors))
+        if useful < workers:
+            self.say(f"{useful} of {workers} workers start: {words}, and {processors} processors")
+        return useful
 
     def _uses_all_gpus(self, hello: Hello) -> bool:
         return hello.gpus > 0 and self.options.device in (None, "cuda")
@@ -254,14 +292,16 @@ class Supervisor:
     def _identity(self, hello: Hello) -> dict:
         """Return all that must be equal for a run to go on from a journal.
 
-        Of an artifact its bytes count, and not the folder where it lies.
+        Of an artifact its bytes count, and not the folder where it lies. CUDA graphs change no answer.
         """
+        recipe = dataclasses.asdict(hello.network.recipe)
+        del recipe["cuda_graphs"]
         identity = {
             "version": __version__,
             "challenges": digest_of(self.tasks),
             "seed": self.options.seed,
             "model": dataclasses.asdict(hello.network.model),
-            "recipe": dataclasses.asdict(hello.network.recipe),
+            "recipe": recipe,
             "artifact": hello.artifact_digest,
             "sharing": self.options.sharing,
         }
@@ -274,6 +314,8 @@ class Supervisor:
         for key, votes in self.history.votes():
             self.schedule.voted(key)
             self.ledger.add(key, votes)
+        for group, votes in self.history.scores():
+            self.ledger.add_scores(group, votes)
         for group, report, intact in self.history.reports():
             complete = not any(self.schedule.groups[group].outstanding)
             if intact or complete:
@@ -362,7 +404,9 @@ class Supervisor:
         slot.failures += 1
         job = self.schedule.gone(index) if self.schedule else None
         self.warn(f"worker {index} on {slot.device or 'its device'} ({_name_of(job)}): {kind}: {reason}")
-        if job is not None:
+        if isinstance(job, Judge):
+            self.schedule.give_up_judging(job.group)
+        elif job is not None:
             self.schedule.failed(job.group, kind, f"{kind}: {reason}")
         if isinstance(job, Adapt) and job.size > 1:
             self._break_up(job)
@@ -415,10 +459,12 @@ class Supervisor:
         self.say(f"WARNING: {text}")
 
 
-def _name_of(job: Adapt | Predict | None) -> str:
+def _name_of(job: Adapt | Predict | Judge | None) -> str:
     """Return what a worker was doing, in words."""
     if job is None:
         return "without a job"
     if isinstance(job, Adapt):
         return f"adapting group {job.group}"
+    if isinstance(job, Judge):
+        return f"judging candidates of group {job.group}"
     return f"predicting round {job.round} of group {job.group}"

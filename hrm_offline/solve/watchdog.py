@@ -11,40 +11,58 @@ from collections.abc import Callable
 
 from hrm_offline.common.budget import Budget
 
+SIGNALS = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "SIGINT"}
 _LONGEST_SLEEP = 30.0
 
 
 class Watchdog:
-    """A thread that calls `act(reason)` once, `margin` seconds before the budget ends or when SIGTERM arrives.
+    """A thread that ends a run `margin` seconds before the budget ends, or when SIGTERM or SIGINT (Ctrl-C) arrives.
 
-    If the end of the budget is nearer than that, the thread waits `margin` seconds from now. Use the watchdog as a
-    context manager; leaving the context disarms it.
+    Use the watchdog as a context manager. From entering on, signals wait until `start` says what to do about them; a
+    second SIGINT before that is a `KeyboardInterrupt`. Leaving the context disarms the watchdog.
 
-    Python's C-level signal handler writes to a socket, and the thread listens there. So SIGTERM is heard even while the
-    main thread is stuck in a system call. Outside the main thread signals are left alone.
+    Python's C-level signal handler writes to a socket, and the thread listens there. So a signal is heard even while
+    the main thread is stuck in a system call. Outside the main thread signals are left alone.
     """
 
-    def __init__(self, budget: Budget, margin: float, act: Callable[[str], None]):
-        self.budget, self.margin, self.act = budget, margin, act
+    def __init__(self, budget: Budget, margin: float):
+        self.budget, self.margin = budget, margin
+        self.act: Callable[[str], None] | None = None
         self.thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self.ours, self.theirs = socket.socketpair()
+        self.handlers: dict[int, object] = {}
+        self.interrupts = 0
 
     def __enter__(self) -> Watchdog:
         self.theirs.setblocking(False)
-        self.handler = None
         if threading.current_thread() is threading.main_thread():
-            self.handler = signal.signal(signal.SIGTERM, lambda *_: None)
             self.wakeup = signal.set_wakeup_fd(self.theirs.fileno(), warn_on_full_buffer=False)
-        self.thread.start()
+            self.handlers = {number: signal.signal(number, self._receive) for number in SIGNALS}
         return self
 
+    def start(self, act: Callable[[str], None]) -> None:
+        """Watch from now on, and call `act(reason)` at most once: in `margin` seconds at the earliest, or at a signal.
+
+        The reason is the signal's name, or says in words that the budget is spent.
+        """
+        self.act = act
+        self.thread.start()
+
     def __exit__(self, *_) -> None:
-        if self.handler is not None:
+        if self.handlers:
             signal.set_wakeup_fd(self.wakeup)
-            signal.signal(signal.SIGTERM, self.handler)
+            for number, handler in self.handlers.items():
+                signal.signal(number, handler)
         self.theirs.close()  # ends the thread
-        self.thread.join(1.0)
+        if self.act is not None:
+            self.thread.join(1.0)
         self.ours.close()
+
+    def _receive(self, number: int, _) -> None:
+        """Note a signal. The thread acts on it, unless there is no thread yet and the user insists."""
+        self.interrupts += number == signal.SIGINT
+        if self.interrupts > 1 and self.act is None:
+            raise KeyboardInterrupt
 
     def _watch(self) -> None:
         end = max(self.budget.total, self.budget.elapsed() + 2 * self.margin) - self.margin
@@ -53,10 +71,11 @@ class Watchdog:
             if not ready:
                 continue
             with contextlib.suppress(OSError):
-                signals = self.ours.recv(64)
-                if not signals:
+                numbers = self.ours.recv(64)
+                if not numbers:
                     return
-                if signal.SIGTERM in signals:
-                    self.act("SIGTERM")
+                names = [SIGNALS[number] for number in numbers if number in SIGNALS]
+                if names:
+                    self.act(names[0])
                     return
         self.act("the budget is all but spent")

@@ -18,7 +18,21 @@ from hrm_offline.common.errors import InputError
 from hrm_offline.ops import dispatch
 from hrm_offline.ops.faults import is_context_lost, is_out_of_memory
 from hrm_offline.solve.engine import Engine
-from hrm_offline.solve.messages import Adapt, Beat, Demoted, Done, Failed, Predict, Quit, Say, Setup, State, Until
+from hrm_offline.solve.messages import (
+    Adapt,
+    Beat,
+    Demoted,
+    Done,
+    Failed,
+    GraphsChosen,
+    Judge,
+    Predict,
+    Quit,
+    Say,
+    Setup,
+    State,
+    Until,
+)
 from hrm_offline.train.adapt import Diverged
 
 _BEAT_SECONDS = 1.0
@@ -47,6 +61,7 @@ class Worker:
         self.engine = None
         self.beaten = clock()
         self.told_demotions: set[str] = set()
+        self.told_graphs: dict[str, str] = {}
 
     def run(self) -> Iterator[State]:
         """Serve until told to quit. A failure is sent to the supervising process and ends the worker."""
@@ -61,7 +76,10 @@ class Worker:
         except _Quit:
             pass
         except Exception as error:
-            self.send(Failed(_kind(error), f"{type(error).__name__}: {error}"))
+            kind = _kind(error)
+            # The two kinds that are ours say in their message all there is to say; a foreign one may lack a message.
+            reason = str(error) if kind in ("input", "diverged") else f"{type(error).__name__}: {error}"
+            self.send(Failed(kind, reason))
 
     def _serve(self, message) -> Iterator[State]:
         if isinstance(message, Quit):
@@ -70,13 +88,14 @@ class Worker:
             self.engine = self.make_engine(message, self.clock, lambda text: self.send(Say(text)))
             self.send(self.engine.hello())
             self.told_demotions |= self._merely_slower()
-            self._tell_demotions()
+            self._tell_changes()
         elif isinstance(message, Adapt):
             yield from self._adapt(message)
             self.send(Done())
-        elif isinstance(message, Predict):
-            for voted in self.engine.predict(message):
-                self.send(voted)
+        elif isinstance(message, (Predict, Judge)):
+            work = self.engine.predict if isinstance(message, Predict) else self.engine.judge
+            for result in work(message):
+                self.send(result)
                 self._heed()
                 yield State.BUSY
             self.send(Done())
@@ -95,8 +114,8 @@ class Worker:
         self.send(self.engine.adapted)
 
     def _heed(self) -> None:
-        """Act on a message that has come in during a job, and tell which kernels have failed."""
-        self._tell_demotions()
+        """Act on a message that has come in during a job, and tell what serves in another way than before."""
+        self._tell_changes()
         message = self.receive()
         if isinstance(message, Quit):
             raise _Quit
@@ -111,11 +130,16 @@ class Worker:
         faulty = {row["op"] for row in tested["rows"] if row["fault"] is not None}
         return {verdict["op"] for verdict in tested["verdicts"]} - faulty
 
-    def _tell_demotions(self) -> None:
+    def _tell_changes(self) -> None:
+        """Tell which kernels have failed, and whether CUDA graphs serve, each once."""
         for op, reason in dispatch.demotions().items():
             if op not in self.told_demotions:
                 self.told_demotions.add(op)
                 self.send(Demoted(op, reason))
+        for work, choice in getattr(self.engine, "graphs", {}).items():
+            if choice.reason is not None and self.told_graphs.get(work) != str(choice):
+                self.told_graphs[work] = str(choice)
+                self.send(GraphsChosen(work, str(choice)))
 
 
 def _kind(error: Exception) -> str:
@@ -149,7 +173,7 @@ def main(connection, make_engine: Callable = Engine) -> None:
 def end_with_parent() -> None:
     """Have the system kill this process when its parent dies, even during a long computation (Linux only)."""
     parent = multiprocessing.parent_process()
-    if sys.platform == "linux" and parent is not None:
+    if sys.platform == "linux" and hasattr(signal, "SIGKILL") and parent is not None:
         ctypes.CDLL(None).prctl(_SIGKILL_WITH_PARENT, signal.SIGKILL)
         if os.getppid() != parent.pid:  # it died before the call
             os._exit(1)

@@ -11,8 +11,10 @@ import torch
 from hrm_offline.common.budget import Budget, Pace
 from hrm_offline.config import AdaptConfig
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
-from hrm_offline.model.batching import OfferedBatch, training_batches
-from hrm_offline.model.recursive import RecursiveModel
+from hrm_offline.model.batching import OfferedBatch
+from hrm_offline.model.graphs import Choice
+from hrm_offline.model.network import Network, training_batches
+from hrm_offline.train.decoder_learner import new_learner
 from hrm_offline.train.distributed import World
 from hrm_offline.train.learner import Learner, sum_metrics
 
@@ -37,7 +39,7 @@ class AdaptReport:
 
 
 def adapt(
-    model: RecursiveModel, puzzles: PuzzleSet, config: AdaptConfig, budget: Budget, seed: int, pretrained: bool
+    model: Network, puzzles: PuzzleSet, config: AdaptConfig, budget: Budget, seed: int, pretrained: bool
 ) -> AdaptReport:
     """Train the model in place within a budget, and leave the averaged weights in it. Raises `Diverged`."""
     adaptation = Adaptation.of_model(model, puzzles, config, seed, pretrained)
@@ -71,19 +73,23 @@ class Adaptation:
     @classmethod
     def of_model(
         cls,
-        model: RecursiveModel,
+        model: Network,
         puzzles: PuzzleSet,
         config: AdaptConfig,
         seed: int,
         pretrained: bool,
         world: World | None = None,
+        graphs: Choice | None = None,
     ) -> Adaptation:
-        """Return the recipe's adaptation to a puzzle set: `config.visits` visits of every demonstration pair."""
+        """Return the recipe's adaptation to a puzzle set: `config.visits` visits of every demonstration pair.
+
+        `world` and `graphs` are as for `Learner`.
+        """
         source = ExampleSource(puzzles, seed)
         planned = max(1, round(source.steps_per_visit * config.visits)) if config.visits else 0
         # Random weights have nothing to protect: without `pretrained` the network learns from the first step.
         embeddings_only = config.embeddings_only if pretrained and model.config.puzzle_columns else 0.0
-        learner = Learner(model, config, planned, seed, world)
+        learner = new_learner(model, config, planned, seed, world, graphs)
         return cls(learner, training_batches(source, model.device), planned, embeddings_only)
 
     def run(self) -> Iterator[int]:

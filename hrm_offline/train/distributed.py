@@ -47,24 +47,27 @@ class World:
         for grad, part in zip(grads, flat.split([g.numel() for g in grads])):
             grad.copy_(part.view_as(grad))
 
-    def gather_rows(self, ids: torch.Tensor, grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the rows of all processes, in order of rank: ids [R] and grads [R, D]. R may differ between them."""
+    def gather_sequences(
+        self, ids: torch.Tensor, grads: torch.Tensor, batch_size: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a global batch's ids [B, I] and grads [B, I, D] from those of every process' share, in order of rank.
+
+        The numbers of rows follow from `batch_size`, so that no process waits for its device to learn them.
+        """
         if self.size == 1:
             return ids, grads
-        counts = [torch.empty(1, dtype=torch.int64, device=ids.device) for _ in range(self.size)]
-        dist.all_gather(counts, torch.tensor([len(ids)], device=ids.device))
-        counts = [int(count) for count in counts]
+        cuts = [rank * batch_size // self.size for rank in range(self.size + 1)]  # as `shares` cuts
+        counts = [end - start for start, end in pairwise(cuts)]
+        return self._gather(ids, counts), self._gather(grads, counts)
+
+    def _gather(self, own: torch.Tensor, counts: list[int]) -> torch.Tensor:
+        """Return the rows of all processes. `counts` says how many each has."""
         # all_gather takes messages of one length: shorter ones are padded, and what arrives is cut again.
-        padding = max(counts) - len(ids)
-        ids = torch.cat([ids, ids.new_zeros(padding)])
-        grads = torch.cat([grads, grads.new_zeros(padding, grads.shape[1])])
-        all_ids = [torch.empty_like(ids) for _ in counts]
-        all_grads = [torch.empty_like(grads) for _ in counts]
-        dist.all_gather(all_ids, ids)
-        dist.all_gather(all_grads, grads)
-        ids = torch.cat([part[:count] for part, count in zip(all_ids, counts)])
-        grads = torch.cat([part[:count] for part, count in zip(all_grads, counts)])
-        return ids, grads
+        padding = own.new_zeros(max(counts) - len(own), *own.shape[1:])
+        message = torch.cat([own, padding])
+        received = [torch.empty_like(message) for _ in counts]
+        dist.all_gather(received, message)
+        return torch.cat([part[:count] for part, count in zip(received, counts)])
 
     def sum_metrics(self, metrics: dict[str, torch.Tensor]) -> dict[str, float]:
         """Return metrics summed over the processes, as numbers. They leave the device in one transfer."""

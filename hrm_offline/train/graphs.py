@@ -1,87 +1,110 @@
-"""CUDA graphs of a training step: each bucket's step is recorded once, then replayed in one launch."""
+"""Try whether training steps that are recorded as CUDA graphs learn what plain steps learn, in less time."""
 
 from __future__ import annotations
 
-import sys
-from collections import Counter
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
-from typing import Any
+import dataclasses
+from typing import TYPE_CHECKING
 
 import torch
 
+from hrm_offline.model.batching import OfferedBatch
+from hrm_offline.model.graphs import WARM_UP, Outcome, judge
 from hrm_offline.model.halting import Carry, Sequences
 
-# Runs before a recording, so that workspaces and kernels that are made at first use exist by then. PyTorch's notes on
-# CUDA graphs ask for them.
-_WARM_UP = 3
+if TYPE_CHECKING:
+    from hrm_offline.train.learner import Learner
+
+TRIED_STEPS = 10  # recorded, and as many plain
 
 
-@dataclass
-class _Recorded:
-    """A graph, the tensors that it reads, and the tensors that it fills."""
+class Snapshot:
+    """A learner's state before some steps on one batch, kept on the CPU: a trial must fit where the steps fit.
 
-    graph: torch.cuda.CUDAGraph
-    offered: Sequences
-    min_steps: torch.Tensor
-    result: Any
-
-
-class Graphs:
-    """Runs `compute(carry, offered, min_steps, size)`, and replays a recording from the fourth run of a key on.
-
-    A key must come with the same carry, shapes and size each time. Results must be read before the next step, whose
-    replays overwrite them. Where recording fails, the reason is printed once, and from then on every step is computed
-    without a recording.
+    The bucket of the batch must have its carries. Of the puzzle embeddings only the rows that the steps can move are
+    kept, since the whole table may be large.
     """
 
-    def __init__(self, compute: Callable[[Carry, Sequences, torch.Tensor, int], Any]):
-        self.compute = compute
-        self.failed = False
-        self.runs: Counter[Hashable] = Counter()
-        self.recorded: dict[Hashable, _Recorded] = {}
-        self.stream = torch.cuda.Stream()  # recording is refused on the default one
-        self.pool = torch.cuda.graph_pool_handle()
+    def __init__(self, learner: Learner, batch: OfferedBatch):
+        self.learner = learner
+        self.step = learner.step
+        self.scaler = learner.scaler.state_dict()
+        self.updates = {param: state["step"] for param, state in learner.optimizer.state.items() if state}
+        carries = [carry for (bucket, _), carry in learner.carries.items() if bucket == batch.bucket]
+        moments = [learner.optimizer.state[param][name] for param in self.updates for name in ("m", "v")]
+        averages = learner.ema.average if learner.ema else []
+        kept = [*learner.params, *moments, *averages, *(tensor for carry in carries for tensor in _tensors_of(carry))]
+        self.kept = [(tensor, _on_cpu(tensor)) for tensor in kept]
+        self.table, self.ids = None, None
+        if learner.model.config.puzzle_columns:
+            shown = [batch.sequences(slice(0, batch.size)), *(carry.sequences for carry in carries)]
+            self.table = learner.model.puzzle_emb.weights
+            self.ids = torch.cat([sequences.puzzle_identifiers.flatten() for sequences in shown]).unique()
+            self.rows = _on_cpu(self.table[self.ids])
 
-    def clear(self) -> None:
-        """Forget all recordings."""
-        self.runs.clear()
-        self.recorded.clear()
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put the learner back, in the same memory, since recordings read there."""
+        learner = self.learner
+        learner.step = self.step
+        learner.scaler.load_state_dict(self.scaler)
+        for param in list(learner.optimizer.state):
+            if param in self.updates:
+                learner.optimizer.state[param]["step"] = self.updates[param]
+            else:  # its moments were made since
+                del learner.optimizer.state[param]
+        for tensor, value in self.kept:
+            tensor.copy_(value)
+        if self.table is not None:
+            self.table[self.ids] = self.rows.to(self.table)
 
-    def run(self, key: Hashable, carry: Carry, offered: Sequences, min_steps: torch.Tensor, size: int) -> Any:
-        """Return what `compute` returns for these arguments."""
-        current = torch.cuda.current_stream()
-        self.stream.wait_stream(current)
-        with torch.cuda.stream(self.stream):
-            result = self._run(key, carry, offered, min_steps, size)
-        current.wait_stream(self.stream)
-        return result
+    def learned(self) -> tuple[torch.Tensor, ...]:
+        """Return copies of the weights, their last gradients, and the embeddings, on the CPU."""
+        gradients = [param.grad for param in self.learner.params if param.grad is not None]
+        rows = [] if self.table is None else [self.table[self.ids]]
+        return tuple(_on_cpu(tensor) for tensor in (*self.learner.params, *gradients, *rows))
 
-    def _run(self, key, carry, offered, min_steps, size):
-        self.runs[key] += 1
-        if self.failed or self.runs[key] <= _WARM_UP:
-            return self.compute(carry, offered, min_steps, size)
-        if key not in self.recorded:
-            try:
-                self.recorded[key] = self._record(carry, offered, min_steps, size)
-            except RuntimeError as error:
-                self.failed = True
-                print(f"CUDA graphs: not used, recording failed ({error})", file=sys.stderr)
-                return self.compute(carry, offered, min_steps, size)
-        recorded = self.recorded[key]
-        # The graph reads from fixed addresses, so the new arguments are copied there.
-        read_by_graph = [*vars(recorded.offered).values(), recorded.min_steps]
-        given = [*vars(offered).values(), min_steps]
-        for own, new in zip(read_by_graph, given):
-            if own is not None:
-                own.copy_(new)
-        recorded.graph.replay()
-        return recorded.result
 
-    def _record(self, carry, offered, min_steps, size) -> _Recorded:
-        own = Sequences(*(None if given is None else given.clone() for given in vars(offered).values()))
-        min_steps = min_steps.clone()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
-            result = self.compute(carry, own, min_steps, size)
-        return _Recorded(graph, own, min_steps, result)
+def try_recording(learner: Learner, batch: OfferedBatch, start: Snapshot) -> tuple[bool, str]:
+    """Take steps on a batch from one state, plain and recorded. Return whether to record from now on, and why.
+
+    The learner is left somewhere on the way; `start` knows the way back. Raises what a step raises.
+    """
+    recorder = learner.recorder
+
+    def take(steps: int, recorded: bool) -> Outcome:
+        start.restore()
+        recorder.on = recorded
+        losses = []
+
+        def run() -> None:
+            for turn in range(steps):
+                parts = learner.take_step(_turned(batch, turn))
+                losses.append(sum(part.metrics["loss"] for part in parts))  # a new tensor, which no replay overwrites
+
+        seconds = recorder.choice.cuda.seconds(run)
+        return Outcome(seconds, (torch.stack(losses).cpu(), *start.learned()))
+
+    plain = take(TRIED_STEPS, recorded=False)
+    take(WARM_UP + 1, recorded=True)
+    if not recorder.on:
+        return False, recorder.choice.reason
+    return judge(plain, take(TRIED_STEPS, recorded=True), lambda: take(TRIED_STEPS, recorded=False))
+
+
+def _turned(batch: OfferedBatch, turn: int) -> OfferedBatch:
+    """Return the batch with its sequences in other rows, so that a recording with old inputs is found out."""
+
+    def sequences(part: slice) -> Sequences:
+        given = vars(batch.sequences(part)).values()
+        return Sequences(*(None if tensor is None else tensor.roll(turn, 0) for tensor in given))
+
+    return dataclasses.replace(batch, sequences=sequences)
+
+
+def _tensors_of(carry: Carry) -> list[torch.Tensor]:
+    sequences = [tensor for tensor in vars(carry.sequences).values() if tensor is not None]
+    return [carry.z_H, carry.z_L, carry.steps, carry.halted, *sequences]
+
+
+def _on_cpu(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().to("cpu", copy=True)

@@ -7,23 +7,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from hrm_offline.config import Recipe
 from hrm_offline.model.batching import OfferedBatch, to_device
+from hrm_offline.model.graphs import WARM_UP, Choice, Recorder
 from hrm_offline.model.halting import Carry, Sequences, Step, advance_, initial_carry, refill_, training_step
-from hrm_offline.model.recursive import RecursiveModel
+from hrm_offline.model.network import Network
 from hrm_offline.ops import dispatch
-from hrm_offline.ops.faults import KernelFault, is_out_of_memory
+from hrm_offline.ops.faults import KernelFault, first_line, is_context_lost, is_out_of_memory
 from hrm_offline.ops.sign_sgd import sign_sgd_
 from hrm_offline.train.distributed import World
-from hrm_offline.train.graphs import Graphs
+from hrm_offline.train.graphs import Snapshot, try_recording
 from hrm_offline.train.losses import outer_step_loss
-from hrm_offline.train.optim import AdamATan2, Ema, lr_factor
+from hrm_offline.train.optim import Ema, lr_factor, make_optimizer
 
+_MIN_STEPS_AHEAD = 250  # a trial of CUDA graphs takes some 24 steps, which shorter runs do not win back
+_MAX_TRIALS = 3
 _EXPLORATION = 1  # keeps the random numbers of exploration apart from the data's, which are drawn by (seed, step) too
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -31,9 +37,10 @@ class Part:
     """The results of one part of a batch."""
 
     metrics: dict[str, torch.Tensor]  # sums over the sequences, the loss among them as "loss"
-    step: Step
+    step: Step | None  # None for a decoder
     identifiers: torch.Tensor  # int64 [B, ids], rows of the puzzle embedding table
     puzzle_vectors: torch.Tensor | None  # float32 [B, ids, ndim], those rows, with their gradients
+    batch_size: int = 0  # sequences of the global batch; needed only with puzzle vectors
 
 
 class Learner:
@@ -42,10 +49,20 @@ class Learner:
     `total_steps` is the length of the learning-rate schedule. It may be changed while running.
     While `embeddings_only` is set, the network stays as it is and only puzzle embeddings learn.
     `lr_scale` multiplies every learning rate.
+    `graphs` says whether steps are recorded as CUDA graphs. Learners of one process share it, so that it is measured
+    once; by default the recipe's setting holds.
     Nothing here waits for the device, except for the loss scaler of float16, which asks it once per step.
     """
 
-    def __init__(self, model: RecursiveModel, recipe: Recipe, total_steps: int, seed: int, world: World | None = None):
+    def __init__(
+        self,
+        model: Network,
+        recipe: Recipe,
+        total_steps: int,
+        seed: int,
+        world: World | None = None,
+        graphs: Choice | None = None,
+    ):
         self.model = model
         self.recipe = recipe
         self.total_steps = total_steps
@@ -56,11 +73,13 @@ class Learner:
         self.lr_scale = 1.0
         self.micro_batches = recipe.micro_batches
         self.params = list(model.parameters())
-        self.optimizer = AdamATan2(self.params, recipe.lr, (recipe.beta1, recipe.beta2), recipe.weight_decay)
+        self.optimizer = make_optimizer(model, recipe)
         self.ema = Ema(self.params, recipe.ema) if recipe.ema else None
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=model.dtype is torch.float16)
         self.carries: dict[tuple[int, int], Carry] = {}  # by bucket and part
-        self.graphs = Graphs(self._forward_backward) if recipe.cuda_graphs and model.device.type == "cuda" else None
+        self.graphs = graphs or Choice.of(recipe.cuda_graphs, model.device)
+        self.recorder = Recorder(self.graphs)
+        self.trials = 0  # of CUDA graphs
 
     def learn(self, batch: OfferedBatch) -> list[Part]:
         """Take one outer step and one optimiser step on this process' share of a global batch.
@@ -69,9 +88,16 @@ class Learner:
         A lone process that runs out of memory computes its batches in twice as many parts from then on, each with
         fresh slots. An operation whose kernel fails is demoted to plain PyTorch, and the gradients are computed again.
         """
-        while (parts := self._compute_or_adjust(batch)) is None:
+        if self._may_try_graphs(batch):
+            self._try_graphs(batch)
+        while (parts := self._or_adjust(self._compute_gradients, batch)) is None:
             pass
-        self.step += 1
+        self._update(parts)
+        return parts
+
+    def take_step(self, batch: OfferedBatch) -> list[Part]:
+        """Take a step as `learn` does, but raise the error where it fails."""
+        parts = self._compute_gradients(batch)
         self._update(parts)
         return parts
 
@@ -85,10 +111,10 @@ class Learner:
         for carry in self.carries.values():
             carry.halted.fill_(True)
 
-    def _compute_or_adjust(self, batch: OfferedBatch) -> list[Part] | None:
-        """Compute a step's gradients. Return None where that failed and another try may succeed."""
+    def _or_adjust(self, compute: Callable[[OfferedBatch], T], batch: OfferedBatch) -> T | None:
+        """Return what `compute` returns for a batch, None where it failed and another try may succeed."""
         try:
-            return self._compute_gradients(batch)
+            return compute(batch)
         except KernelFault as fault:
             dispatch.demote_after(fault)
             adjust = self._after_a_fault
@@ -103,18 +129,47 @@ class Learner:
         """Compute batches in twice as many parts from now on, and give up all slots and recordings."""
         self.micro_batches *= 2
         self.carries.clear()
-        self._forget_recordings()
+        self.recorder.clear()
         self._free_cache()
 
     def _after_a_fault(self) -> None:
         """Forget recordings with the failed kernel. Parts that were computed already would move their slots twice."""
-        self._forget_recordings()
+        self.recorder.clear()
         if self.micro_batches > 1:
             self.restart_sequences()
 
-    def _forget_recordings(self) -> None:
-        if self.graphs:
-            self.graphs.clear()
+    def _may_try_graphs(self, batch: OfferedBatch) -> bool:
+        """Return whether a trial is due: nothing is decided, the bucket has been seen, and enough steps follow."""
+        return (
+            self.graphs.serves is None
+            and self.world.size == 1  # the processes could decide differently, and wait for each other
+            and self.step >= WARM_UP
+            and (batch.bucket, 0) in self.carries
+            and self.total_steps - self.step >= _MIN_STEPS_AHEAD
+        )
+
+    def _try_graphs(self, batch: OfferedBatch) -> None:
+        """Decide whether steps are recorded from now on, and go back to the state before.
+
+        Where a kernel or the memory fails on the way, that is adjusted, and a later step tries again.
+        """
+        self.trials += 1
+        start = Snapshot(self, batch)
+        try:
+            found = self._or_adjust(lambda offered: try_recording(self, offered, start), batch)
+        except (RuntimeError, MemoryError) as error:
+            if is_context_lost(error):
+                raise
+            found = False, f"the trial failed: {first_line(error)}"
+        start.restore()
+        if found is None and self.trials == _MAX_TRIALS:
+            found = False, "each trial ran out of memory, or its kernels failed"
+        if found is not None:
+            self.graphs.decide(*found)
+        self.recorder.on = self.graphs.serves is True
+        # Plain steps of the trial have freed the gradients that its recordings add to.
+        self.recorder.clear()
+        self._free_cache()
 
     def _free_cache(self) -> None:
         if self.model.device.type == "cuda":
@@ -123,7 +178,7 @@ class Learner:
     def _compute_gradients(self, batch: OfferedBatch) -> list[Part]:
         """Sum the gradients of this process' share. Nothing but the carries has moved when this fails."""
         # A recorded graph adds to gradients at fixed addresses, so with graphs the gradients stay allocated.
-        self.optimizer.zero_grad(set_to_none=self.graphs is None)
+        self.optimizer.zero_grad(set_to_none=not self.recorder.on)
         min_steps = self._min_halt_steps(batch.size)
         shares = self.world.shares(batch.size, self.micro_batches)
         return [self._learn_part((batch.bucket, i), batch, share, min_steps[share]) for i, share in enumerate(shares)]
@@ -134,9 +189,11 @@ class Learner:
         if key not in self.carries:
             self.carries[key] = initial_carry(self.model, offered, batch.canvas)
         carry = self.carries[key]
-        if self.graphs:
-            return self.graphs.run(key, carry, offered, min_steps, batch.size)
-        return self._forward_backward(carry, offered, min_steps, batch.size)
+
+        def compute(*given: torch.Tensor | None) -> Part:
+            return self._forward_backward(carry, Sequences(*given[:-1]), given[-1], batch.size)
+
+        return self.recorder.run(key, (*vars(offered).values(), min_steps), compute)
 
     def _forward_backward(self, carry: Carry, offered: Sequences, min_steps: torch.Tensor, size: int) -> Part:
         """Refill the slots, take an outer step, and add the gradients of its loss over `size`, the global batch."""
@@ -151,20 +208,25 @@ class Learner:
         loss, metrics = outer_step_loss(step, carry.sequences.labels, self.recipe.loss)
         self.scaler.scale(loss / size).backward()  # sums over parts and processes make the mean over the global batch
         advance_(carry, step)
-        return Part(metrics | {"loss": loss.detach()}, step, identifiers, vectors)
+        return Part(metrics | {"loss": loss.detach()}, step, identifiers, vectors, size)
 
     def _update(self, parts: list[Part]) -> None:
-        """Move the puzzle embeddings, then the network and its average, by the gradients of a step's parts."""
+        """End a step: move the puzzle embeddings, then the network and its average, by the gradients of its parts."""
+        self.step += 1
         factor = self.lr_scale * lr_factor(self.recipe, self.step, self.total_steps)
         if parts[0].puzzle_vectors is not None:
-            ids = torch.cat([part.identifiers.flatten() for part in parts])  # [rows], rows = sequences x ids
-            grads = torch.cat([part.puzzle_vectors.grad.flatten(0, 1) for part in parts])  # [rows, ndim]
-            ids, grads = self.world.gather_rows(ids, grads)
+            ids = torch.cat([part.identifiers for part in parts])  # [B, ids] of this process' share
+            grads = torch.cat([part.puzzle_vectors.grad for part in parts])  # [B, ids, ndim]
+            ids, grads = self.world.gather_sequences(ids, grads, parts[0].batch_size)  # of the global batch
+            ids, grads = ids.flatten(), grads.flatten(0, 1)  # [rows], [rows, ndim]
             self._within_memory(lambda: self._update_embeddings(ids, grads, self.recipe.puzzle_emb_lr * factor))
         if not self.embeddings_only:
             self.world.sum_gradients_(self.params)
             for group in self.optimizer.param_groups:
-                group["lr"] = self.recipe.lr * factor
+                group["lr"] = group["base_lr"] * factor
+            if self.recipe.max_gradient_norm:
+                self.scaler.unscale_(self.optimizer)
+                torch.nn.utils.clip_grad_norm_(self.params, self.recipe.max_gradient_norm)
             # A step that runs out of memory half way must not be taken again: the worker goes on from its saved state.
             self._within_memory(self.optimizer.take_memory)
             self.scaler.step(self.optimizer)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 
 import torch
 
 from hrm_offline.config import Recipe
+from hrm_offline.model.network import Network
 from hrm_offline.ops.adam_atan2 import adam_atan2_
 
 
@@ -15,6 +17,10 @@ class AdamATan2(torch.optim.Optimizer):
 
     Raises `ValueError` for a negative rate or decay, or betas outside [0, 1).
     """
+
+    # PyTorch has its compiler pass over these, and loads the compiler for that: a third of a worker's start.
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
 
     def __init__(
         self,
@@ -25,7 +31,11 @@ class AdamATan2(torch.optim.Optimizer):
     ):
         if lr < 0 or weight_decay < 0 or not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"lr {lr}, betas {betas}, weight_decay {weight_decay}: out of range")
-        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
+        super().__init__(params, {"lr": lr, "base_lr": lr, "betas": betas, "weight_decay": weight_decay})
+
+    def moment_shapes(self, param: torch.nn.Parameter) -> dict[str, torch.Size]:
+        """Return the shapes of the moments of a parameter by name."""
+        return {"m": param.shape, "v": param.shape}
 
     def take_memory(self) -> None:
         """Allocate the moments of all parameters that have gradients. May be called again after it failed."""
@@ -60,6 +70,121 @@ class AdamATan2(torch.optim.Optimizer):
                 for state in states:
                     state["step"] = step
         return loss
+
+
+# Of Newton-Schulz: a quintic that drives singular values towards 1 (Jordan et al. 2024, Muon).
+_QUINTIC = (3.4445, -4.7750, 2.0315)
+_ITERATIONS = 5
+_MOMENTUM = 0.95
+_ADAM_BETAS, _ADAM_EPS = (0.9, 0.95), 1e-8
+_TINY = 1e-10
+
+
+class NorMuon(torch.optim.Optimizer):
+    """Moves matrices by NorMuon (Li et al. 2025, arXiv 2510.05491), and all other parameters by AdamW.
+
+    NorMuon makes the momentum of a matrix orthogonal, as Muon does, and then divides each row by a running mean of its
+    size. Groups have "matrices" True or False, "base_lr" and "weight_decay". The state of a parameter is `step`, `m`
+    (the momentum) and `v` (mean squares: by row for a matrix, by element otherwise).
+    """
+
+    def __init__(self, groups: list[dict]):
+        super().__init__([group | {"lr": group["base_lr"]} for group in groups], {})
+        self._matrices = {param for group in groups if group["matrices"] for param in group["params"]}
+
+    def moment_shapes(self, param: torch.nn.Parameter) -> dict[str, torch.Size]:
+        """Return the shapes of the moments of a parameter by name."""
+        return {"m": param.shape, "v": param[:, :1].shape if param in self._matrices else param.shape}
+
+    def take_memory(self) -> None:
+        """Allocate the moments of all parameters that have gradients. May be called again after it failed."""
+        for group in self.param_groups:
+            for param in group["params"]:
+                if param.grad is not None and not self.state[param]:
+                    shapes = self.moment_shapes(param)
+                    self.state[param].update(step=0, **{name: param.new_zeros(shapes[name]) for name in shapes})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        loss = closure() if closure is not None else None
+        self.take_memory()
+        for group in self.param_groups:
+            params = [param for param in group["params"] if param.grad is not None]
+            for param in params:
+                self.state[param]["step"] += 1
+            if not group["matrices"]:
+                self._adamw(params, group)
+                continue
+            by_shape: dict[torch.Size, list[torch.nn.Parameter]] = {}
+            for param in params:
+                by_shape.setdefault(param.shape, []).append(param)
+            for alike in by_shape.values():
+                self._normuon(alike, group)
+        return loss
+
+    def _adamw(self, params: list[torch.nn.Parameter], group: dict) -> None:
+        beta1, beta2 = _ADAM_BETAS
+        for param in params:
+            state, grad = self.state[param], param.grad
+            state["m"].lerp_(grad, 1 - beta1)
+            state["v"].lerp_(grad * grad, 1 - beta2)
+            size = (state["v"] / (1 - beta2 ** state["step"])).sqrt_().add_(_ADAM_EPS)
+            param.mul_(1 - group["lr"] * group["weight_decay"])
+            param.addcdiv_(state["m"], size, value=-group["lr"] / (1 - beta1 ** state["step"]))
+
+    def _normuon(self, params: list[torch.nn.Parameter], group: dict) -> None:
+        """Move matrices [rows, cols] of one shape. The three square parts of a qkv projection count as three."""
+        rows, cols = params[0].shape
+        grads = torch.stack([param.grad for param in params]).float()  # [L, rows, cols]
+        momenta = torch.stack([self.state[param]["m"] for param in params]).lerp_(grads, 1 - _MOMENTUM)
+        update = grads.lerp(momenta, _MOMENTUM)  # Nesterov's
+        parts = 3 if rows == 3 * cols else 1
+        update = orthogonal(update.view(-1, rows // parts, cols)).view(-1, rows, cols)
+        size = update.norm(dim=(1, 2), keepdim=True)
+        squares = torch.stack([self.state[param]["v"] for param in params])
+        squares.lerp_(update.square().mean(2, keepdim=True), 1 - _MOMENTUM)
+        update /= squares.sqrt() + _TINY
+        update *= max(1.0, rows / cols) ** 0.5 * size / (update.norm(dim=(1, 2), keepdim=True) + _TINY)
+        for param, momentum, square, move in zip(params, momenta, squares, update):
+            self.state[param]["m"].copy_(momentum)
+            self.state[param]["v"].copy_(square)
+            param.mul_(1 - group["lr"] * group["weight_decay"]).add_(move.to(param.dtype), alpha=-group["lr"])
+
+
+def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
+    """Return matrices [L, rows, cols] with singular values near 1 and the singular vectors of those given."""
+    a, b, c = _QUINTIC
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(_ITERATIONS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if tall else x
+
+
+def make_optimizer(network: Network, recipe: Recipe) -> AdamATan2 | NorMuon:
+    """Return the optimiser that the recipe names for a network's parameters.
+
+    With "normuon", matrices are the two-dimensional weights inside layers. The table of puzzle embeddings, where it is
+    a parameter, has a rate and a decay of its own, and nothing else decays.
+    """
+    if recipe.optimizer == "adam-atan2":
+        return AdamATan2(network.parameters(), recipe.lr, (recipe.beta1, recipe.beta2), recipe.weight_decay)
+    matrices, embeddings, others = [], [], []
+    for name, param in network.named_parameters():
+        if "layers." in name and param.ndim == 2:
+            matrices.append(param)
+        else:
+            (embeddings if name.startswith("puzzle_emb.") else others).append(param)
+    groups = [
+        {"params": matrices, "matrices": True, "base_lr": recipe.matrix_lr, "weight_decay": recipe.weight_decay},
+        {"params": others, "matrices": False, "base_lr": recipe.lr, "weight_decay": 0.0},
+    ]
+    if embeddings:
+        decay = recipe.puzzle_emb_weight_decay
+        groups.append({"params": embeddings, "matrices": False, "base_lr": recipe.puzzle_emb_lr, "weight_decay": decay})
+    return NorMuon(groups)
 
 
 def lr_factor(recipe: Recipe, step: int, total: int) -> float:

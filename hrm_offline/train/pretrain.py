@@ -6,7 +6,6 @@ torchrun --nproc-per-node 2 -m hrm_offline pretrain --preset hrm-132k --out runs
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import os
@@ -23,15 +22,16 @@ from tqdm import tqdm
 
 from hrm_offline.common.budget import in_words
 from hrm_offline.common.files import make_folder
+from hrm_offline.common.settings import identity_of
 from hrm_offline.config import ModelConfig, PretrainConfig, PretrainOptions, preset
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.data.sets import select_tasks
 from hrm_offline.data.tasks import Task, digest_of
 from hrm_offline.model.artifact import save_artifact
-from hrm_offline.model.batching import training_batches
 from hrm_offline.model.device import choose_runtime
-from hrm_offline.model.recursive import RecursiveModel
+from hrm_offline.model.network import build_network, training_batches
 from hrm_offline.ops import dispatch
+from hrm_offline.train.decoder_learner import new_learner
 from hrm_offline.train.distributed import World, join_world, leave_world
 from hrm_offline.train.learner import Learner, sum_metrics
 from hrm_offline.train.relay import is_ahead, load_relay, save_relay
@@ -39,7 +39,7 @@ from hrm_offline.train.state import load_state, save_state, saved_step
 
 METRICS_FILE = "metrics.jsonl"
 # Settings that a continued run may change: they do not touch what is learned.
-_FREE_SETTINGS = ("log_every", "save_every")
+_FREE_SETTINGS = ("log_every", "save_every", "cuda_graphs")
 
 
 def pretrain(config: PretrainConfig, options: PretrainOptions) -> bool:
@@ -62,11 +62,13 @@ def pretrain(config: PretrainConfig, options: PretrainOptions) -> bool:
         model_config = preset(config.preset).model.conditioned(config)
         puzzles = PuzzleSet(tasks, config, model_config, config.seed)
         torch.manual_seed(config.seed)  # every process draws the same weights
-        model = RecursiveModel(model_config, puzzles.num_rows, runtime.dtype).to(runtime.device)
-        learner = Learner(model, config, config.steps, config.seed, world)
+        model = build_network(model_config, puzzles.num_rows, runtime.dtype).to(runtime.device)
+        learner = new_learner(model, config, config.steps, config.seed, world)
         identity = _identity(config, tasks)
         resumed, warm_at = _resume(learner, identity, out, relay)
         if world.is_main:
+            for line in selection.unusable:
+                print(line)
             print(
                 f"computing on {runtime}; {selection}; {puzzles.num_rows} embedding rows"
                 + (f"; continuing at step {learner.step}{resumed}" if resumed is not None else "")
@@ -102,7 +104,7 @@ def _resume(learner: Learner, identity: dict, out: Path, relay: Path | None) -> 
 
 def _identity(config: PretrainConfig, tasks: tuple[Task, ...]) -> dict:
     """Return what makes a run the same run: its tasks, and its settings but for `_FREE_SETTINGS`."""
-    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _FREE_SETTINGS}
+    settings = {name: value for name, value in identity_of(config).items() if name not in _FREE_SETTINGS}
     # Through JSON, so that it equals what a saved state reads back (tuples become lists).
     return json.loads(json.dumps(settings | {"tasks": digest_of(tasks)}))
 
@@ -124,11 +126,14 @@ def _run(
     log = _MetricsLog(out, learner.step, learner.world, config.log_every)
     bar = tqdm(total=config.steps, initial=learner.step, disable=not learner.world.is_main, unit="step")
     offer = training_batches(source, learner.model.device)
-    began, examples, tokens = time.monotonic(), 0, 0
+    began, examples, tokens, told = time.monotonic(), 0, 0, None
     while learner.step < config.steps and not stop.seen(learner.world, learner.model.device):
         learner.embeddings_only = learner.step < warm_at
         batch = offer(learner.step)
         metrics = sum_metrics(learner.learn(batch))
+        if learner.world.is_main and learner.graphs.reason != told:
+            told = learner.graphs.reason
+            print(learner.graphs)
         line = log.add(learner.step, metrics, batch.size)
         examples += batch.size
         tokens += batch.size * batch.canvas[0] * batch.canvas[1]

@@ -184,7 +184,8 @@ def _require_fit(tensors: dict[str, torch.Tensor], learner: Learner, step: int, 
     """Raise `InputError` unless these are the tensors of this learner at `step`, with or without moments."""
     expected = {name: (value.dtype, value.shape) for name, value in learner_tensors(learner).items()}
     for i, param in enumerate(learner.params):
-        moments = {f"adam/{i}/{name}": (torch.bfloat16, param.shape) for name in ("m", "v")}
+        shapes = learner.optimizer.moment_shapes(param)
+        moments = {f"adam/{i}/{name}": (torch.bfloat16, shape) for name, shape in shapes.items()}
         moments[f"adam/{i}/step"] = (torch.int64, torch.Size([]))
         if moments.keys() & tensors.keys():  # a parameter has all three or none
             expected |= moments

@@ -21,6 +21,7 @@ from hrm_offline.model.halting import Carry, Sequences
 from hrm_offline.train.learner import Learner
 
 STATE_FILE, LEARNER_FILE = "state.json", "learner.safetensors"
+_POINTER_KEYS = ("folder", "step", "processes", "identity", "loss scaler", "carries", "extra", "checksum")
 _TENSORS = ("z_H", "z_L", "steps", "halted")
 _SEQUENCES = ("inputs", "labels", "puzzle_identifiers", "cells")
 
@@ -75,7 +76,7 @@ def load_state(folder: Path, learner: Learner, identity: dict) -> dict | None:
             f"{folder / STATE_FILE}: was saved by {saved['processes']} processes, these are {learner.world.size}"
         )
     source = folder / saved["folder"]
-    if not (source / LEARNER_FILE).exists() or checksum(source / LEARNER_FILE) != saved["checksum"]:
+    if not (source / LEARNER_FILE).is_file() or checksum(source / LEARNER_FILE) != saved["checksum"]:
         raise InputError(f"{source / LEARNER_FILE}: is missing or damaged: its checksum is not the one that was saved")
     learner.step = saved["step"]
     learner.scaler.load_state_dict(saved["loss scaler"])
@@ -99,6 +100,8 @@ def _read_pointer(folder: Path, identity: dict) -> dict | None:
     if not (folder / STATE_FILE).exists():
         return None
     saved = read_json(folder / STATE_FILE)
+    if not isinstance(saved, dict) or not saved.keys() >= set(_POINTER_KEYS) or not isinstance(saved["identity"], dict):
+        raise InputError(f"{folder / STATE_FILE}: is damaged, expected an object with {', '.join(_POINTER_KEYS)}")
     require_same_run(saved["identity"], identity, folder / STATE_FILE)
     return saved
 

@@ -168,6 +168,24 @@ def test_a_weight_follows_the_last_equals_sign(text, path, weight):
     assert VotesFile.parse(text) == VotesFile(Path(path), weight)
 
 
+def test_a_files_own_name_may_have_an_equals_sign(tmp_path):
+    (tmp_path / "run=1").mkdir()
+    for name in ("votes=2", "votes=2.json", "run=1/votes.json", "a=b", "c", "c=2"):
+        (tmp_path / name).write_text("{}")
+
+    def parsed(text):
+        file = VotesFile.parse(f"{tmp_path}/{text}")
+        return str(file.path.relative_to(tmp_path)), file.weight
+
+    assert parsed("votes=2") == ("votes=2", 1.0)
+    assert parsed("votes=2=3") == ("votes=2", 3.0)
+    assert parsed("votes=2.json") == ("votes=2.json", 1.0)
+    assert parsed("votes=2.json=0.5") == ("votes=2.json", 0.5)
+    assert parsed("run=1/votes.json") == ("run=1/votes.json", 1.0)
+    assert parsed("a=b") == ("a=b", 1.0)
+    assert parsed("c=2") == ("c", 2.0)  # both are there: FILE=WEIGHT
+
+
 @pytest.mark.parametrize("weight", ["", "0", "-1", "nan", "inf", "two", "1/2"])
 def test_a_malformed_weight_is_refused(weight, tmp_path, capsys):
     command = ["solve", "--challenges", "rehearsal", "--out", str(tmp_path / "out"), "--votes", f"votes.json={weight}"]

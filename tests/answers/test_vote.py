@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from ballots import EMPTY, A, B, C, grid, pool
 
-from hrm_offline.answers.vote import Vote, choose_attempts, rank
+from hrm_offline.answers.vote import Candidate, Vote, Votes, choose_attempts, key_of, rank
 
 
 def test_ranking_by_count_then_confidence_then_order():
@@ -35,3 +35,25 @@ def test_counting_a_batch_of_votes_equals_counting_them_one_by_one():
     for one, other in zip(ours.ranking(), expected):
         assert np.array_equal(one.grid, other.grid)
         assert one.confidence == pytest.approx(other.confidence)
+
+
+def test_likelihood_decides_between_judged_candidates_and_they_come_before_others():
+    ranking = [
+        Candidate(C, 9, 0.9),
+        Candidate(EMPTY, 8, 0.9, 5.0),
+        Candidate(A, 5, 0.9, -7.0),
+        Candidate(B, 1, 0.1, -2.0),
+    ]
+    assert [a.tolist() for a in choose_attempts(ranking)] == [B.tolist(), A.tolist()]
+    assert [a.tolist() for a in choose_attempts(ranking[:3])] == [A.tolist(), C.tolist()]
+
+
+def test_a_pool_gives_its_candidates_their_scores():
+    counted = pool((A, 0.5), (B, 0.5))
+    counted.scores[key_of(B)] = -3.0
+    assert [(c.grid.tolist(), c.score) for c in counted.ranking()] == [(A.tolist(), None), (B.tolist(), -3.0)]
+
+
+def test_votes_of_grids_gives_the_grids_back():
+    votes = Votes.of_grids(np.array([4, 2]), (A, C), np.array([-1.0, -2.0]))
+    assert [votes.grid(i).tolist() for i in range(2)] == [A.tolist(), C.tolist()]

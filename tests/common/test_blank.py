@@ -23,9 +23,16 @@ def test_every_test_input_has_an_entry(write_json, tmp_path):
     }
 
 
+def test_the_file_of_one_task(write_json, tmp_path):
+    write_blank(write_json("a.json", TASK), tmp_path / "submission.json")
+    assert json.loads((tmp_path / "submission.json").read_text()) == {"a": [BLANK, BLANK]}
+
+
 def test_tasks_from_a_folder(write_json, tmp_path):
     (tmp_path / "tasks").mkdir()
     write_json("tasks/a.json", TASK)
+    write_json("tasks/._a.json", "x")
+    write_json("tasks/report.json", {"device": "cpu"})
     write_blank(tmp_path / "tasks", tmp_path / "submission.json")
     assert json.loads((tmp_path / "submission.json").read_text()) == {"a": [BLANK, BLANK]}
 

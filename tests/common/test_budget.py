@@ -14,7 +14,9 @@ def test_durations(text, seconds):
     assert parse_duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "soon", "3 m", "-3m", "m", "3x", "3m2h"])
+@pytest.mark.parametrize(
+    "text", ["", "soon", "3 m", "-3m", "m", "3x", "3m2h", "nan", "inf", "-1", "1e20", "1" + 20 * "0", 400 * "9" + "h"]
+)
 def test_what_is_no_duration_is_refused(text):
     with pytest.raises(InputError):
         parse_duration(text)

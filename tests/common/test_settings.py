@@ -14,6 +14,7 @@ from hrm_offline.common.settings import (
     choices_of,
     from_dict,
     help_of,
+    identity_of,
     kinds_of,
     limits_of,
     parse_setting,
@@ -75,6 +76,7 @@ def test_metadata_of_a_field():
         ({"share": float("nan")}, "share is nan, expected 0 to 1"),
         ({"count": 0}, "count is 0, expected more than 0"),
         ({"many": 1001}, "many is 1001, expected at most 1000"),
+        ({"count": 10**20}, "count is 100000000000000000000, expected at most 9223372036854775807"),
         ({"names": ("a", "c")}, "names has 'c', expected some of a, b"),
     ],
 )
@@ -126,6 +128,13 @@ def test_settings_from_json():
     assert from_dict(Recipe, {"lr": 1}, "x").lr == 1.0
 
 
+def test_a_setting_that_was_a_boolean_is_read_as_yes_or_no():
+    assert from_dict(Recipe, {"cuda_graphs": False}, "x").cuda_graphs == "no"
+    assert parse_setting(Recipe, "cuda_graphs=true") == ("cuda_graphs", "yes")
+    with pytest.raises(InputError, match="expected str"):
+        from_dict(Recipe, {"loss": True}, "x")
+
+
 @pytest.mark.parametrize(
     ("values", "word"),
     [
@@ -145,3 +154,14 @@ def test_settings_from_json():
 def test_wrong_json_is_named(values, word):
     with pytest.raises(InputError, match=f"^file.json: .*{word}"):
         from_dict(Recipe, values, "file.json")
+
+
+def test_a_later_setting_is_no_part_of_a_runs_identity_until_it_is_set():
+    @dataclasses.dataclass
+    class Settings:
+        old: int = setting(1)
+        new: int = setting(2, later=True)
+        speed: str = setting("measured", recorded=False)
+
+    assert identity_of(Settings()) == {"old": 1, "speed": False}
+    assert identity_of(Settings(old=3, new=4, speed="no")) == {"old": 3, "new": 4, "speed": False}

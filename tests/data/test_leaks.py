@@ -5,8 +5,8 @@ import pytest
 
 from hrm_offline.cli import main
 from hrm_offline.data.augment import View
-from hrm_offline.data.leaks import content_of, find_leaks
-from hrm_offline.data.tasks import Pair, Task, load_tasks
+from hrm_offline.data.leaks import content_of, find_leaks, without_held_out, without_repeats
+from hrm_offline.data.tasks import Pair, Task, load_tasks, to_challenges
 
 
 def viewed(task: Task, view: View, name: str) -> Task:
@@ -54,6 +54,23 @@ def test_a_held_out_test_input_is_found_without_its_output(make_task):
     assert not find_leaks([make_task("z", seed=4)], [hidden.without_labels()])
 
 
+def test_unusable_tasks_are_left_out_and_counted_and_still_found(make_task, write_json, capsys):
+    tasks = to_challenges([make_task("a"), make_task("b", seed=1)])
+    tasks["b"]["train"][0]["output"] = [[1] * 31]
+    pairs = write_json("pairs.json", tasks["b"]["train"][1:])
+    path = write_json("tasks.json", tasks)
+    assert main(["leaks", str(pairs), str(path)]) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith(f"{path}: left out 1 of 2 tasks, which cannot be used; the first is b: train[0] output: ")
+    assert said[1:] == [
+        "pairs: 2 pairs are in b",
+        f"1 of the 1 tasks of {pairs} share a pair, in any view, with 1 of the 2 of {path}",
+    ]
+    only_bad = write_json("bad.json", {"x": {"train": [], "test": []}})
+    assert main(["leaks", str(only_bad), str(path)]) == 2
+    assert "bad.json: task x: 'train' is [], expected a non-empty list of pairs" in capsys.readouterr().err
+
+
 def test_the_known_overlap_of_the_public_sets(capsys):
     """Find the 376 evaluation tasks of ARC-AGI-1 that are in ARC-AGI-2's training set, one of them twice."""
     assert main(["leaks", "arc1-eval", "arc2-train"]) == 1
@@ -62,3 +79,27 @@ def test_the_known_overlap_of_the_public_sets(capsys):
         in capsys.readouterr().out
     )
     assert main(["leaks", "arc2-train", "arc2-eval"]) == 0
+
+
+def test_a_held_out_task_is_left_out_by_its_name_too(make_task):
+    tasks = [make_task(name, seed=i) for i, name in enumerate(("a1", "rearc-a1", "my_a1", "a12", "b-a1-2"))]
+    held_out = [make_task("a1", seed=99)]
+    assert [task.id for task in without_held_out(tasks, held_out)] == ["a12", "b-a1-2"]
+
+
+def test_a_generated_task_loses_the_pairs_that_it_shares_by_chance(make_task):
+    many = make_task("many", [((4, 4), (3, 3))] * 30, seed=1)
+    few = make_task("few", [((4, 4), (3, 3))] * 3, seed=2)
+    turned = viewed(many, View(3, (0, 2, 1, 3, 4, 5, 6, 7, 8, 9)), "turned")
+    one = [Task("other", few.train, turned.train[5:6])]
+    kept = without_held_out([many, few], one)
+    assert [(task.id, len(task.train)) for task in kept] == [("many", 29)]  # `few` shares all it has
+    assert find_leaks(kept, one) == []
+    half = [Task("half", turned.train[:15], turned.test)]
+    assert without_held_out([many], half) == ()
+
+
+def test_a_generated_task_loses_the_pairs_that_an_earlier_one_has(make_task):
+    first, second = (make_task(name, [((4, 4), (3, 3))] * 30, seed=i) for i, name in enumerate("ab"))
+    second = Task("b", (*second.train, first.train[3]), second.test)
+    assert [len(task.train) for task in without_repeats([first, second])] == [30, 30]

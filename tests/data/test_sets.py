@@ -9,7 +9,7 @@ import pytest
 from hrm_offline.common.errors import InputError
 from hrm_offline.config import PretrainConfig
 from hrm_offline.data.leaks import find_leaks, without_repeats
-from hrm_offline.data.sets import load_set, rehearsal_tasks, select_tasks, size_of, smallest
+from hrm_offline.data.sets import load_set, rehearsal_tasks, scorable_tasks, select_tasks, size_of, smallest
 from hrm_offline.data.synthetic import FIRST_GENERATION
 from hrm_offline.data.tasks import digest_of, load_tasks, to_challenges
 
@@ -63,6 +63,75 @@ def test_the_smallest_are_ordered_by_size_and_have_three_demonstrations():
 def test_a_set_that_does_not_exist_is_refused(name):
     with pytest.raises(InputError, match=name):
         load_set(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("ARC1", "arc1"),
+        ("arc1-evaluation", "arc1-eval"),
+        ("arc1_training", "arc1-train"),
+        ("ARC-AGI-2", "arc2"),
+        ("arc_agi_1_eval", "arc1-eval"),
+        ("Rehearsal", "rehearsal"),
+    ],
+)
+def test_a_name_spelled_differently_is_answered_with_the_names_there_are(name, meant):
+    with pytest.raises(InputError) as error:
+        load_set(name)
+    assert f"{name}: no such file, folder or set (did you mean {meant}?); sets are arc1-train, " in str(error.value)
+    assert "rehearsal, synthetic-N" in str(error.value)
+
+
+def test_a_missing_file_is_not_taken_for_a_name(tmp_path):
+    for path in ("tasks.json", tmp_path / "arc1-evaluation"):
+        with pytest.raises(InputError, match="cannot be read"):
+            load_set(path)
+
+
+def write_tasks(path, tasks) -> str:
+    path.write_text(json.dumps(tasks))
+    return str(path)
+
+
+def test_tasks_that_cannot_be_used_are_left_out_and_counted(make_task, tmp_path):
+    tasks = to_challenges(
+        [make_task("a"), make_task("wide", seed=1), make_task("ragged", seed=2), make_task("b", seed=3)]
+    )
+    tasks["wide"]["train"][0]["output"] = [[1] * 31]
+    tasks["ragged"]["train"][1]["input"] = [[1], [1, 2]]
+    path = write_tasks(tmp_path / "c.json", tasks)
+    selection = select_tasks(PretrainConfig(data=(path,), held_out=()))
+    assert [task.id for task in selection.tasks] == ["a", "b"]
+    assert selection.unusable == (
+        f"{path}: left out 2 of 4 tasks, which cannot be used; the first is wide: train[0] output: row 0 has 31 "
+        "cells, expected at most 30",
+    )
+    only_bad = write_tasks(tmp_path / "bad.json", {"wide": tasks["wide"]})
+    with pytest.raises(InputError, match=r"task wide: train\[0\] output: row 0 has 31 cells"):
+        select_tasks(PretrainConfig(data=(only_bad,), held_out=()))
+
+
+def test_a_held_out_task_that_cannot_be_used_still_holds_its_pairs_out(make_task, tmp_path):
+    tasks = to_challenges([make_task("a"), make_task("b", seed=1)])
+    data = write_tasks(tmp_path / "data.json", tasks)
+    tasks["a"]["train"][0]["output"] = [[1] * 31]
+    held_out = write_tasks(tmp_path / "held_out.json", {"a": tasks["a"]})
+    selection = select_tasks(PretrainConfig(data=(data,), held_out=(held_out,)))
+    assert [task.id for task in selection.tasks] == ["b"]
+    assert len(selection.unusable) == 1
+
+
+def test_tasks_to_be_scored_have_all_their_outputs(make_task, tmp_path):
+    tasks = to_challenges([make_task(name, seed=i) for i, name in enumerate("abc")])
+    tasks["a"]["test"][0]["output"] = [[1]]
+    tasks["b"]["test"][0]["output"] = [[-1]]
+    tasks["c"]["train"] = []
+    path, said = write_tasks(tmp_path / "c.json", tasks), []
+    assert [task.id for task in scorable_tasks(path, said.append)] == ["a"]
+    assert ["left out 1 of 3 tasks" in said[0], "left out 1 tasks with a test output" in said[1]] == [True, True]
+    with pytest.raises(InputError, match=r"b\.json: task b: test\[0\] output: cell \(0, 0\) is -1"):
+        scorable_tasks(write_tasks(tmp_path / "b.json", tasks["b"]), said.append)
 
 
 def test_made_up_families_can_be_chosen_or_left_out():

@@ -86,6 +86,75 @@ def test_a_file_that_is_no_task_set_is_refused(write_json, text):
         load_tasks(path)
 
 
+@pytest.mark.parametrize(
+    "label", [[], [[]], [[], []], 0, "?", [[-1]], [[1] * 31], None, [[[1]]], [[1], [1, 2]], [[1.0]], {}, True, "null"]
+)
+def test_a_bad_label_is_no_label_unless_labels_are_asked_for(write_json, label):
+    tasks = {"a": GOOD, "b": {"train": GOOD["train"], "test": [{"input": [[3]], "output": label}]}}
+    loaded = load_tasks(write_json("c.json", tasks))
+    assert loaded.bad == ()
+    assert loaded.require_good()[1].test[0].output is None
+    assert set(loaded.bad_labels) == (set() if label is None else {"b"})
+    labelled = load_tasks(write_json("b.json", tasks["b"]))
+    with pytest.raises(InputError, match=r"b\.json: task b: (test\[0\] output: |has a test input without output)"):
+        labelled.require_labelled()
+
+
+def test_labels_that_are_asked_for_are_given(write_json):
+    task = {"train": GOOD["train"], "test": [{"input": [[3]], "output": [[4]]}]}
+    assert load_tasks(write_json("a.json", task)).require_labelled()[0].test[0].output.tolist() == [[4]]
+    assert load_tasks(write_json("c.json", {"a": GOOD}), write_json("s.json", {"a": [[[4]]]})).require_labelled()
+
+
+def test_a_folder_keeps_its_good_tasks(tmp_path, write_json):
+    write_json("a.json", GOOD)
+    write_json("b.json", "{")
+    write_json("c.json", "3")
+    write_json("d.json", {"x": GOOD, "y": GOOD})
+    loaded = load_tasks(tmp_path)
+    assert [task.id for task in loaded.require_some()] == ["a"]
+    assert {bad.id: bad.reason.partition(" (")[0] for bad in loaded.bad} == {
+        "b": "not JSON",
+        "c": "expected an object with 'train' and 'test', found 3",
+        "d": "is a file of 2 tasks, expected one task; give this file by its own name",
+    }
+    assert loaded.left_out() == f"{tmp_path}: left out 3 of 4 tasks, which cannot be used; the first is b: " + (
+        loaded.bad[0].reason
+    )
+    assert loaded.test_counts() == {"a": 1, "b": 1, "c": 1, "d": 1}
+
+
+def test_a_list_of_pairs_can_be_learned_but_not_answered(write_json):
+    path = write_json("00d62c1b.json", GOOD["train"] * 3)
+    (task,) = load_tasks(path, needs_tests=False).require_good()
+    assert (task.id, len(task.train), task.test) == ("00d62c1b", 3, ())
+    with pytest.raises(InputError, match=r"00d62c1b\.json: task 00d62c1b: is a list of 3 pairs"):
+        load_tasks(path).require_some()
+
+
+@pytest.mark.parametrize("task", [{"train": GOOD["train"]}, {"train": GOOD["train"], "test": []}])
+def test_a_task_without_tests_can_be_learned_only(write_json, task):
+    path = write_json("c.json", {"a": task})
+    assert load_tasks(path, needs_tests=False).require_good()[0].test == ()
+    assert load_tasks(path).test_counts() == {"a": 1}
+    assert len(load_tasks(path).bad) == 1
+
+
+def test_of_a_bad_task_the_pairs_that_can_be_read_are_kept(write_json):
+    wide = {"input": [[1] * 31], "output": [[1]]}
+    tasks = {
+        "wide": {"train": [wide, *GOOD["train"]], "test": [{"input": [[3]], "output": 0}]},
+        "ragged": {"train": [{"input": [[5]], "output": [[1], [1, 2]]}], "test": {}},
+        "none": {"train": [3, {}], "test": None},
+    }
+    loaded = load_tasks(write_json("c.json", tasks))
+    assert [len(bad.pairs) for bad in loaded.bad] == [2, 1, 0]
+    assert [(task.id, task.train[0].input.tolist()) for task in loaded.readable()] == [
+        ("wide", [[1]]),
+        ("ragged", [[5]]),
+    ]
+
+
 def test_missing_file_and_folder_without_tasks(tmp_path):
     with pytest.raises(InputError, match="nothing"):
         load_tasks(tmp_path / "nothing")

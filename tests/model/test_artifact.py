@@ -73,6 +73,16 @@ def test_import_of_a_published_checkpoint(tmp_path, prefix):
     assert torch.equal(table[kept.index("c")], model.puzzle_emb.weights[3])
 
 
+def test_identifiers_of_another_checkpoint_are_refused_with_both_lengths(tmp_path):
+    torch.save(RecursiveModel(TINY, 6).state_dict(), tmp_path / "step_1")
+    names = tmp_path / "identifiers.json"
+    for content, found in ((["<blank>", "a"], "a list of 2 items"), ({}, "{}"), ([], "[]")):
+        names.write_text(json.dumps(content))
+        with pytest.raises(InputError) as error:
+            import_checkpoint(tmp_path / "step_1", tmp_path / "out", identifiers=names, **SIZES)
+        assert f"identifiers.json: is {found}, expected a list of 6 identifiers" in str(error.value)
+
+
 def test_import_without_puzzle_embeddings_and_with_learned_positions(tmp_path):
     config = dataclasses.replace(
         TINY, puzzle_columns=0, puzzle_emb_ndim=0, positions="learned", canvas_rows=5, canvas_cols=5

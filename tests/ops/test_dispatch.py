@@ -14,7 +14,10 @@ from places import PACKAGE, REPOSITORY
 from hrm_offline.common.errors import InputError
 from hrm_offline.ops import dispatch
 from hrm_offline.ops.adam_atan2 import adam_atan2_
+from hrm_offline.ops.add_rms_norm import add_rms_norm
 from hrm_offline.ops.attention import attention
+from hrm_offline.ops.cached_attention import cached_attention
+from hrm_offline.ops.causal_attention import causal_attention
 from hrm_offline.ops.embedding import embedding
 from hrm_offline.ops.linear_rms_norm import linear_rms_norm
 from hrm_offline.ops.linear_swiglu import linear_swiglu
@@ -52,7 +55,8 @@ def test_what_serves_on_each_chip():
         }
 
     assert served(89, torch.bfloat16) == set(dispatch.RULES)
-    assert served(75, torch.float16) == set(dispatch.RULES) - {"attention", "linear_rms_norm", "linear_swiglu"}
+    matrix = {"attention", "causal_attention", "cached_attention", "linear_rms_norm", "linear_swiglu"}
+    assert served(75, torch.float16) == set(dispatch.RULES) - matrix
     assert not dispatch.decide_for("adam_atan2", 90, torch.bfloat16).triton
     assert "7.5 is below 8.0" in dispatch.decide_for("attention", 75, torch.float16).reason
     assert "float32" in dispatch.decide_for("attention", 90, torch.float32).reason
@@ -102,6 +106,8 @@ def test_what_a_demanded_kernel_cannot_do_is_an_error(call, word):
 
 
 ONES, HALF, INDEX = torch.ones, torch.ones(2, 8, dtype=torch.float16), torch.zeros(2, dtype=torch.int64)
+CACHE = torch.zeros(2, 1, 4, 8)
+BOUNDS = torch.tensor([0, 4], dtype=torch.int32)
 
 
 @pytest.mark.parametrize(
@@ -111,8 +117,17 @@ ONES, HALF, INDEX = torch.ones, torch.ones(2, 8, dtype=torch.float16), torch.zer
         (lambda: attention(ONES(1, 4, 96), 2, ONES(4, 8)), "cos_sin has shape"),
         (lambda: attention(ONES(1, 4, 96), 2, None, ONES(1)), "lengths"),
         (lambda: attention(ONES(1, 4, 96), 2, None, ONES(2, dtype=torch.int32)), "lengths"),
+        (lambda: causal_attention(ONES(4, 50), 2, None, BOUNDS, 4), "50 columns"),
+        (lambda: causal_attention(ONES(4, 96), 2, ONES(4, 8), BOUNDS, 4), "cos_sin has shape"),
+        (lambda: causal_attention(ONES(4, 96), 2, None, BOUNDS.long(), 4), "bounds are torch.int64"),
+        (lambda: causal_attention(ONES(4, 96), 2, None, BOUNDS, 3), "cannot hold 4 tokens"),
+        (lambda: cached_attention(ONES(2, 24), 1, ONES(2, 8), CACHE, CACHE, INDEX[:1]), r"lengths int64 \[1\]"),
+        (lambda: cached_attention(ONES(2, 24), 1, ONES(2, 8), CACHE.half(), CACHE, INDEX), "keys float16"),
+        (lambda: cached_attention(ONES(2, 24), 2, ONES(2, 8), CACHE, CACHE, INDEX), "with 2 heads"),
         (lambda: rms_norm(ONES(2, 8), 1e-5, HALF), "residual float16"),
         (lambda: rms_norm(ONES(2, 8), 1e-5, ONES(8)), r"residual float32 \[8\]"),
+        (lambda: add_rms_norm(HALF, ONES(2, 8), ONES(8), 1e-5), "delta float32"),
+        (lambda: add_rms_norm(HALF, None, HALF[0], 1e-5), r"weight float16 \[8\]"),
         (lambda: linear_swiglu(HALF, ONES(6, 8)), "x float16"),
         (lambda: linear_swiglu(ONES(2, 8), ONES(6, 4)), r"weight float32 \[6, 4\]"),
         (lambda: linear_rms_norm(ONES(2, 8), ONES(4, 8), HALF, 1e-5), "linear_rms_norm"),

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from hrm_offline.ops import adam_atan2 as adam_module
-from hrm_offline.ops import dispatch, selftest
+from hrm_offline.ops import attention as attention_module
+from hrm_offline.ops import dispatch, launch, selftest
 from hrm_offline.ops import swiglu as swiglu_module
 from hrm_offline.ops.faults import KernelFault
 
@@ -32,12 +33,16 @@ def measured(slow=()):
     return measure
 
 
-def run(slow=(), seconds=1e9, workload=SMALL):
-    return selftest.run_selftest(workload, CPU, seconds, measure=measured(slow))
+def run(slow=(), seconds=1e9, ops=("swiglu", "rms_norm", "adam_atan2")):
+    """Test some operations; all of them take seconds in the interpreter."""
+    make_cases = selftest.make_cases
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(selftest, "make_cases", lambda workload: [c for c in make_cases(workload) if c.op in ops])
+        return selftest.run_selftest(SMALL, CPU, seconds, measure=measured(slow))
 
 
 def test_right_and_fast_kernels_serve():
-    found = run()
+    found = run(ops=dispatch.RULES)
     assert {row.op for row in found.rows} == set(dispatch.RULES)
     assert [row.fault for row in found.rows if not row.is_right] == []
     assert dispatch.demotions() == {}
@@ -139,3 +144,19 @@ def test_another_worker_takes_over_the_verdicts():
     dispatch.promote_all()
     selftest.apply(verdicts)
     assert set(dispatch.demotions()) == {"swiglu"}
+
+
+def test_other_tiles_serve_where_they_are_fastest():
+    (attention,) = (case for case in selftest.make_cases(SMALL) if case.op == "attention")
+    times = {"rotate first": 3.0, "rotate inside": 4.0, "rotate first, small tiles": 1.0}
+
+    def measure(call, device):
+        return times[dispatch.variant("attention")] if dispatch._forced["attention"] else 2.0
+
+    rows = selftest._test_case(attention, torch.float32, CPU, measure)
+    assert all(row.is_right for row in rows)
+    assert selftest._choose("attention", rows).candidate == "kernel, rotate first, small tiles"
+    assert dispatch.variant("attention") == "rotate first, small tiles"
+    with launch.recording(80) as launches, torch.no_grad():
+        attention_module.attention(torch.zeros(1, 9, 96, dtype=torch.bfloat16), 2)
+    assert [(launch.constants["BLOCK_M"], launch.constants["num_warps"]) for launch in launches] == [(64, 4)]

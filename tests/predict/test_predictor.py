@@ -1,13 +1,15 @@
-"""Test predictions: traces, outer steps and early halting."""
+"""Test predictions: traces, outer steps, early halting and recordings."""
 
 import dataclasses
 
 import numpy as np
 import pytest
 import torch
+from fake_cuda import FakeCuda
 from plans import make_plan
 
 from hrm_offline.config import PRESETS
+from hrm_offline.model.graphs import WARM_UP, Choice
 from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.ops.dispatch import override
 from hrm_offline.predict.predictor import Predictor
@@ -15,10 +17,10 @@ from hrm_offline.predict.predictor import Predictor
 SMALL = PRESETS["hrm-132k"]
 
 
-def make_predictor(plan, **changes):
+def make_predictor(plan, graphs=None, **changes):
     torch.manual_seed(0)
     model = RecursiveModel(dataclasses.replace(SMALL.model, puzzle_columns=1), plan.puzzles.num_rows)
-    return Predictor(model, plan.puzzles, dataclasses.replace(plan.puzzles.recipe, **changes))
+    return Predictor(model, plan.puzzles, dataclasses.replace(plan.puzzles.recipe, **changes), graphs)
 
 
 def test_a_trace_ends_with_what_is_predicted_and_early_halting_saves_steps_that_are_counted(make_task):
@@ -81,3 +83,45 @@ def test_early_halting_equals_full_halting_for_sequences_that_would_not_have_cha
             assert np.array_equal(ours.grid(i), by_steps[steps].grid(i))
             assert ours.confidence[i] == pytest.approx(by_steps[steps].confidence[i], abs=1e-5)
     assert len(halted) > 1
+
+
+def recorded_votes(plan, graphs):
+    """Return the votes of all batches, each predicted often enough to be recorded, and the predictor."""
+    predictor = make_predictor(plan, graphs, outer_steps=2)
+    predictor.try_graphs(plan.rounds[1][0])
+    return predictor, [predictor.predict(batch) for batch in plan.rounds[1] for _ in range(WARM_UP + 2)]
+
+
+def test_recorded_predictions_equal_plain_ones_or_do_not_serve(make_task):
+    plan = make_plan((make_task("a"), make_task("b", seed=1)))
+    _, expected = recorded_votes(plan, Choice(None, False))
+    for cuda, serves in (
+        (FakeCuda(), True),
+        (FakeCuda(recorded_seconds=2.0), False),
+        (FakeCuda([RuntimeError("not permitted")]), False),
+        (FakeCuda([torch.OutOfMemoryError("CUDA out of memory")]), False),
+    ):
+        choice = Choice(cuda, None)
+        predictor, votes = recorded_votes(plan, choice)
+        assert choice.serves is serves, choice.reason
+        assert bool(predictor.recorder.recorded) is serves
+        for ours, theirs in zip(votes, expected, strict=True):
+            assert all(np.array_equal(vars(ours)[name], vars(theirs)[name]) for name in vars(ours))
+
+
+def test_recordings_that_memory_has_no_room_for_are_given_up(make_task):
+    plan = make_plan((make_task("a"),))
+    choice = Choice(FakeCuda([torch.OutOfMemoryError("CUDA out of memory")]), True)
+    votes = recorded_votes(plan, choice)[1]
+    assert choice.serves is False
+    assert "do not fit" in choice.reason
+    assert {len(vote) for vote in votes} == {len(batch) for batch in plan.rounds[1]}
+
+
+def test_early_halting_is_never_recorded(make_task):
+    plan = make_plan((make_task("a"),))
+    choice = Choice(FakeCuda(), True)
+    predictor = make_predictor(plan, choice, early_halting=True)
+    for _ in range(WARM_UP + 2):
+        predictor.predict(plan.rounds[0][0])
+    assert choice.cuda.captures == 0

@@ -1,13 +1,17 @@
-"""Test that an adaptation goes on from its saved state after a worker failed."""
+"""Test that an adaptation goes on from its saved state after a worker failed, and that CUDA graphs are tried."""
 
 import os
 from pathlib import Path
 
 import faults
-from runs import check, inline, options_of
+from fake_cuda import FakeCuda
+from runs import check, inline, options_of, solve_quietly
 
 from hrm_offline.common.budget import Budget
+from hrm_offline.model import graphs
 from hrm_offline.solve.job import solve
+from hrm_offline.train import graphs as trials
+from hrm_offline.train import learner
 
 
 def test_an_adaptation_goes_on_from_its_saved_state(challenges, tmp_path, monkeypatch):
@@ -49,3 +53,16 @@ def test_a_saved_state_goes_on_in_smaller_parts(challenges, tmp_path, monkeypatc
     assert any("goes on at step 50" in line for line in said)
     assert len(report["failures"]) == 1
     assert report["adapted"]["steps"] == report["adapted"]["planned_steps"]
+
+
+def test_graphs_that_a_trial_finds_faster_are_reported_and_change_no_answer(
+    challenges, reference, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(graphs, "open_cuda", lambda device: FakeCuda())
+    monkeypatch.setattr(trials, "TRIED_STEPS", 2)
+    monkeypatch.setattr(learner, "_MIN_STEPS_AHEAD", 1)
+    report = solve_quietly(options_of(challenges, tmp_path, workers=0), seconds=3000)
+    assert set(report["cuda graphs"]) == {"adapt", "predict"}
+    for choice in report["cuda graphs"].values():
+        assert choice.startswith("CUDA graphs on: same numbers, faster")
+    assert check(tmp_path / "out", challenges[1])[0] == reference

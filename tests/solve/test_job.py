@@ -10,6 +10,8 @@ from runs import check, options_of, save_random_artifact, solve_quietly
 from hrm_offline.answers.submission import read_submission
 from hrm_offline.cli import main
 from hrm_offline.common.budget import Budget
+from hrm_offline.common.errors import InputError
+from hrm_offline.common.lock import FolderLock
 from hrm_offline.config import PRESETS
 from hrm_offline.data.tasks import Pair, Task, to_challenges
 from hrm_offline.solve.job import SolveOptions, solve
@@ -235,6 +237,51 @@ def test_a_disk_that_fills_up_leaves_the_answers_that_were_written(challenges, t
     read_submission(options.out / "submission.json", dict.fromkeys(challenges[1], 1))
     assert any("cannot be written" in line for line in said)
     assert not list(options.out.glob(".*.tmp"))
+
+
+OUTPUTS = ("report.json", "candidates.json")
+# What stands in a run's folder where the run wants files of its own, and the words in the warnings about it.
+OBSTACLES = {
+    "a file": (
+        lambda out: (out / "journal").write_text(""),
+        ("there is no journal", "state of the adaptation cannot be saved", "network of group 0 cannot be saved"),
+    ),
+    "a link to nowhere": (
+        lambda out: (out / "journal").symlink_to(out / "gone" / "away"),
+        ("there is no journal", "network of group 0 cannot be saved"),
+    ),
+    "folders": (
+        lambda out: [(out / name).mkdir(parents=True) for name in ("journal/run.journal", *OUTPUTS)],
+        ("there is no journal", *(f"{name}: cannot be written" for name in OUTPUTS)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OBSTACLES)
+def test_what_stands_in_the_way_of_a_file_costs_that_file_alone(challenges, tmp_path, name):
+    obstruct, words = OBSTACLES[name]
+    options = options_of(challenges, tmp_path, workers=0, visits=1, save_every=0.0, candidates=2)
+    options.out.mkdir()
+    obstruct(options.out)
+    said = []
+    report = solve(options, Budget(300), said.append)
+    read_submission(options.out / "submission.json", dict.fromkeys(challenges[1], 1))
+    assert report["test inputs without a vote"] == 0
+    for word in words:
+        assert any("WARNING" in line and word in line for line in said), word
+    assert "Traceback" not in "".join(said)
+
+
+def test_a_second_run_in_the_same_folder_is_refused_and_changes_nothing(challenges, tmp_path):
+    options = options_of(challenges, tmp_path, workers=0, visits=1)
+    options.out.mkdir()
+    with FolderLock(options.out, pytest.fail):
+        (options.out / "submission.json").write_text("of the first run")
+        with pytest.raises(InputError, match="another run is at work in this folder"):
+            solve(options, Budget(300), lambda _: None)
+        assert (options.out / "submission.json").read_text() == "of the first run"
+    solve(options, Budget(300), lambda _: None)
+    check(options.out, challenges[1])
 
 
 def test_a_clock_that_jumps_back_does_not_lengthen_the_run(challenges, tmp_path):

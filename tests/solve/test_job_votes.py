@@ -1,10 +1,11 @@
 """Test runs of `solve` that count votes from other solvers and write their own candidates."""
 
 import json
+import signal
 import sys
 
 import pytest
-from runs import CutOff, check, said_until_sigterm
+from runs import CutOff, check, said_until_signal
 
 from hrm_offline.cli import main
 from hrm_offline.common.budget import Budget
@@ -144,7 +145,7 @@ def test_a_run_that_is_ended_early_has_candidates_and_loaded_no_torch_above(chal
         "--candidates",
         "2",
     ]
-    assert said_until_sigterm(command).endswith("light")
+    assert said_until_signal(command, signal.SIGTERM, 0).endswith("light")
     submission, report = check(tmp_path / "out", challenges[1])
     assert report["ended early"] == "SIGTERM"
     assert submission["b"][0]["attempt_1"] == [[7]]

@@ -1,26 +1,23 @@
-"""Test how the notebook finds its files on the platform and runs a command within a time limit."""
+"""Test how the notebook finds the artifact on the platform and runs a command within a time limit."""
 
+import os
+import signal
 import sys
 import time
 
 import psutil
 import pytest
 
-from hrm_offline.common.errors import InputError
 from hrm_offline.solve import kaggle
 
 
-def test_files_are_found_wherever_they_are_mounted(tmp_path):
-    with pytest.raises(InputError, match="arc-agi_test_challenges"):
-        kaggle.find_file(tmp_path, kaggle.CHALLENGES)
-    deep = tmp_path / "competitions" / "arc-prize" / "arc-agi_test-challenges.json"
-    deep.parent.mkdir(parents=True)
-    deep.write_text("{}")
-    assert kaggle.find_file(tmp_path, kaggle.CHALLENGES) == deep
-    near = tmp_path / "arc-prize" / "arc-agi_test_challenges.json"
-    near.parent.mkdir()
-    near.write_text("{}")
-    assert kaggle.find_file(tmp_path, kaggle.CHALLENGES) == near
+def make_artifact(folder, config: str):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model.safetensors").write_text("the same")
+    (folder / "config.json").write_text(config)
+
+
+def test_the_artifact_is_found_wherever_it_is_mounted(tmp_path):
     assert kaggle.find_artifact(tmp_path) is None
     artifact = tmp_path / "models" / "hrm"
     artifact.mkdir(parents=True)
@@ -30,22 +27,18 @@ def test_files_are_found_wherever_they_are_mounted(tmp_path):
     assert kaggle.find_artifact(tmp_path) == artifact
 
 
-def test_copies_are_told_and_compared(tmp_path):
+def test_copies_of_the_artifact_are_told_and_compared(tmp_path):
     said = []
-    for folder, text in (("arc", "{}"), ("competitions/arc", "{}"), ("old/arc-2025", '{"a": 1}')):
-        (tmp_path / folder).mkdir(parents=True)
-        (tmp_path / folder / "arc-agi_test_challenges.json").write_text(text)
-        (tmp_path / folder / "model.safetensors").write_text("the same")
-        (tmp_path / folder / "config.json").write_text(text)
+    for folder, config in (("arc", "{}"), ("competitions/arc", "{}"), ("old/arc-2025", '{"a": 1}')):
+        make_artifact(tmp_path / folder, config)
     near = tmp_path / "arc"
-    assert kaggle.find_file(tmp_path, kaggle.CHALLENGES, said.append) == near / "arc-agi_test_challenges.json"
     assert kaggle.find_artifact(tmp_path, said.append) == near
-    for line, name in zip(said, ("/arc-agi_test_challenges.json", "")):
-        assert f"found 3 times: taken {near}{name};" in line
-        assert f"{tmp_path}/competitions/arc{name} (the same)" in line
-        assert f"{tmp_path}/old/arc-2025{name} (DIFFERENT)" in line
-    assert kaggle.find_file(near, kaggle.CHALLENGES, said.append)
-    assert len(said) == 2
+    (line,) = said
+    assert f"found 3 times: taken {near};" in line
+    assert f"{tmp_path}/competitions/arc (the same)" in line
+    assert f"{tmp_path}/old/arc-2025 (DIFFERENT)" in line
+    assert kaggle.find_artifact(near, said.append)
+    assert len(said) == 1
 
 
 def test_a_command_is_echoed_line_by_line_and_its_exit_code_returned():
@@ -71,6 +64,28 @@ def test_a_command_that_hangs_is_killed_with_its_children(monkeypatch, leaves_th
     assert time.monotonic() - started < 6
     assert said[1] == "still running after 2 s: killed"
     assert ends_within(int(said[0]), 3) is not leaves_the_group
+
+
+def test_a_notebook_that_is_interrupted_lets_the_command_write_what_it_has(tmp_path):
+    code = (
+        "import pathlib, signal, sys, time; "
+        f"signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path({str(tmp_path / 'saved')!r}).touch(), sys.exit(0))); "
+        "print('ready', flush=True); time.sleep(60)"
+    )
+
+    def interrupt(line):
+        signal.raise_signal(signal.SIGINT) if line == "ready" else None
+
+    with pytest.raises(KeyboardInterrupt):
+        kaggle.run_with_limit([sys.executable, "-c", code], 30, interrupt)
+    assert (tmp_path / "saved").exists()
+
+
+def test_a_system_without_process_groups_ends_the_command_itself(monkeypatch):
+    monkeypatch.delattr(os, "killpg")
+    monkeypatch.delattr(signal, "SIGKILL")
+    assert kaggle.run_with_limit([sys.executable, "-c", "print(1)"], 30, [].append) == 0
+    assert kaggle.run_with_limit([sys.executable, "-c", "import time; time.sleep(60)"], 0.5, [].append) != 0
 
 
 def ends_within(pid: int, seconds: float) -> bool:

@@ -3,9 +3,11 @@
 import importlib
 
 import pytest
+import torch
+from kernels import needs_triton
 from runs import check, inline, options_of, solve_quietly
 
-from hrm_offline.ops import dispatch
+from hrm_offline.ops import dispatch, selftest
 from hrm_offline.ops.faults import KernelFault
 from hrm_offline.solve.engine import Engine
 from hrm_offline.solve.messages import Adapt
@@ -47,8 +49,8 @@ def small(make_task, write_json):
     return write_json("challenges.json", value), value
 
 
-def answers(small, tmp_path, name):
-    report = solve_quietly(options_of(small, tmp_path, name, workers=0, overrides=OVERRIDES))
+def answers(small, tmp_path, name, seconds=300):
+    report = solve_quietly(options_of(small, tmp_path, name, workers=0, overrides=OVERRIDES), seconds)
     assert report["test inputs without a vote"] == 0
     return check(tmp_path / name, small[1])[0], report
 
@@ -127,3 +129,68 @@ def test_a_lost_gpu_starts_again_with_plain_operations(small, tmp_path, monkeypa
     assert report["test inputs without a vote"] == 0
     assert any("plain PyTorch" in line for line in report["failures"])
     assert sum("illegal memory access" in line for line in report["failures"]) == 1
+
+
+def writing(name, value):
+    """Return a stand-in for the launcher `name` that writes one value into all that the launcher would write."""
+    arguments = getattr(torch.ops.hrm_offline, name).default._schema.arguments
+    written = [i for i, argument in enumerate(arguments) if argument.alias_info and argument.alias_info.is_write]
+
+    def launcher(*args):
+        for i in written:
+            for tensor in args[i] if isinstance(args[i], list) else [args[i]]:
+                if tensor is not None:
+                    tensor.detach().fill_(value)
+
+    return launcher
+
+
+def seconds_by(kernel, plain):
+    """Return a clock by which our kernels take `kernel` seconds, and plain PyTorch takes `plain`."""
+    return lambda call, device: kernel if next(iter(dispatch._forced.values())) else plain
+
+
+@pytest.fixture
+def proven(monkeypatch):
+    """Have workers on this CPU prove their operations as on a GPU, with kernels that are faster than plain PyTorch."""
+    monkeypatch.setattr(selftest, "can_run", lambda device: True)
+    monkeypatch.setattr(selftest, "chip_name", lambda device: "a CPU for the test")
+    monkeypatch.setattr(selftest, "_measure", seconds_by(kernel=1.0, plain=2.0))
+
+    def serve(ops):
+        monkeypatch.setattr(dispatch, "_decide", lambda name, *_: dispatch.Decision(name in ops, "for the test"))
+
+    return serve
+
+
+@needs_triton
+@pytest.mark.parametrize("value", [0.5, float("nan")], ids=["wrong", "nan"])
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+def test_kernels_with_wrong_numbers_serve_no_run(value, backward, small, tmp_path, monkeypatch, plain_answers, proven):
+    if not plain_answers:
+        plain_answers.update(answers(small, tmp_path, "plain")[0])
+    launchers = [(op, name) for op, name in LAUNCHERS if name.endswith("_backward") is backward]
+    if backward:
+        launchers.append(("linear_rms_norm", "rms_norm_backward"))
+    for op, name in launchers:
+        monkeypatch.setattr(importlib.import_module(f"hrm_offline.ops.{op}"), name, writing(name, value))
+    served = {op for op, _ in launchers}
+    proven(served)
+    got, report = answers(small, tmp_path, "faulty", 1e5)
+    assert set(report["demoted operations"]) == served
+    assert all("self-test" in reason for reason in report["demoted operations"].values())
+    assert got == plain_answers
+
+
+@needs_triton
+def test_kernels_that_are_slow_serve_no_run(small, tmp_path, monkeypatch, plain_answers, proven):
+    if not plain_answers:
+        plain_answers.update(answers(small, tmp_path, "plain")[0])
+    monkeypatch.setattr(selftest, "_measure", seconds_by(kernel=3.0, plain=2.0))
+    slow = {"swiglu", "rms_norm", "stablemax_cross_entropy", "adam_atan2", "sign_sgd"}  # quick in the interpreter
+    proven(slow)
+    got, report = answers(small, tmp_path, "slow", 1e5)
+    verdicts = {verdict["op"]: verdict["candidate"] for verdict in report["self-test"]["verdicts"]}
+    assert verdicts == dict.fromkeys(slow, selftest.PLAIN)
+    assert report["demoted operations"] == {}  # slower is no fault
+    assert got == plain_answers

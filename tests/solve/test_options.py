@@ -7,6 +7,8 @@ import pytest
 from hrm_offline.common.errors import InputError
 from hrm_offline.solve.options import SolveOptions
 
+NOT_SECONDS = (-1.0, float("nan"), float("inf"), -float("inf"))
+
 
 @pytest.mark.parametrize(
     "change",
@@ -17,7 +19,11 @@ from hrm_offline.solve.options import SolveOptions
         {"candidates": 0},
         {"seed": -1},
         {"seed": 2**63},
-        {"price_per_hour": float("inf")},
+        {"seed": 10**20},
+        {"workers": 10**20},
+        {"threads": 10**20},
+        {"candidates": 10**20},
+        *({name: value} for name in ("price_per_hour", "save_every", "hang_after") for value in NOT_SECONDS),
     ],
 )
 def test_impossible_options_are_refused_by_name(change):

@@ -1,5 +1,8 @@
 """Test how messages get to workers and back, and what is known of a worker that is gone."""
 
+import os
+import signal
+
 import pytest
 from echo import echo
 
@@ -40,6 +43,38 @@ def test_a_stopped_worker_is_not_reported_as_lost(pool):
     assert not process.is_alive()
     assert pool.receive(0) is None
     pool.stop(0)  # there is none any more
+
+
+def test_a_pool_that_was_closed_starts_no_worker(pool):
+    """The watchdog closes the pool while the main thread leads on."""
+    for slot in range(3):
+        pool.start(slot)
+    processes = [process for process, _ in pool.workers.values()]
+    pool.close()
+    assert not any(process.is_alive() for process in processes)
+    pool.start(0)
+    pool.send(0, "nobody reads this")
+    assert pool.workers == {} and pool.receive(0) is None
+
+
+def test_workers_hear_nothing_of_ctrl_c_not_even_while_they_start(pool):
+    pool.start(0)
+    os.kill(pool.workers[0][0].pid, signal.SIGINT)
+    pool.send(0, "alive")
+    assert pool.receive(60) == (0, "alive")
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_workers_end_where_the_system_has_no_sigkill(pool, monkeypatch):
+    pool.start(0)
+    process, _ = pool.workers[0]
+    monkeypatch.delattr(signal, "SIGKILL")
+    monkeypatch.delattr(signal, "pthread_sigmask")
+    pool.stop(0)
+    assert not process.is_alive()
+    pool.start(0)
+    pool.send(0, "back")
+    assert pool.receive(60) == (0, "back")
 
 
 def test_a_worker_inside_this_process_ends_with_what_it_said_last():

@@ -1,11 +1,12 @@
 """Test how the schedule splits tasks into groups and shares the time between them."""
 
+import numpy as np
 import pytest
 
 from hrm_offline.config import PRESETS
 from hrm_offline.data.puzzles import PuzzleSet
 from hrm_offline.predict.plan import tokens_of
-from hrm_offline.solve.messages import Adapt
+from hrm_offline.solve.messages import Adapt, Judge
 from hrm_offline.solve.schedule import Schedule, Speed, split_tasks
 
 SMALL = PRESETS["hrm-132k"]
@@ -102,3 +103,49 @@ def test_alone_every_task_has_its_votes_and_its_share_of_a_budget_too_short_for_
     assert not any(any(group.outstanding) for group in schedule.groups)
     assert len(seconds) == 12
     assert max(seconds.values()) < 1.3 * min(seconds.values())
+
+
+def test_candidates_are_judged_after_the_base_rounds_and_after_all_rounds(make_task):
+    """A group is judged by a worker that can load it, once for each time; time is kept for that from the start."""
+    schedule = make_schedule(make_task, 1, 1)
+    plain_end = None
+    asked, grid = [], np.ones((1, 1), dtype=np.uint8)
+
+    def unjudged(group):
+        asked.append(group)
+        return [(3, grid)]
+
+    first = schedule.next_job(0, 0.0)
+    plain_end = schedule.adaptation_end()
+    schedule.unjudged = unjudged
+    assert schedule.adaptation_end() < plain_end
+    schedule.adapted(first.group, 0, {"steps": 10}, saved=True)
+    schedule.finished(0, 0.0)
+    jobs = []
+    while (job := schedule.next_job(0, 0.0)) is not None:
+        jobs.append(job)
+        for batch in getattr(job, "batches", ()):
+            schedule.voted((job.group, job.round, batch))
+        schedule.finished(0, 0.0)
+    judging = [number for number, job in enumerate(jobs) if isinstance(job, Judge)]
+    assert judging == [len(jobs) - 1]  # the base rounds are all rounds here
+    assert (jobs[-1].tests, jobs[-1].grids) == ((3,), (grid,))
+    assert asked == [0]
+
+
+def test_a_group_whose_judging_failed_is_not_judged_again(make_task):
+    schedule = make_schedule(make_task, 1, 1)
+    schedule.unjudged = lambda _: [(0, np.ones((1, 1), dtype=np.uint8))]
+    schedule.next_job(0, 0.0)
+    schedule.adapted(0, 0, {"steps": 10}, saved=True)
+    schedule.finished(0, 0.0)
+    for number, batches in enumerate(schedule.groups[0].plan.rounds):
+        for batch in range(len(batches)):
+            schedule.voted((0, number, batch))
+    assert isinstance(schedule.next_job(0, 0.0), Judge)
+    schedule.gone(0)
+    schedule.speeds[0] = Speed(1e-3)
+    assert isinstance(schedule.next_job(0, 0.0), Judge)  # its worker is gone: another tries
+    schedule.gone(0)
+    schedule.give_up_judging(0)
+    assert schedule.next_job(0, 0.0) is None

@@ -1,5 +1,6 @@
 """Test that a run survives workers that fail, die or hang, and that several workers share it."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -8,9 +9,13 @@ import pytest
 from places import REPOSITORY
 from runs import check, inline, options_of, solve_quietly
 
+from hrm_offline.common.budget import Budget
+from hrm_offline.solve.job import solve
 from hrm_offline.solve.messages import Adapt
 from hrm_offline.solve.pool import InlinePool, ProcessPool
 from hrm_offline.solve.worker import Worker
+from tools.stress.simulate_runs import draw_weather
+from tools.stress.simulation import SimulatedPool
 
 
 @pytest.mark.parametrize(
@@ -86,6 +91,32 @@ def test_two_workers_answer_the_same_every_time_and_hold_no_torch_above(challeng
         assert report["test inputs without a vote"] == 0
         answers.append(submission)
     assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize(
+    ("sharing", "asked", "tasks", "started"),
+    [
+        ("sharded", 40, 1, 1),
+        ("per-task", 40, 3, 3),
+        ("joint", 40, 1, 2),
+        ("sharded", 1000, 20, 16),
+        ("sharded", 4, 5, 4),
+        ("sharded", 2, 1, 1),
+    ],
+)
+def test_no_more_workers_start_than_find_work(write_json, tmp_path, monkeypatch, sharing, asked, tasks, started):
+    """Simulate runs on a machine of eight processors."""
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    pair = {"input": [[1, 2]], "output": [[2, 1]]}
+    value = {f"t{i}": {"train": [pair] * 2, "test": [{"input": [[3, 4]]}]} for i in range(tasks)}
+    options = options_of((write_json("c.json", value), value), tmp_path, workers=asked, sharing=sharing)
+    pool = SimulatedPool(dataclasses.replace(draw_weather(1), budget=300.0, step=0.01, start=1.0, visits=5), seed=0)
+    said = []
+    report = solve(options, Budget(300.0, 0.0, pool.clock), said.append, pool=pool)
+    check(options.out, value)
+    assert len(pool.ready) == report["workers"] == started
+    assert report["test inputs without a vote"] == 0
+    assert any(f"{started} of {asked} workers start" in line for line in said) == (started < asked)
 
 
 class Watched(ProcessPool):

@@ -23,20 +23,20 @@ def work_through(messages, make_engine):
 
 
 @pytest.mark.parametrize(
-    ("error", "kind"),
+    ("error", "kind", "reason"),
     [
-        (torch.OutOfMemoryError("no more"), "memory"),
-        (MemoryError("no more"), "memory"),
-        (Diverged("not a number"), "diverged"),
-        (InputError("a wrong file"), "input"),
-        (ZeroDivisionError("a fault of ours"), "error"),
+        (torch.OutOfMemoryError("no more"), "memory", "OutOfMemoryError: no more"),
+        (MemoryError("no more"), "memory", "MemoryError: no more"),
+        (Diverged("not a number"), "diverged", "not a number"),
+        (InputError("a wrong file"), "input", "a wrong file"),
+        (ZeroDivisionError("a fault of ours"), "error", "ZeroDivisionError: a fault of ours"),
     ],
 )
-def test_a_failure_is_told_by_its_kind_and_reason(error, kind):
+def test_a_failure_is_told_by_its_kind_and_reason(error, kind, reason):
     def fail(*_):
         raise error
 
-    assert work_through([SETUP, SETUP], fail) == [Failed(kind, f"{type(error).__name__}: {error}")]
+    assert work_through([SETUP, SETUP], fail) == [Failed(kind, reason)]
 
 
 def test_a_worker_that_is_told_to_quit_takes_no_further_message():

@@ -54,3 +54,22 @@ ROPE_2D = ModelConfig(
     rope_theta=100.0,
     halt_max_steps=3,
 )
+
+
+DECODER = ModelConfig(
+    architecture="decoder",
+    hidden_size=32,
+    num_heads=2,
+    H_layers=2,
+    L_layers=0,
+    H_cycles=1,
+    L_cycles=0,
+    expansion=3.0,
+    vocab_size=15,
+    positions="rope-3d",
+    rope_theta=100.0,
+    puzzle_columns=2,
+    puzzle_emb_ndim=32,
+    halting="halt-only",
+    halt_max_steps=1,
+)

@@ -6,6 +6,8 @@ from pathlib import Path
 from places import REPOSITORY
 
 CHALLENGES = {"a": {"train": [], "test": [{"input": [[1]]}, {"input": [[2]]}]}, "b": {"train": [], "test": [{}]}}
+# The file's name; older public copies write a hyphen between the split and the word.
+CHALLENGES_FILES = ("arc-agi_test_challenges.json", "arc-agi_test-challenges.json")
 
 
 def code_cells(notebook: Path) -> list[str]:
@@ -14,12 +16,17 @@ def code_cells(notebook: Path) -> list[str]:
     return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
 
 
-def lay_out(root: Path, name: str = "arc-agi_test_challenges.json") -> Path:
-    """Make a tree of folders like Kaggle's. Return the path where the submission goes."""
-    competition = root / "input" / "competitions" / "arc"
+def lay_out(
+    root: Path, name: str = CHALLENGES_FILES[0], challenges=CHALLENGES, mount: str = "competitions/arc"
+) -> Path:
+    """Make a tree of folders like Kaggle's, with a competition at `mount`. Return the path where the submission goes.
+
+    A tree that is there gets the competition in addition.
+    """
+    competition = root / "input" / mount
     for folder in (competition, root / "working"):
-        folder.mkdir(parents=True)
-    (competition / name).write_text(json.dumps(CHALLENGES), encoding="utf-8-sig")
+        folder.mkdir(parents=True, exist_ok=True)
+    (competition / name).write_text(json.dumps(challenges), encoding="utf-8-sig")
     return root / "working" / "submission.json"
 
 

@@ -1,6 +1,7 @@
 """Start runs of `solve` in tests, and look at what they leave."""
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -70,12 +71,19 @@ def save_random_artifact(folder, config=SMALL.model, seed=0):
     return folder
 
 
-def said_until_sigterm(command: list[str]) -> str:
-    """Wait until a run computes, end it by SIGTERM, and return its output after that. Its exit code must be 0."""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as run:
+def said_until_signal(command: list[str], number: signal.Signals, exit_code: int, times: int = 1) -> str:
+    """Wait until a run computes, send a signal to all of its processes, and return its output after that.
+
+    A terminal sends Ctrl-C to all processes too. There must be no traceback, and the exit code is checked.
+    """
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=REPOSITORY, start_new_session=True
+    ) as run:
         while "computing on" not in run.stdout.readline():
             assert run.poll() is None
-        run.send_signal(signal.SIGTERM)
+        for _ in range(times):
+            os.killpg(run.pid, number)
         text = run.stdout.read()
-    assert run.returncode == 0
+    assert run.returncode == exit_code, text
+    assert "Traceback" not in text
     return text

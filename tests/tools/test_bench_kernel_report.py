@@ -21,7 +21,7 @@ def kernel_report(*arguments, before="pass"):
 
 @needs_triton
 def test_every_kernel_that_would_be_chosen_compiles_for_every_chip_without_a_spill():
-    report = kernel_report()
+    report = kernel_report("--usual-tiles")
     assert report.returncode == 0, report.stdout + report.stderr
     chips = report.stdout.split("\nsm_")[1:]
     assert [chip.split()[0] for chip in chips] == ["75", "80", "86", "89", "90", "120"]
@@ -29,9 +29,17 @@ def test_every_kernel_that_would_be_chosen_compiles_for_every_chip_without_a_spi
     assert "attention: PyTorch serves it in float16 (compute capability 7.5 is below 8.0)" in chips[0]
     for chip in chips[1:]:
         unit = "HGMMA" if chip.startswith("90") else "HMMA"
-        matrix = [line for line in chip.splitlines() if line.startswith(("attention_", "linear_"))]
+        prefixes = ("attention_", "causal_attention_", "linear_")
+        matrix = [line for line in chip.splitlines() if line.startswith(prefixes)]
         assert len(matrix) >= 18
         assert all(unit in line for line in matrix if not line.startswith("attention_grad_kv"))
+
+
+@needs_triton
+def test_tiles_that_a_self_test_may_choose_are_clean_too():
+    report = kernel_report("--targets", "89", "--ops", "attention")
+    assert report.returncode == 0, report.stdout + report.stderr
+    assert sum("32x64" in line for line in report.stdout.splitlines()) >= 6  # both backward kernels, by head dimension
 
 
 @needs_triton

@@ -28,8 +28,11 @@ def test_the_benchmark_refuses_without_a_gpu_and_its_smoke_run_takes_every_path(
     operations = {line.split(",")[0] for line in lines[1:]}
     assert operations == {
         "rms_norm",
+        "add_rms_norm",
         "swiglu",
         "attention",
+        "causal_attention",
+        "cached_attention",
         "linear_swiglu",
         "linear_rms_norm out",
         "linear_rms_norm down",

@@ -25,12 +25,19 @@ def test_the_bundle_is_complete_and_rebuilt_in_place(tmp_path):
     assert kaggle.find_artifact(out) == bundle.dataset
     assert not (bundle.dataset / "puzzles.safetensors").exists()
     assert vendor_wheels.verify(bundle.dataset) == []
+    assert 'COMPETITION = "arc-prize-2026"' in code_cells(bundle.notebook)[0]
     assert "YOUR_USERNAME" not in "".join(path.read_text() for path in (out / "notebook").iterdir())
 
     build_kernel.build(out, "somebody", "arc-prize-2026", single_file=True)
     bundle = build_kernel.read_bundle(out)
     assert bundle.dataset is None
     assert bundle.metadata["dataset_sources"] == []
+    text = bundle.notebook.read_text()
+    bundle.notebook.write_text(text.replace("arc-prize-2026", "arc-prize-2024"))
+    with pytest.raises(InputError, match='has the line COMPETITION = "arc-prize-2024", expected the same'):
+        build_kernel.read_bundle(out)
+    bundle.notebook.write_text(text.replace("arc-prize-2026", ""))
+    assert build_kernel.read_bundle(out).mounts == ("arc-prize-2026", None)
     (bundle.notebook).unlink()
     with pytest.raises(InputError, match="code_file"):
         build_kernel.read_bundle(out)
@@ -59,7 +66,7 @@ def test_a_single_file_notebook_installs_the_wheel_it_carries(tmp_path, wheel):
     assert len(cells) <= 8
     assert all(len(cell.splitlines()) <= 15 for cell in cells)
     lay_out(tmp_path)
-    code = "\n".join([*cells[:3], "import hrm_offline; print(hrm_offline.__file__)"])
+    code = "\n".join([*cells[:4], "import hrm_offline; print(hrm_offline.__file__)"])
     (tmp_path / "cells.py").write_text(code)
     result = run_python("-I", tmp_path / "cells.py", HRM_OFFLINE_ROOT=str(tmp_path))
     assert result.returncode == 0, result.stderr
@@ -67,6 +74,6 @@ def test_a_single_file_notebook_installs_the_wheel_it_carries(tmp_path, wheel):
     assert result.stdout.splitlines()[-1] == str(site / "hrm_offline" / "__init__.py")
     assert [path.read_bytes() for path in (tmp_path / "temp").rglob("*.whl")] == [wheel.read_bytes()]
 
-    damaged = cells[1].replace('b64decode("', 'b64decode("AAAA')
-    (tmp_path / "cells.py").write_text(f"{cells[0]}\n{damaged}")
+    damaged = cells[2].replace('b64decode("', 'b64decode("AAAA')
+    (tmp_path / "cells.py").write_text(f"{cells[0]}\n{cells[1]}\n{damaged}")
     assert run_python(tmp_path / "cells.py", HRM_OFFLINE_ROOT=str(tmp_path)).returncode == 1

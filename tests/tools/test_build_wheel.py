@@ -58,6 +58,21 @@ def test_the_wheels_entries_are_sorted_plain_and_of_the_commits_time(tmp_path, w
     assert later.read_bytes() != wheel.read_bytes()
 
 
+def test_an_editable_install_is_a_path_which_the_clones_parent_folder_cannot_hide(tmp_path):
+    """An import hook would come after the working folder, where a clone looks like a package of the same name."""
+    clone = tmp_path / "hrm_offline"
+    shutil.copytree(REPOSITORY / "hrm_offline", clone / "hrm_offline", ignore=shutil.ignore_patterns("artifacts"))
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, clone)
+    code = f"from setuptools import build_meta; build_meta.build_editable({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=clone, check=True, capture_output=True)
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        paths = {name: wheel.read(name).decode().strip() for name in wheel.namelist() if "dist-info" not in name}
+    assert list(paths.values()) == [str(clone)]
+    code = f"import sys; sys.path.append({str(clone)!r}); import hrm_offline; print(hrm_offline.__version__)"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
+
+
 def test_a_source_date_epoch_is_taken_and_checked(monkeypatch):
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
     assert wheel_builder.source_date_epoch() == 86400

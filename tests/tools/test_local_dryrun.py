@@ -10,9 +10,10 @@ from places import REPOSITORY
 
 from hrm_offline.answers.score import score_files
 from hrm_offline.answers.submission import fallback_submission
+from hrm_offline.common.errors import InputError
 from hrm_offline.common.files import write_json as write
 from hrm_offline.data.sets import size_of
-from hrm_offline.data.tasks import TaskSet, digest_of, load_tasks, to_solutions
+from hrm_offline.data.tasks import TaskSet, digest_of, load_tasks, to_challenges, to_solutions
 from tools import build_kernel
 from tools.local_dryrun import choose_tasks
 
@@ -37,6 +38,23 @@ def test_task_choice_looks_at_no_test_output():
     assert len(labelled) == 9
     assert [size_of(task) for task in labelled] == [size_of(task.without_labels()) for task in labelled]
     assert len(choose_tasks("arc2-eval", 5)) == 5
+
+
+def test_tasks_that_cannot_be_rehearsed_are_left_out_and_counted(make_task, write_json, capsys):
+    pairs = [((3, 3), (3, 3))]
+    tasks = [make_task("few", pairs * 2), *(make_task(name, pairs * 3, seed=i) for i, name in enumerate("abc", 1))]
+    content = to_challenges(tasks)
+    for name in ("few", "a", "b"):
+        content[name]["test"][0]["output"] = [[1]]
+    content["b"]["train"][0]["output"] = [[1] * 31]
+    path = write_json("tasks.json", content)
+    assert [task.id for task in choose_tasks(str(path), None)] == ["a"]
+    said = capsys.readouterr().out
+    assert "left out 1 of 4 tasks, which cannot be used; the first is b: " in said
+    assert "left out 1 tasks with a test output that is not known" in said
+    assert "left out 1 tasks with fewer than 3 demonstrations" in said
+    with pytest.raises(InputError, match="has only tasks with fewer than 3 demonstrations"):
+        choose_tasks(str(write_json("few.json", {"few": content["few"]})), None)
 
 
 def rehearse(tmp_path, *arguments):

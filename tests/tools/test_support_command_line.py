@@ -40,6 +40,16 @@ def test_help_keeps_the_lines_of_the_docstring(capsys):
     assert parser.parse_args(["--seeds", "5"]).seeds == [5]
 
 
+@pytest.mark.parametrize("text", ["-1", "100000000000000000000", "nan", "1.5", "x", ""])
+def test_what_is_no_seed_is_refused_at_once(text, capsys):
+    parser = parser_of("Do it.")
+    add_seeds(parser, [0])
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--seeds", text])
+    assert "--seeds" in capsys.readouterr().err
+    assert parser.parse_args(["--seeds", str(2**63 - 1)]).seeds == [2**63 - 1]
+
+
 def test_a_path_is_that_of_the_folder_where_the_tool_was_started(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert absolute_path("out") == tmp_path.resolve() / "out"

@@ -52,6 +52,37 @@ def kernel_metadata():
         ({"is_private": "true"}, "is_private"),
         ({"dataset_sources": ["wheels"]}, "USER/SLUG"),
         ({"competition_sources": ["ARC Prize"]}, "ARC Prize"),
+        ({"competition_sources": [5]}, "competition 5"),
+        ({"competition_sources": "arc-prize"}, "competition_sources is 'arc-prize'"),
+        ({"dataset_sources": [None]}, "dataset_sources: None is not USER/SLUG"),
+        ({"dataset_sources": ["datasets/somebody/wheels"]}, "is not USER/SLUG"),
+        ({"kernel_sources": ["code/u/k"]}, "kernel_sources: 'code/u/k' is not USER/SLUG"),
+        ({"kernel_sources": ["somebody/abc"]}, "expected a slug of 5 characters"),
+        ({"kernel_sources": [["somebody/notebook"]]}, "kernel_sources"),
+        ({"kernel_sources": "somebody/notebook"}, "kernel_sources is"),
+        ({"model_sources": ["a/b/pyTorch"]}, "OWNER/MODEL/FRAMEWORK/VARIATION/VERSION"),
+        ({"model_sources": ["google/gemma/pyTorch/2b/latest"]}, "OWNER/MODEL/FRAMEWORK/VARIATION/VERSION"),
+        ({"model_sources": ["google/gemma/pyTorch/2b/0"]}, "OWNER/MODEL/FRAMEWORK/VARIATION/VERSION"),
+        ({"model_sources": ["google/gemma/pyTorch/2b/1/2"]}, "OWNER/MODEL/FRAMEWORK/VARIATION/VERSION"),
+        ({"model_sources": ["google/gem ma/pyTorch/2b/1"]}, "'gem ma' is no name"),
+        ({"model_sources": [None]}, "model_sources has None"),
+        ({"machine_shape": "NvidiaTeslaT4Highmem"}, "only Kaggle's administrators"),
+        ({"machine_shape": "NvidiaTeslaP100"}, "retired"),
+        ({"machine_shape": "nvidiaL4"}, "expected one of NvidiaTeslaT4, "),
+        ({"machine_shape": ""}, "machine_shape is ''"),
+        ({"machine_shape": "TpuV5E8"}, "machine_shape"),
+        ({"machine_shape": None}, "machine_shape is None"),
+        ({"enable_gpu": 1}, "enable_gpu is 1, expected True"),
+        ({"enable_tpu": True}, "enable_tpu"),
+        ({"enable_tpu": "false"}, "enable_tpu is 'false', expected a bool"),
+        ({"keywords": "gpu"}, "keywords"),
+        ({"keywords": [{}]}, "keywords"),
+        ({"id_no": True}, "id_no"),
+        ({"docker_image_pinning_type": "newest"}, "original, latest"),
+        ({"docker_image": 5}, "docker_image is 5"),
+        ({"code_file": "../elsewhere.ipynb"}, "code_file"),
+        ({"code_file": "script.py"}, "code_file"),
+        ({"title": None}, "title is None"),
     ],
 )
 def test_kernel_metadata_that_kaggle_would_refuse(kernel_metadata, change, said):
@@ -70,6 +101,20 @@ def test_kernel_metadata_that_kaggle_would_refuse(kernel_metadata, change, said)
         ({"licenses": []}, "exactly one"),
         ({"licenses": [{"name": "MIT-0"}]}, "MIT-0"),
         ({"license": "other"}, "'license'"),
+        ({"licenses": ["CC0-1.0"]}, 'licenses is ["CC0-1.0"], expected exactly one of the form [{"name"'),
+        ({"licenses": {"name": "CC0-1.0"}}, "licenses is an object"),
+        ({"licenses": [None]}, "licenses is [null]"),
+        ({"licenses": [{"name": ["CC0-1.0"]}]}, "exactly one"),
+        ({"licenses": [{"name": "CC0-1.0"}] * 2}, "exactly one"),
+        ({"licenses": None}, "licenses is None"),
+        ({"id": 7}, "id is 7"),
+        ({"id": "somebody/dataset/of-mine"}, "USER/SLUG"),
+        ({"title": ["a title"]}, "title is a list of 1 item"),
+        ({"subtitle": 5}, "subtitle is 5"),
+        ({"subtitle": ""}, "20 to 80"),
+        ({"keywords": "arc"}, "keywords"),
+        ({"resources": {}}, "resources"),
+        ({"expectedUpdateFrequency": "often"}, "expected one of not specified, never"),
     ],
 )
 def test_dataset_metadata_that_kaggle_would_refuse(change, said):
@@ -86,3 +131,25 @@ def test_slugs():
     for wrong in ("", "Arc", "arc prize", "-arc", "arc--prize", "arc/prize", "arc_prize"):
         with pytest.raises(InputError, match="competition"):
             check_slug(wrong, "competition")
+
+
+def test_what_kaggle_takes_passes(kernel_metadata):
+    sources = {
+        "kernel_sources": ["somebody/notebook"],
+        "model_sources": ["google/gemma-2/pyTorch/gemma_2b.v1/12"],
+        "keywords": ["gpu"],
+        "docker_image_pinning_type": "original",
+    }
+    check_kernel(kernel_metadata | sources, "here")
+    check_kernel(kernel_metadata | dict.fromkeys(["enable_tpu", *sources]), "here")  # null: the client's default
+    for machine in ("NvidiaL4", "NvidiaL4X1", "NvidiaTeslaT4", "NvidiaTeslaA100", "NvidiaH100", "NvidiaRtxPro6000"):
+        check_kernel(kernel_metadata | {"machine_shape": machine}, "here")
+    metadata = vendor_wheels.dataset_metadata("somebody", ["a.whl"])
+    check_dataset(metadata | {"subtitle": None, "licenses": [{"name": "CC0-1.0", "title": "ignored"}]}, "here")
+
+
+@pytest.mark.parametrize("value", [None, [], "text", 3])
+def test_metadata_that_is_no_object_is_one_line(value):
+    for check in (check_kernel, check_dataset):
+        with pytest.raises(InputError, match="expected an object"):
+            check(value, "here")

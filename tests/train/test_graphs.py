@@ -1,39 +1,192 @@
-"""Test that steps recorded as CUDA graphs learn what launched ones do."""
+"""Test that steps recorded as CUDA graphs learn what launched ones do, or are not used."""
 
 import dataclasses
 
 import pytest
 import torch
+from fake_cuda import FakeCuda
 
 from hrm_offline.config import PRESETS
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
-from hrm_offline.model.batching import training_batches
+from hrm_offline.model.graphs import WARM_UP, Choice
+from hrm_offline.model.network import training_batches
 from hrm_offline.model.recursive import RecursiveModel
+from hrm_offline.train import graphs as graphs_module
+from hrm_offline.train import learner as learner_module
+from hrm_offline.train.graphs import Snapshot
 from hrm_offline.train.learner import Learner
 
 SMALL = PRESETS["hrm-132k"]
+NEVER = Choice(None, False)
+NO_MEMORY = "CUDA out of memory"
+
+
+@pytest.fixture(autouse=True)
+def short_trials(monkeypatch):
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(graphs_module, "TRIED_STEPS", 3)
+
+
+@pytest.fixture
+def tasks(make_task):
+    """Return tasks with two canvases."""
+    return tuple(make_task(f"t{side}", [((side, side), (side, side))] * 3, seed=side) for side in (2, 4))
+
+
+def make_learner(tasks, graphs=None, device="cpu", steps=1000, **changes):
+    """Return a learner and what offers its batches."""
+    recipe = dataclasses.replace(SMALL.adapt, tokens_per_step=160, **changes)
+    puzzles = PuzzleSet(tasks, recipe, SMALL.model, seed=0)
+    torch.manual_seed(0)
+    model = RecursiveModel(SMALL.model, puzzles.num_rows).to(device)
+    learner = Learner(model, recipe, steps, seed=0, graphs=graphs)
+    return learner, training_batches(ExampleSource(puzzles, seed=0), model.device)
+
+
+def weights_of(learner):
+    return torch.cat([tensor.flatten() for tensor in (*learner.params, learner.model.puzzle_emb.weights)])
+
+
+def learned(tasks, graphs, steps=8, **changes):
+    """Return a learner after some steps, of which the first two leave the network as it is."""
+    learner, offer = make_learner(tasks, graphs, **changes)
+    for step in range(steps):
+        learner.embeddings_only = step < 2
+        learner.learn(offer(step))
+    return learner
+
+
+@pytest.fixture
+def plain(tasks):
+    """Return the weights that plain steps lead to."""
+    return weights_of(learned(tasks, NEVER))
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_recordings_that_are_equal_and_faster_serve_and_learn_the_same(tasks, micro_batches):
+    graphs = Choice(FakeCuda(), None)
+    ours = learned(tasks, graphs, 12, micro_batches=micro_batches)
+    assert graphs.serves
+    assert "faster: 1000 ms recorded, 2000 ms" in graphs.reason
+    assert len(ours.recorder.recorded) >= micro_batches
+    assert graphs.cuda.replays > 0
+    theirs = learned(tasks, NEVER, 12, micro_batches=micro_batches)
+    assert torch.equal(weights_of(ours), weights_of(theirs))
+    assert ours.step == theirs.step
+
+
+def test_recordings_that_are_no_faster_do_not_serve(tasks, plain):
+    graphs = Choice(FakeCuda(recorded_seconds=2.0), None)
+    ours = learned(tasks, graphs)
+    assert graphs.serves is False
+    assert graphs.reason.startswith("no faster")
+    assert not ours.recorder.recorded
+    assert torch.equal(weights_of(ours), plain)
+
+
+def test_recordings_with_another_result_do_not_serve(tasks, plain):
+    cuda = FakeCuda()
+    graphs = Choice(cuda, None)
+    learner, offer = make_learner(tasks, graphs)
+
+    def spoil():
+        learner.params[0].grad.view(-1)[0] += 1e-3
+
+    cuda.spoil = spoil
+    for step in range(8):
+        learner.embeddings_only = step < 2
+        learner.learn(offer(step))
+    assert graphs.serves is False
+    assert "other numbers" in graphs.reason
+    assert torch.equal(weights_of(learner), plain)
+
+
+def test_a_recording_that_fails_leaves_plain_steps(tasks, plain):
+    for setting in (True, None):  # asked for, measured
+        graphs = Choice(FakeCuda([RuntimeError("operation not permitted when stream is capturing")]), setting)
+        ours = learned(tasks, graphs)
+        assert graphs.serves is False
+        assert "recording failed: RuntimeError: operation not permitted" in graphs.reason
+        assert torch.equal(weights_of(ours), plain)
+
+
+@pytest.mark.parametrize("setting", [True, None])
+def test_memory_that_runs_out_while_recording_halves_the_batch(tasks, setting):
+    """Run out of memory once: the steps go on in two parts, as they would without graphs, and are recorded later."""
+    graphs = Choice(FakeCuda([torch.OutOfMemoryError(NO_MEMORY)]), setting)
+    ours, offer = make_learner(tasks, graphs)
+    halved_at = None
+    for step in range(16):
+        ours.learn(offer(step))
+        if ours.micro_batches == 2 and halved_at is None:
+            halved_at = step
+    assert ours.micro_batches == 2
+    assert graphs.serves
+    assert ours.recorder.recorded
+    theirs, _ = make_learner(tasks, NEVER)
+    for step in range(16):
+        if step == halved_at:
+            theirs._halve_parts()
+        theirs.learn(offer(step))
+    assert torch.equal(weights_of(ours), weights_of(theirs))
+
+
+def test_trials_that_keep_running_out_of_memory_end(tasks):
+    graphs = Choice(FakeCuda([torch.OutOfMemoryError(NO_MEMORY)] * 9), None)
+    ours = learned(tasks, graphs, 12)
+    assert graphs.serves is False
+    assert ours.trials <= learner_module._MAX_TRIALS
+
+
+def test_a_short_run_tries_nothing(tasks):
+    graphs = Choice(FakeCuda(), None)
+    learner, offer = make_learner(tasks, graphs, steps=learner_module._MIN_STEPS_AHEAD)
+    for step in range(8):
+        learner.learn(offer(step))
+    assert graphs.serves is None
+    assert graphs.cuda.captures == 0
+
+
+def test_a_snapshot_undoes_steps(tasks):
+    learner, offer = make_learner(tasks, NEVER)
+    for step in range(6):
+        learner.embeddings_only = step < 5  # the optimiser's moments exist for one step only
+        learner.learn(offer(step))
+    batch = next(offer(step) for step in range(6, 30) if (offer(step).bucket, 0) in learner.carries)
+    before, start = weights_of(learner).clone(), Snapshot(learner, batch)
+    after = []
+    for _ in range(2):
+        for _ in range(WARM_UP):
+            learner.take_step(batch)
+        after.append(weights_of(learner).clone())
+        start.restore()
+        assert torch.equal(weights_of(learner), before)
+        assert learner.step == 6
+    assert torch.equal(*after)
+    assert not torch.equal(after[0], before)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("micro_batches", [1, 2])
-def test_recorded_steps_learn_as_launched_ones_do(make_task, micro_batches):
+def test_recorded_steps_learn_as_launched_ones_do(tasks, micro_batches):
     """Replay several buckets as CUDA graphs: weights and embeddings equal those of a learner without graphs."""
-    tasks = tuple(make_task(f"t{side}", [((side, side), (side, side))] * 3, seed=side) for side in (2, 4))
     weights = []
-    for cuda_graphs in (False, True):
-        recipe = dataclasses.replace(
-            SMALL.adapt, tokens_per_step=160, cuda_graphs=cuda_graphs, micro_batches=micro_batches
-        )
-        puzzles = PuzzleSet(tasks, recipe, SMALL.model, seed=0)
-        torch.manual_seed(0)
-        model = RecursiveModel(SMALL.model, puzzles.num_rows).cuda()
-        learner = Learner(model, recipe, 100, seed=0)
-        offer = training_batches(ExampleSource(puzzles, seed=0), model.device)
+    for cuda_graphs in ("no", "yes"):
+        learner, offer = make_learner(tasks, device="cuda", cuda_graphs=cuda_graphs, micro_batches=micro_batches)
         for step in range(30):
             learner.learn(offer(step))
-        if cuda_graphs:
-            assert not learner.graphs.failed
-            assert len(learner.graphs.recorded) == 2 * micro_batches
-        weights.append(torch.cat([tensor.flatten() for tensor in (*learner.params, model.puzzle_emb.weights)]))
+        if cuda_graphs == "yes":
+            assert learner.graphs.serves, learner.graphs.reason
+            assert len(learner.recorder.recorded) == 2 * micro_batches
+        weights.append(weights_of(learner))
     assert torch.isfinite(weights[0]).all()
     assert torch.equal(*weights)
+
+
+@pytest.mark.gpu
+def test_a_trial_on_a_gpu_finds_the_same_numbers(tasks):
+    learner, offer = make_learner(tasks, device="cuda", cuda_graphs="measured")
+    for step in range(12):
+        learner.learn(offer(step))
+    assert "other numbers" not in learner.graphs.reason
+    assert "failed" not in learner.graphs.reason

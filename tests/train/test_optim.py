@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hrm_offline.config import Recipe
-from hrm_offline.train.optim import AdamATan2, Ema, lr_factor
+from hrm_offline.train.optim import AdamATan2, Ema, NorMuon, lr_factor, orthogonal
 
 
 def test_adam_atan2_reaches_a_minimum_and_ignores_the_gradients_scale():
@@ -41,3 +41,46 @@ def test_ema_forgets_the_start_and_swap_is_undone():
     assert param.item() == pytest.approx(1.0, abs=1e-3)
     ema.swap()
     assert param.item() == 1.0
+
+
+@pytest.mark.parametrize("shape", [(12, 12), (30, 10), (10, 40)])
+def test_orthogonal_keeps_singular_vectors_and_brings_all_values_near_one(shape):
+    matrix = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    in_its_own_basis = u.mT @ orthogonal(matrix) @ v.mT
+    values = in_its_own_basis.diagonal(dim1=1, dim2=2)
+    assert bool(((values > 0.6) & (values < 1.3)).all())
+    assert (in_its_own_basis - torch.diag_embed(values)).abs().max() < 1e-4
+
+
+def test_normuon_moves_each_row_alike_and_the_whole_as_muon_does():
+    """After one step from no momentum the rows of the update have one size, and the update has Muon's norm."""
+    matrix = torch.nn.Parameter(torch.zeros(8, 16))
+    matrix.grad = torch.randn(8, 16, generator=torch.Generator().manual_seed(1)) * torch.arange(1.0, 9)[:, None]
+    NorMuon([{"params": [matrix], "matrices": True, "base_lr": 0.1, "weight_decay": 0.0}]).step()
+    rows = matrix.detach().norm(dim=1)
+    assert rows.std() < 1e-4 * rows.mean()
+    assert matrix.norm().item() == pytest.approx(0.1 * orthogonal(matrix.grad[None]).norm().item(), rel=1e-4)
+
+
+def test_the_parts_of_a_qkv_projection_are_made_orthogonal_one_by_one():
+    whole = torch.nn.Parameter(torch.zeros(12, 4))
+    whole.grad = torch.randn(12, 4, generator=torch.Generator().manual_seed(2)) * torch.tensor(
+        [[1.0]] * 8 + [[1e3]] * 4
+    )
+    NorMuon([{"params": [whole], "matrices": True, "base_lr": 1.0, "weight_decay": 0.0}]).step()
+    sizes = [part.norm().item() for part in whole.detach().split(4)]
+    assert max(sizes) < 1.5 * min(sizes)  # as one matrix, the third part would be all there is
+
+
+def test_normuon_moves_all_but_matrices_as_adamw_does():
+    ours, theirs = (torch.nn.Parameter(torch.linspace(-1, 1, 6)) for _ in range(2))
+    normuon = NorMuon([{"params": [ours], "matrices": False, "base_lr": 0.05, "weight_decay": 0.1}])
+    adamw = torch.optim.AdamW([theirs], lr=0.05, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        ours.grad = torch.randn(6, generator=generator)
+        theirs.grad = ours.grad.clone()
+        normuon.step()
+        adamw.step()
+    torch.testing.assert_close(ours, theirs)

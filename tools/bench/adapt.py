@@ -41,7 +41,7 @@ from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.data.tasks import Task, load_tasks, to_challenges, to_solutions
 from hrm_offline.model.batching import BatchMaker
 from hrm_offline.model.device import Runtime, choose_runtime
-from hrm_offline.model.recursive import RecursiveModel
+from hrm_offline.model.network import build_network
 from hrm_offline.ops import dispatch
 from hrm_offline.train.adapt import adapt
 from hrm_offline.train.learner import Learner
@@ -143,7 +143,7 @@ class StepBench:
     def _ours(self, way: Way, recipe: AdaptConfig, puzzles: PuzzleSet):
         """Return a function that makes the step of a bucket, all with one network of ours."""
         torch.manual_seed(0)
-        model = RecursiveModel(self.model_config, puzzles.num_rows, self.runtime.dtype).to(self.runtime.device)
+        model = build_network(self.model_config, puzzles.num_rows, self.runtime.dtype).to(self.runtime.device)
         learner = Learner(model, recipe, total_steps=_NO_END, seed=0)
         mode = "reference" if way.name == "look-ahead" else "auto"
 
@@ -332,7 +332,7 @@ def bench_linear(options: argparse.Namespace, runtime: Runtime) -> list[dict]:
         tasks = _spread(load_tasks("arc1-eval").tasks, count)
         recipe = dataclasses.replace(PRESETS[options.preset].adapt, visits=_LINEAR_VISITS)
         puzzles = PuzzleSet(tasks, recipe, PRESETS[options.preset].model, seed=0)
-        model = RecursiveModel(PRESETS[options.preset].model, puzzles.num_rows, runtime.dtype).to(runtime.device)
+        model = build_network(PRESETS[options.preset].model, puzzles.num_rows, runtime.dtype).to(runtime.device)
         start = time.perf_counter()
         unlimited = Budget(1e9)
         report = adapt(model, puzzles, recipe, unlimited, seed=0, pretrained=False)
@@ -379,7 +379,7 @@ def _worker(queue, barrier, part: int, preset: str, device: str) -> None:
     chosen = PRESETS[preset]
     tasks = load_tasks("arc1-eval").tasks[part : 2 * _WORKER_TASKS + part : 2]  # part 0 or 1: every other task
     source = ExampleSource(PuzzleSet(tasks, chosen.adapt, chosen.model, seed=0), seed=0)
-    model = RecursiveModel(chosen.model, source.puzzles.num_rows, choose_runtime(device).dtype).to(device)
+    model = build_network(chosen.model, source.puzzles.num_rows, choose_runtime(device).dtype).to(device)
     learner = Learner(model, chosen.adapt, total_steps=_NO_END, seed=0)
     maker = BatchMaker(source.puzzles, source.examples, model.device)
 

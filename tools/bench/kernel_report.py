@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import script_setup
 
+import argparse
 import multiprocessing
 import os
 import re
@@ -30,11 +31,19 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+try:  # Triton before 3.3 describes arguments with it
+    from triton.backends.compiler import AttrsDescriptor
+except ImportError:
+    AttrsDescriptor = None
+
 from hrm_offline.config import PRESETS, ModelConfig
 from hrm_offline.model.device import dtype_for_capability
 from hrm_offline.ops import (
     adam_atan2,
+    add_rms_norm,
     attention,
+    cached_attention,
+    causal_attention,
     dispatch,
     embedding,
     encode_views,
@@ -100,17 +109,18 @@ class Compiled:
     error: str = ""
 
 
-def variants(capability: int, everything: bool) -> list[Variant]:
+def variants(capability: int, everything: bool, usual_tiles: bool) -> list[Variant]:
     """Return every launch of the presets' operations on a chip, equal kernels only once.
 
-    `everything` adds the launches that dispatch would not choose.
+    `everything` adds the launches that dispatch would not choose. `usual_tiles` leaves out the tiles that only a
+    self-test on the chip may choose.
     """
     preferred, _ = dtype_for_capability((capability // 10, capability % 10))
     dtypes = [torch.float32, torch.float16, torch.bfloat16][: 3 if capability >= 80 else 2]
     found: dict[tuple, Variant] = {}
     for preset in PRESETS.values():
         for dtype in dtypes if everything else [preferred]:
-            samples = Samples(preset.model, dtype)
+            samples = Samples(preset.model, dtype, usual_tiles)
             for op, launch_all in LAUNCHES.items():
                 op_dtype = torch.float32 if op in dispatch.FLOAT32_OPS else dtype
                 chosen = dispatch.decide_for(op, capability, op_dtype).triton
@@ -129,8 +139,11 @@ class Samples:
 
     batch, tokens = 2, 901  # 30 x 30 cells and a puzzle token
 
-    def __init__(self, model: ModelConfig, dtype: torch.dtype):
+    def __init__(self, model: ModelConfig, dtype: torch.dtype, usual_tiles: bool):
         self.dtype = dtype
+        self.attention_variants = [
+            name for name in dispatch.VARIANTS["attention"] if not (usual_tiles and name.endswith("tiles"))
+        ]
         self.width, self.inner = model.hidden_size, model.intermediate_size
         self.heads, self.head_dim = model.num_heads, model.head_dim
         self.rows = self.activations(self.width)
@@ -155,10 +168,26 @@ def _attention(s: Samples) -> None:
     rope_dtype = torch.float32 if s.dtype is torch.float32 else torch.float16
     lengths = torch.full((s.batch,), s.tokens, dtype=torch.int32)
     lse = s.float32(s.batch, s.heads, s.tokens)
-    for cos_sin in (None, torch.empty(s.tokens, s.head_dim, dtype=rope_dtype)):  # rotated first, or inside
-        attention.attention_forward(qkv, cos_sin, lengths, s.heads, out, None)
-        attention.attention_forward(qkv, cos_sin, lengths, s.heads, out, lse)
-        attention.attention_backward(out, qkv, cos_sin, lengths, s.heads, out, lse, lse, qkv)
+    for name in s.attention_variants:
+        cos_sin = torch.empty(s.tokens, s.head_dim, dtype=rope_dtype) if name == "rotate inside" else None
+        with dispatch.forced("attention", True, name):
+            attention.attention_forward(qkv, cos_sin, lengths, s.heads, out, None)
+            attention.attention_forward(qkv, cos_sin, lengths, s.heads, out, lse)
+            attention.attention_backward(out, qkv, cos_sin, lengths, s.heads, out, lse, lse, qkv)
+
+
+def _causal_attention(s: Samples) -> None:
+    tokens, bounds = s.batch * s.tokens, torch.zeros(s.batch + 1, dtype=torch.int32)
+    out, qkv, lse = s.new(tokens, s.width), s.new(tokens, 3 * s.width), s.float32(s.heads, tokens)
+    causal_attention.causal_attention_forward(qkv, bounds, s.heads, s.tokens, out, None)
+    causal_attention.causal_attention_forward(qkv, bounds, s.heads, s.tokens, out, lse)
+    causal_attention.causal_attention_backward(out, qkv, bounds, s.heads, s.tokens, out, lse, lse, qkv)
+
+
+def _cached_attention(s: Samples) -> None:
+    out, qkv, angles = s.new(s.batch, s.width), s.new(s.batch, 3 * s.width), s.float32(s.batch, s.head_dim)
+    keys, lengths = s.new(s.batch, s.heads, s.tokens, s.head_dim), torch.zeros(s.batch, dtype=torch.int64)
+    cached_attention.cached_attention_forward(qkv, s.heads, angles, keys, keys, lengths, out)
 
 
 def _rotate(s: Samples) -> None:
@@ -186,6 +215,14 @@ def _rms_norm(s: Samples) -> None:
     rms_norm.rms_norm_forward(s.rows, s.rows, s.rows, None, 1e-5)
     rms_norm.rms_norm_forward(s.rows, s.rows, s.rows, factors, 1e-5)
     rms_norm.rms_norm_backward(s.rows, s.rows, factors, s.rows)
+
+
+def _add_rms_norm(s: Samples) -> None:
+    weight, factors, partial = s.float32(s.width), s.float32(s.batch, s.tokens), s.float32(29, s.width)
+    for delta in (None, s.rows):
+        add_rms_norm.add_rms_norm_forward(s.rows, delta, weight, delta, s.rows, None, 1e-5)
+        add_rms_norm.add_rms_norm_forward(s.rows, delta, weight, delta, s.rows, factors, 1e-5)
+        add_rms_norm.add_rms_norm_backward(s.rows, delta, s.rows, weight, factors, s.rows, partial)
 
 
 def _swiglu(s: Samples) -> None:
@@ -224,9 +261,12 @@ def _encode_views(s: Samples) -> None:
 
 LAUNCHES = {
     "attention": _attention,
+    "causal_attention": _causal_attention,
+    "cached_attention": _cached_attention,
     "linear_rms_norm": _linear_rms_norm,
     "linear_swiglu": _linear_swiglu,
     "rms_norm": _rms_norm,
+    "add_rms_norm": _add_rms_norm,
     "swiglu": _swiglu,
     "rotate": _rotate,
     "embedding": _embedding,
@@ -269,20 +309,26 @@ def compile_variant(variant: Variant, capability: int) -> Compiled:
     launch = variant.launch
     names, types = launch.kernel.arg_names, _types(launch)
     values = dict(zip(names, launch.args)) | {k: v for k, v in launch.constants.items() if k in names}
-    constants = {(names.index(name),): values[name] for name, kind in types.items() if kind == "constexpr"}
+    constants = {name: values[name] for name, kind in types.items() if kind == "constexpr"}
     # A real launch tells the compiler which arguments are multiples of 16; the addresses of PyTorch's tensors are.
-    aligned = {
-        (i,): [["tt.divisibility", 16]]
-        for i, name in enumerate(names)
-        if types[name][0] == "*" or (types[name] == "i32" and values[name] % 16 == 0)
-    }
+    aligned = [
+        i for i, name in enumerate(names) if types[name][0] == "*" or (types[name] == "i32" and values[name] % 16 == 0)
+    ]
     options = OPTIONS | {k: v for k, v in launch.constants.items() if k in ("num_warps", "num_stages")}
     try:
-        source = ASTSource(launch.kernel, types, constants, aligned)
+        source = _source(launch.kernel, types, constants, aligned)
         compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     except Exception as error:
         return Compiled(error=f"{type(error).__name__}: {str(error).strip().splitlines()[-1][:200]}")
     return _read(compiled.asm["cubin"], compiled.metadata.shared)
+
+
+def _source(kernel, types: dict[str, str], constants: dict[str, object], aligned: list[int]) -> ASTSource:
+    """Return the kernel for the compiler, in the form that this version of Triton takes."""
+    if AttrsDescriptor is not None:
+        types = {name: kind for name, kind in types.items() if name not in constants}
+        return ASTSource(kernel, types, constants, AttrsDescriptor.from_hints(dict.fromkeys(aligned, 16)))
+    return ASTSource(kernel, types, constants, {(i,): [["tt.divisibility", 16]] for i in aligned})
 
 
 def _read(cubin: bytes, shared: int) -> Compiled:
@@ -321,8 +367,13 @@ def occupancy(compiled: Compiled, warps: int, chip: Chip) -> float:
 
 
 def main() -> int:
-    targets, ops, everything = _parse_arguments()
-    work = [(variant, target) for target in targets for variant in variants(target, everything) if variant.op in ops]
+    targets, ops, options = _parse_arguments()
+    work = [
+        (variant, target)
+        for target in targets
+        for variant in variants(target, options.all, options.usual_tiles)
+        if variant.op in ops
+    ]
     print(f"Triton {triton.__version__}, torch {torch.__version__}: {len(work)} kernels for {len(targets)} chips")
     # Launches cannot be sent to a process. A forked worker already has them, and finds each by its number.
     with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("fork"), _share, (work,)) as pool:
@@ -338,8 +389,8 @@ def main() -> int:
     return 0
 
 
-def _parse_arguments() -> tuple[list[int], list[str], bool]:
-    """Return the targets, the operations, and whether to report everything."""
+def _parse_arguments() -> tuple[list[int], list[str], argparse.Namespace]:
+    """Return the targets, the operations, and all options."""
     parser = parser_of(__doc__)
     parser.add_argument(
         "--targets",
@@ -348,6 +399,9 @@ def _parse_arguments() -> tuple[list[int], list[str], bool]:
     )
     parser.add_argument("--ops", default=",".join(LAUNCHES), help="operations (default: %(default)s)")
     parser.add_argument("--all", action="store_true", help="report the kernels that dispatch would not choose, too")
+    parser.add_argument(
+        "--usual-tiles", action="store_true", help="leave out the tiles that only a self-test on the chip may choose"
+    )
     options = parser.parse_args()
     targets, ops = options.targets.split(","), options.ops.split(",")
     known_targets = [str(target) for target in CHIPS]
@@ -356,7 +410,7 @@ def _parse_arguments() -> tuple[list[int], list[str], bool]:
         parser.error(
             f"unknown {', '.join(unknown)}; targets are {', '.join(known_targets)}, operations {', '.join(LAUNCHES)}"
         )
-    return [int(target) for target in targets], ops, options.all
+    return [int(target) for target in targets], ops, options
 
 
 _work: list[tuple[Variant, int]] = []  # in a worker: all the work there is

@@ -36,7 +36,10 @@ from hrm_offline.model.halting import Sequences
 from hrm_offline.model.layers import Block
 from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.ops import dispatch
+from hrm_offline.ops.add_rms_norm import add_rms_norm
 from hrm_offline.ops.attention import attention
+from hrm_offline.ops.cached_attention import cached_attention
+from hrm_offline.ops.causal_attention import causal_attention
 from hrm_offline.ops.linear_rms_norm import linear_rms_norm
 from hrm_offline.ops.linear_swiglu import linear_swiglu
 from hrm_offline.ops.rms_norm import rms_norm
@@ -71,6 +74,7 @@ class Case:
     """An operation at one size, on `tensors`.
 
     `flop` and `bytes` are those of the forward pass. `liger` is Liger-Kernel's equal, or None if there is none.
+    `has_gradient` says whether there is a backward pass to time.
     """
 
     name: str
@@ -79,6 +83,7 @@ class Case:
     flop: float
     bytes: float
     liger: Callable[..., torch.Tensor] | None = None
+    has_gradient: bool = True
 
 
 @dataclass(frozen=True)
@@ -145,11 +150,11 @@ class Inputs:
 
     def activations(self, width: int) -> torch.Tensor:
         """Return a tensor [B, T, width]."""
-        return self._random(self.batch, self.tokens, width)
+        return self.random(self.batch, self.tokens, width)
 
     def weight(self, rows: int, columns: int) -> torch.Tensor:
         """Return a weight [rows, columns], scaled so that its products are of the inputs' size."""
-        return self._random(rows, columns, scale=columns**-0.5)
+        return self.random(rows, columns, scale=columns**-0.5)
 
     def rope(self) -> torch.Tensor:
         """Return the rotary table of the tokens, in the dtype that the model keeps it in."""
@@ -161,7 +166,8 @@ class Inputs:
     def attention_flop(self) -> float:
         return 4 * self.batch * self.tokens**2 * self.width
 
-    def _random(self, *shape: int, scale: float = 1.0) -> torch.Tensor:
+    def random(self, *shape: int, scale: float = 1.0) -> torch.Tensor:
+        """Return a tensor of normal numbers."""
         return (scale * torch.randn(shape, device=self.machine.device)).to(self.machine.dtype)
 
 
@@ -185,6 +191,13 @@ def _pointwise_cases(inputs: Inputs) -> Iterator[Case]:
         3 * rows * width * itemsize,
         _liger_rms_norm(width, inputs.machine),
     )
+    yield Case(
+        "add_rms_norm",
+        lambda x, delta, weight: add_rms_norm(x, delta, weight, EPS)[1],
+        [inputs.activations(width), inputs.activations(width), inputs.random(width).float()],
+        0,
+        4 * rows * width * itemsize,
+    )
     gate_up = inputs.activations(2 * inner)
     yield Case("swiglu", swiglu, [gate_up], 0, 3 * rows * inner * itemsize, _liger_swiglu())
 
@@ -201,6 +214,17 @@ def _matrix_product_cases(inputs: Inputs) -> Iterator[Case]:
         inputs.attention_flop,
         4 * rows * width * itemsize,
     )
+    # The same sequences end to end. Half of the pairs of tokens see each other.
+    bounds = torch.arange(inputs.batch + 1, dtype=torch.int32, device=rope.device) * inputs.tokens
+    packed_rope = rope.repeat(inputs.batch, 1)
+    yield Case(
+        "causal_attention",
+        lambda qkv: causal_attention(qkv, inputs.config.num_heads, packed_rope, bounds, inputs.tokens),
+        [inputs.activations(3 * width).flatten(0, 1)],
+        inputs.attention_flop / 2,
+        4 * rows * width * itemsize,
+    )
+    yield _decoding_case(inputs)
     yield Case(
         "linear_swiglu",
         linear_swiglu,
@@ -216,6 +240,21 @@ def _matrix_product_cases(inputs: Inputs) -> Iterator[Case]:
             product_flop * source_width,
             (rows * (source_width + 2 * width) + width * source_width) * itemsize,
         )
+
+
+def _decoding_case(inputs: Inputs) -> Case:
+    """Return a step of decoding that sees `tokens` tokens, the new one included."""
+    shape = (inputs.batch, inputs.config.num_heads, inputs.tokens, inputs.config.head_dim)
+    lengths = torch.full((inputs.batch,), inputs.tokens - 1, device=inputs.machine.device)
+    angles = inputs.rope()[-1:].expand(inputs.batch, -1)
+    return Case(
+        "cached_attention",
+        lambda qkv, keys, values: cached_attention(qkv, inputs.config.num_heads, angles, keys, values, lengths),
+        [inputs.activations(3 * inputs.width)[:, 0], inputs.random(*shape), inputs.random(*shape)],
+        4 * inputs.rows * inputs.width,
+        2 * inputs.rows * inputs.width * inputs.itemsize,
+        has_gradient=False,
+    )
 
 
 def _loss_case(inputs: Inputs) -> Case:
@@ -269,7 +308,8 @@ def bench_case(case: Case, batch: int, tokens: int, machine: Machine, ways: list
     for name, mode, function in ways:
         with dispatch.override(mode):
             # The backward pass costs about twice the forward pass.
-            for direction, factor, make in (("forward", 1, _forward), ("both", 3, _both)):
+            directions = (("forward", 1, _forward), ("both", 3, _both))
+            for direction, factor, make in directions if case.has_gradient else directions[:1]:
                 try:
                     ms = time_ms(make(function, case), machine.device)
                 except torch.cuda.OutOfMemoryError:

@@ -85,10 +85,24 @@ def _expected(content: bytes) -> dict[str, int] | None:
         parsed = json.loads(content)
     except (ValueError, RecursionError):
         return None
+    if _is_one_task(parsed):
+        parsed = {"challenges": parsed}
     if not isinstance(parsed, dict) or not parsed:
         return None
     tests = {task_id: task.get("test") if isinstance(task, dict) else None for task_id, task in parsed.items()}
     return {task_id: max(1, len(test)) if isinstance(test, list) else 1 for task_id, test in tests.items()}
+
+
+def _is_one_task(parsed) -> bool:
+    """Return whether the file is of one task: of its parts, or RE-ARC's list of pairs. No value is a task then."""
+
+    def has(value, keys: set[str]) -> bool:
+        return isinstance(value, dict) and not keys.isdisjoint(value)
+
+    parts, pair = {"train", "test"}, {"input", "output"}
+    if isinstance(parsed, list):
+        return bool(parsed) and all(has(item, pair) for item in parsed)
+    return has(parsed, parts) and not any(has(value, parts) for value in parsed.values())
 
 
 def check_submission(submission, expected: dict[str, int]) -> None:
@@ -122,8 +136,7 @@ def check_learning(path: Path) -> bool:
 
     from hrm_offline.answers.submission import build_submission, fallback_submission
     from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
-    from hrm_offline.model.batching import training_batches
-    from hrm_offline.model.recursive import RecursiveModel
+    from hrm_offline.model.network import build_network, training_batches
     from hrm_offline.predict.loop import collect_votes
     from hrm_offline.predict.plan import PredictionPlan
     from hrm_offline.predict.predictor import Predictor
@@ -134,7 +147,7 @@ def check_learning(path: Path) -> bool:
         return False
     chosen, hidden = preset("hrm-132k"), tuple(map(Task.without_labels, task_set.tasks))
     puzzles = PuzzleSet(hidden, chosen.adapt, chosen.model, seed=0)
-    model = RecursiveModel(chosen.model, puzzles.num_rows)
+    model = build_network(chosen.model, puzzles.num_rows)
     learner = Learner(model, chosen.adapt, _LEARNING_STEPS, seed=0)
     offer = training_batches(ExampleSource(puzzles, seed=0), torch.device("cpu"))
     for step in range(_LEARNING_STEPS):

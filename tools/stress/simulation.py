@@ -194,6 +194,7 @@ class SimulatedEngine(Engine):
         self.worker, self.setup, self.options, self.clock = worker, setup, setup.options, clock
         weather = worker.pool.weather
         worker.spend(weather.start)
+        self.runtime = SimpleNamespace(device=SimpleNamespace(type="cpu"))
         self.choice = Choice(Network(MODEL, recipe_of(weather), None), None, "simulated")
         self.tasks = load_tasks(self.options.challenges).tasks
         self.adaptation = None

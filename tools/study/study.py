@@ -18,7 +18,6 @@ from __future__ import annotations
 import script_setup
 
 import argparse
-import dataclasses
 import hashlib
 import json
 import os
@@ -37,7 +36,9 @@ import torch
 from hrm_offline.answers.candidates import merged
 from hrm_offline.answers.vote import Pool
 from hrm_offline.common.budget import parse_duration
+from hrm_offline.common.errors import InputError
 from hrm_offline.common.files import make_folder
+from hrm_offline.common.settings import identity_of
 from hrm_offline.config import PRESETS, preset
 from hrm_offline.data.tasks import Task, digest_of
 from hrm_offline.induction.search import induce
@@ -90,8 +91,8 @@ def name_of_learning(trial: Trial, tasks: tuple[Task, ...]) -> str:
     """
     model, recipe, artifact = configs_of(trial, "study")
     about = [
-        dataclasses.asdict(model),
-        dataclasses.asdict(recipe),
+        identity_of(model),
+        identity_of(recipe),
         trial.seed,
         digest_of(tasks),
         artifact and artifact.digest,
@@ -154,10 +155,8 @@ def do(job: Job) -> list[dict]:
         about |= learned.about()
         return [{"run": run, "votes": votes} | about | _vote(learned, votes, tasks) for run, votes in job.votes.items()]
     except Exception as error:  # an arm that fails must not end the others
-        return [
-            {"run": run, "votes": votes, "failed": f"{type(error).__name__}: {error}"} | about
-            for run, votes in job.votes.items()
-        ]
+        reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+        return [{"run": run, "votes": votes, "failed": reason} | about for run, votes in job.votes.items()]
 
 
 def _vote(learned: Learned, votes: dict, tasks: tuple[Task, ...]) -> dict:

@@ -32,7 +32,7 @@ from hrm_offline.common.files import make_folder, read_json, write_json
 from hrm_offline.common.settings import from_dict
 from hrm_offline.config import PretrainConfig
 from hrm_offline.data.leaks import find_leaks
-from hrm_offline.data.sets import load_set, select_tasks, smallest
+from hrm_offline.data.sets import scorable_tasks, select_tasks, smallest
 from hrm_offline.data.tasks import Task, TaskSet, digest_of, to_challenges, to_solutions
 from hrm_offline.model.artifact import CONFIG_FILE, bundled_artifact
 from hrm_offline.train.adapt import LOOK_EVERY
@@ -63,7 +63,7 @@ def main() -> int:
     artifact = options.artifact or bundled_artifact(options.preset)
     if artifact is None:
         raise InputError(f"no artifact comes with the package for {options.preset}; give one with --artifact")
-    tasks = smallest(load_set(options.set).require_good(), options.tasks)
+    tasks = smallest(scorable_tasks(options.set), options.tasks)
     require_unseen(tasks, artifact)
     out = make_folder(options.out)
     write_json(out / "challenges.json", to_challenges(tasks))

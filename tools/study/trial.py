@@ -28,10 +28,10 @@ from hrm_offline.data.tasks import Task, TaskSet
 from hrm_offline.model.artifact import PUZZLES_FILE, Artifact, bundled_artifact, load_artifact, read_safetensors
 from hrm_offline.model.batching import BatchMaker
 from hrm_offline.model.device import choose_runtime
-from hrm_offline.model.recursive import RecursiveModel
+from hrm_offline.model.network import Network, build_network
+from hrm_offline.predict.decoding import new_predictor
 from hrm_offline.predict.loop import collect_votes
 from hrm_offline.predict.plan import PredictionPlan
-from hrm_offline.predict.predictor import Predictor
 from hrm_offline.train.adapt import AdaptReport, adapt
 from hrm_offline.train.losses import softmax_cross_entropy
 
@@ -74,7 +74,7 @@ class Trial:
 class Learned:
     """Networks, each with the puzzles that it has learned and the report on that, and the core-seconds of all."""
 
-    networks: list[tuple[RecursiveModel, PuzzleSet, AdaptReport]]
+    networks: list[tuple[Network, PuzzleSet, AdaptReport]]
     recipe: AdaptConfig
     seconds: float
 
@@ -192,12 +192,12 @@ def busy_seconds() -> float:
 
 def _learn_together(
     trial: Trial, tasks: tuple[Task, ...], model_config: ModelConfig, recipe: AdaptConfig, artifact: Artifact | None
-) -> tuple[RecursiveModel, PuzzleSet, AdaptReport]:
+) -> tuple[Network, PuzzleSet, AdaptReport]:
     puzzles, runtime = PuzzleSet(tasks, recipe, model_config, trial.seed), choose_runtime()
     model = (
         artifact.build(puzzles.num_rows, runtime.dtype)
         if artifact
-        else RecursiveModel(model_config, puzzles.num_rows, runtime.dtype)
+        else build_network(model_config, puzzles.num_rows, runtime.dtype)
     )
     model = model.to(runtime.device)
     _start_embeddings(model, puzzles, artifact, trial.changes.get("start", "mean"))
@@ -213,7 +213,7 @@ def _loss_at(losses: tuple[float, ...], share: float) -> float:
 
 
 @torch.inference_mode()
-def _start_embeddings(model: RecursiveModel, puzzles: PuzzleSet, artifact: Artifact | None, start: str) -> None:
+def _start_embeddings(model: Network, puzzles: PuzzleSet, artifact: Artifact | None, start: str) -> None:
     """Move the rows of new puzzles, which begin at the artifact's mean (factored conditioning).
 
     "nearest" gives each puzzle that one of some pretrained rows whose loss on its demonstrations is least.
@@ -228,7 +228,7 @@ def _start_embeddings(model: RecursiveModel, puzzles: PuzzleSet, artifact: Artif
         model.puzzle_emb.weights[SHARED_ROWS:] = candidates[losses.argmin(0)]
 
 
-def _demonstration_losses(model: RecursiveModel, puzzles: PuzzleSet, row: torch.Tensor) -> torch.Tensor:
+def _demonstration_losses(model: Network, puzzles: PuzzleSet, row: torch.Tensor) -> torch.Tensor:
     """Return the token loss of each puzzle's demonstrations, float32 [puzzles], if all puzzles had this embedding.
 
     It is summed over the demonstrations, after one outer step in the identity view.
@@ -260,7 +260,7 @@ def predict(learned: Learned, changes: dict | None = None) -> tuple[Pools, int]:
     votes: Pools = {}
     steps = 0
     for model, puzzles, _ in learned.networks:
-        predictor = Predictor(model, puzzles, recipe)
+        predictor = new_predictor(model, puzzles, recipe)
         votes |= collect_votes(predictor, PredictionPlan(puzzles, recipe))
         steps += predictor.sequence_steps
     return votes, steps

@@ -6,28 +6,46 @@ Imports the standard library only, so that a tool can show its help before any p
 from __future__ import annotations
 
 import argparse
+import ast
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from hrm_offline.common.errors import InputError
+from hrm_offline.common.errors import INTERRUPTED, INTERRUPTED_CODE, InputError
+from hrm_offline.config import MAX_SEED
 
 
-def parser_of(docstring: str) -> argparse.ArgumentParser:
+def parser_of(docstring: str | None) -> argparse.ArgumentParser:
     """Return a parser whose help begins with a tool's docstring, with its line breaks."""
+    docstring = docstring or docstring_of(sys.argv[0])
     return argparse.ArgumentParser(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def docstring_of(script: str | Path) -> str | None:
+    """Return the docstring in a script's source. python -OO drops it from the module. None if there is no such file."""
+    try:
+        return ast.get_docstring(ast.parse(Path(script).read_text(encoding="utf-8")))
+    except (OSError, SyntaxError, ValueError):
+        return None
 
 
 def add_seeds(parser: argparse.ArgumentParser, default: list[int]) -> None:
     """Add `--seeds`, the random seeds of a tool that repeats its runs."""
     parser.add_argument(
         "--seeds",
-        type=int,
+        type=seed_number,
         nargs="+",
         default=default,
         metavar="SEED",
         help=f"random seeds; everything runs once per seed (default: {' '.join(map(str, default))})",
     )
+
+
+def seed_number(text: str) -> int:
+    """Return the random seed that a flag gives. argparse tells what is wrong with another text."""
+    if not 0 <= int(text) <= MAX_SEED:
+        raise argparse.ArgumentTypeError(f"{text} is no seed, expected 0 to {MAX_SEED}")
+    return int(text)
 
 
 def absolute_path(text: str) -> Path:
@@ -36,12 +54,18 @@ def absolute_path(text: str) -> Path:
 
 
 def run_tool(tool: Callable[[], int]) -> int:
-    """Run a tool and return its exit code. An `InputError` becomes one line on stderr and exit code 2."""
+    """Run a tool and return its exit code.
+
+    An `InputError` becomes one line on stderr and exit code 2, Ctrl-C one line and exit code 130.
+    """
     try:
         return tool()
     except InputError as error:
         print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"{Path(sys.argv[0]).name}: {INTERRUPTED}", file=sys.stderr)
+        return INTERRUPTED_CODE
 
 
 def flags(**values: object) -> list[str]:

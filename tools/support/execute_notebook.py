@@ -48,5 +48,5 @@ class _EchoingClient(NotebookClient):
 
 if __name__ == "__main__":
     if len(sys.argv) != 4:
-        sys.exit(__doc__)
+        sys.exit(f"usage: {sys.argv[0]} NOTEBOOK EXECUTED_NOTEBOOK SECONDS")
     sys.exit(main(*sys.argv[1:]))

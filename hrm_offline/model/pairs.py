@@ -1,0 +1,170 @@
+"""A decoder's sequences, made on the device and packed end to end: no token is padding, and no loop runs over examples.
+
+A pair is one sequence: START, the rows of the input, SEPARATOR, the rows of the output, and EOS, which is predicted
+and never read. NEW_ROW ends each row. A token's position is (row, column, part of the sequence).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from hrm_offline.common.tokens import EOS, FIRST_COLOUR, NEW_ROW, SEPARATOR, START
+from hrm_offline.data import grids
+from hrm_offline.data.puzzles import Batch, Examples, PuzzleSet
+from hrm_offline.model.batching import OfferedBatch, to_device, to_grids
+from hrm_offline.ops.encode_views import Grids
+
+# The parts of a sequence, by which positions tell its grids apart.
+PART_START, PART_INPUT, PART_SEPARATOR, PART_OUTPUT = range(4)
+
+
+@dataclass
+class PackedPairs:
+    """B sequences on a device, N tokens in all.
+
+    tokens int64 [N]; positions int64 [N, 3]: row, column and part of each token.
+    owners int64 [N]: the sequence that each token belongs to.
+    bounds int32 [B + 1]: where each sequence starts and ends. longest: the tokens of the longest.
+    identifiers int64 [B, ids]: rows of the puzzle embedding table.
+    answers int64 [M]: the tokens that predict the output, its EOS included: SEPARATOR up to the output's last NEW_ROW.
+    targets int64 [N]: the token after each token.
+    counts: how many of the M answers each sequence has, on the host, int64 [B].
+    """
+
+    tokens: torch.Tensor
+    positions: torch.Tensor
+    owners: torch.Tensor
+    bounds: torch.Tensor
+    longest: int
+    identifiers: torch.Tensor
+    answers: torch.Tensor
+    targets: torch.Tensor
+    counts: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
+
+
+class PairMaker:
+    """Makes sequences on `device` of batches over some examples of a puzzle set, or of inputs with given outputs."""
+
+    def __init__(self, puzzles: PuzzleSet, examples: Examples, device: torch.device):
+        self.device = device
+        self.views = puzzles.all_views
+        self.transposes = grids.TRANSPOSES[self.views.elements]  # bool [views], on the host
+        self.elements = torch.from_numpy(self.views.elements).to(device)
+        self.colours = torch.from_numpy(self.views.colours).to(device)
+        self.identifiers = torch.from_numpy(puzzles.identifiers()).to(device)
+        symmetries = np.stack([grids.TRANSPOSES, grids.FLIPS_ROW, grids.FLIPS_COL], axis=1)
+        self.symmetries = torch.from_numpy(symmetries).to(device)
+        self.inputs, self.input_sides = self._put([pair.input for pair in examples.pairs])
+        outputs = [pair.output for pair in examples.pairs]
+        unknown = any(output is None for output in outputs)
+        self.outputs, self.output_sides = (None, None) if unknown else self._put(outputs)
+
+    def offer(self, batch: Batch) -> OfferedBatch:
+        """Return the batch; its sequences are made part by part when they are asked for."""
+        sides = self._turned(self.output_sides[batch.examples], batch.views)
+        answer_tokens = int((sides[:, 0] * (sides[:, 1] + 1) + 1).sum())
+        return OfferedBatch(
+            batch.bucket, batch.canvas, len(batch), lambda part: self.make(batch.rows(part)), answer_tokens
+        )
+
+    def make(self, batch: Batch) -> PackedPairs:
+        """Make the sequences of a batch; without outputs where the output of any example is unknown."""
+        shown = None if self.outputs is None else (self.outputs, self.output_sides, batch.examples)
+        return self._pack(batch.examples, batch.views, shown)
+
+    def prompts(self, batch: Batch) -> PackedPairs:
+        """Make the sequences of a batch up to their SEPARATOR, whether outputs are known or not."""
+        return self._pack(batch.examples, batch.views, None)
+
+    def make_with(self, examples: np.ndarray, views: np.ndarray, outputs: list[np.ndarray]) -> PackedPairs:
+        """Make sequences of the inputs of examples [B] with the given B grids as outputs, both in views [B]."""
+        put, sides = self._put(outputs)
+        return self._pack(examples, views, (put, sides, np.arange(len(outputs))))
+
+    def _put(self, arrays: list[np.ndarray]) -> tuple[Grids, np.ndarray]:
+        return to_grids(arrays, self.device), np.array([array.shape for array in arrays], dtype=np.int64)
+
+    def _turned(self, sides: np.ndarray, views: np.ndarray) -> np.ndarray:
+        """Return sides [B, 2] as the views [B] show them."""
+        return np.where(self.transposes[views][:, None], sides[:, ::-1], sides)
+
+    def _pack(self, examples: np.ndarray, views: np.ndarray, outputs) -> PackedPairs:
+        """Make sequences. `outputs` is (grids, their sides, which of them), or None for prompts without outputs."""
+        examples, views = examples.astype(np.int64), views.astype(np.int64)
+        input_sides = self._turned(self.input_sides[examples], views)
+        input_tokens = input_sides[:, 0] * (input_sides[:, 1] + 1)
+        output_tokens = np.zeros_like(input_tokens)
+        output_sides, chosen = np.zeros_like(input_sides), np.zeros_like(examples)
+        if outputs is not None:
+            chosen = outputs[2].astype(np.int64)
+            output_sides = self._turned(outputs[1][chosen], views)
+            output_tokens = output_sides[:, 0] * (output_sides[:, 1] + 1)
+        lengths = 2 + input_tokens + output_tokens
+        bounds = np.concatenate([[0], np.cumsum(lengths)])
+        # All numbers per sequence cross to the device in one copy.
+        columns = [views, examples, chosen, bounds[:-1], lengths, input_tokens, output_tokens]
+        columns += [input_sides[:, 1], output_sides[:, 1]]
+        table = to_device(torch.from_numpy(np.stack(columns)), self.device)  # int64 [9, B]
+        return self._fill(table, bounds, lengths, output_tokens, None if outputs is None else outputs[0])
+
+    def _fill(self, table, bounds: np.ndarray, lengths: np.ndarray, output_tokens: np.ndarray, outputs) -> PackedPairs:
+        """Fill in the tokens of sequences whose numbers lie in the columns of `table`."""
+        total = int(bounds[-1])
+        sequences = torch.arange(len(lengths), device=self.device)
+        owners = torch.repeat_interleave(sequences, table[4], output_size=total)  # [N]
+        views, examples, chosen, start, _, inputs, _, input_cols, output_cols = table[:, owners]  # [N] each
+        place = torch.arange(total, device=self.device) - start  # [N], within its sequence
+        in_output = place > inputs + 1
+        is_separator = place == inputs + 1
+        cell = torch.where(in_output, place - inputs - 2, place - 1)  # counts a row's NEW_ROW too
+        width = torch.where(in_output, output_cols, input_cols) + 1
+        cell = torch.where((place == 0) | is_separator, 0, cell)
+        row, col = cell // width, cell % width
+        symmetry = self.symmetries[self.elements[views].int()]  # [N, 3]
+        tokens = self._colours(self.inputs, examples, symmetry, row, col)
+        if outputs is not None:
+            tokens = torch.where(in_output, self._colours(outputs, chosen, symmetry, row, col), tokens)
+        tokens = self.colours[views].gather(1, tokens.long()[:, None])[:, 0].long() + FIRST_COLOUR
+        tokens = torch.where(col == width - 1, NEW_ROW, tokens)
+        tokens = torch.where(place == 0, START, torch.where(is_separator, SEPARATOR, tokens))
+        part = torch.where(in_output, PART_OUTPUT, torch.where(is_separator, PART_SEPARATOR, PART_INPUT))
+        part = torch.where(place == 0, PART_START, part)
+        targets = torch.cat([tokens[1:], tokens.new_full((1,), EOS)])
+        targets[table[3] + table[4] - 1] = EOS
+        counts = output_tokens + 1
+        first = torch.repeat_interleave(table[3] + table[5] + 1, table[6] + 1, output_size=int(counts.sum()))
+        before = torch.repeat_interleave(
+            to_device(torch.from_numpy(np.concatenate([[0], np.cumsum(counts)[:-1]])), self.device),
+            table[6] + 1,
+            output_size=int(counts.sum()),
+        )
+        return PackedPairs(
+            tokens=tokens,
+            positions=torch.stack([row, col, part], dim=1),
+            owners=owners,
+            bounds=to_device(torch.from_numpy(bounds.astype(np.int32)), self.device),
+            longest=int(lengths.max()),
+            identifiers=self.identifiers[table[0]].long(),
+            answers=first + torch.arange(len(first), device=self.device) - before,
+            targets=targets,
+            counts=counts,
+        )
+
+    def _colours(self, of: Grids, index, symmetry, row, col) -> torch.Tensor:
+        """Return the colour uint8 [N] of the original grids at rows and columns [N] of turned ones.
+
+        A place beside the grid gives some colour of it, which is not used.
+        """
+        rows, cols = of.rows[index], of.cols[index]
+        x = torch.where(symmetry[:, 0], col, row)
+        y = torch.where(symmetry[:, 0], row, col)
+        x = torch.where(symmetry[:, 1], rows - 1 - x, x)
+        y = torch.where(symmetry[:, 2], cols - 1 - y, y)
+        inside = x.clamp(min=0).minimum(rows - 1) * cols + y.clamp(min=0).minimum(cols - 1)
+        return of.cells[of.start[index] + inside]

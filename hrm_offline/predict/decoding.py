@@ -1,0 +1,218 @@
+"""Prediction by a decoder: greedy grids for every view, a search for others, and judging grids by their likelihood."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from hrm_offline.answers.vote import Votes
+from hrm_offline.config import AdaptConfig
+from hrm_offline.data.canvas import sequence_length
+from hrm_offline.data.puzzles import Batch, PuzzleSet
+from hrm_offline.data.tasks import MAX_SIDE
+from hrm_offline.model.decoder import DecoderModel
+from hrm_offline.model.graphs import Choice
+from hrm_offline.model.network import Network
+from hrm_offline.model.pairs import PairMaker
+from hrm_offline.ops import dispatch
+from hrm_offline.ops.faults import KernelFault, is_out_of_memory
+from hrm_offline.predict.greedy import Written, grid_of, write_grids
+from hrm_offline.predict.predictor import Predictor
+
+T = TypeVar("T")
+
+
+class DecoderPredictor:
+    """Predicts batches of a puzzle set's test inputs (see `PredictionPlan`), and judges candidates for them.
+
+    `sequence_steps` counts the tokens that were decoded, summed over sequences.
+    """
+
+    def __init__(self, model: DecoderModel, puzzles: PuzzleSet, config: AdaptConfig):
+        self.model = model
+        self.config = config
+        self.puzzles = puzzles
+        self.maker = PairMaker(puzzles, puzzles.tests, model.device)
+        self.sequence_steps = 0
+
+    def predict(self, batch: Batch) -> Votes:
+        """Return one vote for each sequence of the batch, as a grid of the original task.
+
+        The confidence is the likelihood of the grid in its view. The grid is empty, (0, 0), where a sequence did not
+        end within the room that an output is expected to need. In a search round (see `PredictionPlan`) a sequence has
+        as many votes as further grids were found for it, and may have none.
+
+        A batch that does not fit into memory is computed in halves. Raises `torch.OutOfMemoryError` where a single
+        sequence does not fit.
+        """
+        return self._within_memory(self._predict, batch, Batch.rows, Votes.joined)
+
+    def trace(self, batch: Batch) -> list[Votes]:
+        """Return the votes after each outer step, of which a decoder has one."""
+        return [self.predict(batch)]
+
+    def judge(self, tests: np.ndarray, outputs: list[np.ndarray]) -> np.ndarray:
+        """Return the log-likelihood float64 [K] of K grids as outputs of test inputs, summed over views.
+
+        tests int64 [K] are indices into the puzzle set's tests. The views are those of the puzzle that keep the
+        colours, so that all candidates for a test input are judged by the same views.
+        """
+        of_puzzle = [self._judging_views(int(self.puzzles.tests.puzzles[test])) for test in tests]
+        owners = np.repeat(np.arange(len(tests)), [len(views) for views in of_puzzle])
+        views = np.concatenate(of_puzzle)
+        sides = [
+            sequence_length(self.puzzles.tests.pairs[test].input.shape, grid.shape)
+            for test, grid in zip(tests, outputs)
+        ]
+        lengths = np.array(sides)[owners]
+        order = np.argsort(lengths, kind="stable")
+        scores = np.zeros(len(tests))
+        for part in _parts(order, lengths, self.config.predict_tokens):
+            shown = (tests[owners[part]], views[part], [outputs[owner] for owner in owners[part]])
+            likelihoods = self._within_memory(self._likelihoods, shown, _rows_of_shown, np.concatenate)
+            np.add.at(scores, owners[part], likelihoods)
+        return scores
+
+    def _judging_views(self, puzzle: int) -> np.ndarray:
+        first = self.puzzles.first_view[puzzle]
+        return first + np.arange(self.puzzles.views[puzzle].plain)
+
+    def _within_memory(self, compute: Callable[..., T], batch, rows: Callable, joined: Callable[[list[T]], T]) -> T:
+        """Return what `compute` makes of a batch, in halves if it needs too much memory.
+
+        An operation whose kernel fails is demoted to plain PyTorch, and the batch is computed again.
+        """
+        size = len(batch[0]) if isinstance(batch, tuple) else len(batch)
+        try:
+            with torch.inference_mode():
+                return compute(batch)
+        except KernelFault as fault:
+            dispatch.demote_after(fault)
+            parts = [batch]
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or size == 1:
+                raise
+            parts = [rows(batch, slice(size // 2)), rows(batch, slice(size // 2, None))]
+        if self.model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return joined([self._within_memory(compute, part, rows, joined) for part in parts])
+
+    def _likelihoods(self, shown: tuple[np.ndarray, np.ndarray, list[np.ndarray]]) -> np.ndarray:
+        """Return the log-likelihood float64 [K] of outputs for test inputs [K], each in a view [K]."""
+        pairs = self.maker.make_with(*shown)
+        logits = self.model(pairs, pairs.answers).float()  # [M, vocabulary]
+        chosen = logits.log_softmax(-1).gather(1, pairs.targets[pairs.answers][:, None])[:, 0]  # [M]
+        sums = torch.zeros(len(pairs), dtype=torch.float64, device=chosen.device)
+        return sums.index_add(0, pairs.owners[pairs.answers], chosen.double()).cpu().numpy()
+
+    def _predict(self, batch: Batch) -> Votes:
+        branches = batch.canvas[0] - 1
+        if branches:
+            return self._search(batch, branches)
+        written = write_grids(self.model, self.maker.prompts(batch), self._room(batch))
+        return self._votes(batch, written)
+
+    def _search(self, batch: Batch, branches: int) -> Votes:
+        """Return up to `branches` grids for each sequence that leave its greedy path where a second token is likely.
+
+        The likeliest turns are taken first, half of them from the greedy path and the rest from all paths so far.
+        Turns that make a path less likely than `search_bound` are not taken.
+        """
+        room, found = self._room(batch), []
+        paths, owners = write_grids(self.model, self.maker.prompts(batch), room), np.arange(len(batch))
+        taken: set[tuple[int, tuple[int, ...]]] = set()
+        for count in (branches - branches // 2, branches // 2):
+            chosen = _best_turns(paths, owners, count, math.log(self.config.search_bound), taken)
+            if not chosen:
+                break
+            rows = np.array([owner for owner, _ in chosen])
+            forced = torch.zeros(len(chosen), paths.tokens.shape[1], dtype=torch.int64)
+            for line, (_, begin) in zip(forced, chosen):
+                line[: len(begin)] = torch.tensor(begin)
+            part = batch.rows(rows)
+            new = write_grids(self.model, self.maker.prompts(part), room[rows], forced.to(self.model.device))
+            found.append(self._votes(part, new))
+            paths, owners = _joined(paths, new), np.concatenate([owners, rows])
+        return Votes.joined(found) if found else self._votes(batch.rows(slice(0)), None)
+
+    def _votes(self, batch: Batch, written: Written | None) -> Votes:
+        """Return the grids that were written as votes, in the task's own orientation and colours."""
+        sides = np.zeros((len(batch), 2), dtype=np.int32)
+        cells = np.zeros((len(batch), MAX_SIDE, MAX_SIDE), dtype=np.uint8)
+        if written is None:
+            return Votes(batch.examples, sides, cells, np.zeros(0, dtype=np.float32))
+        self.sequence_steps += int((written.tokens > 0).sum())
+        for i, (tokens, view) in enumerate(zip(written.tokens.cpu().numpy(), batch.views)):
+            grid = grid_of(tokens)
+            if grid is not None:
+                grid = self.puzzles.all_views[int(view)].invert(grid)
+                sides[i] = grid.shape
+                cells[i, : grid.shape[0], : grid.shape[1]] = grid
+        return Votes(batch.examples, sides, cells, written.scores.exp().cpu().numpy())
+
+    def _room(self, batch: Batch) -> np.ndarray:
+        """Return how many tokens each output may have, its EOS included, int64 [B]."""
+        sides = self.puzzles.tests.rooms[batch.examples].astype(np.int64)
+        return np.maximum(sides[:, 0] * (sides[:, 1] + 1), sides[:, 1] * (sides[:, 0] + 1)) + 1
+
+
+def _best_turns(
+    paths: Written, owners: np.ndarray, count: int, bound: float, taken: set
+) -> list[tuple[int, tuple[int, ...]]]:
+    """Return the likeliest turns that no path has taken yet, up to `count` for each owner, and note them as taken.
+
+    A turn is (owner, the tokens that a path has to begin with). Turns less likely than `bound` do not count.
+    """
+    turns, tokens, others = (part.cpu().numpy() for part in (paths.turns, paths.tokens, paths.others))
+    rows, steps = np.nonzero(turns > bound)
+    left = dict.fromkeys(owners.tolist(), count)
+    chosen = []
+    for i in np.argsort(-turns[rows, steps], kind="stable"):
+        row, step = int(rows[i]), int(steps[i])
+        turn = (int(owners[row]), (*tokens[row, :step].tolist(), int(others[row, step])))
+        if left[turn[0]] and turn not in taken:
+            left[turn[0]] -= 1
+            taken.add(turn)
+            chosen.append(turn)
+    return chosen
+
+
+def _joined(first: Written, second: Written) -> Written:
+    """Return the sequences of both, padded to one length."""
+
+    def pad(part: torch.Tensor, width: int, value: float) -> torch.Tensor:
+        return torch.nn.functional.pad(part, (0, width - part.shape[1]), value=value)
+
+    width = max(first.tokens.shape[1], second.tokens.shape[1])
+    return Written(
+        torch.cat([pad(first.tokens, width, 0), pad(second.tokens, width, 0)]),
+        torch.cat([first.scores, second.scores]),
+        torch.cat([pad(first.turns, width, -math.inf), pad(second.turns, width, -math.inf)]),
+        torch.cat([pad(first.others, width, 0), pad(second.others, width, 0)]),
+    )
+
+
+def _rows_of_shown(shown: tuple, part: slice) -> tuple:
+    return tuple(column[part] for column in shown)
+
+
+def _parts(order: np.ndarray, lengths: np.ndarray, tokens: int) -> list[np.ndarray]:
+    """Cut sequences, in order of their length, into parts of about `tokens` tokens each."""
+    number = (np.cumsum(lengths[order]) - 1) // max(1, tokens)
+    return [order[number == part] for part in np.unique(number)]
+
+
+AnyPredictor = Predictor | DecoderPredictor
+
+
+def new_predictor(
+    model: Network, puzzles: PuzzleSet, config: AdaptConfig, graphs: Choice | None = None
+) -> AnyPredictor:
+    """Return the predictor that suits the kind of network. `graphs` says whether an outer step may be recorded."""
+    if model.config.is_decoder:
+        return DecoderPredictor(model, puzzles, config)
+    return Predictor(model, puzzles, config, graphs)

@@ -1,0 +1,138 @@
+"""Test greedy decoding and judging: grids are well formed, likelihoods agree, memory and leaving change nothing."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from decoders import make_decoder
+
+from hrm_offline.answers.vote import Votes
+from hrm_offline.predict import decoding, greedy
+from hrm_offline.predict.plan import PredictionPlan
+
+TASKS = [((3, 3), (2, 4)), ((2, 3), (3, 2)), ((4, 2), (4, 4))]
+
+
+def lean_towards(model, token, by):
+    """Make a token likelier after all others, so that a random network ends rows and grids now and then, or never."""
+    plain = model._logits
+
+    def leaning(x, delta):
+        logits = plain(x, delta)
+        logits[:, token] += by
+        return logits
+
+    model._logits = leaning
+
+
+@pytest.fixture
+def predictor(make_task):
+    tasks = (make_task("a", TASKS, test=TASKS[:2], seed=1), make_task("b", TASKS, seed=2))
+    model, puzzles, recipe = make_decoder(tasks)
+    lean_towards(model, 14, 3.0)
+    lean_towards(model, 1, 3.0)
+    return decoding.new_predictor(model, puzzles, recipe)
+
+
+def predict_all(predictor) -> Votes:
+    """Return all votes, the same way round however large the batches are."""
+    plan = PredictionPlan(predictor.puzzles, predictor.config)
+    batches = [batch for batches in plan.rounds for batch in batches]
+    return Votes.joined([predictor.predict(batch) for batch in batches])
+
+
+def test_the_confidence_is_the_likelihood_that_judging_finds(predictor):
+    plan = PredictionPlan(predictor.puzzles, predictor.config)
+    ended = 0
+    for batch in (batch for batches in plan.rounds for batch in batches):
+        votes = predictor.predict(batch)
+        done = [i for i in range(len(batch)) if votes.grid(i).size]
+        ended += len(done)
+        grids = [votes.grid(i) for i in done]
+        with torch.inference_mode():
+            found = predictor._likelihoods((batch.examples[done], batch.views[done], grids))
+        np.testing.assert_allclose(np.exp(found), votes.confidence[done], rtol=1e-4)
+    assert ended >= 5
+
+
+def test_leaving_sequences_and_short_memory_change_no_vote(predictor, monkeypatch):
+    expected = predict_all(predictor)
+    monkeypatch.setattr(greedy, "_LEAVING_SHARE", 0.01)  # every one leaves at once
+    eager = predict_all(predictor)
+    forward, sizes = predictor.model.prefill, []
+
+    def short_of_memory(prompts, room):
+        sizes.append(len(prompts))
+        if len(prompts) > 2:
+            raise torch.OutOfMemoryError("as CUDA says it")
+        return forward(prompts, room)
+
+    predictor.model.prefill = short_of_memory
+    halved = predict_all(predictor)
+    assert max(sizes) > 2
+    for found in (eager, halved):
+        assert np.array_equal(found.cells, expected.cells)
+        assert np.array_equal(found.sides, expected.sides)
+        np.testing.assert_allclose(found.confidence, expected.confidence, rtol=1e-4)
+
+
+def test_a_score_is_the_sum_over_the_puzzles_plain_views_whatever_is_judged_beside_it(predictor):
+    rng = np.random.default_rng(0)
+    tests = np.array([0, 1, 2, 0, 2])
+    grids = [rng.integers(0, 10, (2 + i % 3, 3)).astype(np.uint8) for i in range(5)]
+    scores = predictor.judge(tests, grids)
+    small = decoding.new_predictor(
+        predictor.model, predictor.puzzles, dataclasses.replace(predictor.config, predict_tokens=30)
+    )
+    np.testing.assert_allclose(small.judge(tests, grids), scores, rtol=1e-5)
+    puzzle = predictor.puzzles.tests.puzzles[2]
+    views = predictor.puzzles.first_view[puzzle] + np.arange(8)
+    with torch.inference_mode():
+        one_by_one = [predictor._likelihoods((np.array([2]), np.array([view]), [grids[2]]))[0] for view in views]
+    assert scores[2] == pytest.approx(sum(one_by_one), rel=1e-5)
+
+
+def test_an_output_has_the_room_that_its_task_lets_one_expect(make_task):
+    """Outputs are 2 x 2 in all demonstrations: no sequence may write more than their tokens."""
+    model, puzzles, recipe = make_decoder((make_task("a", [((3, 3), (2, 2))] * 3, seed=3),))
+    lean_towards(model, 14, -50.0)
+    predictor = decoding.new_predictor(model, puzzles, recipe)
+    votes = predict_all(predictor)
+    assert predictor.sequence_steps == 8 * (2 * 3 + 1)
+    assert not votes.sides.any()  # none has ended
+
+
+def test_a_search_finds_other_grids_than_the_greedy_ones_and_knows_their_likelihood(predictor):
+    config = dataclasses.replace(predictor.config, search_branches=5, search_bound=1e-3)
+    searching = decoding.new_predictor(predictor.model, predictor.puzzles, config)
+    plan = PredictionPlan(predictor.puzzles, config)
+    assert len(plan.rounds) == 3
+    more = 0
+    for batch in plan.rounds[-1]:
+        alone = dataclasses.replace(batch, canvas=(1, batch.canvas[1]))
+        greedy_votes, votes = searching.predict(alone), searching.predict(batch)
+        known = {(test, greedy_votes.grid(i).tobytes()) for i, test in enumerate(greedy_votes.tests)}
+        done = [i for i in range(len(votes)) if votes.grid(i).size]
+        more += sum((votes.tests[i], votes.grid(i).tobytes()) not in known for i in done)
+        assert max(np.bincount(votes.tests)) <= 5 * max(np.bincount(batch.examples))
+        # The likelihood is of the view in which the grid was found.
+        with torch.inference_mode():
+            views = [range(*searching.puzzles.first_view[p : p + 2]) for p in searching.puzzles.tests.puzzles]
+            for i in done[:3]:
+                test, grid = int(votes.tests[i]), votes.grid(i)
+                all_views = np.array(views[test])
+                scores = searching._likelihoods((np.full(len(all_views), test), all_views, [grid] * len(all_views)))
+                assert np.isclose(np.exp(scores), votes.confidence[i], rtol=1e-3).any()
+    assert more > 10
+
+
+def test_a_search_takes_the_likeliest_turns_that_no_path_has_taken():
+    tokens = torch.tensor([[2, 3, 14, 1, 0], [2, 4, 14, 1, 0]])
+    others = torch.tensor([[5, 6, 7, 8, 0], [0, 9, 0, 0, 0]])
+    turns = torch.log(torch.tensor([[0.3, 0.05, 0.2, 0.001, 1e-9], [1e-9, 0.25, 1e-9, 1e-9, 1e-9]]))
+    paths, taken = greedy.Written(tokens, torch.zeros(2), turns, others), set()
+    owners = np.array([7, 7])
+    found = decoding._best_turns(paths, owners, 2, np.log(0.01), taken)
+    assert found == [(7, (5,)), (7, (2, 9))]
+    assert decoding._best_turns(paths, owners, 5, np.log(0.01), taken) == [(7, (2, 3, 7)), (7, (2, 6))]
