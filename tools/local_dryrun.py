@@ -58,6 +58,7 @@ def rehearse(options: argparse.Namespace) -> int:
 
     started = time.monotonic()
     seconds = parse_duration(options.budget)
+    _require_possible(options)
     tasks = choose_tasks(options.data, options.tasks)
     bundle, builds = _bundle(options), build_twice()
     mounted = _lay_out(options.out, tasks, bundle)
@@ -79,6 +80,20 @@ def rehearse(options: argparse.Namespace) -> int:
     result = "FAILED: see the checks above" if code else "PASSED: every check"
     print(f"{result}. The rehearsal took {time.monotonic() - started:.0f} s.")
     return code
+
+
+def _require_possible(options: argparse.Namespace) -> None:
+    """Raise `InputError` for a flag that `solve` would refuse in the notebook, and for a number that makes no sense."""
+    from hrm_offline.common.budget import parse_duration
+    from hrm_offline.common.errors import InputError
+    from hrm_offline.solve.options import SolveOptions
+
+    overrides = {} if options.visits is None else {"visits": options.visits}
+    SolveOptions(Path(), Path(), seed=options.seed, workers=options.workers, preset=options.preset, overrides=overrides)
+    if options.tasks is not None and options.tasks < 1:
+        raise InputError(f"tasks is {options.tasks}, expected 1 or more")
+    if options.kill_at is not None and not 0 <= options.kill_at <= parse_duration(options.budget):
+        raise InputError(f"kill_at is {options.kill_at}, expected 0 or more seconds, within the budget")
 
 
 def choose_tasks(data: str, count: int | None):

@@ -35,6 +35,7 @@ from hrm_offline.ops import dispatch
 from hrm_offline.train.decoder_learner import new_learner
 from hrm_offline.train.distributed import World, join_world, leave_world
 from hrm_offline.train.learner import Learner, sum_metrics
+from hrm_offline.train.memory import plan_memory
 from hrm_offline.train.relay import is_ahead, load_relay, save_relay
 from hrm_offline.train.state import load_state, save_state, saved_step
 
@@ -80,6 +81,7 @@ def pretrain(config: PretrainConfig, options: PretrainOptions) -> bool:
             )
             print(f"operations: {dispatch.summary(runtime.device, runtime.dtype)}")
         source = ExampleSource(puzzles, config.seed, config.include_tests)
+        learner.memory = plan_memory(source, model, world)
         # Made before training: the checkout may change in the meantime.
         origin = {"pretrained": identity, "torch": torch.__version__, **_provenance()}
         finished = _run(learner, source, config, out, identity, _StopSignal(options.minutes), warm_at)

@@ -14,7 +14,7 @@ from hrm_offline.common.errors import InputError
 from hrm_offline.common.files import write_json as write
 from hrm_offline.data.sets import size_of
 from hrm_offline.data.tasks import TaskSet, digest_of, load_tasks, to_challenges, to_solutions
-from tools import build_kernel
+from tools import build_kernel, local_dryrun
 from tools.local_dryrun import choose_tasks
 
 CONTACT_DATA = REPOSITORY / "tools" / "bench" / "contact" / "data"
@@ -55,6 +55,16 @@ def test_tasks_that_cannot_be_rehearsed_are_left_out_and_counted(make_task, writ
     assert "left out 1 tasks with fewer than 3 demonstrations" in said
     with pytest.raises(InputError, match="has only tasks with fewer than 3 demonstrations"):
         choose_tasks(str(write_json("few.json", {"few": content["few"]})), None)
+
+
+@pytest.mark.parametrize(
+    "flags", ["--workers -1", "--visits -1", "--preset x", "--tasks 0", "--kill-at nan", "--kill-at -1", "--budget nan"]
+)
+def test_what_solve_would_refuse_in_the_notebook_is_refused_at_once(tmp_path, monkeypatch, flags):
+    monkeypatch.setattr(sys, "argv", ["local_dryrun.py", *flags.split(), "--out", str(tmp_path / "out")])
+    with pytest.raises(InputError, match=flags.split()[0].strip("-").replace("-", "_")):
+        local_dryrun.rehearse(local_dryrun._parse_arguments())
+    assert not (tmp_path / "out").exists()
 
 
 def rehearse(tmp_path, *arguments):

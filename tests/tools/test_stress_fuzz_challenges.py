@@ -7,6 +7,7 @@ import pytest
 from tools.stress import fuzz_challenges
 from tools.stress.fuzz_challenges import Problem, check_file, check_learning
 
+TASK = {"train": [{"input": [[1, 2]], "output": [[2], [1]]}], "test": [{"input": [[3, 4]]}]}
 ENTRY = {"attempt_1": [[1, 2]], "attempt_2": [[0]]}
 
 
@@ -15,6 +16,23 @@ def test_broken_files_are_answered_or_refused(tmp_path):
     assert kinds.total() - kinds["learned"] >= 200
     for kind in ("solved", "nothing usable", "unreadable", "learned"):
         assert kinds[kind] >= 5, kinds
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (TASK, "solved"),
+        (TASK["train"], "nothing usable"),
+        ({"test": [{}, {}]}, "nothing usable"),
+        ({"train": 3}, "nothing usable"),
+        ({"train": TASK}, "solved"),
+        ({"a": TASK, "test": []}, "solved"),
+        ([TASK], "unreadable"),
+        ([], "unreadable"),
+    ],
+)
+def test_the_file_of_one_task_is_answered(tmp_path, value, kind):
+    assert check_file(json.dumps(value).encode(), tmp_path) == kind
 
 
 def test_a_task_of_thousands_of_pairs_is_answered_and_learned(tmp_path):

@@ -58,6 +58,8 @@ def _cell(result: dict, stage: str, cell: Callable[[dict], str | None]) -> str:
     if said is not None:
         return said
     ended = next(one for one in result["stages"] if one["name"] == stage)
+    if ended["state"] == "done":
+        return "not measured"
     return f"not measured: {ended['state']}" + (f" ({ended['reason']})" if ended["reason"] else "")
 
 

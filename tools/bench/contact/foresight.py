@@ -129,11 +129,14 @@ def _draw_arm(contact: Contact, name: str, pretrained: bool, share: float) -> No
         contact.add("curve", **row)
         clock.paused += time.perf_counter() - stopped
 
-    for _ in adaptation.run():
-        if clock() >= looks[0] and len(looks) > 1:
-            looks.pop(0)
+    looked_at = 0
+    for step in adaptation.run():
+        if looks and clock() >= looks[0]:
+            looks = [time_of_look for time_of_look in looks if time_of_look > clock()]
+            looked_at = step
             look()
-    look()
+    if looked_at != adaptation.learner.step:
+        look()
 
 
 def _score_now(

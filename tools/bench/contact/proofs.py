@@ -16,7 +16,7 @@ import torch
 from hrm_offline.answers.vote import Votes
 from hrm_offline.config import PRESETS
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
-from hrm_offline.model.batching import training_batches
+from hrm_offline.model.network import training_batches
 from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.ops import dispatch, selftest
 from hrm_offline.predict.plan import PredictionPlan

@@ -38,7 +38,7 @@ def solve_tasks(contact: Contact) -> None:
     """Run `solve` as a notebook does, in processes of its own, and check all that must hold."""
     out = _fresh_folder(contact, "solve")
     challenges = _write_challenges(out, contact.tasks("small"))
-    seconds = contact.pick(contact.left() - _START_AND_END_SECONDS, 30.0)
+    seconds = contact.pick(contact.left() - _START_AND_END_SECONDS, 100.0)
     command = solve_command(
         challenges=challenges,
         out=out,
@@ -59,10 +59,10 @@ def solve_tasks(contact: Contact) -> None:
     contact.check("exit code", done.returncode == 0, f"{done.returncode}, see solve/solve.log")
     report = read_json(out / "report.json")
     contact.check("in time", report["seconds in all"] <= seconds, f"{report['seconds in all']} s of {seconds:.0f} s")
-    on_gpu = contact.smoke or str(report.get("device", "")).startswith("cuda")
-    contact.check("on the GPU", on_gpu, str(report.get("device")))
-    tested = contact.smoke or report.get("self-test") is not None
-    contact.check("self-test", tested, "its rows are in solve/report.json" if tested else "there was none")
+    if not contact.smoke:
+        device, tested = str(report.get("device")), report.get("self-test") is not None
+        contact.check("on the GPU", device.startswith("cuda"), device)
+        contact.check("self-test", tested, "its rows are in solve/report.json" if tested else "there was none")
     demoted = report["demoted operations"]
     contact.check("no kernel failed", not demoted, "; ".join(demoted.values()) or "none was demoted")
     contact.check("undisturbed", not report["failures"], "; ".join(report["failures"]) or "no worker failed")
@@ -77,7 +77,7 @@ def fail_on_purpose(contact: Contact) -> None:
     """
     out = _fresh_folder(contact, "fault")
     challenges = _write_challenges(out, contact.tasks("small"))
-    seconds = contact.pick(contact.left() - _START_AND_END_SECONDS, 30.0)
+    seconds = contact.pick(contact.left() - _START_AND_END_SECONDS, 100.0)
     options = SolveOptions(
         challenges,
         out,

@@ -28,6 +28,7 @@ from tools.support.flop import training_flop
 
 _WARM_UP = 5  # steps before the timing; a recording is made within them
 _TIMED_STEPS = 7  # at most; a slow chip takes fewer
+_COUNTING_SECONDS = 30.0  # that memory_report may take, between the two passes
 _SHARE = 0.9  # of the stage's time may go into steps
 _NO_END = 10_000  # steps of a learning rate schedule that the measured steps do not come to the end of
 _BLOCK_SHAPES = ((96, 901), (768, 901))
@@ -38,10 +39,9 @@ def time_steps(contact: Contact) -> None:
     """Time the default recipe's step on every bucket of real tasks, first without CUDA graphs and then with them."""
     contact.use_proven_operations()
     preset = contact.pick("hrm-27m", "hrm-132k")
-    counting = _count_memory(preset)
-    plain = _time_buckets(contact, preset, "no", contact.left() / contact.pick(2, 1))
+    plain = _time_buckets(contact, preset, "no", (contact.left() - _COUNTING_SECONDS) / 2)
     _free_memory(contact)
-    _compare_memory(contact, preset, counting)
+    _compare_memory(contact, preset)
     if contact.smoke:  # a CPU records nothing
         return
     recorded = _time_buckets(contact, preset, "yes", contact.left())
@@ -129,13 +129,13 @@ def _rates(contact: Contact, examples: float, tokens: float, flop: float, second
     }
 
 
-def _count_memory(preset: str) -> subprocess.Popen:
-    """Have memory_report count on the CPU, in a process of its own: it needs Triton's interpreter and takes a while."""
+def _count_memory(preset: str) -> subprocess.CompletedProcess:
+    """Have memory_report count on the CPU, in a process of its own, since it needs Triton's interpreter."""
     code = (
         "import json, sys; from tools.bench import memory_report; "
         "print(json.dumps(memory_report.lines_of(sys.argv[1])))"
     )
-    return subprocess.Popen(
+    return subprocess.run(
         [sys.executable, "-c", code, preset],
         cwd=environment.REPOSITORY,
         env=os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": "tools"},
@@ -145,15 +145,15 @@ def _count_memory(preset: str) -> subprocess.Popen:
     )
 
 
-def _compare_memory(contact: Contact, preset: str, counting: subprocess.Popen) -> None:
+def _compare_memory(contact: Contact, preset: str) -> None:
     """Write the counted memory of the largest bucket's step beside the measured one."""
-    text, _ = counting.communicate()
+    counting = _count_memory(preset)
     if counting.returncode:
         contact.add("memory", preset=preset, fault=f"memory_report ended with code {counting.returncode}")
         return
     largest = max(contact.found("step", "bucket"), key=lambda row: row["batch"] * row["canvas"])
     tokens = largest["batch"] * (largest["canvas"] + PRESETS[preset].model.puzzle_tokens)
-    for mode, (fixed, per_token) in json.loads(text).items():
+    for mode, (fixed, per_token) in json.loads(counting.stdout).items():
         counted = (fixed + tokens * per_token) / 2**30
         contact.add("memory", preset=preset, mode=mode, **{"counted GiB": counted, "peak GiB": largest["peak GiB"]})
 
