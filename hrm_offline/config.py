@@ -262,6 +262,7 @@ class Recipe:
         "(measured), always, or never",
         CUDA_GRAPHS,
         group=_BATCHES,
+        recorded=False,
     )
     optimizer: str = setting(
         "adam-atan2",

@@ -33,7 +33,9 @@ def test_relative_links_resolve(page):
 
 
 def test_the_readme_is_short():
-    assert len((REPOSITORY / "README.md").read_text().splitlines()) <= MAX_README_LINES
+    text = (REPOSITORY / "README.md").read_text()
+    written = re.sub(r"<!-- gpu-table:.*<!-- end of gpu-table -->", "", text, flags=re.DOTALL)  # made of results
+    assert len(written.splitlines()) <= MAX_README_LINES
 
 
 def test_the_architecture_page_names_every_file_of_the_package():

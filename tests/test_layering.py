@@ -23,7 +23,7 @@ ALLOWED = {
     "show": {"common", "config", "data", "model", "answers", "predict", "train", "solve"},
     "parity": {"common", "config", "data", "ops", "model", "train", "answers"},
     "cli": {"common", "config", "data", "model", "train", "answers", "predict", "induction", "solve", "show", "parity"},
-    "__main__": {"cli"},
+    "__main__": {"cli", "common"},
     "__init__": {"config", "data", "model"},
 }
 NO_TORCH = ("common", "config", "data", "answers", "induction", "cli")

@@ -35,6 +35,7 @@ def setting(
     unset: str = "",
     overrides: type | None = None,
     later: bool = False,
+    recorded: typing.Any = None,
 ) -> typing.Any:
     """Declare a field of a settings dataclass. Without a `default` it must be given.
 
@@ -47,7 +48,8 @@ def setting(
     tuple's flag adds one item each time it is given. `unset` says in words what None means. `overrides` is the settings
     dataclass whose fields a mapping may name; the flag then takes NAME=VALUE.
 
-    `later` marks a setting that came after runs had been recorded (see `identity_of`).
+    The last two concern what makes a run the same run (see `identity_of`). `later` marks a setting that came after
+    runs had been recorded. A setting that changes no result is always `recorded` as one value.
     """
     metadata = {name: value for name, value in locals().items() if name != "default"}
     if isinstance(default, dict):
@@ -69,13 +71,14 @@ def identity_of(settings) -> dict:
     """Return the settings by name, as what makes a run the same run.
 
     A `later` setting is left out while it has its default: runs that were recorded before there was such a setting
-    stay the same runs.
+    stay the same runs. A setting with a `recorded` value has that value.
     """
-    return {
-        field.name: value
-        for field in dataclasses.fields(settings)
-        if (value := getattr(settings, field.name)) != field.default or not field.metadata.get("later")
-    }
+    identity = {}
+    for field in dataclasses.fields(settings):
+        value, recorded = getattr(settings, field.name), field.metadata.get("recorded")
+        if not (field.metadata.get("later") and value == field.default):
+            identity[field.name] = value if recorded is None else recorded
+    return identity
 
 
 def kinds_of(cls: type) -> dict[str, typing.Any]:

@@ -172,11 +172,13 @@ def run_selftest(
     seconds: float,
     clock: Callable[[], float] = time.perf_counter,
     measure: Callable[[Callable[[], object], torch.device], float] | None = None,
+    note: Callable[[Row], None] = lambda row: None,
 ) -> SelfTest:
     """Test the operations that our kernels would serve, and use the best candidate of each from now on.
 
     No operation is begun after `seconds` on `clock`. `measure(call, device)` returns the seconds of a call; by default
-    the device's own clock is asked. Raises only if the device refuses every further call.
+    the device's own clock is asked. `note` is told of each row when its operation is done. Raises only if the device
+    refuses every further call.
     """
     started = clock()
     rows: list[Row] = []
@@ -192,6 +194,8 @@ def run_selftest(
         except _CannotTest as reason:  # the kernel takes less memory than its twin, so its rule stands
             verdicts.append(Verdict(case.op, "kernel", str(reason)))
             continue
+        for row in found:
+            note(row)
         rows += found
         verdicts.append(_choose(case.op, found))
     return SelfTest(tuple(rows), tuple(verdicts), clock() - started)

@@ -40,7 +40,7 @@ class DecoderLearner(Learner):
     def _learn_part(self, key: tuple[int, int], batch: OfferedBatch, share: slice, min_steps: torch.Tensor) -> Part:
         """Compute some sequences of a global batch, forward and backward. Adds to the gradients."""
         if share.start == share.stop:
-            return self._nothing()
+            return self._nothing(batch.size)
         pairs = batch.sequences(share)  # N tokens
         where = (
             torch.arange(len(pairs.tokens), device=self.model.device) if self.recipe.loss_on_input else pairs.answers
@@ -51,9 +51,8 @@ class DecoderLearner(Learner):
         losses = F.cross_entropy(logits.float(), pairs.targets[where], reduction="none")  # [M]
         # With the input, the loss is still counted per token of the output, so that the rates mean the same.
         self.scaler.scale(losses.sum() / batch.answer_tokens).backward()
-        return Part(
-            self._metrics(pairs, logits.detach(), losses.detach(), batch), None, pairs.identifiers, None, batch.size
-        )
+        metrics = self._metrics(pairs, logits.detach(), losses.detach(), batch)
+        return Part(metrics, None, pairs.identifiers, None, batch.size)
 
     def _metrics(self, pairs: PackedPairs, logits, losses, batch: OfferedBatch) -> dict[str, torch.Tensor]:
         """Return sums over sequences. `lm_loss` is the mean over all tokens of the batch, once per sequence."""
@@ -72,14 +71,14 @@ class DecoderLearner(Learner):
             "loss": loss,
         }
 
-    def _nothing(self) -> Part:
+    def _nothing(self, batch_size: int) -> Part:
         """Return the part of a process that has no sequence of a batch; it sums gradients with the others."""
         for param in self.params:
             if param.grad is None:
                 param.grad = torch.zeros_like(param)
         zero = torch.zeros((), device=self.model.device)
         names = ("count", "accuracy", "exact_accuracy", "lm_loss", "loss")
-        return Part(dict.fromkeys(names, zero), None, torch.empty(0, dtype=torch.int64), None)
+        return Part(dict.fromkeys(names, zero), None, torch.empty(0, dtype=torch.int64), None, batch_size)
 
     def _update(self, parts: list[Part]) -> None:
         if not self.embeddings_only:

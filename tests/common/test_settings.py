@@ -161,6 +161,7 @@ def test_a_later_setting_is_no_part_of_a_runs_identity_until_it_is_set():
     class Settings:
         old: int = setting(1)
         new: int = setting(2, later=True)
+        speed: str = setting("measured", recorded=False)
 
-    assert identity_of(Settings()) == {"old": 1}
-    assert identity_of(Settings(old=3, new=4)) == {"old": 3, "new": 4}
+    assert identity_of(Settings()) == {"old": 1, "speed": False}
+    assert identity_of(Settings(old=3, new=4, speed="no")) == {"old": 3, "new": 4, "speed": False}

@@ -11,6 +11,7 @@ from plans import make_plan
 from hrm_offline.config import PRESETS
 from hrm_offline.model.graphs import WARM_UP, Choice
 from hrm_offline.model.recursive import RecursiveModel
+from hrm_offline.ops.dispatch import override
 from hrm_offline.predict.predictor import Predictor
 
 SMALL = PRESETS["hrm-132k"]
@@ -37,6 +38,21 @@ def test_a_trace_ends_with_what_is_predicted_and_early_halting_saves_steps_that_
     assert halting.sequence_steps == len(batch)
     assert np.array_equal(first.cells, trace[0].cells)
     assert [len(votes) for votes in halting.trace(batch)] == [len(batch)] * 4  # which it does not in a trace
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_kernels_and_plain_pytorch_predict_the_same(make_task):
+    plan = make_plan((make_task("a"), make_task("b", [((9, 8), (8, 9))] * 2, seed=1)))
+    predictor = make_predictor(plan, outer_steps=4)
+    gpu = Predictor(predictor.model.cuda(), plan.puzzles, predictor.config)
+    for batch in plan.rounds[1]:
+        with override("triton"):
+            ours, again = gpu.predict(batch), gpu.predict(batch)
+        with override("reference"):
+            plain = gpu.predict(batch)
+        assert all(np.array_equal(vars(ours)[name], vars(again)[name]) for name in vars(ours))
+        assert np.allclose(ours.confidence, plain.confidence, atol=1e-4)
+        assert np.mean([np.array_equal(ours.grid(i), plain.grid(i)) for i in range(len(ours))]) > 0.9
 
 
 def test_early_halting_equals_full_halting_for_sequences_that_would_not_have_changed(make_task):

@@ -13,15 +13,19 @@ from hrm_offline.answers.submission import fallback_submission
 from hrm_offline.common.errors import InputError
 from hrm_offline.common.files import write_json as write
 from hrm_offline.data.sets import size_of
-from hrm_offline.data.tasks import TaskSet, to_challenges, to_solutions
+from hrm_offline.data.tasks import TaskSet, digest_of, load_tasks, to_challenges, to_solutions
 from tools import build_kernel, local_dryrun
 from tools.local_dryrun import choose_tasks
+
+CONTACT_DATA = REPOSITORY / "tools" / "bench" / "contact" / "data"
 
 
 def test_the_default_rehearsal_and_its_null_baseline(tmp_path):
     tasks = choose_tasks("arc1", None)
     assert len(tasks) == 30
     assert all(len(task.train) >= 3 for task in tasks)
+    # The first contact with a GPU has the same tasks in a file.
+    assert digest_of(load_tasks(CONTACT_DATA / "small.json").require_good()) == digest_of(tasks)
     write(tmp_path / "null.json", fallback_submission(TaskSet("x", tuple(t.without_labels() for t in tasks))))
     write(tmp_path / "truth.json", to_solutions(tasks))
     score = score_files(tmp_path / "null.json", tmp_path / "truth.json")

@@ -33,6 +33,7 @@ from tools.support.command_line import parser_of
 
 GPUS = (("T4", 15.0, 48), ("L4", 22.5, 96))  # usable GiB, and the batch that has to fit on the full canvas
 _SMALL_BATCH, _LARGE_BATCH = 48, 96  # the two batches that are counted
+_MODES = (("triton", "fused kernels (compute capability 8.0 and newer)"), ("reference", "plain PyTorch"))
 _GIB = 2**30
 
 _FAKE = FakeTensorMode()  # only one for the whole run, because cached rotary tables belong to it
@@ -92,24 +93,40 @@ def _empty(model: torch.nn.Module) -> None:
             module._buffers[name] = _FAKE.from_tensor(buffer).clone()
 
 
+def lines_of(name: str) -> dict[str, tuple[float, float]]:
+    """Return for each mode of dispatch the bytes of a preset's step that are fixed, and the bytes per token."""
+    config = PRESETS[name].model
+    tokens = config.puzzle_tokens + config.canvas_rows * config.canvas_cols
+    lines = {}
+    for mode, _ in _MODES:
+        fixed, per_sequence = _line_of(PRESETS[name], mode)
+        lines[mode] = fixed, per_sequence / tokens
+    return lines
+
+
+def _line_of(preset: Preset, mode: str) -> tuple[float, float]:
+    """Return the fixed bytes and the bytes per sequence on the full canvas: counting two batches gives the line."""
+    small, large = (peak_bytes(preset, batch, mode) for batch in (_SMALL_BATCH, _LARGE_BATCH))
+    per_sequence = (large - small) / (_LARGE_BATCH - _SMALL_BATCH)
+    return small - _SMALL_BATCH * per_sequence, per_sequence
+
+
 def main() -> int:
     parser = parser_of(__doc__)
     parser.add_argument(
         "--preset", default="hrm-27m", choices=list(PRESETS), help="network and recipe (default: %(default)s)"
     )
     preset = PRESETS[parser.parse_args().preset]
-    for mode, name in (("triton", "fused kernels (compute capability 8.0 and newer)"), ("reference", "plain PyTorch")):
+    for mode, name in _MODES:
         _print_path(preset, mode, name)
     return 0
 
 
 def _print_path(preset: Preset, mode: str, name: str) -> None:
-    """Print the memory of one path, which grows linearly with the batch: counting two batches gives the line."""
+    """Print the memory of one path, which grows linearly with the batch."""
     config = preset.model
     tokens = config.puzzle_tokens + config.canvas_rows * config.canvas_cols
-    small, large = (peak_bytes(preset, batch, mode) for batch in (_SMALL_BATCH, _LARGE_BATCH))
-    per_sequence = (large - small) / (_LARGE_BATCH - _SMALL_BATCH)
-    fixed = small - _SMALL_BATCH * per_sequence
+    fixed, per_sequence = _line_of(preset, mode)
     print(f"{name}: {fixed / _GIB:.2f} GiB + {per_sequence / tokens / 2**10:.1f} KiB per token")
     # Two states of 2 bytes per number; the states of one canvas are in `per_sequence` already.
     carried = (len(SIDES) - 1) * 2 * 2 * tokens * config.hidden_size

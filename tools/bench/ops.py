@@ -57,12 +57,16 @@ STEPS = "48x901,96x901"
 EPS = 1e-5
 
 _MACHINE_SIZE, _SMOKE_SIZE = 8192, 64  # sides of the square matrices that measure a machine
-_KERNEL_TESTS = (
+KERNEL_TESTS = (
     "tests/ops",
     "tests/model/test_layers.py",
     "tests/model/test_recursive.py",
     "tests/train/test_losses.py",
 )
+
+
+# An implementation of an operation: its name, the mode of dispatch, the function.
+Way = tuple[str, str, Callable[..., torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -173,7 +177,7 @@ def cases(config: ModelConfig, batch: int, tokens: int, machine: Machine) -> Ite
     yield from _pointwise_cases(inputs)
     yield from _matrix_product_cases(inputs)
     yield _loss_case(inputs)
-    yield _block_case(inputs)
+    yield block_case(inputs)
 
 
 def _pointwise_cases(inputs: Inputs) -> Iterator[Case]:
@@ -266,7 +270,7 @@ def _loss_case(inputs: Inputs) -> Case:
     )
 
 
-def _block_case(inputs: Inputs) -> Case:
+def block_case(inputs: Inputs) -> Case:
     block, rope = Block(inputs.config).to(inputs.machine.device), inputs.rope()
     parameters = sum(p.numel() for p in block.parameters())
     return Case(
@@ -299,9 +303,9 @@ def _liger_swiglu() -> Callable | None:
 # ----- timing
 
 
-def bench_case(case: Case, batch: int, tokens: int, machine: Machine, compiled: bool) -> Iterator[Row]:
-    """Yield the rows of one operation: ours as dispatched, eager PyTorch, compiled PyTorch, and Liger's."""
-    for name, mode, function in _ways(case, machine, compiled):
+def bench_case(case: Case, batch: int, tokens: int, machine: Machine, ways: list[Way]) -> Iterator[Row]:
+    """Yield the rows of one operation, computed in these ways, forward alone and with the backward pass."""
+    for name, mode, function in ways:
         with dispatch.override(mode):
             # The backward pass costs about twice the forward pass.
             directions = (("forward", 1, _forward), ("both", 3, _both))
@@ -315,8 +319,8 @@ def bench_case(case: Case, batch: int, tokens: int, machine: Machine, compiled: 
                 yield Row(case.name, direction, batch, tokens, name, ms, tflops, gbs, *shares)
 
 
-def _ways(case: Case, machine: Machine, compiled: bool) -> list[tuple[str, str, Callable]]:
-    """Return the implementations of an operation as (name, mode of dispatch, function)."""
+def ways_of(case: Case, machine: Machine, compiled: bool) -> list[Way]:
+    """Return ours as dispatched, eager PyTorch, PyTorch compiled if `compiled`, and Liger's if there is one."""
     ours = "triton" if machine.device.type == "cpu" else "auto"
     ways = [("ours", ours, case.run), ("eager", "reference", case.run)]
     if compiled:
@@ -491,7 +495,7 @@ def main() -> int:
 def kernels_are_correct() -> bool:
     """Run the tests of the kernels on this GPU."""
     print("first the tests of the kernels on this GPU", flush=True)
-    command = [sys.executable, "-m", "pytest", *_KERNEL_TESTS]
+    command = [sys.executable, "-m", "pytest", *KERNEL_TESTS]
     return subprocess.run(command, cwd=environment.REPOSITORY).returncode == 0
 
 
@@ -502,7 +506,7 @@ def bench(
     for batch, tokens in shapes:
         try:
             for case in cases(config, batch, tokens, machine):
-                yield from bench_case(case, batch, tokens, machine, compiled)
+                yield from bench_case(case, batch, tokens, machine, ways_of(case, machine, compiled))
         except torch.cuda.OutOfMemoryError:
             print(f"{batch}x{tokens}: this GPU's memory is too small for the tensors themselves")
     for batch, tokens in steps:

@@ -1,0 +1,52 @@
+"""List the stages of a first contact with a GPU, in their order and with their time. Standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MINUTES = 25  # of a whole contact, by default
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage. It is stopped after `seconds`, or, where `takes_rest` is set, when all minutes are over.
+
+    `what` says for people what the stage does.
+    """
+
+    name: str
+    seconds: int
+    what: str
+    takes_rest: bool = False
+
+
+STAGES = (
+    Stage("machine", 40, "chip, versions, and the chip's own peaks: a large matrix product and a large copy"),
+    Stage("selftest", 100, "every operation against plain PyTorch, then timed, at three shapes of real runs"),
+    Stage("tests", 200, "the tests marked `gpu` (graphs and predictor included), then those of all operations"),
+    Stage("solve", 150, "`solve` of 30 real tasks with `hrm-27m`, and a list of PASS and FAIL"),
+    Stage("fault", 120, "the same with a kernel that fails on purpose once learning has begun"),
+    Stage("step", 180, "the default recipe's step of `hrm-27m` on real buckets, with and without CUDA graphs"),
+    Stage("block", 150, "a block of `hrm-27m` on 96 and on 768 x 901 tokens, beside eager and `torch.compile`"),
+    Stage("published", 120, "the published training step, compiled, where `--against` names a checkout"),
+    Stage("predict", 90, "prediction, and how well the probe at the start of a run foresees its time"),
+    Stage("repeat", 60, "two adaptations and predictions of one seed: are all bits the same?"),
+    Stage("pair", 90, "two GPUs that learn together over NCCL, where there are two"),
+    Stage("curve", 120, "adaptation of 30 real tasks, and its score by GPU-seconds", takes_rest=True),
+)
+
+
+def stage_of(name: str) -> Stage:
+    """Return the stage of that name."""
+    return next(stage for stage in STAGES if stage.name == name)
+
+
+def plan_as_markdown() -> str:
+    """Return the stages with their time bounds as a table for the documentation."""
+    lines = ["| stage | seconds at most | what it does |", "| --- | --- | --- |"]
+    for stage in STAGES:
+        bound = f"{stage.seconds} or more: the rest" if stage.takes_rest else str(stage.seconds)
+        lines.append(f"| `{stage.name}` | {bound} | {stage.what} |")
+    total = sum(stage.seconds for stage in STAGES)
+    lines.append(f"| all | {total} of {60 * MINUTES} | the rest of {MINUTES} minutes goes into the last stage |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,141 @@
+"""Stages that ask whether results are right: `selftest`, `tests` and `repeat`."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+
+import numpy as np
+import torch
+
+from hrm_offline.answers.vote import Votes
+from hrm_offline.config import PRESETS
+from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
+from hrm_offline.model.batching import training_batches
+from hrm_offline.model.recursive import RecursiveModel
+from hrm_offline.ops import dispatch, selftest
+from hrm_offline.predict.plan import PredictionPlan
+from hrm_offline.predict.predictor import Predictor
+from hrm_offline.train.learner import Learner
+from tools.bench.contact.contact import Contact
+from tools.bench.contact.runner import die_with_parent
+from tools.bench.ops import KERNEL_TESTS
+from tools.support import environment
+
+# The shapes of runs, most important first: a preset, and the cells of its canvas.
+_SHAPES = (("hrm-27m", 900), ("hrm-27m", 225), ("hrm-3m", 900))
+MARKED_TESTS = (
+    "tests/train/test_graphs.py",
+    "tests/predict/test_predictor.py",
+    "tests/model/test_layers.py",
+    "tests/train/test_losses.py",
+)
+_OUTCOME = re.compile(r"^(\S+::.+?) (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b")
+_REPEATED_STEPS, _REPEATED_BATCHES = 20, 2
+_REPEATED_TOKENS = 16 * 900  # per step and per batch of prediction, so that the slowest chip has time for both runs
+
+
+def prove_operations(contact: Contact) -> None:
+    """Run the product's self-test at the shapes of real runs, and write every candidate and every verdict."""
+    # The interpreter serves on a CPU only where kernels are demanded.
+    demanded = dispatch.override("triton") if contact.smoke else contextlib.nullcontext()
+    shapes = contact.pick(_SHAPES, (("hrm-132k", 9),))
+    for index, (name, area) in enumerate(shapes):
+        recipe, model = PRESETS[name].adapt, PRESETS[name].model
+        tokens = contact.pick(recipe.tokens_per_step, 2 * area)
+        workload = selftest.workload_of(model, tokens, area, contact.runtime.dtype)
+        shape = f"{name}, {workload.batch} x {workload.tokens} tokens"
+        share = contact.left() / (len(shapes) - index)
+        with demanded:
+            found = selftest.run_selftest(
+                workload,
+                contact.device,
+                share,
+                measure=contact.pick(None, _seconds_of_one_call),
+                note=lambda row, shape=shape: contact.add("operation", shape=shape, **asdict(row)),
+            )
+        for verdict in found.verdicts:
+            contact.add("verdict", shape=shape, **asdict(verdict))
+        dispatch.promote_all()  # each shape is judged for itself
+    wrong = [row for row in contact.found("selftest", "operation") if row["fault"]]
+    names = sorted({f"{row['op']} ({row['candidate']})" for row in wrong})
+    contact.check("every operation is right", not wrong, ", ".join(names) or "as plain PyTorch, within rounding")
+
+
+def _seconds_of_one_call(call: Callable[[], object], _: torch.device) -> float:
+    """Return the seconds of a single call, which is enough where times mean nothing."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def run_tests(contact: Contact) -> None:
+    """Run the tests that need a GPU, then those of all operations. Write each outcome as it comes."""
+    marked = ["-m", "gpu", *MARKED_TESTS]
+    others = ["-m", "not gpu", *KERNEL_TESTS]
+    counts: dict[str, int] = {}
+    for arguments in contact.pick([marked, others], [["tests/ops/test_rope.py"]]):
+        for test, outcome in _outcomes(contact, arguments):
+            counts[outcome] = counts.get(outcome, 0) + 1
+            contact.add("test", test=test, outcome=outcome)
+    bad = sum(counts.get(outcome, 0) for outcome in ("failed", "error"))
+    told = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+    contact.check("tests", not bad and counts.get("passed", 0) > 0, told or "no test ran, see tests.log")
+
+
+def _outcomes(contact: Contact, arguments: list[str]) -> Iterator[tuple[str, str]]:
+    """Yield each test and its outcome while pytest runs. All that pytest says goes into tests.log."""
+    command = [sys.executable, "-m", "pytest", "-vv", "-p", "no:cacheprovider", "--tb=short", *arguments]
+    with (
+        open(contact.folder / "tests.log", "a", encoding="utf-8") as log,
+        subprocess.Popen(
+            command,
+            cwd=environment.REPOSITORY,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            preexec_fn=die_with_parent,
+        ) as pytest,
+    ):
+        for line in pytest.stdout:
+            log.write(line)
+            log.flush()
+            if match := _OUTCOME.match(line):
+                yield match[1], match[2].lower()
+
+
+def repeat_a_seed(contact: Contact) -> None:
+    """Adapt and predict twice from one seed. Write whether weights, embeddings and votes are the same bits."""
+    contact.use_proven_operations()
+    (first, its_votes), (second, other_votes) = _adapted(contact), _adapted(contact)
+    worst = max(float((a.float() - b.float()).abs().max()) for a, b in zip(first, second))
+    same = all(torch.equal(a, b) for a, b in zip(first, second))
+    voted = all(
+        np.array_equal(vars(a)[name], vars(b)[name]) for a, b in zip(its_votes, other_votes) for name in vars(a)
+    )
+    steps = contact.pick(_REPEATED_STEPS, 2)
+    contact.add("repeat", steps=steps, weights=same, votes=voted, difference=worst)
+    detail = f"{steps} steps twice: weights {'equal' if same else f'differ by {worst:.2g}'}"
+    contact.check("bits repeat", same and voted, f"{detail}, votes {'equal' if voted else 'differ'}")
+
+
+def _adapted(contact: Contact) -> tuple[list[torch.Tensor], list[Votes]]:
+    """Adapt some steps. Return the weights and embeddings, on the CPU, and the votes of some batches."""
+    chosen = PRESETS[contact.pick("hrm-27m", "hrm-132k")]
+    tokens = contact.pick(_REPEATED_TOKENS, 750)
+    recipe = replace(chosen.recipe(pretrained=False), tokens_per_step=tokens, predict_tokens=tokens)
+    puzzles = PuzzleSet(contact.tasks("mixed"), recipe, chosen.model, seed=0)
+    torch.manual_seed(0)
+    model = RecursiveModel(chosen.model, puzzles.num_rows, contact.runtime.dtype).to(contact.device)
+    learner = Learner(model, recipe, contact.pick(_REPEATED_STEPS, 2), seed=0)
+    offer = training_batches(ExampleSource(puzzles, seed=0), contact.device)
+    for step in range(learner.total_steps):
+        learner.learn(offer(step))
+    predictor, plan = Predictor(model, puzzles, recipe), PredictionPlan(puzzles, recipe)
+    votes = [predictor.predict(batch) for batch in plan.rounds[0][:_REPEATED_BATCHES]]
+    return [value.cpu() for value in model.state_dict().values()], votes

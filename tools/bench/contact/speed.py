@@ -1,0 +1,192 @@
+"""Stages that measure speed: `step`, `block` and `published`."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+import torch
+
+from hrm_offline.config import PRESETS, ModelConfig
+from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
+from hrm_offline.model.batching import BatchMaker
+from hrm_offline.model.recursive import RecursiveModel
+from hrm_offline.ops import dispatch
+from hrm_offline.train.learner import Learner
+from tools.bench.contact.contact import Contact, Skipped
+from tools.bench.contact.runner import die_with_parent
+from tools.bench.ops import Inputs, Machine, bench_case, bench_steps, block_case, ways_of
+from tools.support import environment
+from tools.support.flop import training_flop
+
+_WARM_UP = 5  # steps before the timing; a recording is made within them
+_TIMED_STEPS = 7  # at most; a slow chip takes fewer
+_SHARE = 0.9  # of the stage's time may go into steps
+_NO_END = 10_000  # steps of a learning rate schedule that the measured steps do not come to the end of
+_BLOCK_SHAPES = ((96, 901), (768, 901))
+_PUBLISHED_SHAPES = ((48, 901), (96, 901))
+
+
+def time_steps(contact: Contact) -> None:
+    """Time the default recipe's step on every bucket of real tasks, first without CUDA graphs and then with them."""
+    contact.use_proven_operations()
+    preset = contact.pick("hrm-27m", "hrm-132k")
+    counting = _count_memory(preset)
+    plain = _time_buckets(contact, preset, "no", contact.left() / contact.pick(2, 1))
+    _free_memory(contact)
+    _compare_memory(contact, preset, counting)
+    if contact.smoke:  # a CPU records nothing
+        return
+    recorded = _time_buckets(contact, preset, "yes", contact.left())
+    contact.add("graphs", **{"times as fast": plain / recorded, "serve": plain > recorded})
+
+
+def _free_memory(contact: Contact) -> None:
+    """Give the memory of a network that is no longer used back to the device."""
+    gc.collect()
+    if contact.device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _time_buckets(contact: Contact, preset: str, graphs: str, seconds: float) -> float:
+    """Write a row for each bucket and one for a visit of all pairs, within about `seconds`.
+
+    Returns the seconds that the visit would take.
+    """
+    until = time.perf_counter() + _SHARE * seconds
+    model_config = PRESETS[preset].model
+    recipe = dataclasses.replace(PRESETS[preset].recipe(pretrained=False), cuda_graphs=graphs)
+    puzzles = PuzzleSet(contact.tasks("mixed"), recipe, model_config, seed=0)
+    source = ExampleSource(puzzles, seed=0)
+    torch.manual_seed(0)
+    model = RecursiveModel(model_config, puzzles.num_rows, contact.runtime.dtype).to(contact.device)
+    learner = Learner(model, recipe, total_steps=_NO_END, seed=0)
+    maker = BatchMaker(puzzles, source.examples, contact.device)
+    rows = []
+    for index in range(len(source.buckets)):
+        share = (until - time.perf_counter()) / (len(source.buckets) - index)
+        rows.append(_time_bucket(contact, learner, source, maker, index, graphs, share))
+    visits = [len(bucket.members) / size for bucket, size in zip(source.buckets, source.batch_sizes)]
+    needed = sum(steps * row["seconds"] for steps, row in zip(visits, rows))
+    pairs = sum(len(bucket.members) for bucket in source.buckets)
+    tokens = sum(len(bucket.members) * bucket.area for bucket in source.buckets)
+    flop = sum(len(bucket.members) * training_flop(model_config, bucket.area) for bucket in source.buckets)
+    rates = _rates(contact, pairs, tokens, flop, needed)
+    peak = max((row["peak GiB"] for row in rows), default=math.nan)
+    contact.add("visit", preset=preset, graphs=graphs, buckets=len(rows), **rates, **{"peak GiB": peak})
+    return needed
+
+
+def _time_bucket(
+    contact: Contact, learner: Learner, source: ExampleSource, maker: BatchMaker, index: int, graphs: str, share: float
+) -> dict:
+    """Time the step of one bucket, and write and return its row. No further step is timed after `share` seconds."""
+    began = time.perf_counter()
+    bucket, size = source.buckets[index], source.batch_sizes[index]
+    on_gpu = contact.device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    for _ in range(contact.pick(_WARM_UP, 1)):
+        learner.learn(maker.offer(source.batch_of(index, learner.step)))
+    contact.wait()
+    seconds: list[float] = []
+    while not seconds or (len(seconds) < contact.pick(_TIMED_STEPS, 1) and time.perf_counter() - began < share):
+        start = time.perf_counter()
+        learner.learn(maker.offer(source.batch_of(index, learner.step)))
+        contact.wait()
+        seconds.append(time.perf_counter() - start)
+    median, tokens = statistics.median(seconds), size * bucket.area
+    flop = size * training_flop(learner.model.config, bucket.area)
+    row = {
+        "graphs": graphs,
+        "canvas": bucket.area,
+        "batch": size,
+        "timed steps": len(seconds),
+        "seconds": median,
+        **_rates(contact, size, tokens, flop, median),
+        "peak GiB": torch.cuda.max_memory_allocated() / 2**30 if on_gpu else math.nan,
+        "parts": learner.micro_batches,
+        "demoted": " ".join(dispatch.demotions()),
+    }
+    contact.add("bucket", **row)
+    return row
+
+
+def _rates(contact: Contact, examples: float, tokens: float, flop: float, seconds: float) -> dict:
+    tflops = flop / seconds / 1e12
+    return {
+        "examples/s": examples / seconds,
+        "tokens/s": tokens / seconds,
+        "TFLOP/s": tflops,
+        "share of peak": tflops / contact.peak_tflops(),
+    }
+
+
+def _count_memory(preset: str) -> subprocess.Popen:
+    """Have memory_report count on the CPU, in a process of its own: it needs Triton's interpreter and takes a while."""
+    code = (
+        "import json, sys; from tools.bench import memory_report; "
+        "print(json.dumps(memory_report.lines_of(sys.argv[1])))"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code, preset],
+        cwd=environment.REPOSITORY,
+        env=os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": "tools"},
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=die_with_parent,
+    )
+
+
+def _compare_memory(contact: Contact, preset: str, counting: subprocess.Popen) -> None:
+    """Write the counted memory of the largest bucket's step beside the measured one."""
+    text, _ = counting.communicate()
+    if counting.returncode:
+        contact.add("memory", preset=preset, fault=f"memory_report ended with code {counting.returncode}")
+        return
+    largest = max(contact.found("step", "bucket"), key=lambda row: row["batch"] * row["canvas"])
+    tokens = largest["batch"] * (largest["canvas"] + PRESETS[preset].model.puzzle_tokens)
+    for mode, (fixed, per_token) in json.loads(text).items():
+        counted = (fixed + tokens * per_token) / 2**30
+        contact.add("memory", preset=preset, mode=mode, **{"counted GiB": counted, "peak GiB": largest["peak GiB"]})
+
+
+def time_block(contact: Contact) -> None:
+    """Time a block forward and both ways: ours and eager at all shapes first, then compiled, which may take minutes."""
+    contact.use_proven_operations()
+    machine, config = _machine(contact), _block_config(contact)
+    for compiled in contact.pick((False, True), (False,)):
+        for batch, tokens in contact.pick(_BLOCK_SHAPES, ((2, 17),)):
+            case = block_case(Inputs(config, batch, tokens, machine))
+            ways = [way for way in ways_of(case, machine, compiled) if (way[0] == "compiled") == compiled]
+            for row in bench_case(case, batch, tokens, machine, ways):
+                contact.add("block", **dataclasses.asdict(row))
+
+
+def time_published(contact: Contact) -> None:
+    """Time our step, a plain one, and the published one, compiled, of a checkout."""
+    if contact.against is None:
+        raise Skipped("no checkout of the published code was given (--against DIR)")
+    machine, config = _machine(contact), PRESETS["hrm-27m"].model
+    contact.use_proven_operations()
+    for batch, tokens in contact.pick(_PUBLISHED_SHAPES, ((2, 17),)):
+        for row in bench_steps(config, batch, tokens, machine, contact.against, compiled=not contact.smoke):
+            contact.add("published", **dataclasses.asdict(row))
+
+
+def _block_config(contact: Contact) -> ModelConfig:
+    return PRESETS[contact.pick("hrm-27m", "hrm-132k")].model
+
+
+def _machine(contact: Contact) -> Machine:
+    """Return the machine with the peaks that the stage `machine` has measured, NaN where it has not."""
+    rows = contact.found("machine", "peaks")
+    copy = rows[-1]["copy GB/s"] if rows else math.nan
+    return Machine(contact.device, contact.runtime.dtype, contact.peak_tflops(), copy)
