@@ -18,7 +18,7 @@ from pathlib import Path
 from hrm_offline import __version__
 from hrm_offline.common.blank import write_blank
 from hrm_offline.common.budget import Budget, parse_duration
-from hrm_offline.common.errors import INTERRUPTED, INTERRUPTED_CODE, InputError, shown, shown_name
+from hrm_offline.common.errors import INTERRUPTED, INTERRUPTED_CODE, InputError, end_unread, shown, shown_name
 from hrm_offline.common.files import make_folder, read_json, require_writable, write_json, written
 from hrm_offline.common.flags import add_flags, escaped, given, in_words
 from hrm_offline.common.lock import FolderLock
@@ -64,6 +64,11 @@ def main(argv: list[str] | None = None, started: float | None = None) -> int:
         require_packages(*options.needs)
         return options.run(options, started)
     except InputError as error:
+        print(f"hrm_offline: error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return end_unread()
+    except OSError as error:  # a file or folder of the user's that does not do what it should
         print(f"hrm_offline: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -344,7 +349,9 @@ def _add_induce(commands) -> None:
 def _add_score(commands) -> None:
     score = _add_command(commands, "score", _score, _GRIDS, "score a submission against solutions")
     score.add_argument("submission", metavar="SUBMISSION", help="the submission.json that solve wrote")
-    score.add_argument("solutions", metavar="SOLUTIONS", help="Kaggle solutions file, or a set with test outputs")
+    score.add_argument(
+        "solutions", metavar="SOLUTIONS", help="Kaggle solutions file, or tasks with test outputs: file, folder or set"
+    )
     score.add_argument("--json", metavar="FILE", help="also write the totals into this file")
 
 

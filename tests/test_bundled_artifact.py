@@ -15,8 +15,12 @@ from hrm_offline.data.tasks import digest_of, to_challenges
 from hrm_offline.model.artifact import bundled_artifact, load_artifact
 from tools.build_wheel import build_wheel
 
-FOLDER = bundled_artifact("hrm-132k")
-ORIGIN = json.loads((FOLDER / "config.json").read_text())["origin"]
+BUNDLED = ["hrm-132k", "decoder-170k"]
+FOLDER = bundled_artifact("decoder-170k")  # that a CPU adapts by default
+
+
+def origin_of(name: str) -> dict:
+    return json.loads((bundled_artifact(name) / "config.json").read_text())["origin"]
 
 
 def solve(challenges: Path, out: Path, *flags: str) -> dict:
@@ -43,24 +47,32 @@ def solve(challenges: Path, out: Path, *flags: str) -> dict:
     return json.loads((out / "report.json").read_text())
 
 
-def test_it_is_a_small_network_of_its_preset():
-    artifact = load_artifact(FOLDER)
-    assert artifact.config == preset("hrm-132k").model
-    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 8e6
-    assert not (FOLDER / "puzzles.safetensors").exists()  # the public tasks' embeddings stay behind
-    assert [name for name in PRESETS if bundled_artifact(name)] == ["hrm-132k"]
+@pytest.mark.parametrize("name", BUNDLED)
+def test_it_is_a_small_network_of_its_preset(name):
+    folder = bundled_artifact(name)
+    assert load_artifact(folder).config == preset(name).model
+    assert not (folder / "puzzles.safetensors").exists()  # the public tasks' embeddings stay behind
 
 
-def test_it_says_how_it_came_about():
-    assert len(ORIGIN["commit"]) == 40
-    assert ORIGIN["command"].startswith("python -m hrm_offline pretrain --preset hrm-132k")
-    curve = [json.loads(line) for line in (FOLDER / "metrics.jsonl").read_text().splitlines()]
-    assert curve[-1]["step"] == ORIGIN["steps"]
+def test_all_artifacts_are_small_together():
+    folders = {name: bundled_artifact(name) for name in PRESETS}
+    assert [name for name, folder in folders.items() if folder] == BUNDLED
+    assert sum(path.stat().st_size for folder in folders.values() if folder for path in folder.iterdir()) < 8e6
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_it_says_how_it_came_about(name):
+    origin = origin_of(name)
+    assert len(origin["commit"]) == 40
+    assert origin["command"].startswith(f"python -m hrm_offline pretrain --preset {name}")
+    curve = [json.loads(line) for line in (bundled_artifact(name) / "metrics.jsonl").read_text().splitlines()]
+    assert curve[-1]["step"] == origin["steps"]
     assert curve[-1]["lm_loss"] < 0.5 * curve[0]["lm_loss"]
 
 
 def test_it_was_pretrained_on_nothing_that_is_measured_on():
-    settings = dict(ORIGIN["pretrained"])
+    """Ask this of the artifact whose data come with the packages; the other's are a file that is not ours."""
+    settings = dict(origin_of("hrm-132k")["pretrained"])
     digest = settings.pop("tasks")
     learned = select_tasks(from_dict(PretrainConfig, settings, "origin")).tasks
     assert digest_of(learned) == digest
@@ -75,6 +87,7 @@ def test_it_was_pretrained_on_nothing_that_is_measured_on():
         (["--artifact", "bundled"], FOLDER),
         (["--artifact", "none"], None),
         (["--preset", "hrm-3m"], None),
+        (["--preset", "hrm-132k"], bundled_artifact("hrm-132k")),
     ],
 )
 def test_it_is_adapted_by_default_where_there_is_one(make_task, tmp_path, write_json, flags, used):
@@ -93,4 +106,5 @@ def test_it_travels_in_our_wheel(tmp_path):
     wheel = build_wheel(tmp_path)
     assert wheel.stat().st_size < 10e6
     names = zipfile.ZipFile(wheel).namelist()
-    assert {f"hrm_offline/artifacts/hrm-132k/{name}" for name in ("model.safetensors", "config.json")} <= set(names)
+    files = ("model.safetensors", "config.json")
+    assert {f"hrm_offline/artifacts/{preset}/{file}" for preset in BUNDLED for file in files} <= set(names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import builtins
 import configparser
 import json
 import subprocess
@@ -42,6 +43,39 @@ WITHOUT = textwrap.dedent(
 def run_without(packages, *arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-c", WITHOUT, ",".join(packages), *arguments]
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+
+
+# Runs commands as on a system that lacks the names of Linux, with docstrings dropped as by python -OO.
+ELSEWHERE = textwrap.dedent(
+    """
+    import json, os, signal, sys
+
+    class Refuse:
+        def find_spec(self, name, path=None, target=None):
+            if name in ("fcntl", "resource", "pwd", "grp", "termios"):
+                raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+
+    sys.meta_path.insert(0, Refuse())
+    for name in ("fcntl", "resource", "pwd", "grp", "termios"):
+        sys.modules.pop(name, None)
+    for owner, names in (
+        (os, "killpg getpgid setsid fork forkpty getuid geteuid sched_getaffinity nice wait4"),
+        (signal, "SIGKILL SIGHUP SIGALRM pthread_sigmask"),
+    ):
+        for name in names.split():
+            if hasattr(owner, name):
+                delattr(owner, name)
+    from hrm_offline.cli import main
+
+    if main.__doc__ is not None:
+        sys.exit("docstrings are there")
+    for arguments in json.loads(sys.argv[1]):
+        code = main(arguments)
+        print(code, arguments, file=sys.stderr)
+        if code:
+            sys.exit(code)
+    """
+)
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
@@ -176,6 +210,84 @@ def test_work_on_grids_needs_no_torch(write_json, tmp_path, arguments):
     tasks = write_json("tasks.json", TASKS)
     ended = run_without(("torch",), *arguments.format(tasks, tmp_path / "out.json").split())
     assert "torch" not in ended.stderr and "Traceback" not in ended.stderr
+
+
+@pytest.mark.slow
+def test_every_command_of_a_day_works_on_other_systems_and_without_docstrings(write_json, tmp_path):
+    tasks, out = write_json("challenges.json", TASKS), tmp_path / "out"
+    solutions = write_json("solutions.json", {"a": [[[4]], [[5]]]})
+    run = [
+        ["induce", "--challenges", str(tasks), "--out", str(tmp_path / "votes.json")],
+        ["solve", "--challenges", str(tasks), "--out", str(out), "--budget", "1m", "--visits", "1", "--workers", "0"],
+        ["score", str(out / "submission.json"), str(solutions), "--json", str(tmp_path / "score.json")],
+        ["leaks", "synthetic-1-sides-5", str(tasks)],
+        ["show", str(out)],
+    ]
+    ended = subprocess.run(
+        [sys.executable, "-OO", "-c", ELSEWHERE, json.dumps(run)], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "there is no journal" not in ended.stdout
+    assert (out / "pictures").is_dir() and (tmp_path / "score.json").exists()
+    assert json.loads((out / "report.json").read_text())["test inputs without a vote"] == 0
+
+
+def test_a_package_that_cannot_be_imported_is_one_line_and_a_blank_submission(
+    write_json, tmp_path, capsys, monkeypatch
+):
+    """Let the import fail with another error than that the package is missing."""
+    path, out = write_json("challenges.json", TASKS), tmp_path / "out"
+    monkeypatch.setattr("builtins.__import__", broken_import(builtins.__import__))
+    assert cli.main(["solve", "--challenges", str(path), "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert "cannot be imported (AttributeError: 'NoneType' object has no attribute 'format')" in error
+    assert error.count("\n") == 1
+    assert len(json.loads((out / "submission.json").read_text())["a"]) == 2
+
+
+def broken_import(real):
+    """Return an import that fails for the job of `solve` as packages fail whose docstrings are gone."""
+
+    def import_or_fail(name, *more):
+        if name == "hrm_offline.solve.job":
+            raise AttributeError("'NoneType' object has no\nattribute 'format'")
+        return real(name, *more)
+
+    return import_or_fail
+
+
+def test_ctrl_c_is_one_line_and_exit_code_130(monkeypatch, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "require_packages", interrupt)
+    assert cli.main(["score", "x", "y"]) == 130
+    assert capsys.readouterr().err == "interrupted (Ctrl-C)\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(IsADirectoryError(21, "Is a directory", "x.json"), 2), (BrokenPipeError(), 141)]
+)
+def test_an_error_of_the_system_is_no_traceback(monkeypatch, capsys, error, code):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(cli, "require_packages", fail)
+    assert cli.main(["score", "x", "y"]) == code
+    printed = capsys.readouterr().err
+    assert printed == ("" if code == 141 else "hrm_offline: error: [Errno 21] Is a directory: 'x.json'\n")
+
+
+def test_a_log_that_cannot_be_written_ends_nothing(monkeypatch):
+    class Full:
+        def write(self, _):
+            raise OSError(28, "No space left on device")
+
+        flush = write
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    cli._say("a line")
 
 
 def test_version(capsys):

@@ -15,8 +15,8 @@ from kernels import needs_triton
 from hrm_offline.config import PRESETS, ModelConfig
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.data.sets import load_set
-from hrm_offline.model.batching import training_batches
 from hrm_offline.model.device import dtype_for_capability
+from hrm_offline.model.network import training_batches
 from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.predict.plan import PredictionPlan
 from hrm_offline.predict.predictor import Predictor
@@ -52,7 +52,7 @@ class Walk:
     def __init__(self, name: str, capability: int, early_halting: bool = False):
         preset = PRESETS[name]
         self.recipe = dataclasses.replace(
-            preset.adapt, cuda_graphs=False, outer_steps=_OUTER_STEPS, early_halting=early_halting
+            preset.adapt, cuda_graphs="no", outer_steps=_OUTER_STEPS, early_halting=early_halting
         )
         config = _reduced(preset.model).conditioned(self.recipe)
         self.puzzles = PuzzleSet(load_set("synthetic-3-sides-5").tasks, self.recipe, config, 0)

@@ -2,7 +2,7 @@
 
     python tools/build_kernel.py --user NAME --competition SLUG [--artifact DIR]
     kaggle datasets create -p bundle/dataset
-    kaggle kernels push -p bundle/notebook
+    kaggle kernels push -p bundle/notebook --accelerator NvidiaL4
 
 The folder bundle/notebook holds the notebook and its kernel-metadata.json with the names filled in. The folder
 bundle/dataset holds the wheels, the artifact and a dataset-metadata.json. Both metadata files are checked against
@@ -191,7 +191,10 @@ def _print_next_steps(bundle: Bundle) -> None:
     if bundle.dataset:
         print(f"Upload the dataset:  kaggle datasets create -p {bundle.dataset}")
         print(f"Upload it again:     kaggle datasets version -p {bundle.dataset} -m 'what changed'")
-    print(f"Run the notebook:    kaggle kernels push -p {bundle.notebook.parent}")
+    print(
+        f"Run the notebook:    kaggle kernels push -p {bundle.notebook.parent} --accelerator "
+        f"{bundle.metadata['machine_shape']}"
+    )
     print(
         f"Or by hand: import the notebook on Kaggle, switch the internet off, choose the accelerator "
         f"{bundle.metadata['machine_shape']}, and add the inputs {', '.join(inputs)}"

@@ -32,6 +32,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from hrm_offline.common.files import make_folder
+from hrm_offline.common.lock import FolderLock
 from tools.support import environment
 from tools.support.command_line import absolute_path, flags, parser_of, run_tool, seed_number
 
@@ -44,7 +46,8 @@ _CELL_GRACE, _NOTEBOOK_GRACE = 120, 180
 def main() -> int:
     options = _parse_arguments()
     environment.ensure()
-    return rehearse(options)
+    with FolderLock(make_folder(options.out), print):  # a second rehearsal would remove the folders of the first
+        return rehearse(options)
 
 
 def rehearse(options: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 
 from hrm_offline.answers.submission import read_submission
 from hrm_offline.common.errors import InputError, shown_name
+from hrm_offline.common.files import read_json
 from hrm_offline.data.sets import load_set
 from hrm_offline.data.tasks import read_solutions
 
@@ -58,7 +59,7 @@ class Score:
         return sum(task.right(k) for task in self.tasks) / self.outputs
 
     def per_task(self, k: int) -> float:
-        """Return the mean over tasks of the share of their outputs that are right: ARC Prize's own rule."""
+        """Return the mean over tasks of the share of their outputs that are right: each task counts the same."""
         return self.task_points(k) / len(self.tasks)
 
     def task_points(self, k: int) -> float:
@@ -73,6 +74,7 @@ class Score:
     def as_dict(self) -> dict:
         """Return the totals and the solved tasks as JSON values."""
         return {
+            "Kaggle's score": self.per_output(2),
             "outputs": self.outputs,
             "tasks": len(self.tasks),
             "pass@1 per output": self.per_output(1),
@@ -92,11 +94,11 @@ class Score:
         return "\n".join([*lines, self.summary()])
 
     def summary(self) -> str:
-        """Return the totals in one line."""
+        """Return the totals in one line: Kaggle's score first, then the one in which each task counts the same."""
         return (
-            f"pass@1 {self.per_output(1):.2%}, pass@2 {self.per_output(2):.2%} of {self.outputs} test outputs; "
-            f"pass@1 {self.per_task(1):.2%}, pass@2 {self.per_task(2):.2%} by task "
-            f"({self.task_points(2):.2f} of {len(self.tasks)}); {len(self.solved)} tasks solved whole"
+            f"Kaggle's score, by test output: pass@2 {self.per_output(2):.2%} of {self.outputs} (pass@1 "
+            f"{self.per_output(1):.2%}); by task: pass@2 {self.per_task(2):.2%}, {self.task_points(2):.2f} of "
+            f"{len(self.tasks)} (pass@1 {self.per_task(1):.2%}); {len(self.solved)} tasks solved whole"
         )
 
 
@@ -123,15 +125,27 @@ def cells_right(grid: np.ndarray, truth: np.ndarray) -> float:
 
 
 def score_files(submission: str | Path, solutions: str | Path) -> Score:
-    """Score a submission file against a solutions file, or against a set of tasks with test outputs.
+    """Score a submission file against a Kaggle solutions file, or against tasks that have their test outputs.
 
-    `solutions` is a Kaggle solutions file, or the name or folder of a set (see `hrm_offline.data.sets.load_set`).
-    Raises `InputError` for a file that is not valid, naming the task and the reason.
+    Such tasks come from whatever `hrm_offline.data.sets.load_set` reads: a challenges file with labels, a folder, the
+    name of a set. Raises `InputError` for a file that is not valid, naming the task and the reason.
     """
-    truths = read_solutions(solutions) if os.path.isfile(solutions) else _test_outputs(solutions)
+    is_file = os.path.isfile(solutions)
+    truths = read_solutions(solutions) if is_file and not _holds_tasks(solutions) else _test_outputs(solutions)
     return score_attempts(
         read_submission(submission, {task_id: len(grids) for task_id, grids in truths.items()}), truths
     )
+
+
+def _holds_tasks(path: str | Path) -> bool:
+    """Return whether a file holds tasks in one of the forms that `load_set` reads, and not solutions.
+
+    Pairs are objects, and no solution has an object in it.
+    """
+    content = read_json(path)
+    values = list(content.values()) if isinstance(content, dict) else [content]
+    pairs = [item for value in values if isinstance(value, list) for item in value]
+    return any(isinstance(value, dict) for value in values + pairs)
 
 
 def _test_outputs(source: str | Path) -> dict[str, list[np.ndarray]]:
@@ -139,5 +153,7 @@ def _test_outputs(source: str | Path) -> dict[str, list[np.ndarray]]:
     truths = {task.id: [pair.output for pair in task.test] for task in load_set(source).require_good()}
     for task_id, outputs in truths.items():
         if any(output is None for output in outputs):
-            raise InputError(f"{source}: task {shown_name(task_id)}: has a test input without output, expected labels")
+            raise InputError(
+                f"{source}: task {shown_name(task_id)}: has a test input without a usable output, expected labels"
+            )
     return truths

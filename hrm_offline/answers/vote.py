@@ -17,6 +17,7 @@ TestKey = tuple[str, int]  # task id, index of its test input
 BatchKey = tuple[int, int, int]  # group of tasks, round, batch of the round
 
 _ATTEMPTS = 2
+_JUDGED = 8  # candidates for a test input, those with most votes
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +76,11 @@ class Pool:
             for key, (grid, count, total) in self.sums.items()
         ]
         return sorted(candidates, key=lambda c: (c.count, c.confidence), reverse=True)  # a stable sort
+
+    def unjudged(self) -> list[np.ndarray]:
+        """Return the grids that are worth judging, those with most votes, and have no score yet."""
+        possible = [candidate for candidate in self.ranking() if candidate.grid.size]
+        return [candidate.grid for candidate in possible[:_JUDGED] if candidate.score is None]
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,10 +4,27 @@ The command line prints the message on one line and ends with exit code 2, witho
 with one line too.
 """
 
+import contextlib
+import os
+import sys
+
 INTERRUPTED, INTERRUPTED_CODE = "interrupted (Ctrl-C)", 130  # a shell gives this code to a command that SIGINT ended
 
 _LONGEST = 40  # characters of a value that an error message quotes
 _LONGEST_INTEGER = 128  # bits, at most 39 digits; Python refuses to print an integer of thousands of digits
+
+
+_UNREAD_CODE = 141  # a shell gives this code to a command that SIGPIPE ended
+
+
+def end_unread() -> int:
+    """Return the exit code of a command whose output nobody reads any more, as before `| head`.
+
+    What Python still holds of the output would be an error once more at the process' end, so that goes nowhere.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return _UNREAD_CODE
 
 
 class InputError(Exception):

@@ -43,14 +43,18 @@ class FolderLock:
         self.file: int | None = None  # the descriptor that holds the lock
 
     def __enter__(self) -> FolderLock:
-        try:
-            self.file = self._acquire()
-        except OSError as error:
-            self.say(f"WARNING: {self.path}: cannot be locked ({error}); nothing keeps a second run out of this folder")
+        self.acquire()
         return self
 
     def __exit__(self, *_) -> None:
         self.release()
+
+    def acquire(self) -> None:
+        """Take the lock, as entering does."""
+        try:
+            self.file = self._open_locked()
+        except OSError as error:
+            self.say(f"WARNING: {self.path}: cannot be locked ({error}); nothing keeps a second run out of this folder")
 
     def release(self) -> None:
         """Remove the file and the lock. Windows removes a file only after it is closed."""
@@ -66,7 +70,7 @@ class FolderLock:
             if fcntl is None:
                 self.path.unlink()
 
-    def _acquire(self) -> int:
+    def _open_locked(self) -> int:
         """Return the descriptor that holds the lock. Raises `OSError` where there can be none, and `InputError`."""
         if fcntl is None and msvcrt is None:
             raise OSError("this Python has neither fcntl nor msvcrt")

@@ -138,6 +138,7 @@ class Recorder:
         self.on = choice.serves is True
         self.runs: Counter[Hashable] = Counter()
         self.recorded: dict[Hashable, _Recorded] = {}
+        self.clear()  # PyTorch refuses a pool whose recordings are gone, such as those of an earlier recorder
 
     def clear(self) -> None:
         """Forget all recordings. Keys are recorded again after as many runs as at first."""

@@ -61,6 +61,14 @@ VARIANTS = {"attention": ("rotate first", "rotate inside", "rotate first, small 
 _ALSO_LAUNCHED_BY = {"rms_norm": ("linear_rms_norm",)}  # in its backward pass
 # These work on weights or grids, whatever the dtype of the activations.
 FLOAT32_OPS = ("adam_atan2", "sign_sgd", "encode_views")
+# These are called by one kind of network only.
+_DECODER_OPS = ("causal_attention", "cached_attention", "add_rms_norm")
+_RECURSIVE_OPS = ("attention", "linear_rms_norm", "rms_norm", "embedding", "stablemax_cross_entropy")
+
+
+def foreign_ops(is_decoder: bool) -> tuple[str, ...]:
+    """Return the operations that a decoder never calls, or those that only a decoder calls."""
+    return _RECURSIVE_OPS if is_decoder else _DECODER_OPS
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ Tensors = tuple[torch.Tensor, ...]
 class Workload:
     """The shapes of a run: B sequences of T tokens, of which `puzzle_tokens` stand in front of the canvas.
 
-    `dtype` is that of the activations.
+    `dtype` is that of the activations. `is_decoder` says which network's operations are tested; None tests all.
     """
 
     batch: int
@@ -62,6 +62,7 @@ class Workload:
     vocabulary: int
     puzzle_tokens: int
     dtype: torch.dtype
+    is_decoder: bool | None = None
 
 
 def workload_of(model: ModelConfig, tokens_per_step: int, area: int, dtype: torch.dtype) -> Workload:
@@ -379,7 +380,7 @@ def _seconds_of(call: Callable[[], object], device: torch.device) -> float:
 
 
 def make_cases(w: Workload) -> list[Case]:
-    """Return a case for each operation at the shapes of a workload. The dearest operations come first."""
+    """Return a case for each operation of a workload, at its shapes. The dearest operations come first."""
     canvas = w.tokens - w.puzzle_tokens
 
     def normal(*shape: int, std: float = 1.0) -> Callable[[torch.Generator], torch.Tensor]:
@@ -536,7 +537,7 @@ def make_cases(w: Workload) -> list[Case]:
         ),
         _encode_case(w),
     ]
-    return cases
+    return cases if w.is_decoder is None else [c for c in cases if c.op not in dispatch.foreign_ops(w.is_decoder)]
 
 
 def _adam(update: Callable) -> Callable[..., None]:

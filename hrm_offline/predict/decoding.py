@@ -51,6 +51,9 @@ class DecoderPredictor:
         """
         return self._within_memory(self._predict, batch, Batch.rows, Votes.joined)
 
+    def try_graphs(self, batch: Batch) -> None:
+        """Leave all work unrecorded (see `new_predictor`)."""
+
     def trace(self, batch: Batch) -> list[Votes]:
         """Return the votes after each outer step, of which a decoder has one."""
         return [self.predict(batch)]
@@ -214,5 +217,7 @@ def new_predictor(
 ) -> AnyPredictor:
     """Return the predictor that suits the kind of network. `graphs` says whether an outer step may be recorded."""
     if model.config.is_decoder:
+        if graphs is not None and graphs.serves is None:
+            graphs.decide(False, "a decoder's work has another shape at every token")
         return DecoderPredictor(model, puzzles, config)
     return Predictor(model, puzzles, config, graphs)

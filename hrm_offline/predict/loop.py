@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from itertools import chain, islice
 
-from hrm_offline.answers.vote import Pool, TestKey
+import numpy as np
+
+from hrm_offline.answers.vote import Pool, TestKey, key_of
 from hrm_offline.config import AdaptConfig
 from hrm_offline.data.puzzles import PuzzleSet
 from hrm_offline.model.network import Network
-from hrm_offline.predict.decoding import AnyPredictor, new_predictor
+from hrm_offline.predict.decoding import AnyPredictor, DecoderPredictor, new_predictor
 from hrm_offline.predict.plan import PredictionPlan
 
 
@@ -24,9 +26,22 @@ def predict_votes(model: Network, puzzles: PuzzleSet, recipe: AdaptConfig) -> di
     """Predict every test input of a puzzle set in all the views that the recipe votes with.
 
     Returns the votes for each test input by (task id, index of the test input), as `build_submission` takes them.
-    `Pool.ranking` orders the candidates among them.
+    `Pool.ranking` orders the candidates among them. A decoder has judged those with most votes.
     """
-    return collect_votes(new_predictor(model, puzzles, recipe), PredictionPlan(puzzles, recipe))
+    predictor, plan = new_predictor(model, puzzles, recipe), PredictionPlan(puzzles, recipe)
+    votes = collect_votes(predictor, plan)
+    if model.config.is_decoder:
+        _judge(predictor, [votes[key] for key in plan.keys])
+    return votes
+
+
+def _judge(predictor: DecoderPredictor, pools: list[Pool]) -> None:
+    """Give the candidates for each test input that have most votes their scores; `pools` are by test input."""
+    judged = [(test, grid) for test, pool in enumerate(pools) for grid in pool.unjudged()]
+    if judged:
+        tests, grids = zip(*judged)
+        for test, grid, score in zip(tests, grids, predictor.judge(np.array(tests), list(grids))):
+            pools[test].scores[key_of(grid)] = float(score)
 
 
 def collect_votes(predictor: AnyPredictor, plan: PredictionPlan, max_batches: int | None = None) -> dict[TestKey, Pool]:

@@ -64,7 +64,7 @@ def choose(setup: Setup, runtime: Runtime) -> Choice:
     elif warning is None and options.preset is None and model.hidden_size >= _LARGE_WIDTH:
         warning = (
             f"no pretrained network is given: preset {name} learns from RANDOM weights, which solve few tasks in the "
-            "time of one run. Attach an artifact, or take --preset hrm-132k, which comes pretrained"
+            "time of one run. Attach an artifact, or take --preset decoder-170k, which comes pretrained"
         )
     recipe = dataclasses.replace(recipe, **options.overrides)
     if artifact is None:  # an override may ask for another conditioning than the preset's
@@ -91,12 +91,12 @@ def _load(folder: Path | None) -> tuple[Artifact | None, str | None]:
 def pick_preset(runtime: Runtime, seconds_per_task: float) -> tuple[str, str]:
     """Return the preset that suits a device and the seconds that the device has for each task, and the reason."""
     if runtime.device.type == "cpu":
-        return "hrm-132k", "a CPU carries no more"
+        return "decoder-170k", "a CPU carries no more"
     if runtime.memory < _MIN_BYTES_FOR_LARGE:
-        return "hrm-3m", f"{runtime.memory / 2**30:.0f} GiB of GPU memory"
+        return "decoder-170k", f"{runtime.memory / 2**30:.0f} GiB of GPU memory"
     if seconds_per_task < _MIN_SECONDS_FOR_LARGE:
-        return "hrm-3m", f"{seconds_per_task:.0f} s per task are too few for the large network"
-    return "hrm-27m", f"{seconds_per_task:.0f} s per task"
+        return "decoder-170k", f"{seconds_per_task:.0f} s per task are too few for the large network"
+    return "decoder-75m", f"{seconds_per_task:.0f} s per task"
 
 
 def nearest_preset(config: ModelConfig) -> str:

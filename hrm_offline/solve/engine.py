@@ -68,7 +68,9 @@ class Engine:
         self.adaptation: Adaptation | None = None
         self.loaded: tuple[int, AnyPredictor, PredictionPlan] | None = None  # the group whose network is in memory
         self.micro_batches = self.choice.recipe.micro_batches  # grows when memory runs out
-        setting, device = self.choice.recipe.cuda_graphs, self.runtime.device
+        # A worker that takes the place of one whose GPU was lost risks nothing.
+        setting = "no" if setup.plain_operations else self.choice.recipe.cuda_graphs
+        device = self.runtime.device
         self.graphs = {work: graphs.Choice.of(setting, device) for work in ("adapt", "predict")}
         self.selftest = self._prove_operations()
         self.seconds_per_token = self._probe()
@@ -171,7 +173,9 @@ class Engine:
         area = max(bucket.area for bucket in puzzles.buckets(puzzles.demonstrations))
         budget = self.setup.seconds_per_task * len(self.tasks)
         seconds = min(_MAX_SELFTEST_SECONDS, _SELFTEST_SHARE * budget)
-        workload = selftest.workload_of(self.choice.model, self.choice.recipe.tokens_per_step, area, self.runtime.dtype)
+        model, tokens = self.choice.model, self.choice.recipe.tokens_per_step
+        workload = selftest.workload_of(model, tokens, area, self.runtime.dtype)
+        workload = dataclasses.replace(workload, is_decoder=model.is_decoder)
         found = selftest.run_selftest(workload, self.runtime.device, seconds)
         self.say(found.summary())
         with contextlib.suppress(OSError):  # another worker then tests for itself

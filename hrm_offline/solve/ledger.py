@@ -19,7 +19,6 @@ from hrm_offline.data.tasks import Task
 _WRITE_SECONDS = 5.0  # between two writes of the submission
 _WRITING_SHARE = 0.02  # of the time may go into writing
 _LOCK_SECONDS = 5.0
-JUDGED_CANDIDATES = 8  # the candidates with most votes for a test input are judged
 
 
 def test_keys(tasks: tuple[Task, ...], members: tuple[int, ...]) -> list[TestKey]:
@@ -70,11 +69,8 @@ class Ledger:
         """Return the best candidates of a group that have no score yet, each with the index of its test input."""
         with self._locked():
             pools = self._all_votes()
-        found = []
-        for test, key in enumerate(self.keys[group]):
-            ranking = [c for c in pools.get(key, Pool()).ranking() if c.grid.size]
-            found += [(test, c.grid) for c in ranking[:JUDGED_CANDIDATES] if c.score is None]
-        return found
+        tests = enumerate(self.keys[group])
+        return [(test, grid) for test, key in tests for grid in pools.get(key, Pool()).unjudged()]
 
     def votes(self) -> dict[TestKey, Pool]:
         """Return the pool of every test input that the network has voted on."""

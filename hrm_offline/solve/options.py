@@ -50,6 +50,7 @@ class SolveOptions:
         None,
         "price of the whole machine per hour, to report the cost per task",
         least=0,
+        most=1e9,
         metavar="PRICE",
         group=_MACHINE,
         unset="no cost is reported",

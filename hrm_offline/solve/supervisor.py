@@ -167,9 +167,7 @@ class Supervisor:
             case Demoted():
                 self._demoted(index, message)
             case GraphsChosen():
-                if self.graphs.get(message.work) != message.choice:
-                    self.graphs[message.work] = message.choice
-                    self.say(f"worker {index}: {message.work}: {message.choice}")
+                self._graphs_chosen(index, message)
             case Beat():
                 self._beat(index, message)
             case Voted():
@@ -361,6 +359,13 @@ class Supervisor:
         if message.op not in self.demotions:
             self.demotions[message.op] = message.reason
             self.warn(f"worker {index}: plain PyTorch serves {message.op} from now on: {message.reason}")
+
+    def _graphs_chosen(self, index: int, message: GraphsChosen) -> None:
+        """Say once for all workers whether CUDA graphs serve, and again where that changes."""
+        known, chosen = (text.partition(":")[0] for text in (self.graphs.get(message.work, ""), message.choice))
+        if known != chosen:
+            self.graphs[message.work] = message.choice
+            self.say(f"worker {index}: {message.work}: {message.choice}")
 
     def _voted(self, index: int, message: Voted) -> None:
         self.schedule.voted(message.key)

@@ -17,6 +17,7 @@ from hrm_offline.model.network import Network, training_batches
 from hrm_offline.train.decoder_learner import new_learner
 from hrm_offline.train.distributed import World
 from hrm_offline.train.learner import Learner, sum_metrics
+from hrm_offline.train.memory import plan_memory
 
 LOOK_EVERY = 50  # steps between two looks at the loss, since each look waits for the device
 _AGREE_EVERY = 20  # steps after which several processes agree again on the step to end at
@@ -90,6 +91,7 @@ class Adaptation:
         # Random weights have nothing to protect: without `pretrained` the network learns from the first step.
         embeddings_only = config.embeddings_only if pretrained and model.config.puzzle_columns else 0.0
         learner = new_learner(model, config, planned, seed, world, graphs)
+        learner.memory = plan_memory(source, model, learner.world)
         return cls(learner, training_batches(source, model.device), planned, embeddings_only)
 
     def run(self) -> Iterator[int]:

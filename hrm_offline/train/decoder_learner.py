@@ -30,6 +30,8 @@ def new_learner(
     A decoder's steps are not: each batch has another shape.
     """
     if network.config.is_decoder:
+        if graphs is not None and graphs.serves is None:
+            graphs.decide(False, "each batch of a decoder has another shape")
         return DecoderLearner(network, recipe, total_steps, seed, world, Choice.of("no", network.device))
     return Learner(network, recipe, total_steps, seed, world, graphs)
 

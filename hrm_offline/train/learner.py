@@ -23,6 +23,7 @@ from hrm_offline.ops.sign_sgd import sign_sgd_
 from hrm_offline.train.distributed import World
 from hrm_offline.train.graphs import Snapshot, try_recording
 from hrm_offline.train.losses import outer_step_loss
+from hrm_offline.train.memory import MemoryPlan
 from hrm_offline.train.optim import Ema, lr_factor, make_optimizer
 
 _MIN_STEPS_AHEAD = 250  # a trial of CUDA graphs takes some 24 steps, which shorter runs do not win back
@@ -50,7 +51,7 @@ class Learner:
     While `embeddings_only` is set, the network stays as it is and only puzzle embeddings learn.
     `lr_scale` multiplies every learning rate.
     `graphs` says whether steps are recorded as CUDA graphs. Learners of one process share it, so that it is measured
-    once; by default the recipe's setting holds.
+    once; by default the recipe's setting holds. Where `memory` is set, the bytes of batches to come are counted.
     Nothing here waits for the device, except for the loss scaler of float16, which asks it once per step.
     """
 
@@ -80,6 +81,7 @@ class Learner:
         self.graphs = graphs or Choice.of(recipe.cuda_graphs, model.device)
         self.recorder = Recorder(self.graphs)
         self.trials = 0  # of CUDA graphs
+        self.memory: MemoryPlan | None = None
 
     def learn(self, batch: OfferedBatch) -> list[Part]:
         """Take one outer step and one optimiser step on this process' share of a global batch.
@@ -88,9 +90,10 @@ class Learner:
         A lone process that runs out of memory computes its batches in twice as many parts from then on, each with
         fresh slots. An operation whose kernel fails is demoted to plain PyTorch, and the gradients are computed again.
         """
+        self._make_room(batch)
         if self._may_try_graphs(batch):
             self._try_graphs(batch)
-        while (parts := self._or_adjust(self._compute_gradients, batch)) is None:
+        while (parts := self._or_adjust(self._measured_gradients, batch)) is None:
             pass
         self._update(parts)
         return parts
@@ -101,9 +104,10 @@ class Learner:
         self._update(parts)
         return parts
 
-    def carry_bytes(self) -> int:
-        """Return the bytes of the states in the carries of all buckets."""
-        states = [state for carry in self.carries.values() for state in (carry.z_H, carry.z_L)]
+    def carry_bytes(self, bucket: int | None = None) -> int:
+        """Return the bytes of the states in the carries of a bucket, or of all buckets."""
+        carries = [carry for (index, _), carry in self.carries.items() if bucket in (None, index)]
+        states = [state for carry in carries for state in (carry.z_H, carry.z_L)]
         return sum(state.numel() * state.element_size() for state in states)
 
     def restart_sequences(self) -> None:
@@ -137,6 +141,33 @@ class Learner:
         self.recorder.clear()
         if self.micro_batches > 1:
             self.restart_sequences()
+
+    def _make_room(self, batch: OfferedBatch) -> None:
+        """Compute batches in more parts where those to come would run out of memory. Asked before a bucket is new."""
+        plan, seen = self.memory, {bucket for bucket, _ in self.carries}
+        if plan is None or not plan.step_bytes or not (plan.is_new or batch.bucket not in seen):
+            return
+        pending = sum(8 * param.numel() for param in self.params if not self.optimizer.state.get(param))
+        while self.micro_batches < batch.size and plan.is_short(self.micro_batches, seen, pending):
+            self._halve_parts()
+            seen = set()
+
+    def _measured_gradients(self, batch: OfferedBatch) -> list[Part]:
+        """Compute a step's gradients, and note the bytes that this took."""
+        plan = self.memory
+        if plan is None or batch.bucket not in plan.tokens:
+            return self._compute_gradients(batch)
+        kept = self._kept_bytes()
+        before = plan.device.used()
+        plan.device.forget_peak()
+        parts = self._compute_gradients(batch)
+        step = plan.device.peak() - before - (self._kept_bytes() - kept)
+        plan.measured(batch.bucket, self.micro_batches, step, self.carry_bytes(batch.bucket))
+        return parts
+
+    def _kept_bytes(self) -> int:
+        """Return the bytes of what a first step makes and leaves: carries and gradients."""
+        return self.carry_bytes() + sum(4 * param.numel() for param in self.params if param.grad is not None)
 
     def _may_try_graphs(self, batch: OfferedBatch) -> bool:
         """Return whether a trial is due: nothing is decided, the bucket has been seen, and enough steps follow."""

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from hrm_offline.common.budget import in_words
 from hrm_offline.common.files import make_folder
+from hrm_offline.common.lock import FolderLock
 from hrm_offline.common.settings import identity_of
 from hrm_offline.config import ModelConfig, PretrainConfig, PretrainOptions, preset
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
@@ -34,6 +35,7 @@ from hrm_offline.ops import dispatch
 from hrm_offline.train.decoder_learner import new_learner
 from hrm_offline.train.distributed import World, join_world, leave_world
 from hrm_offline.train.learner import Learner, sum_metrics
+from hrm_offline.train.memory import plan_memory
 from hrm_offline.train.relay import is_ahead, load_relay, save_relay
 from hrm_offline.train.state import load_state, save_state, saved_step
 
@@ -46,7 +48,8 @@ def pretrain(config: PretrainConfig, options: PretrainOptions) -> bool:
     """Train to `config.steps` and write the artifact into `options.out`. A run that is there is continued.
 
     A relay in `options.relay` is continued instead if it is further on. Returns False if SIGTERM, SIGINT or the end of
-    `options.minutes` ended the run early; its state is saved and its relay is written then. Raises `InputError`.
+    `options.minutes` ended the run early; its state is saved and its relay is written then. Raises `InputError`, also
+    while another run is at work in `options.out`.
     """
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -54,8 +57,11 @@ def pretrain(config: PretrainConfig, options: PretrainOptions) -> bool:
     if runtime.device.type == "cuda":
         torch.cuda.set_device(runtime.device)  # where NCCL's barriers run
     world = join_world("nccl" if runtime.device.type == "cuda" else "gloo")
+    lock = FolderLock(options.out, print)
     try:
         out = make_folder(options.out)
+        if world.is_main:
+            lock.acquire()
         relay = None if options.relay is None else make_folder(options.relay)
         selection = select_tasks(config)
         tasks = selection.tasks
@@ -75,6 +81,7 @@ def pretrain(config: PretrainConfig, options: PretrainOptions) -> bool:
             )
             print(f"operations: {dispatch.summary(runtime.device, runtime.dtype)}")
         source = ExampleSource(puzzles, config.seed, config.include_tests)
+        learner.memory = plan_memory(source, model, world)
         # Made before training: the checkout may change in the meantime.
         origin = {"pretrained": identity, "torch": torch.__version__, **_provenance()}
         finished = _run(learner, source, config, out, identity, _StopSignal(options.minutes), warm_at)
@@ -87,6 +94,7 @@ def pretrain(config: PretrainConfig, options: PretrainOptions) -> bool:
         world.barrier()
         return True
     finally:
+        lock.release()
         leave_world()
 
 

@@ -32,8 +32,54 @@ def test_score_by_output_and_by_task(files, capsys, tmp_path):
     assert (score.per_task(1), score.per_task(2)) == (1 / 4, 1 / 2)
     assert score.solved == ["a"]
     assert main(["score", *files(GOOD), "--json", str(tmp_path / "s.json")]) == 0
-    assert "pass@2 66.67% of 3 test outputs" in capsys.readouterr().out
-    assert json.loads((tmp_path / "s.json").read_text())["solved"] == ["a"]
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("Kaggle's score, by test output: pass@2 66.67% of 3 (pass@1 33.33%); by task: pass@2 50.00%")
+    written = json.loads((tmp_path / "s.json").read_text())
+    assert written["solved"] == ["a"]
+    assert next(iter(written.items())) == ("Kaggle's score", 2 / 3)
+
+
+def test_the_file_for_the_totals_gets_its_folder_or_one_line(files, capsys, tmp_path):
+    """Try a missing folder, a folder in place of the file, a file in place of the folder, and a name too long."""
+    arguments = ["score", *files(GOOD), "--json"]
+    assert main([*arguments, str(tmp_path / "new" / "deep" / "s.json")]) == 0
+    assert json.loads((tmp_path / "new" / "deep" / "s.json").read_text())["tasks"] == 2
+    for path in (tmp_path, tmp_path / "sub.json" / "s.json", tmp_path / ("x" * 300)):
+        capsys.readouterr()
+        assert main([*arguments, str(path)]) == 2
+        printed = capsys.readouterr()
+        assert "Kaggle's score" in printed.out  # which is not lost
+        assert printed.err.count("\n") == 1 and str(tmp_path) in printed.err
+    assert not [path for path in tmp_path.iterdir() if path.suffix == ".tmp"]
+
+
+@pytest.fixture
+def labelled():
+    """Return tasks with labels as parsed JSON, and a submission that has them right."""
+    pair = {"input": [[1, 0]], "output": [[0, 1]]}
+    tasks = {name: {"train": [pair], "test": [{"input": [[2, 0]], "output": [[0, 2]]}]} for name in "ab"}
+    return tasks, {name: [{"attempt_1": [[0, 2]], "attempt_2": [[0]]}] for name in tasks}
+
+
+def test_tasks_with_labels_stand_in_for_solutions_as_a_file_or_a_folder(labelled, write_json, tmp_path):
+    tasks, submission = labelled
+    submission = write_json("sub.json", submission)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name, task in tasks.items():
+        (folder / f"{name}.json").write_text(json.dumps(task))
+    for source in (write_json("challenges.json", tasks), folder):
+        assert score_files(submission, source).per_output(1) == 1.0
+        assert score_files(submission, source).outputs == 2
+
+
+def test_tasks_without_labels_are_no_solutions(labelled, write_json, capsys):
+    tasks, submission = labelled
+    del tasks["b"]["test"][0]["output"]
+    challenges = str(write_json("challenges.json", tasks))
+    assert main(["score", str(write_json("sub.json", submission)), challenges]) == 2
+    line = capsys.readouterr().err
+    assert "task b: has a test input without a usable output" in line and line.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -95,4 +141,4 @@ def test_a_set_with_test_outputs_stands_in_for_a_solutions_file(write_json, tmp_
     for task_id, task in to_challenges(tasks).items():
         (folder / f"{task_id}.json").write_text(json.dumps(task))
     assert main(["score", submission, str(folder)]) == 2
-    assert "has a test input without output" in capsys.readouterr().err
+    assert "has a test input without a usable output" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import pytest
 from tensor_files import entry, write_tensors
 
 from hrm_offline.common.errors import InputError, shown
-from hrm_offline.common.files import read_json, read_tensor_header, write_json
+from hrm_offline.common.files import read_json, read_tensor_header, require_writable, write_json, written
 
 
 def test_a_well_formed_header_is_read(tmp_path):
@@ -108,3 +109,25 @@ sys.exit("it was read")
     result = subprocess.run([sys.executable, "-c", code, str(tmp_path / "c.json")], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert len(read_json(tmp_path / "c.json")) == 10**6 + 1
+
+
+def test_a_pipe_or_a_device_is_written_to_and_not_replaced(tmp_path):
+    """Where root names /dev/stdout, the system must not lose that."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE)
+    write_json(pipe, [1, 2])
+    assert reader.communicate(timeout=30)[0] == b"[1, 2]"
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    if os.path.exists("/dev/full"):
+        with pytest.raises(InputError, match="cannot be written"), written("/dev/full"):
+            write_json("/dev/full", [1])
+        assert stat.S_ISCHR(os.stat("/dev/full").st_mode)
+
+
+def test_the_folder_of_a_file_to_be_written_is_made(tmp_path):
+    with written(tmp_path / "a" / "b" / "c.json"):
+        write_json(tmp_path / "a" / "b" / "c.json", {})
+    for path in (tmp_path, tmp_path / "a" / "b" / "c.json" / "d.json"):
+        with pytest.raises(InputError):
+            require_writable(path)

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 from decoders import make_decoder
+from kernels import difference, needs_triton
 from networks import DECODER
 
 from hrm_offline.common.errors import InputError
 from hrm_offline.data.puzzles import ExampleSource
 from hrm_offline.model.network import training_batches
 from hrm_offline.model.pairs import PairMaker
+from hrm_offline.ops.dispatch import override
 
 CPU = torch.device("cpu")
 TASKS = [((3, 5), (2, 4)), ((1, 1), (6, 2)), ((4, 4), (4, 4)), ((2, 2), (2, 2))]
@@ -83,6 +85,27 @@ def test_decoding_with_a_cache_equals_reading_everything_again(decoder):
             at = at + 1
             where = starts + at
             logits = model.extend(cache, pairs.tokens[where], pairs.positions[where])
+
+
+@needs_triton
+def test_kernels_compute_the_same_network(make_task):
+    model, puzzles, _ = make_decoder((make_task("a", TASKS, seed=1),))
+    maker = PairMaker(puzzles, puzzles.demonstrations, CPU)
+    batch = ExampleSource(puzzles, 0).batch(3).rows(slice(2))
+    pairs, prompts = maker.make(batch), maker.prompts(batch)
+    where = pairs.bounds[:-1].long() + prompts.bounds.diff()  # the first tokens that the prompts lack
+    results = {}
+    for mode in ("triton", "reference"):
+        with override(mode):
+            model.zero_grad()
+            logits = model(pairs, pairs.answers)
+            logits.square().sum().backward()
+            with torch.inference_mode():
+                _, cache = model.prefill(prompts, pairs.longest)
+                decoded = model.extend(cache, pairs.tokens[where], pairs.positions[where])
+        results[mode] = [logits, decoded, *(p.grad.clone() for p in model.parameters())]
+    for ours, expected in zip(results["triton"], results["reference"], strict=True):
+        assert difference(ours, expected) < 1e-4
 
 
 def test_embeddings_of_puzzle_view_and_colours_reach_every_token(make_task):

@@ -16,10 +16,8 @@ def learned(function, tensors, grads):
     results = function(*leaves, 1e-5)
     used, weights = zip(*((result, grad.to(result.dtype)) for result, grad in zip(results, grads) if grad is not None))
     of = [leaf for leaf in leaves if leaf is not None]
-    return [
-        *results,
-        *(torch.zeros(1) if g is None else g for g in torch.autograd.grad(used, of, weights, allow_unused=True)),
-    ]
+    found = torch.autograd.grad(used, of, weights, allow_unused=True)
+    return [*results, *(torch.zeros(1) if gradient is None else gradient for gradient in found)]
 
 
 def compare(tensors, grads):

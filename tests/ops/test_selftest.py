@@ -1,5 +1,7 @@
 """Test the self-test with planted faults, on a CPU under Triton's interpreter."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -47,6 +49,16 @@ def test_right_and_fast_kernels_serve():
     assert [row.fault for row in found.rows if not row.is_right] == []
     assert dispatch.demotions() == {}
     assert {verdict.op: verdict.candidate for verdict in found.verdicts}["attention"].startswith("kernel")
+
+
+def test_a_run_tests_only_the_operations_of_its_network():
+    recursive, decoder = (
+        {case.op for case in selftest.make_cases(dataclasses.replace(SMALL, is_decoder=is_decoder))}
+        for is_decoder in (False, True)
+    )
+    assert recursive | decoder == set(dispatch.RULES)
+    assert recursive - decoder >= {"attention", "embedding"}
+    assert decoder - recursive == {"causal_attention", "cached_attention", "add_rms_norm"}
 
 
 def test_a_slow_kernel_does_not_serve():

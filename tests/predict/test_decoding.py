@@ -5,25 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from decoders import make_decoder
+from decoders import lean_towards, make_decoder
 
 from hrm_offline.answers.vote import Votes
 from hrm_offline.predict import decoding, greedy
 from hrm_offline.predict.plan import PredictionPlan
 
 TASKS = [((3, 3), (2, 4)), ((2, 3), (3, 2)), ((4, 2), (4, 4))]
-
-
-def lean_towards(model, token, by):
-    """Make a token likelier after all others, so that a random network ends rows and grids now and then, or never."""
-    plain = model._logits
-
-    def leaning(x, delta):
-        logits = plain(x, delta)
-        logits[:, token] += by
-        return logits
-
-    model._logits = leaning
 
 
 @pytest.fixture

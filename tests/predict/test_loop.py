@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from decoders import lean_towards, make_decoder
 from plans import make_plan
 
 from hrm_offline.answers.submission import build_submission, fallback_submission
@@ -58,3 +59,13 @@ def test_a_part_of_the_plan_may_be_predicted_and_its_steps_are_counted(plan, mod
     first = plan.rounds[0][0]
     assert sum(pool.count for pool in votes.values()) == len(first)
     assert predictor.sequence_steps == recipe.outer_steps * len(first)
+
+
+def test_a_decoder_judges_its_candidates(make_task):
+    model, puzzles, recipe = make_decoder((make_task("a", seed=1), make_task("b", seed=2)))
+    lean_towards(model, 14, 3.0)
+    lean_towards(model, 1, 3.0)
+    pools = predict_votes(model, puzzles, recipe)
+    ranked = [candidate for pool in pools.values() for candidate in pool.ranking() if candidate.grid.size]
+    assert ranked
+    assert all(candidate.score is not None and candidate.score < 0 for candidate in ranked[:8])

@@ -10,9 +10,13 @@ from hrm_offline.solve.choice import nearest_preset, pick_preset
 
 def test_preset_suits_device_and_task_count(monkeypatch):
     cpu = Runtime(torch.device("cpu"), torch.float32, "")
-    assert pick_preset(cpu, 41_000 / 240)[0] == "hrm-132k"
+    assert pick_preset(cpu, 41_000 / 240)[0] == "decoder-170k"
     gpu = Runtime(torch.device("cuda"), torch.bfloat16, "")
-    for gib, seconds, expected in ((24, 41_000, "hrm-27m"), (24, 4_000, "hrm-3m"), (8, 41_000, "hrm-3m")):
+    for gib, seconds, expected in (
+        (24, 41_000, "decoder-75m"),
+        (24, 4_000, "decoder-170k"),
+        (8, 41_000, "decoder-170k"),
+    ):
         monkeypatch.setattr(Runtime, "memory", gib * 2**30)
         assert pick_preset(gpu, seconds / 240)[0] == expected
 

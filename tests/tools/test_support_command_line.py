@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from hrm_offline.common.errors import InputError
-from tools.support.command_line import absolute_path, add_seeds, flags, parser_of, run_tool, solve_command
+from tools.support.command_line import absolute_path, add_seeds, docstring_of, flags, parser_of, run_tool, solve_command
 
 
 def test_flags_are_named_after_the_arguments_and_none_is_left_out():
@@ -53,3 +53,22 @@ def test_what_is_no_seed_is_refused_at_once(text, capsys):
 def test_a_path_is_that_of_the_folder_where_the_tool_was_started(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert absolute_path("out") == tmp_path.resolve() / "out"
+
+
+def test_help_needs_no_docstring_in_memory(tmp_path, monkeypatch, capsys):
+    """python -OO drops docstrings."""
+    (tmp_path / "tool.py").write_text('"""Do it.\n\n    python tool.py\n"""\n')
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "tool.py")])
+    with pytest.raises(SystemExit):
+        parser_of(None).parse_args(["--help"])
+    assert "Do it.\n\n    python tool.py" in capsys.readouterr().out
+    assert docstring_of(tmp_path / "none-such.py") is None
+
+
+def test_ctrl_c_is_one_line_and_exit_code_130(monkeypatch, capsys):
+    def tool():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["/somewhere/tool.py"])
+    assert run_tool(tool) == 130
+    assert capsys.readouterr().err == "tool.py: interrupted (Ctrl-C)\n"

@@ -45,3 +45,18 @@ def test_the_commit_of_something_that_is_no_checkout_is_unknown(tmp_path, monkey
     monkeypatch.setattr(environment, "REPOSITORY", tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert environment.commit_of_checkout() == "unknown"
+
+
+def test_a_script_starts_again_with_spaces_in_its_path(tmp_path, monkeypatch):
+    """Start it beside this process, as on Windows, whose exec would split the path. Elsewhere replace the process."""
+    script = tmp_path / "a folder" / "its script.py"
+    script.parent.mkdir()
+    script.write_text("import sys; sys.exit(7 if sys.argv[1:] == ['two words'] else 1)")
+    command = [sys.executable, str(script), "two words"]
+    with pytest.raises(SystemExit) as end:
+        environment._start_again(command, beside=True)
+    assert end.value.code == 7
+    replaced = []
+    monkeypatch.setattr(environment.os, "execv", lambda *arguments: replaced.append(arguments))
+    environment._start_again(command, beside=False)
+    assert replaced == [(sys.executable, command)]

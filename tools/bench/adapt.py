@@ -24,7 +24,6 @@ import dataclasses
 import json
 import math
 import platform
-import resource
 import statistics
 import sys
 import tempfile
@@ -36,6 +35,7 @@ from pathlib import Path
 import torch
 
 from hrm_offline.common.budget import Budget
+from hrm_offline.common.errors import InputError
 from hrm_offline.config import PRESETS, AdaptConfig, ModelConfig
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.data.tasks import Task, load_tasks, to_challenges, to_solutions
@@ -321,8 +321,13 @@ def _write_task_files(tasks: tuple[Task, ...], folder: Path) -> None:
 
 
 def _resident_megabytes() -> float:
-    """Return the most memory that this process has held so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    """Return the most memory that this process has held so far. Raises `InputError` on Windows, which has no count."""
+    try:
+        import resource
+    except ImportError:
+        raise InputError("this system does not tell the most memory that a process has held") from None
+    unit = 1e6 if sys.platform == "darwin" else 1e3  # macOS counts bytes, Linux kilobytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def bench_linear(options: argparse.Namespace, runtime: Runtime) -> list[dict]:

@@ -58,6 +58,8 @@ def _cell(result: dict, stage: str, cell: Callable[[dict], str | None]) -> str:
     if said is not None:
         return said
     ended = next(one for one in result["stages"] if one["name"] == stage)
+    if ended["state"] == "done":
+        return "not measured"
     return f"not measured: {ended['state']}" + (f" ({ended['reason']})" if ended["reason"] else "")
 
 
@@ -74,6 +76,7 @@ def _peaks(result: dict) -> str | None:
 
 def _operations(result: dict) -> str | None:
     verdicts = _rows(result, "selftest", "verdict")
+    verdicts = [row for row in verdicts if row["preset"] == verdicts[0]["preset"]]
     verdicts = [row for row in verdicts if row["shape"] == verdicts[0]["shape"]]
     if not verdicts:
         return None
@@ -98,16 +101,26 @@ def _checks(stage: str) -> Callable[[dict], str | None]:
     return cell
 
 
-def _step(result: dict) -> str | None:
+def _decoder_step(result: dict) -> str | None:
+    return _step(result, is_decoder=True)
+
+
+def _hrm_step(result: dict) -> str | None:
+    words = _step(result, is_decoder=False)
+    for graphs in _rows(result, "step", "graphs"):
+        words = f"{words}; with CUDA graphs {graphs['times as fast']:.2f} times as fast"
+    return words
+
+
+def _step(result: dict, is_decoder: bool) -> str | None:
+    """Return the rates of a network's step without CUDA graphs."""
     rows = _rows(result, "step", "visit", graphs="no")
+    rows = [row for row in rows if row["preset"].startswith("decoder") == is_decoder]
     if not rows:
         return None
     share = rows[-1]["share of peak"]
     share_in_words = f", {share:.0%} of the product" if share is not None else ""
-    words = f"{rows[-1]['examples/s']:,.0f} examples/s, {rows[-1]['tokens/s']:,.0f} tokens/s{share_in_words}"
-    for graphs in _rows(result, "step", "graphs"):
-        words += f"; with CUDA graphs {graphs['times as fast']:.2f} times as fast"
-    return words
+    return f"{rows[-1]['examples/s']:,.0f} examples/s, {rows[-1]['tokens/s']:,.0f} tokens/s{share_in_words}"
 
 
 def _memory(result: dict) -> str | None:
@@ -172,15 +185,16 @@ def _curve(result: dict) -> str | None:
 _LINES: tuple[tuple[str, str, Callable[[dict], str | None]], ...] = (
     ("commit", "machine", lambda result: ", ".join(result["commits"])),
     ("large matrix product; large copy", "machine", _peaks),
-    ("operations, at the shapes of `hrm-27m`", "selftest", _operations),
+    ("operations, at the shapes of `decoder-75m`", "selftest", _operations),
     ("tests on the GPU", "tests", _checks("tests")),
     ("`solve` of 30 real tasks", "solve", _checks("solve")),
     ("the same with a kernel that fails", "fault", _checks("fault")),
-    ("training step of `hrm-27m`", "step", _step),
-    ("its peak memory", "step", _memory),
-    ("a block forward, 768 x 901 tokens", "block", _block),
+    ("training step of `decoder-75m`", "step", _decoder_step),
+    ("training step of `hrm-27m`", "step", _hrm_step),
+    ("peak memory of the latter", "step", _memory),
+    ("a block of `hrm-27m` forward, 768 x 901 tokens", "block", _block),
     ("training step beside the published one, compiled", "published", _published),
-    ("prediction of `hrm-27m`", "predict", _prediction),
+    ("prediction of `decoder-75m`", "predict", _prediction),
     ("two runs of one seed are the same bits", "repeat", _repeat),
     ("two GPUs that learn together", "pair", _pair),
     ("best score of the curve", "curve", _curve),

@@ -1,12 +1,18 @@
 """Compile every Triton kernel for every GPU that Kaggle lends, on a machine without a GPU, and report.
 
-    python tools/bench/kernel_report.py [--targets 75,89] [--ops attention,rms_norm] [--all]
+    python tools/bench/kernel_report.py [--targets 75,89] [--ops attention,rms_norm] [--all] [--json FILE]
 
 A row is a kernel in the configuration that its launcher picks for a chip. The columns are registers per thread, bytes
 of stack, spill instructions, bytes of shared memory, the share of a multiprocessor's warps that fit at once
 (occupancy), and tensor-core instructions. The exit code is 1 if a configuration that `dispatch` would choose spills
 registers or does not fit the chip. --all adds the kernels that `dispatch` would not choose: other dtypes than the
-chip's own, and operations that PyTorch serves better there.
+chip's own, and operations that PyTorch serves better there. --json also writes the numbers into a file, with the
+instructions of each kernel; `tools/write_kernel_tables.py` makes the tables of docs/kernels.md from such files.
+
+Triton 3.2 and later will do. Another version than the installed one can be tried from a folder of its own:
+
+    pip install --target FOLDER --no-deps triton==3.4.0
+    PYTHONPATH=FOLDER python tools/bench/kernel_report.py
 """
 
 from __future__ import annotations
@@ -14,6 +20,7 @@ from __future__ import annotations
 import script_setup
 
 import argparse
+import dataclasses
 import multiprocessing
 import os
 import re
@@ -36,6 +43,8 @@ try:  # Triton before 3.3 describes arguments with it
 except ImportError:
     AttrsDescriptor = None
 
+from hrm_offline.common.errors import InputError
+from hrm_offline.common.files import write_json
 from hrm_offline.config import PRESETS, ModelConfig
 from hrm_offline.model.device import dtype_for_capability
 from hrm_offline.ops import (
@@ -106,11 +115,12 @@ class Compiled:
     spills: int = 0
     shared: int = 0
     tensor_core: str = ""
+    instructions: int = 0
     error: str = ""
 
 
 def variants(capability: int, everything: bool, usual_tiles: bool) -> list[Variant]:
-    """Return every launch of the presets' operations on a chip, equal kernels only once.
+    """Return every launch on a chip of the operations that the presets' networks call, equal kernels only once.
 
     `everything` adds the launches that dispatch would not choose. `usual_tiles` leaves out the tiles that only a
     self-test on the chip may choose.
@@ -122,6 +132,8 @@ def variants(capability: int, everything: bool, usual_tiles: bool) -> list[Varia
         for dtype in dtypes if everything else [preferred]:
             samples = Samples(preset.model, dtype, usual_tiles)
             for op, launch_all in LAUNCHES.items():
+                if op in dispatch.foreign_ops(preset.model.is_decoder):
+                    continue
                 op_dtype = torch.float32 if op in dispatch.FLOAT32_OPS else dtype
                 chosen = dispatch.decide_for(op, capability, op_dtype).triton
                 if not chosen and not everything:
@@ -350,6 +362,7 @@ def _read(cubin: bytes, shared: int) -> Compiled:
         instructions.count("LDL") + instructions.count("STL"),
         shared,
         " ".join(f"{n} {name}" for name, n in tensor_core.items()),
+        len(instructions) - instructions.count("NOP"),
     )
 
 
@@ -375,9 +388,14 @@ def main() -> int:
         if variant.op in ops
     ]
     print(f"Triton {triton.__version__}, torch {torch.__version__}: {len(work)} kernels for {len(targets)} chips")
+    if "fork" not in multiprocessing.get_all_start_methods():
+        raise InputError("this system cannot fork processes, which this report needs")
     # Launches cannot be sent to a process. A forked worker already has them, and finds each by its number.
     with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("fork"), _share, (work,)) as pool:
         results = list(pool.map(_compile_number, range(len(work))))
+    if options.json:
+        rows = [_as_json(variant, target, result) for (variant, target), result in zip(work, results)]
+        write_json(options.json, {"triton": triton.__version__, "kernels": rows}, indent=1)
     failures = 0
     for target in targets:
         rows = [(variant, result) for (variant, of), result in zip(work, results) if of == target]
@@ -387,6 +405,11 @@ def main() -> int:
         return 1
     print("every kernel that dispatch would choose fits and spills no registers")
     return 0
+
+
+def _as_json(variant: Variant, target: int, result: Compiled) -> dict:
+    names = {"capability": target, "op": variant.op, "kernel": _title(variant), "chosen": variant.chosen}
+    return names | {"fits": _fits(result, CHIPS[target])} | dataclasses.asdict(result)
 
 
 def _parse_arguments() -> tuple[list[int], list[str], argparse.Namespace]:
@@ -402,6 +425,7 @@ def _parse_arguments() -> tuple[list[int], list[str], argparse.Namespace]:
     parser.add_argument(
         "--usual-tiles", action="store_true", help="leave out the tiles that only a self-test on the chip may choose"
     )
+    parser.add_argument("--json", type=Path, help="also write the numbers into this file")
     options = parser.parse_args()
     targets, ops = options.targets.split(","), options.ops.split(",")
     known_targets = [str(target) for target in CHIPS]
@@ -440,17 +464,26 @@ def _print_chip(target: int, rows: list[tuple[Variant, Compiled]]) -> int:
     return sum(_print_variant(variant, result, chip) for variant, result in rows)
 
 
+def _title(variant: Variant) -> str:
+    """Return the kernel's name, and its flags that are on."""
+    name = variant.launch.kernel.__name__.strip("_").replace("_kernel", "")
+    flags = [k.lower() for k, v in variant.launch.constants.items() if v is True and k not in ("EVEN_K", "ALIGNED")]
+    return " ".join([name, *flags])
+
+
+def _fits(result: Compiled, chip: Chip) -> bool:
+    return result.shared <= chip.program_shared
+
+
 def _print_variant(variant: Variant, result: Compiled, chip: Chip) -> bool:
     """Print the row of a kernel. Returns whether it is a chosen one that spills or does not fit."""
     constants = variant.launch.constants
-    name = variant.launch.kernel.__name__.strip("_").replace("_kernel", "")
-    flags = "".join(f" {k.lower()}" for k, v in constants.items() if v is True and k not in ("EVEN_K", "ALIGNED"))
     tiles = "x".join(str(v) for k, v in constants.items() if k.isupper() and type(v) is int and k != "IGNORE")
-    start = f"{(name + flags)[:41]:<42}{str(variant.dtype)[6:]:<10}{tiles:<26}"
+    start = f"{_title(variant)[:41]:<42}{str(variant.dtype)[6:]:<10}{tiles:<26}"
     if result.error:
         print(f"{start}{result.error}")
         return variant.chosen
-    too_large = result.shared > chip.program_shared
+    too_large = not _fits(result, chip)
     spills = result.stack > 0 or result.spills > 0
     remark = ("TOO LARGE" if too_large else "SPILLS" if spills else "") + ("" if variant.chosen else " (not chosen)")
     warps = constants["num_warps"]

@@ -243,12 +243,15 @@ class SimulatedEngine(Engine):
             known[tasks] = super()._puzzles(tasks)
         return known[tasks]
 
-    def _new_predictor(self, puzzles):
-        return SimpleNamespace(predict=self._predict)
+    def _new_network(self, puzzles):
+        return None
+
+    def _new_predictor(self, model, puzzles):
+        return SimpleNamespace(predict=self._predict, try_graphs=lambda batch: None)
 
     def _predictor(self, job):
         puzzles = self._puzzles(job.tasks)
-        return self._new_predictor(puzzles), PredictionPlan(puzzles, self.choice.recipe)
+        return self._new_predictor(None, puzzles), PredictionPlan(puzzles, self.choice.recipe)
 
     def _predict(self, batch) -> Votes:
         self.worker.spend(self.worker.pool.weather.token * tokens_of(batch))

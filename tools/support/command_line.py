@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from hrm_offline.common.errors import INTERRUPTED, INTERRUPTED_CODE, InputError
+from hrm_offline.common.errors import INTERRUPTED, INTERRUPTED_CODE, InputError, end_unread
 from hrm_offline.config import MAX_SEED
 
 
@@ -24,7 +24,7 @@ def parser_of(docstring: str | None) -> argparse.ArgumentParser:
 def docstring_of(script: str | Path) -> str | None:
     """Return the docstring in a script's source. python -OO drops it from the module. None if there is no such file."""
     try:
-        return ast.get_docstring(ast.parse(Path(script).read_text(encoding="utf-8")))
+        return ast.get_docstring(ast.parse(Path(script).read_text(encoding="utf-8")), clean=False)
     except (OSError, SyntaxError, ValueError):
         return None
 
@@ -56,11 +56,16 @@ def absolute_path(text: str) -> Path:
 def run_tool(tool: Callable[[], int]) -> int:
     """Run a tool and return its exit code.
 
-    An `InputError` becomes one line on stderr and exit code 2, Ctrl-C one line and exit code 130.
+    An `InputError` or an `OSError` becomes one line on stderr and exit code 2, Ctrl-C one line and exit code 130.
     """
     try:
         return tool()
     except InputError as error:
+        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return end_unread()
+    except OSError as error:
         print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -43,7 +43,17 @@ def ensure(only: tuple[str, ...] = ()) -> None:
         stamp.write_text(wanted)
     elif Path(sys.prefix) == ENVIRONMENT:  # starting the script again would lead here again
         raise SystemExit(f"{ENVIRONMENT} lacks {', '.join(missing)}; remove that folder and start again")
-    os.execv(python, [str(python), *sys.argv])
+    _start_again([str(python), *sys.argv], os.name == "nt")
+
+
+def _start_again(command: list[str], beside: bool) -> None:
+    """Replace this process by a command, or end with the exit code of the command `beside` this process.
+
+    Windows' exec splits a path at its spaces, and its caller would not wait.
+    """
+    if beside:
+        raise SystemExit(subprocess.run(command).returncode)
+    os.execv(command[0], command)
 
 
 def commit_of_checkout() -> str:

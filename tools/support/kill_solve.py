@@ -16,8 +16,8 @@ _COMMAND = ["-m", "hrm_offline", "solve"]
 def kill_solve(after: float, over: threading.Event) -> int:
     """Wait for a solve among the descendants of this process, and kill it `after` seconds after its start.
 
-    SIGKILL goes to solve's process group and to all its children. Returns the number of killed processes, which is 0
-    if solve ended before that, or if `over` was set before a solve was found.
+    SIGKILL goes to solve's process group, where there are groups, and to all its children. Returns the number of killed
+    processes, which is 0 if solve ended before that, or if `over` was set before a solve was found.
     """
     while (solve := _find_solve()) is None:
         if over.wait(0.05):
@@ -27,7 +27,8 @@ def kill_solve(after: float, over: threading.Event) -> int:
         if solve.status() == psutil.STATUS_ZOMBIE:
             return 0
         victims = [solve, *solve.children(recursive=True)]
-        if os.getpgid(solve.pid) != os.getpgid(0):  # a notebook of an older version starts solve in our own group
+        # Windows has no groups. A notebook of an older version starts solve in our own group.
+        if hasattr(os, "killpg") and os.getpgid(solve.pid) != os.getpgid(0):
             os.killpg(os.getpgid(solve.pid), signal.SIGKILL)
         for process in victims:
             with contextlib.suppress(psutil.NoSuchProcess):

@@ -49,6 +49,11 @@ class Contact:
         """The folder of the results."""
         return self.lines.path.parent
 
+    @property
+    def preset(self) -> str:
+        """The preset that `solve` chooses on a large GPU, or a tiny one of its kind."""
+        return self.pick("decoder-75m", "decoder-170k")
+
     def left(self) -> float:
         """Return the seconds until this stage is stopped."""
         return self.until - time.monotonic()
@@ -88,9 +93,9 @@ class Contact:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
-    def use_proven_operations(self) -> None:
-        """Use what the stage `selftest` found best at the shapes of a run of `hrm-27m`, as `solve` would."""
-        rows = self.found("selftest", "verdict")
+    def use_proven_operations(self, preset: str) -> None:
+        """Use what the stage `selftest` found best at the largest shape of a preset, as `solve` would."""
+        rows = [row for row in self.found("selftest", "verdict") if row["preset"] == preset]
         first = [row for row in rows if row["shape"] == rows[0]["shape"]]
         selftest.apply([{name: row[name] for name in ("op", "candidate", "reason")} for row in first])
 

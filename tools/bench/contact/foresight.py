@@ -15,9 +15,9 @@ from hrm_offline.config import PRESETS, AdaptConfig
 from hrm_offline.data.puzzles import PuzzleSet
 from hrm_offline.data.tasks import Task, TaskSet, parse_grid, to_challenges
 from hrm_offline.model.artifact import bundled_artifact, load_artifact
-from hrm_offline.model.recursive import RecursiveModel
+from hrm_offline.model.network import build_network
+from hrm_offline.predict.decoding import new_predictor
 from hrm_offline.predict.plan import BASE_ROUNDS, PredictionPlan
-from hrm_offline.predict.predictor import Predictor
 from hrm_offline.solve.engine import Engine
 from hrm_offline.solve.messages import Adapt, Predict, Setup
 from hrm_offline.solve.options import SolveOptions
@@ -27,7 +27,7 @@ from tools.bench.contact.contact import Contact
 _SECONDS_PER_TASK = 150.0  # about a Kaggle run's, by which the engine bounds its probe and its self-test
 _RESERVE_SECONDS = 10.0  # kept back for the last batch of prediction
 # The networks of the curve: a preset, and whether its bundled artifact is adapted or random weights are.
-_ARMS = (("hrm-132k", True), ("hrm-27m", False), ("hrm-3m", False))
+_ARMS = (("decoder-170k", True), ("decoder-75m", False), ("hrm-27m", False))
 _LOOKS = (1 / 8, 1 / 4, 1 / 2, 1.0)  # shares of an adaptation's time after which its score is taken
 
 
@@ -39,7 +39,7 @@ def foresee_prediction(contact: Contact) -> None:
     options = SolveOptions(
         challenges,
         folder,
-        preset=contact.pick("hrm-27m", "hrm-132k"),
+        preset=contact.preset,
         device=contact.device.type,
         overrides={"visits": 0},
     )
@@ -102,7 +102,7 @@ def _draw_arm(contact: Contact, name: str, pretrained: bool, share: float) -> No
         model = artifact.build(puzzles.num_rows, contact.runtime.dtype)
     else:
         puzzles = PuzzleSet(tasks, recipe, PRESETS[name].model, seed=0)
-        model = RecursiveModel(PRESETS[name].model, puzzles.num_rows, contact.runtime.dtype)
+        model = build_network(PRESETS[name].model, puzzles.num_rows, contact.runtime.dtype)
     model = model.to(contact.device)
     adaptation = Adaptation.of_model(model, puzzles, recipe, 0, pretrained)
     clock = _Pausing()
@@ -129,11 +129,14 @@ def _draw_arm(contact: Contact, name: str, pretrained: bool, share: float) -> No
         contact.add("curve", **row)
         clock.paused += time.perf_counter() - stopped
 
-    for _ in adaptation.run():
-        if clock() >= looks[0] and len(looks) > 1:
-            looks.pop(0)
+    looked_at = 0
+    for step in adaptation.run():
+        if looks and clock() >= looks[0]:
+            looks = [time_of_look for time_of_look in looks if time_of_look > clock()]
+            looked_at = step
             look()
-    look()
+    if looked_at != adaptation.learner.step:
+        look()
 
 
 def _score_now(
@@ -146,7 +149,7 @@ def _score_now(
     ema = adaptation.learner.ema
     if ema and adaptation.learner.step:
         ema.swap()
-    predictor, plan = Predictor(adaptation.learner.model, puzzles, recipe), PredictionPlan(puzzles, recipe)
+    predictor, plan = new_predictor(adaptation.learner.model, puzzles, recipe), PredictionPlan(puzzles, recipe)
     pools: dict[int, Pool] = {}
     rounds = 0
     for batches in plan.rounds[:BASE_ROUNDS]:

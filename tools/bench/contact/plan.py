@@ -22,11 +22,13 @@ class Stage:
 
 STAGES = (
     Stage("machine", 40, "chip, versions, and the chip's own peaks: a large matrix product and a large copy"),
-    Stage("selftest", 100, "every operation against plain PyTorch, then timed, at three shapes of real runs"),
+    Stage("selftest", 140, "every operation against plain PyTorch, then timed, at four shapes of real runs"),
     Stage("tests", 200, "the tests marked `gpu` (graphs and predictor included), then those of all operations"),
-    Stage("solve", 150, "`solve` of 30 real tasks with `hrm-27m`, and a list of PASS and FAIL"),
+    Stage("solve", 150, "`solve` of 30 real tasks with `decoder-75m`, and a list of PASS and FAIL"),
     Stage("fault", 120, "the same with a kernel that fails on purpose once learning has begun"),
-    Stage("step", 180, "the default recipe's step of `hrm-27m` on real buckets, with and without CUDA graphs"),
+    Stage(
+        "step", 180, "steps of `decoder-75m`, and of `hrm-27m` by bucket with and without CUDA graphs, on real tasks"
+    ),
     Stage("block", 150, "a block of `hrm-27m` on 96 and on 768 x 901 tokens, beside eager and `torch.compile`"),
     Stage("published", 120, "the published training step, compiled, where `--against` names a checkout"),
     Stage("predict", 90, "prediction, and how well the probe at the start of a run foresees its time"),

@@ -16,19 +16,18 @@ import torch
 from hrm_offline.answers.vote import Votes
 from hrm_offline.config import PRESETS
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
-from hrm_offline.model.batching import training_batches
-from hrm_offline.model.recursive import RecursiveModel
+from hrm_offline.model.network import build_network, training_batches
 from hrm_offline.ops import dispatch, selftest
+from hrm_offline.predict.decoding import new_predictor
 from hrm_offline.predict.plan import PredictionPlan
-from hrm_offline.predict.predictor import Predictor
-from hrm_offline.train.learner import Learner
+from hrm_offline.train.decoder_learner import new_learner
 from tools.bench.contact.contact import Contact
 from tools.bench.contact.runner import die_with_parent
 from tools.bench.ops import KERNEL_TESTS
 from tools.support import environment
 
 # The shapes of runs, most important first: a preset, and the cells of its canvas.
-_SHAPES = (("hrm-27m", 900), ("hrm-27m", 225), ("hrm-3m", 900))
+_SHAPES = (("decoder-75m", 900), ("hrm-27m", 900), ("decoder-75m", 225), ("hrm-27m", 225))
 MARKED_TESTS = (
     "tests/train/test_graphs.py",
     "tests/predict/test_predictor.py",
@@ -49,7 +48,7 @@ def prove_operations(contact: Contact) -> None:
         recipe, model = PRESETS[name].adapt, PRESETS[name].model
         tokens = contact.pick(recipe.tokens_per_step, 2 * area)
         workload = selftest.workload_of(model, tokens, area, contact.runtime.dtype)
-        shape = f"{name}, {workload.batch} x {workload.tokens} tokens"
+        shape = f"{workload.batch} x {workload.tokens}"
         share = contact.left() / (len(shapes) - index)
         with demanded:
             found = selftest.run_selftest(
@@ -57,10 +56,12 @@ def prove_operations(contact: Contact) -> None:
                 contact.device,
                 share,
                 measure=contact.pick(None, _seconds_of_one_call),
-                note=lambda row, shape=shape: contact.add("operation", shape=shape, **asdict(row)),
+                note=lambda row, name=name, shape=shape: contact.add(
+                    "operation", preset=name, shape=shape, **asdict(row)
+                ),
             )
         for verdict in found.verdicts:
-            contact.add("verdict", shape=shape, **asdict(verdict))
+            contact.add("verdict", preset=name, shape=shape, **asdict(verdict))
         dispatch.promote_all()  # each shape is judged for itself
     wrong = [row for row in contact.found("selftest", "operation") if row["fault"]]
     names = sorted({f"{row['op']} ({row['candidate']})" for row in wrong})
@@ -111,7 +112,7 @@ def _outcomes(contact: Contact, arguments: list[str]) -> Iterator[tuple[str, str
 
 def repeat_a_seed(contact: Contact) -> None:
     """Adapt and predict twice from one seed. Write whether weights, embeddings and votes are the same bits."""
-    contact.use_proven_operations()
+    contact.use_proven_operations(contact.preset)
     (first, its_votes), (second, other_votes) = _adapted(contact), _adapted(contact)
     worst = max(float((a.float() - b.float()).abs().max()) for a, b in zip(first, second))
     same = all(torch.equal(a, b) for a, b in zip(first, second))
@@ -126,16 +127,16 @@ def repeat_a_seed(contact: Contact) -> None:
 
 def _adapted(contact: Contact) -> tuple[list[torch.Tensor], list[Votes]]:
     """Adapt some steps. Return the weights and embeddings, on the CPU, and the votes of some batches."""
-    chosen = PRESETS[contact.pick("hrm-27m", "hrm-132k")]
+    chosen = PRESETS[contact.preset]
     tokens = contact.pick(_REPEATED_TOKENS, 750)
     recipe = replace(chosen.recipe(pretrained=False), tokens_per_step=tokens, predict_tokens=tokens)
     puzzles = PuzzleSet(contact.tasks("mixed"), recipe, chosen.model, seed=0)
     torch.manual_seed(0)
-    model = RecursiveModel(chosen.model, puzzles.num_rows, contact.runtime.dtype).to(contact.device)
-    learner = Learner(model, recipe, contact.pick(_REPEATED_STEPS, 2), seed=0)
+    model = build_network(chosen.model, puzzles.num_rows, contact.runtime.dtype).to(contact.device)
+    learner = new_learner(model, recipe, contact.pick(_REPEATED_STEPS, 2), seed=0)
     offer = training_batches(ExampleSource(puzzles, seed=0), contact.device)
     for step in range(learner.total_steps):
         learner.learn(offer(step))
-    predictor, plan = Predictor(model, puzzles, recipe), PredictionPlan(puzzles, recipe)
+    predictor, plan = new_predictor(model, puzzles, recipe), PredictionPlan(puzzles, recipe)
     votes = [predictor.predict(batch) for batch in plan.rounds[0][:_REPEATED_BATCHES]]
     return [value.cpu() for value in model.state_dict().values()], votes

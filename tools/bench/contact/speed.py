@@ -14,11 +14,12 @@ import time
 
 import torch
 
-from hrm_offline.config import PRESETS, ModelConfig
+from hrm_offline.config import PRESETS
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.model.batching import BatchMaker
-from hrm_offline.model.recursive import RecursiveModel
+from hrm_offline.model.network import build_network, training_batches
 from hrm_offline.ops import dispatch
+from hrm_offline.train.decoder_learner import new_learner
 from hrm_offline.train.learner import Learner
 from tools.bench.contact.contact import Contact, Skipped
 from tools.bench.contact.runner import die_with_parent
@@ -28,6 +29,8 @@ from tools.support.flop import training_flop
 
 _WARM_UP = 5  # steps before the timing; a recording is made within them
 _TIMED_STEPS = 7  # at most; a slow chip takes fewer
+_COUNTING_SECONDS = 30.0  # that memory_report may take, between the two passes
+_DECODER_WARM_UP, _DECODER_STEPS = 10, 100
 _SHARE = 0.9  # of the stage's time may go into steps
 _NO_END = 10_000  # steps of a learning rate schedule that the measured steps do not come to the end of
 _BLOCK_SHAPES = ((96, 901), (768, 901))
@@ -35,17 +38,60 @@ _PUBLISHED_SHAPES = ((48, 901), (96, 901))
 
 
 def time_steps(contact: Contact) -> None:
-    """Time the default recipe's step on every bucket of real tasks, first without CUDA graphs and then with them."""
-    contact.use_proven_operations()
-    preset = contact.pick("hrm-27m", "hrm-132k")
-    counting = _count_memory(preset)
-    plain = _time_buckets(contact, preset, "no", contact.left() / contact.pick(2, 1))
+    """Time the default recipe's step on real tasks, then that of `hrm-27m` by bucket, without and with CUDA graphs."""
+    _time_decoder(contact, contact.left() / 4)
     _free_memory(contact)
-    _compare_memory(contact, preset, counting)
+    dispatch.promote_all()
+    preset = contact.pick("hrm-27m", "hrm-132k")
+    contact.use_proven_operations(preset)
+    plain = _time_buckets(contact, preset, "no", (contact.left() - _COUNTING_SECONDS) / 2)
+    _free_memory(contact)
+    _compare_memory(contact, preset)
     if contact.smoke:  # a CPU records nothing
         return
     recorded = _time_buckets(contact, preset, "yes", contact.left())
     contact.add("graphs", **{"times as fast": plain / recorded, "serve": plain > recorded})
+
+
+def _time_decoder(contact: Contact, seconds: float) -> None:
+    """Time steps of the default recipe on the real mix, in its own order: each batch of a decoder has another shape.
+
+    FLOP are those of the products with weights, three times the forward pass.
+    """
+    chosen = PRESETS[contact.preset]
+    contact.use_proven_operations(contact.preset)
+    recipe = chosen.recipe(pretrained=False)
+    puzzles = PuzzleSet(contact.tasks("mixed"), recipe, chosen.model, seed=0)
+    torch.manual_seed(0)
+    model = build_network(chosen.model, puzzles.num_rows, contact.runtime.dtype).to(contact.device)
+    learner = new_learner(model, recipe, _NO_END, seed=0)
+    offer = training_batches(ExampleSource(puzzles, seed=0), contact.device)
+    if contact.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    until, examples, tokens = time.perf_counter() + seconds, 0, 0
+    for step in range(contact.pick(_DECODER_WARM_UP, 1)):
+        learner.learn(offer(step))
+    contact.wait()
+    began, steps = time.perf_counter(), 0
+    while not steps or (steps < contact.pick(_DECODER_STEPS, 1) and time.perf_counter() < until):
+        batch = offer(learner.step)
+        learner.learn(batch)
+        steps += 1
+        examples += batch.size
+        tokens += int(batch.sequences(slice(0, batch.size)).tokens.numel())
+    contact.wait()
+    spent = time.perf_counter() - began
+    weights = sum(param.numel() for param in model.layers.parameters() if param.ndim == 2)
+    contact.add(
+        "visit",
+        preset=contact.preset,
+        graphs="no",
+        **{"timed steps": steps, "seconds": spent / steps},
+        **_rates(contact, examples, tokens, 6 * weights * tokens, spent),
+        **{"peak GiB": torch.cuda.max_memory_allocated() / 2**30 if contact.device.type == "cuda" else math.nan},
+        parts=learner.micro_batches,
+        demoted=" ".join(dispatch.demotions()),
+    )
 
 
 def _free_memory(contact: Contact) -> None:
@@ -66,7 +112,7 @@ def _time_buckets(contact: Contact, preset: str, graphs: str, seconds: float) ->
     puzzles = PuzzleSet(contact.tasks("mixed"), recipe, model_config, seed=0)
     source = ExampleSource(puzzles, seed=0)
     torch.manual_seed(0)
-    model = RecursiveModel(model_config, puzzles.num_rows, contact.runtime.dtype).to(contact.device)
+    model = build_network(model_config, puzzles.num_rows, contact.runtime.dtype).to(contact.device)
     learner = Learner(model, recipe, total_steps=_NO_END, seed=0)
     maker = BatchMaker(puzzles, source.examples, contact.device)
     rows = []
@@ -129,13 +175,13 @@ def _rates(contact: Contact, examples: float, tokens: float, flop: float, second
     }
 
 
-def _count_memory(preset: str) -> subprocess.Popen:
-    """Have memory_report count on the CPU, in a process of its own: it needs Triton's interpreter and takes a while."""
+def _count_memory(preset: str) -> subprocess.CompletedProcess:
+    """Have memory_report count on the CPU, in a process of its own, since it needs Triton's interpreter."""
     code = (
         "import json, sys; from tools.bench import memory_report; "
         "print(json.dumps(memory_report.lines_of(sys.argv[1])))"
     )
-    return subprocess.Popen(
+    return subprocess.run(
         [sys.executable, "-c", code, preset],
         cwd=environment.REPOSITORY,
         env=os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": "tools"},
@@ -145,23 +191,24 @@ def _count_memory(preset: str) -> subprocess.Popen:
     )
 
 
-def _compare_memory(contact: Contact, preset: str, counting: subprocess.Popen) -> None:
+def _compare_memory(contact: Contact, preset: str) -> None:
     """Write the counted memory of the largest bucket's step beside the measured one."""
-    text, _ = counting.communicate()
+    counting = _count_memory(preset)
     if counting.returncode:
         contact.add("memory", preset=preset, fault=f"memory_report ended with code {counting.returncode}")
         return
     largest = max(contact.found("step", "bucket"), key=lambda row: row["batch"] * row["canvas"])
     tokens = largest["batch"] * (largest["canvas"] + PRESETS[preset].model.puzzle_tokens)
-    for mode, (fixed, per_token) in json.loads(text).items():
+    for mode, (fixed, per_token) in json.loads(counting.stdout).items():
         counted = (fixed + tokens * per_token) / 2**30
         contact.add("memory", preset=preset, mode=mode, **{"counted GiB": counted, "peak GiB": largest["peak GiB"]})
 
 
 def time_block(contact: Contact) -> None:
     """Time a block forward and both ways: ours and eager at all shapes first, then compiled, which may take minutes."""
-    contact.use_proven_operations()
-    machine, config = _machine(contact), _block_config(contact)
+    preset = contact.pick("hrm-27m", "hrm-132k")
+    contact.use_proven_operations(preset)
+    machine, config = _machine(contact), PRESETS[preset].model
     for compiled in contact.pick((False, True), (False,)):
         for batch, tokens in contact.pick(_BLOCK_SHAPES, ((2, 17),)):
             case = block_case(Inputs(config, batch, tokens, machine))
@@ -175,14 +222,10 @@ def time_published(contact: Contact) -> None:
     if contact.against is None:
         raise Skipped("no checkout of the published code was given (--against DIR)")
     machine, config = _machine(contact), PRESETS["hrm-27m"].model
-    contact.use_proven_operations()
+    contact.use_proven_operations("hrm-27m")
     for batch, tokens in contact.pick(_PUBLISHED_SHAPES, ((2, 17),)):
         for row in bench_steps(config, batch, tokens, machine, contact.against, compiled=not contact.smoke):
             contact.add("published", **dataclasses.asdict(row))
-
-
-def _block_config(contact: Contact) -> ModelConfig:
-    return PRESETS[contact.pick("hrm-27m", "hrm-132k")].model
 
 
 def _machine(contact: Contact) -> Machine:
