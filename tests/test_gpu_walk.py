@@ -16,11 +16,11 @@ from hrm_offline.config import PRESETS, ModelConfig
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.data.sets import load_set
 from hrm_offline.model.device import dtype_for_capability
-from hrm_offline.model.network import training_batches
-from hrm_offline.model.recursive import RecursiveModel
+from hrm_offline.model.network import build_network, training_batches
 from hrm_offline.predict.plan import PredictionPlan
 from hrm_offline.predict.predictor import Predictor
-from hrm_offline.train.learner import Learner, sum_metrics
+from hrm_offline.train.decoder_learner import new_learner
+from hrm_offline.train.learner import sum_metrics
 
 pytestmark = [needs_triton, pytest.mark.skipif(bool(fake_gpu.why_not()), reason=str(fake_gpu.why_not()))]
 
@@ -58,11 +58,11 @@ class Walk:
         self.puzzles = PuzzleSet(load_set("synthetic-3-sides-5").tasks, self.recipe, config, 0)
         dtype, _ = dtype_for_capability(divmod(capability, 10))
         with chip(capability), Witness():
-            self.model = RecursiveModel(config, self.puzzles.num_rows, dtype)
+            self.model = build_network(config, self.puzzles.num_rows, dtype)
 
     def train(self) -> Witness:
         """Take two steps, and return the witness of the second. The first allocates moments and tables."""
-        learner = Learner(self.model, self.recipe, 100, 0)
+        learner = new_learner(self.model, self.recipe, 100, 0)
         offer = training_batches(ExampleSource(self.puzzles, 0), self.model.device)
         with Witness():
             learner.learn(offer(0))
@@ -87,7 +87,15 @@ class Walk:
         return witness
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", [name for name, preset in PRESETS.items() if preset.model.is_decoder])
+def test_no_step_of_a_decoder_waits_for_the_device(name, faked):
+    trained = Walk(name, 89).train()
+    assert not trained.waits
+    forward = {"causal_attention_forward", "add_rms_norm_forward", "rotate_rows", "linear_swiglu_forward"}
+    assert set(trained.launches) >= forward | {"causal_attention_backward", "add_rms_norm_backward"}
+
+
+@pytest.mark.parametrize("name", [name for name, preset in PRESETS.items() if not preset.model.is_decoder])
 def test_no_step_and_no_prediction_waits_for_the_device(name, faked):
     walk = Walk(name, 89)
     trained, predicted = walk.train(), walk.predict()

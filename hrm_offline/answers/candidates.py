@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hrm_offline.answers.vote import Candidate, Pool, TestKey, best
+from hrm_offline.answers.vote import Candidate, Pool, TestKey, best, key_of
 from hrm_offline.common.errors import InputError, shown, shown_name
 from hrm_offline.common.files import read_json, write_json
 from hrm_offline.data.tasks import GridError, TaskSet, parse_grid
@@ -114,6 +114,7 @@ def merged(own: Pool, sources: Iterable[Source]) -> Pool:
             count = votes * (candidate.count / total)
             if count:  # it may be too small for a float beside the others
                 pool.add(candidate.grid, count, count * candidate.confidence)
+                pool.elsewhere.add(key_of(candidate.grid))
     return pool
 
 

@@ -32,14 +32,15 @@ class Vote:
 class Candidate:
     """A grid that may be the answer: its number of votes and their mean confidence.
 
-    `count` need not be whole, because votes from elsewhere are weighted. `score` is the grid's log-likelihood summed
-    over views, or None where no network has judged it.
+    `count` need not be whole, because votes from elsewhere are weighted; `elsewhere` says that it has such votes.
+    `score` is the grid's log-likelihood summed over views, or None where no network has judged it.
     """
 
     grid: np.ndarray
     count: float
     confidence: float
     score: float | None = None
+    elsewhere: bool = False
 
 
 Rule = Callable[[list[Candidate]], list[np.ndarray]]  # from candidates, best first, to attempts
@@ -55,12 +56,14 @@ class Pool:
     """The votes for one test input.
 
     `sums` holds [grid, count, summed confidence] of each distinct grid, in the order in which they were first seen;
-    `count` is the number of all votes. `scores` holds the log-likelihoods of the grids that were judged, by `key_of`.
+    `count` is the number of all votes. `scores` holds the log-likelihoods of the grids that were judged, by `key_of`,
+    and `elsewhere` the keys of the grids with votes from elsewhere.
     """
 
     sums: dict[tuple, list] = field(default_factory=dict)
     count: float = 0
     scores: dict[tuple, float] = field(default_factory=dict)
+    elsewhere: set[tuple] = field(default_factory=set)
 
     def add(self, grid: np.ndarray, count: float, confidence: float) -> None:
         """Count `count` votes for a grid; `confidence` is the sum of theirs."""
@@ -72,7 +75,7 @@ class Pool:
     def ranking(self) -> list[Candidate]:
         """Return the candidates, best first: by count, then by mean confidence, then as first seen."""
         candidates = [
-            Candidate(grid, count, total / count, self.scores.get(key))
+            Candidate(grid, count, total / count, self.scores.get(key), key in self.elsewhere)
             for key, (grid, count, total) in self.sums.items()
         ]
         return sorted(candidates, key=lambda c: (c.count, c.confidence), reverse=True)  # a stable sort
@@ -170,16 +173,19 @@ def rank(votes: Iterable[Vote]) -> list[Candidate]:
 def best(ranking: list[Candidate], count: int) -> list[Candidate]:
     """Return the first `count` candidates that can be an answer, or as many as there are. An empty grid never can.
 
-    Judged candidates come first, by score. The others follow in the order of the ranking.
+    Judged candidates come first, by score. The others follow in the order of the ranking. Where votes came from
+    elsewhere, the first of the ranking stays first: another program and the network's judgement each get an attempt.
     """
     possible = [candidate for candidate in ranking if candidate.grid.size]
-    judged = sorted((c for c in possible if c.score is not None), key=lambda c: c.score, reverse=True)
-    return [*judged, *(c for c in possible if c.score is None)][:count]
+    first = possible[:1] if any(candidate.elsewhere for candidate in possible) else []
+    rest = possible[len(first) :]
+    judged = sorted((c for c in rest if c.score is not None), key=lambda c: c.score, reverse=True)
+    return [*first, *judged, *(c for c in rest if c.score is None)][:count]
 
 
 def choose_attempts(ranking: list[Candidate]) -> list[np.ndarray]:
     """Return the two best grids of a ranking, or as many as there are.
 
-    Without scores this is the published rule: the grids with most votes. With scores likelihood decides.
+    Without scores this is the published rule: the grids with most votes. With scores likelihood decides (see `best`).
     """
     return [candidate.grid for candidate in best(ranking, _ATTEMPTS)]

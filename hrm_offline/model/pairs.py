@@ -136,7 +136,7 @@ class PairMaker:
         part = torch.where(in_output, PART_OUTPUT, torch.where(is_separator, PART_SEPARATOR, PART_INPUT))
         part = torch.where(place == 0, PART_START, part)
         targets = torch.cat([tokens[1:], tokens.new_full((1,), EOS)])
-        targets[table[3] + table[4] - 1] = EOS
+        targets.index_fill_(0, table[3] + table[4] - 1, EOS)
         counts = output_tokens + 1
         first = torch.repeat_interleave(table[3] + table[5] + 1, table[6] + 1, output_size=int(counts.sum()))
         before = torch.repeat_interleave(

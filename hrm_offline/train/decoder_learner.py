@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from hrm_offline.config import Recipe
-from hrm_offline.model.batching import OfferedBatch
+from hrm_offline.model.batching import OfferedBatch, to_device
 from hrm_offline.model.graphs import Choice
 from hrm_offline.model.network import Network
 from hrm_offline.model.pairs import PackedPairs
@@ -63,10 +63,10 @@ class DecoderLearner(Learner):
         right = (logits.argmax(-1) == pairs.targets[pairs.answers]).float()  # [M]
         owners = pairs.owners[pairs.answers]
         by_sequence = torch.zeros(len(pairs), device=right.device).index_add(0, owners, right)  # [B]
-        counts = torch.from_numpy(pairs.counts).to(right.device)
+        counts = to_device(torch.from_numpy(pairs.counts), right.device)
         loss = losses.sum() * (batch.size / batch.answer_tokens)
         return {
-            "count": torch.tensor(len(pairs), device=right.device),
+            "count": torch.full((), len(pairs), device=right.device),
             "accuracy": (by_sequence / counts).sum(),
             "exact_accuracy": (by_sequence == counts).sum(),
             "lm_loss": loss,

@@ -57,3 +57,10 @@ def test_a_pool_gives_its_candidates_their_scores():
 def test_votes_of_grids_gives_the_grids_back():
     votes = Votes.of_grids(np.array([4, 2]), (A, C), np.array([-1.0, -2.0]))
     assert [votes.grid(i).tolist() for i in range(2)] == [A.tolist(), C.tolist()]
+
+
+def test_votes_from_elsewhere_keep_the_first_attempt_and_likelihood_chooses_the_second():
+    ranking = [Candidate(C, 9, 0.9, -9.0, elsewhere=True), Candidate(A, 5, 0.9, -7.0), Candidate(B, 1, 0.1, -2.0)]
+    assert [a.tolist() for a in choose_attempts(ranking)] == [C.tolist(), B.tolist()]
+    outvoted = [Candidate(A, 9, 0.9, -7.0), Candidate(C, 5, 0.9, -9.0, elsewhere=True), Candidate(B, 1, 0.1, -2.0)]
+    assert [a.tolist() for a in choose_attempts(outvoted)] == [A.tolist(), B.tolist()]

@@ -33,6 +33,8 @@ def run(tmp_path_factory):
                 "1000",
                 "--adapt",
                 "per-task",
+                "--preset",
+                "hrm-132k",
                 "--workers",
                 "0",
                 "--keep-networks",

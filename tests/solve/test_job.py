@@ -36,6 +36,8 @@ def run(tmp_path, write_json):
             "2",
             "--workers",
             "0",
+            "--preset",
+            "hrm-132k",
             *extra,
         ]
         return main(command), out

@@ -41,7 +41,7 @@ def test_a_run_that_was_cut_off_anywhere_answers_as_an_unbroken_one(challenges, 
 
 
 def test_a_candidate_from_elsewhere_is_judged_too(challenges, tmp_path):
-    """A grid of one colour against the task's noise: however many votes it has, its likelihood decides."""
+    """A grid of one colour, with as many votes as all others, gets a score beside its first attempt."""
     votes = tmp_path / "votes.json"
     odd = np.full((3, 3), 7, dtype=np.uint8)
     write_candidates(votes, {task_id: [[Candidate(odd, 100, 0.5)]] for task_id in challenges[1]})

@@ -46,6 +46,8 @@ def run(challenges, tmp_path):
                     "0",
                     "--artifact",
                     "none",
+                    "--preset",
+                    "hrm-132k",
                     *map(str, extra),
                 ]
             )

@@ -32,7 +32,9 @@ SMALL = PRESETS["hrm-132k"]
 
 
 def options_of(challenges, tmp_path, name="out", workers=1, sharing="sharded", **changes):
-    """Return the options of a small run on the `challenges` fixture."""
+    """Return the options of a small run on the `challenges` fixture, by default with the smallest recursive network."""
+    if "artifact" not in changes:
+        changes.setdefault("preset", "hrm-132k")
     overrides = changes.pop("overrides", None) or {"visits": changes.pop("visits", 20)}
     return SolveOptions(
         challenges[0], tmp_path / name, overrides=overrides, workers=workers, sharing=sharing, **changes
