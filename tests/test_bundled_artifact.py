@@ -86,7 +86,7 @@ def test_it_was_pretrained_on_nothing_that_is_measured_on():
         ([], FOLDER),
         (["--artifact", "bundled"], FOLDER),
         (["--artifact", "none"], None),
-        (["--preset", "hrm-3m"], None),
+        (["--preset", "hrm-3m", "--set", "vote_views=4", "colour_permutations=4"], None),
         (["--preset", "hrm-132k"], bundled_artifact("hrm-132k")),
     ],
 )

@@ -76,8 +76,13 @@ def test_a_notebook_that_is_interrupted_lets_the_command_write_what_it_has(tmp_p
     def interrupt(line):
         signal.raise_signal(signal.SIGINT) if line == "ready" else None
 
-    with pytest.raises(KeyboardInterrupt):
-        kaggle.run_with_limit([sys.executable, "-c", code], 30, interrupt)
+    # A test process that another one started may ignore the signal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            kaggle.run_with_limit([sys.executable, "-c", code], 30, interrupt)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (tmp_path / "saved").exists()
 
 

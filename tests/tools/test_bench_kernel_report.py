@@ -20,11 +20,12 @@ def kernel_report(*arguments, before="pass"):
 
 
 @needs_triton
-def test_every_kernel_that_would_be_chosen_compiles_for_every_chip_without_a_spill():
-    report = kernel_report("--usual-tiles")
+def test_every_kernel_that_would_be_chosen_compiles_without_a_spill():
+    """Compile for a T4, an L4 and an H100. The tool compiles for six chips by default, which takes minutes."""
+    report = kernel_report("--usual-tiles", "--targets", "75,89,90")
     assert report.returncode == 0, report.stdout + report.stderr
     chips = report.stdout.split("\nsm_")[1:]
-    assert [chip.split()[0] for chip in chips] == ["75", "80", "86", "89", "90", "120"]
+    assert [chip.split()[0] for chip in chips] == ["75", "89", "90"]
     assert "MMA" not in chips[0]
     assert "attention: PyTorch serves it in float16 (compute capability 7.5 is below 8.0)" in chips[0]
     for chip in chips[1:]:
