@@ -524,7 +524,14 @@ _DECODER_RECIPE = dict(
     learned_halting=False,
     translate=0.0,
 )
-_SMALL_DECODER = dict(tokens_per_step=2000, colour_permutations=0)
+_SMALL_DECODER = _DECODER_RECIPE | dict(
+    tokens_per_step=2000, lr=2e-3, matrix_lr=1e-2, puzzle_emb_lr=5e-3, colour_permutations=0
+)
+_LARGE_DECODER = _DECODER_RECIPE | dict(
+    lr=1e-3, matrix_lr=1.66e-3, puzzle_emb_lr=1e-3, dropout=0.1, colour_permutations=300
+)
+_DECODER_ADAPTATION = dict(constant_fraction=0.8, outer_steps=1, embeddings_only=0.0)
+_SMALL_DECODER_PREDICTION = dict(vote_views=8, predict_tokens=16384)
 _DECODER = dict(
     architecture="decoder",
     L_layers=0,
@@ -598,73 +605,30 @@ PRESETS = {
             **_DECODER, hidden_size=768, num_heads=12, H_layers=8, expansion=6.0, puzzle_columns=3, puzzle_emb_ndim=768
         ),
         AdaptConfig(
-            **_DECODER_RECIPE,
+            **_LARGE_DECODER,
+            **_DECODER_ADAPTATION,
             tokens_per_step=64 * 512,
-            lr=1e-3,
-            matrix_lr=1.66e-3,
-            puzzle_emb_lr=1e-3,
-            constant_fraction=0.8,
-            dropout=0.1,
-            colour_permutations=300,
-            outer_steps=1,
-            embeddings_only=0.0,
             visits=2000,
             vote_views=64,
             predict_tokens=2**17,
         ),
         PretrainConfig(
-            preset="decoder-75m",
-            **_DECODER_RECIPE,
-            tokens_per_step=128 * 512,
-            lr=1e-3,
-            matrix_lr=1.66e-3,
-            puzzle_emb_lr=1e-3,
-            constant_fraction=0.7,
-            dropout=0.1,
-            colour_permutations=300,
-            steps=100_000,
+            preset="decoder-75m", **_LARGE_DECODER, constant_fraction=0.7, tokens_per_step=128 * 512, steps=100_000
         ),
     ),
     "decoder-170k": Preset(
         ModelConfig(
             **_DECODER, hidden_size=64, num_heads=4, H_layers=4, expansion=3.0, puzzle_columns=2, puzzle_emb_ndim=64
         ),
+        AdaptConfig(**_SMALL_DECODER, **_DECODER_ADAPTATION, **_SMALL_DECODER_PREDICTION, visits=300),
+        PretrainConfig(preset="decoder-170k", **_SMALL_DECODER, constant_fraction=0.7, steps=20_000),
+        # Half the rates of random weights, but for the embeddings, which are new. The visits were chosen among 80, 160
+        # and 320 on ConceptARC's 30 smallest tasks: see LOG.md, 2026-11-25.
         AdaptConfig(
-            **_DECODER_RECIPE,
-            **_SMALL_DECODER,
-            lr=2e-3,
-            matrix_lr=1e-2,
-            puzzle_emb_lr=5e-3,
-            constant_fraction=0.8,
-            outer_steps=1,
-            embeddings_only=0.0,
-            visits=300,
-            vote_views=8,
-            predict_tokens=16384,
-        ),
-        PretrainConfig(
-            preset="decoder-170k",
-            **_DECODER_RECIPE,
-            **_SMALL_DECODER,
-            lr=2e-3,
-            matrix_lr=1e-2,
-            puzzle_emb_lr=5e-3,
-            constant_fraction=0.7,
-            steps=20_000,
-        ),
-        # Half the rates of random weights, but for the embeddings, which are new.
-        AdaptConfig(
-            **_DECODER_RECIPE,
-            **_SMALL_DECODER,
-            lr=1e-3,
-            matrix_lr=5e-3,
-            puzzle_emb_lr=1e-2,
-            constant_fraction=0.8,
-            outer_steps=1,
-            embeddings_only=0.0,
-            visits=160,  # chosen among 80, 160 and 320 on ConceptARC's 30 smallest tasks: see LOG.md, 2026-11-25
-            vote_views=8,
-            predict_tokens=16384,
+            **(_SMALL_DECODER | dict(lr=1e-3, matrix_lr=5e-3, puzzle_emb_lr=1e-2)),
+            **_DECODER_ADAPTATION,
+            **_SMALL_DECODER_PREDICTION,
+            visits=160,
         ),
     ),
 }

@@ -7,6 +7,7 @@ and never read. NEW_ROW ends each row. A token's position is (row, column, part 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -46,6 +47,20 @@ class PackedPairs:
 
     def __len__(self) -> int:
         return len(self.bounds) - 1
+
+
+class _Numbers(NamedTuple):
+    """What is known of sequences before their tokens are made, each int64 [B], or [N] by token."""
+
+    views: torch.Tensor
+    examples: torch.Tensor  # whose inputs they show
+    chosen: torch.Tensor  # whose outputs
+    start: torch.Tensor  # their first tokens in the batch
+    inputs: torch.Tensor  # tokens of their inputs
+    counts: torch.Tensor  # tokens of their outputs, with EOS
+    first_answer: torch.Tensor  # their first answers among those of the batch
+    input_cols: torch.Tensor
+    output_cols: torch.Tensor
 
 
 class PairMaker:
@@ -107,54 +122,50 @@ class PairMaker:
             output_tokens = output_sides[:, 0] * (output_sides[:, 1] + 1)
         lengths = 2 + input_tokens + output_tokens
         bounds = np.concatenate([[0], np.cumsum(lengths)])
-        # All numbers per sequence cross to the device in one copy.
-        columns = [views, examples, chosen, bounds[:-1], lengths, input_tokens, output_tokens]
+        counts = output_tokens + 1  # with EOS
+        first_answers = np.cumsum(counts) - counts
+        columns = [views, examples, chosen, bounds[:-1], input_tokens, counts, first_answers]
         columns += [input_sides[:, 1], output_sides[:, 1]]
+        # All numbers per sequence cross to the device in one copy.
         table = to_device(torch.from_numpy(np.stack(columns)), self.device)  # int64 [9, B]
-        return self._fill(table, bounds, lengths, output_tokens, None if outputs is None else outputs[0])
-
-    def _fill(self, table, bounds: np.ndarray, lengths: np.ndarray, output_tokens: np.ndarray, outputs) -> PackedPairs:
-        """Fill in the tokens of sequences whose numbers lie in the columns of `table`."""
-        total = int(bounds[-1])
-        sequences = torch.arange(len(lengths), device=self.device)
-        owners = torch.repeat_interleave(sequences, table[4], output_size=total)  # [N]
-        views, examples, chosen, start, _, inputs, _, input_cols, output_cols = table[:, owners]  # [N] each
-        place = torch.arange(total, device=self.device) - start  # [N], within its sequence
-        in_output = place > inputs + 1
-        is_separator = place == inputs + 1
-        cell = torch.where(in_output, place - inputs - 2, place - 1)  # counts a row's NEW_ROW too
-        width = torch.where(in_output, output_cols, input_cols) + 1
-        cell = torch.where((place == 0) | is_separator, 0, cell)
-        row, col = cell // width, cell % width
-        symmetry = self.symmetries[self.elements[views].int()]  # [N, 3]
-        tokens = self._colours(self.inputs, examples, symmetry, row, col)
-        if outputs is not None:
-            tokens = torch.where(in_output, self._colours(outputs, chosen, symmetry, row, col), tokens)
-        tokens = self.colours[views].gather(1, tokens.long()[:, None])[:, 0].long() + FIRST_COLOUR
-        tokens = torch.where(col == width - 1, NEW_ROW, tokens)
-        tokens = torch.where(place == 0, START, torch.where(is_separator, SEPARATOR, tokens))
-        part = torch.where(in_output, PART_OUTPUT, torch.where(is_separator, PART_SEPARATOR, PART_INPUT))
-        part = torch.where(place == 0, PART_START, part)
+        owners = torch.arange(len(views), device=self.device).repeat_interleave(
+            to_device(torch.from_numpy(lengths), self.device), output_size=int(bounds[-1])
+        )  # [N]
+        tokens, positions = self._tokens(_Numbers(*table[:, owners]), None if outputs is None else outputs[0])
+        device_bounds = to_device(torch.from_numpy(bounds.astype(np.int32)), self.device)
         targets = torch.cat([tokens[1:], tokens.new_full((1,), EOS)])
-        targets.index_fill_(0, table[3] + table[4] - 1, EOS)
-        counts = output_tokens + 1
-        first = torch.repeat_interleave(table[3] + table[5] + 1, table[6] + 1, output_size=int(counts.sum()))
-        before = torch.repeat_interleave(
-            to_device(torch.from_numpy(np.concatenate([[0], np.cumsum(counts)[:-1]])), self.device),
-            table[6] + 1,
-            output_size=int(counts.sum()),
-        )
+        targets.index_fill_(0, device_bounds[1:].long() - 1, EOS)
         return PackedPairs(
             tokens=tokens,
-            positions=torch.stack([row, col, part], dim=1),
+            positions=positions,
             owners=owners,
-            bounds=to_device(torch.from_numpy(bounds.astype(np.int32)), self.device),
+            bounds=device_bounds,
             longest=int(lengths.max()),
             identifiers=self.identifiers[table[0]].long(),
-            answers=first + torch.arange(len(first), device=self.device) - before,
+            answers=_answers(_Numbers(*table), int(counts.sum())),
             targets=targets,
             counts=counts,
         )
+
+    def _tokens(self, at: _Numbers, outputs: Grids | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the tokens int64 [N] and positions int64 [N, 3] of sequences, whose numbers `at` holds by token."""
+        place = torch.arange(len(at.start), device=self.device) - at.start  # [N], within its sequence
+        is_start, is_separator, in_output = place == 0, place == at.inputs + 1, place > at.inputs + 1
+        # A grid's tokens, counted row by row. A row's NEW_ROW counts too.
+        cell = torch.where(in_output, place - at.inputs - 2, place - 1)
+        cell = torch.where(is_start | is_separator, 0, cell)
+        width = torch.where(in_output, at.output_cols, at.input_cols) + 1
+        row, col = cell // width, cell % width
+        symmetry = self.symmetries[self.elements[at.views].int()]  # [N, 3]
+        colour = self._colours(self.inputs, at.examples, symmetry, row, col)
+        if outputs is not None:
+            colour = torch.where(in_output, self._colours(outputs, at.chosen, symmetry, row, col), colour)
+        tokens = self.colours[at.views].gather(1, colour.long()[:, None])[:, 0].long() + FIRST_COLOUR
+        tokens = torch.where(col == width - 1, NEW_ROW, tokens)
+        tokens = torch.where(is_start, START, torch.where(is_separator, SEPARATOR, tokens))
+        part = torch.where(in_output, PART_OUTPUT, torch.where(is_separator, PART_SEPARATOR, PART_INPUT))
+        part = torch.where(is_start, PART_START, part)
+        return tokens, torch.stack([row, col, part], dim=1)
 
     def _colours(self, of: Grids, index, symmetry, row, col) -> torch.Tensor:
         """Return the colour uint8 [N] of the original grids at rows and columns [N] of turned ones.
@@ -168,3 +179,9 @@ class PairMaker:
         y = torch.where(symmetry[:, 2], cols - 1 - y, y)
         inside = x.clamp(min=0).minimum(rows - 1) * cols + y.clamp(min=0).minimum(cols - 1)
         return of.cells[of.start[index] + inside]
+
+
+def _answers(of: _Numbers, count: int) -> torch.Tensor:
+    """Return the `count` tokens of a batch that predict outputs: in each sequence from its SEPARATOR on."""
+    offset = (of.start + of.inputs + 1 - of.first_answer).repeat_interleave(of.counts, output_size=count)
+    return offset + torch.arange(count, device=offset.device)

@@ -86,10 +86,12 @@ class DecoderLearner(Learner):
         if not self.embeddings_only:
             super()._update(parts)
             return
-        # The embeddings are parameters like the others here: the others sit out.
+        # Here the embeddings are parameters too. All other parameters sit out.
         for name, param in self.model.named_parameters():
             if not name.startswith("puzzle_emb."):
                 param.grad = None
         self.embeddings_only = False
-        super()._update(parts)
-        self.embeddings_only = True
+        try:
+            super()._update(parts)
+        finally:
+            self.embeddings_only = True

@@ -1,8 +1,10 @@
 """Configurations of networks that are small enough to test in no time."""
 
+import dataclasses
+
 import torch
 
-from hrm_offline.config import ModelConfig
+from hrm_offline.config import PRESETS, ModelConfig
 from hrm_offline.model.halting import Sequences
 
 TINY = ModelConfig(hidden_size=32, num_heads=2, H_layers=1, L_layers=1, puzzle_emb_ndim=32, halt_max_steps=3)
@@ -56,20 +58,6 @@ ROPE_2D = ModelConfig(
 )
 
 
-DECODER = ModelConfig(
-    architecture="decoder",
-    hidden_size=32,
-    num_heads=2,
-    H_layers=2,
-    L_layers=0,
-    H_cycles=1,
-    L_cycles=0,
-    expansion=3.0,
-    vocab_size=15,
-    positions="rope-3d",
-    rope_theta=100.0,
-    puzzle_columns=2,
-    puzzle_emb_ndim=32,
-    halting="halt-only",
-    halt_max_steps=1,
+DECODER = dataclasses.replace(
+    PRESETS["decoder-170k"].model, hidden_size=32, num_heads=2, H_layers=2, puzzle_emb_ndim=32, rms_norm_eps=1e-5
 )
