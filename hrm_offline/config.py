@@ -633,6 +633,9 @@ PRESETS = {
     ),
 }
 
+# The presets whose networks predict all cells at once, in an outer loop.
+RECURSIVE_PRESETS = tuple(name for name, chosen in PRESETS.items() if not chosen.model.is_decoder)
+
 
 def preset(name: str) -> Preset:
     """Return the preset of that name. Raises `InputError` naming the presets there are."""

@@ -59,5 +59,5 @@ ROPE_2D = ModelConfig(
 
 
 DECODER = dataclasses.replace(
-    PRESETS["decoder-170k"].model, hidden_size=32, num_heads=2, H_layers=2, puzzle_emb_ndim=32, rms_norm_eps=1e-5
+    PRESETS["decoder-170k"].model, hidden_size=32, num_heads=2, H_layers=2, puzzle_emb_ndim=32
 )

@@ -36,7 +36,7 @@ import torch
 
 from hrm_offline.common.budget import Budget
 from hrm_offline.common.errors import InputError
-from hrm_offline.config import PRESETS, AdaptConfig, ModelConfig
+from hrm_offline.config import PRESETS, RECURSIVE_PRESETS, AdaptConfig, ModelConfig
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.data.tasks import Task, load_tasks, to_challenges, to_solutions
 from hrm_offline.model.batching import BatchMaker
@@ -450,7 +450,7 @@ def _parse_arguments() -> argparse.Namespace:
         "--against", type=absolute_path, metavar="DIR", help="checkout of sapientinc/HRM to measure beside ours"
     )
     parser.add_argument(
-        "--preset", choices=list(PRESETS), help="network and recipe (default: hrm-27m on a GPU, hrm-132k on a CPU)"
+        "--preset", choices=RECURSIVE_PRESETS, help="network and recipe (default: hrm-27m on a GPU, hrm-132k on a CPU)"
     )
     parser.add_argument(
         "--tokens", type=int, metavar="N", help="canvas tokens per step (default: the recipe's; 16 x 900 on a CPU)"

@@ -23,7 +23,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from hrm_offline.config import PRESETS, Preset
+from hrm_offline.config import PRESETS, RECURSIVE_PRESETS, Preset
 from hrm_offline.data.canvas import SIDES
 from hrm_offline.model.halting import Sequences, initial_carry, refill_, training_step
 from hrm_offline.model.recursive import RecursiveModel
@@ -114,7 +114,7 @@ def _line_of(preset: Preset, mode: str) -> tuple[float, float]:
 def main() -> int:
     parser = parser_of(__doc__)
     parser.add_argument(
-        "--preset", default="hrm-27m", choices=list(PRESETS), help="network and recipe (default: %(default)s)"
+        "--preset", default="hrm-27m", choices=RECURSIVE_PRESETS, help="network and recipe (default: %(default)s)"
     )
     preset = PRESETS[parser.parse_args().preset]
     for mode, name in _MODES:

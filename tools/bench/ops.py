@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from hrm_offline.common.errors import InputError
-from hrm_offline.config import PRESETS, ModelConfig
+from hrm_offline.config import PRESETS, RECURSIVE_PRESETS, ModelConfig
 from hrm_offline.model.batching import fixed_batch
 from hrm_offline.model.device import choose_runtime
 from hrm_offline.model.halting import Sequences
@@ -534,7 +534,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--preset",
         default="hrm-27m",
-        choices=list(PRESETS),
+        choices=RECURSIVE_PRESETS,
         help="network whose sizes are taken (default: %(default)s)",
     )
     parser.add_argument(
