@@ -71,6 +71,12 @@ class ModelConfig:
     H_cycles: int = setting(2, "H passes per outer step", above=0, most=256)
     L_cycles: int = setting(2, "L passes per H pass", most=256)
     expansion: float = setting(4.0, "width of the SwiGLU: about 2/3 of this times hidden_size", above=0, most=64)
+    mlp_convolution: bool = setting(
+        False,
+        "in the SwiGLU, each number is also mixed with that of the token before (Universal Reasoning Model); what is "
+        "learned then depends on the width of the canvas",
+        later=True,
+    )
     rms_norm_eps: float = setting(1e-5, "added to the mean square in the normalisation", above=0, most=1)
     vocab_size: int = setting(
         12, "different tokens: PAD, EOS and ten colours, and three more for a decoder", above=0, most=2**16
@@ -155,7 +161,12 @@ class ModelConfig:
             raise InputError(f"positions '{self.positions}' do not go with architecture '{self.architecture}'")
         if not self.is_decoder:
             return
-        for name, expected in (("halt_max_steps", 1), ("context_pairs", 0), ("puzzle_tokens", 0)):
+        for name, expected in (
+            ("halt_max_steps", 1),
+            ("context_pairs", 0),
+            ("puzzle_tokens", 0),
+            ("mlp_convolution", False),
+        ):
             if getattr(self, name) != expected:
                 raise InputError(f"{name} is {getattr(self, name)}, expected {expected} for architecture 'decoder'")
         if self.vocab_size < DECODER_VOCABULARY:
