@@ -7,6 +7,7 @@ D `hidden_size` and I `intermediate_size`.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -137,8 +138,22 @@ class Block(nn.Module):
         return self.mlp(self.self_attn(x, cos_sin, lengths))
 
 
+def pass_layers(
+    layers: Iterable[Block],
+    state: torch.Tensor,
+    injection: torch.Tensor,
+    cos_sin: torch.Tensor | None,
+    lengths: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Pass a stack of blocks with a state [B, T, D] plus an injection of the same shape, and return the new state."""
+    x = state + injection  # [B, T, D]
+    for layer in layers:
+        x = layer(x, cos_sin, lengths)
+    return x
+
+
 class ReasoningModule(nn.Module):
-    """A stack of blocks. It takes its state [B, T, D] plus an injection of the same shape, and returns a new state."""
+    """A stack of blocks with a name of its own; see `pass_layers`."""
 
     def __init__(self, config: ModelConfig, layers: int):
         super().__init__()
@@ -151,7 +166,4 @@ class ReasoningModule(nn.Module):
         cos_sin: torch.Tensor | None,
         lengths: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        x = state + injection  # [B, T, D]
-        for layer in self.layers:
-            x = layer(x, cos_sin, lengths)
-        return x
+        return pass_layers(self.layers, state, injection, cos_sin, lengths)
