@@ -53,10 +53,11 @@ def test_a_run_of_one_state_and_muon_goes_on_from_state_relay_and_snapshot(tmp_p
     learner.learn(batch)
     assert {name for name in learner_tensors(learner) if name.startswith("adam/0/")} == {"adam/0/m", "adam/0/step"}
     save_state(tmp_path / "out", learner, {})
+    (tmp_path / "relay").mkdir()
     save_relay(tmp_path / "relay", learner, {})
     snapshot = Snapshot(learner, batch)
     learner.learn(batch)
-    unbroken = learner_tensors(learner)
+    unbroken = {name: value.clone() for name, value in learner_tensors(learner).items()}
     continued, carried = started(), started()
     load_state(tmp_path / "out", continued, {})
     assert load_relay(tmp_path / "relay", carried, {}) == carried.step == 1
