@@ -58,6 +58,7 @@ from tools.study.trial import (
     predict,
     score_votes,
     tasks_of,
+    test_losses_of,
 )
 from tools.support import environment
 from tools.support.command_line import absolute_path, add_seeds, parser_of, run_tool
@@ -152,7 +153,8 @@ def do(job: Job) -> list[dict]:
     try:
         tasks = tasks_of(job.trial.tasks)
         learned = learn(job.trial, tasks)
-        about |= learned.about()
+        losses = test_losses_of(learned, tasks)
+        about |= learned.about() | {"test losses": {task.id: round(losses[task.id], 4) for task in tasks}}
         return [{"run": run, "votes": votes} | about | _vote(learned, votes, tasks) for run, votes in job.votes.items()]
     except Exception as error:  # an arm that fails must not end the others
         reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
