@@ -9,7 +9,7 @@ demonstrations (see `Search`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -29,7 +29,7 @@ _ODDS = 8.0
 State = tuple["Grid | None", ...]
 
 
-def induce(task: Task, effort: int = EFFORT) -> list[list[Candidate]]:
+def induce(task: Task, effort: int = EFFORT, beat: Callable[[], None] = lambda: None) -> list[list[Candidate]]:
     """Return for each test input the answers of all programs found that reproduce every demonstration, best first.
 
     Programs have at most `LONGEST` operations. A program with n operations has 8^(1 - n) votes; of programs that make
@@ -37,10 +37,11 @@ def induce(task: Task, effort: int = EFFORT) -> list[list[Candidate]]:
     speaks against any of the programs.
 
     The search ends after `effort` operations, each applied to one grid. It looks at no clock, so it repeats its answer,
-    and at no test output. Raises `InputError` where `effort` is less than 1.
+    and at no test output. It calls `beat` many times per second, as a sign of life. Raises `InputError` where `effort`
+    is less than 1.
     """
     pools = [Pool() for _ in task.test]
-    for length, answers in Search(task, effort).solutions():
+    for length, answers in Search(task, effort, beat).solutions():
         votes = _ODDS ** (1 - length)
         for pool, grid in zip(pools, answers):
             if grid is not None:
@@ -59,7 +60,7 @@ class Search:
     to the demonstrated outputs are gone on from first. `left` is the effort that is left.
     """
 
-    def __init__(self, task: Task, effort: int):
+    def __init__(self, task: Task, effort: int, beat: Callable[[], None] = lambda: None):
         if effort < 1:
             raise InputError(f"effort is {effort}, expected 1 or more")
         self.start: State = tuple(pair.input for pair in (*task.train, *task.test))
@@ -67,6 +68,7 @@ class Search:
         self.repertoire = Repertoire.of_colours(_common(pair.input for pair in task.train), _common(self.goal))
         self.seen = {_key(self.start)}
         self.left = effort
+        self.beat = beat
 
     def solutions(self) -> Iterator[tuple[int, State]]:
         """Yield the length of each program that reproduces all demonstrations, and its answers to the test inputs.
@@ -80,6 +82,7 @@ class Search:
                 known = []
                 for state in states:
                     known.append(state)
+                    self.beat()
                     for solution in self._last_steps(state):
                         if self._is_new(solution):
                             yield length, solution[len(self.goal) :]

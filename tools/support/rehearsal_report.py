@@ -111,7 +111,7 @@ def judge(rehearsal: Rehearsal) -> int:
     print("\n".join(str(check) for check in checks))
     if not problem:
         picture = rehearsal.out / "predictions.png"
-        draw_predictions(rehearsal.tasks, read_json(rehearsal.submission), picture)
+        draw_predictions(rehearsal.tasks, read_json(rehearsal.submission), picture, (report or {}).get("attempts"))
         print(f"\nPicture of all tasks with both attempts: {picture}")
     return 1 if any(check.passed is False for check in checks) else 0
 
