@@ -262,8 +262,7 @@ class Supervisor:
             self.warn(hello.warning)
         workers = self._worker_count(hello)
         if self.induction is not None:
-            per_worker = _CORES_PER_GPU if hello.device.startswith("cuda") else hello.threads
-            self.induction.leave_cores(per_worker * workers)
+            self.induction.leave_cores(cores_needed(hello, workers))
         groups = self._make_groups(hello, workers)
         if self.history is not None:
             groups = self.history.begin(self._identity(hello), groups)
@@ -519,3 +518,8 @@ def _name_of(job: Adapt | Predict | Judge | None) -> str:
     if isinstance(job, Judge):
         return f"judging candidates of group {job.group}"
     return f"predicting round {job.round} of group {job.group}"
+
+
+def cores_needed(hello: Hello, workers: int) -> int:
+    """Return how many cores of the CPU so many workers like this one keep busy."""
+    return workers * (_CORES_PER_GPU if hello.device.startswith("cuda") else hello.threads)
