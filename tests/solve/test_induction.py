@@ -181,7 +181,7 @@ def test_a_task_that_costs_two_processes_is_lost_and_the_others_are_searched(lea
 def test_what_always_fails_is_given_up(lead):
     found, warnings = lead(pool_of(Dying))
     assert not found.goes_on
-    assert "induction is given up" in warnings[-1]
+    assert all("its process ended" in warning for warning in warnings)
     assert set(found.report()["not searched"]) == {"turned", "none"}
 
 
