@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hrm_offline.common.tokens import COLOURS
+from hrm_offline.data.tasks import MAX_SIDE
 from hrm_offline.induction.operations import Grid, Operation, Repertoire
 
 _BLACK = 0
@@ -25,23 +26,38 @@ class Foresight:
         self.rows = [{row.tobytes() for row in goal} for goal in goals]
         self.keeping: dict[tuple[bool, ...], list[Operation]] = {}  # by the groups of operations that are possible
         self.changing: dict[tuple, _Changing] = {}  # by the shapes of grid and goal
+        self.openings: dict[tuple, list[Operation]] = {}  # likewise
 
     def operations(self, grid: Grid, index: int) -> list[Operation]:
         """Return the operations that might make the goal of that index of a grid, in the order of the repertoire.
 
         Where the grid has the goal's shape, only operations that keep it are named, else only those that change it.
         """
-        shapes = grid.shape, self.goals[index].shape
-        if shapes[0] == shapes[1]:
+        goal = self.goals[index].shape
+        if grid.shape == goal:
             return self._keeping(grid, index)
-        if shapes not in self.changing:
-            self.changing[shapes] = self._changing(*shapes)
-        found, cells = self.changing[shapes], grid.tobytes()
+        found, cells = self._changing(grid.shape, goal), grid.tobytes()
         if self.colours[index] - set(cells) - {_BLACK}:
             return found.framing
         # A rectangle of the grid has only rows that are somewhere in the grid's.
         is_cut_out = found.cropping and all(row in cells for row in self.rows[index])
         return found.with_cropping if is_cut_out else found.without_cropping
+
+    def last_but_one(self, grid: Grid, index: int) -> list[Operation]:
+        """Return the operations after which one operation more might make the goal of that index of a grid.
+
+        Only the shapes are looked at.
+        """
+        shapes = grid.shape, self.goals[index].shape
+        if shapes not in self.openings:
+            blank, hopeless = np.zeros(grid.shape, dtype=np.uint8), set()
+            for name, operation in (self.repertoire.sizing | self.repertoire.framing).items():
+                shape = _shape_of(operation(blank))
+                if shape is None or (shape != shapes[1] and not self._changing(shape, shapes[1]).with_cropping):
+                    hopeless.add(name)
+            every = self.repertoire.all
+            self.openings[shapes] = [operation for name, operation in every.items() if name not in hopeless]
+        return self.openings[shapes]
 
     def _keeping(self, grid: Grid, index: int) -> list[Operation]:
         """Return the operations that might make a goal of a grid of its shape."""
@@ -59,21 +75,24 @@ class Foresight:
             self.keeping[possible] = list((found | groups.free).values())
         return self.keeping[possible]
 
-    def _changing(self, shape: tuple[int, int], goal: tuple[int, int]) -> _Changing:
+    def _changing(self, shape: tuple[int, ...], goal: tuple[int, ...]) -> _Changing:
         """Return the operations that might make a grid of one shape of a grid of another.
 
         Those whose result has a shape that follows from the grid's are tried on a black grid.
         """
-        groups, blank = self.repertoire, np.zeros(shape, dtype=np.uint8)
-        sizing, framing = (
-            [operation for operation in group.values() if _shape_of(operation(blank)) == goal]
-            for group in (groups.sizing, groups.framing)
-        )
-        is_smaller = goal[0] <= shape[0] and goal[1] <= shape[1]
-        cropping, thinning = (
-            list(group.values()) if is_smaller else [] for group in (groups.cropping, groups.thinning)
-        )
-        return _Changing(framing, cropping, [*sizing, *framing, *thinning], [*sizing, *framing, *thinning, *cropping])
+        if (shape, goal) not in self.changing:
+            groups, blank = self.repertoire, np.zeros(shape, dtype=np.uint8)
+            sizing, framing = (
+                [operation for operation in group.values() if _shape_of(operation(blank)) == goal]
+                for group in (groups.sizing, groups.framing)
+            )
+            is_smaller = goal[0] <= shape[0] and goal[1] <= shape[1]
+            cropping, thinning = (
+                list(group.values()) if is_smaller else [] for group in (groups.cropping, groups.thinning)
+            )
+            others = [*sizing, *framing, *thinning]
+            self.changing[shape, goal] = _Changing(framing, cropping, others, [*others, *cropping])
+        return self.changing[shape, goal]
 
 
 @dataclass(frozen=True)
@@ -87,7 +106,8 @@ class _Changing:
 
 
 def _shape_of(grid: Grid | None) -> tuple[int, ...] | None:
-    return None if grid is None else grid.shape
+    """Return the shape of an operation's result; None where it does not apply, or where no task has such a grid."""
+    return None if grid is None or not grid.size or max(grid.shape) > MAX_SIDE else grid.shape
 
 
 def _counts(grid: Grid) -> bytes:

@@ -97,7 +97,8 @@ class Search:
     def _longer(self, states: list[State], is_last: bool) -> Iterator[State]:
         """Yield the new states that are one operation further on; if these are the last, those that may be solved."""
         for state in sorted(states, key=self._nearness, reverse=True):
-            for operation in self.repertoire.all:
+            all_operations = self.repertoire.all.values()
+            for operation in self.foresight.last_but_one(state[0], 0) if is_last else all_operations:
                 result = self._apply(operation, state, self._may_end if is_last else None)
                 if result is not None and self._is_new(result):
                     yield result

@@ -20,7 +20,7 @@ def draw(seed):
 @pytest.mark.parametrize("seed", range(20))
 def test_no_operation_that_makes_a_goal_is_ruled_out(seed):
     grid, ruled_out, tried = draw(seed), 0, 0
-    for operation in REPERTOIRE.all:
+    for operation in REPERTOIRE.all.values():
         goal = operation(grid)
         if goal is None or not goal.size:
             continue
