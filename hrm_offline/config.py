@@ -28,6 +28,10 @@ CUDA_GRAPHS = ("measured", "yes", "no")
 SHARING = ("sharded", "joint", "per-task")  # which tasks learn one network together
 PRESET_NAMES = ("hrm-27m", "transformer-27m", "shared-7m", "hrm-3m", "hrm-132k", "decoder-75m", "decoder-170k")
 
+# The published networks whose weights can be imported, and the presets that have their settings.
+PUBLISHED = {"HRM": "hrm-27m", "TRM": "trm-7m"}
+NOT_IN_WEIGHTS = ("num_heads", "H_cycles", "L_cycles", "halt_max_steps", "puzzle_tokens")  # what weights do not tell
+
 # Headings of the flags that are made from the recipes' fields.
 _RUN = "data and length of the run"
 _BATCHES = "batches and canvas"
