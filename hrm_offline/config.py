@@ -26,7 +26,7 @@ VOTES = ("rotations", "flips", "colours", "translation")
 DTYPES = ("float32", "bfloat16", "float16")
 CUDA_GRAPHS = ("measured", "yes", "no")
 SHARING = ("sharded", "joint", "per-task")  # which tasks learn one network together
-PRESET_NAMES = ("hrm-27m", "transformer-27m", "shared-7m", "hrm-3m", "hrm-132k", "decoder-75m", "decoder-170k")
+PRESET_NAMES = ("hrm-27m", "transformer-27m", "trm-7m", "hrm-3m", "hrm-132k", "decoder-75m", "decoder-170k")
 
 # The published networks whose weights can be imported, and the presets that have their settings.
 PUBLISHED = {"HRM": "hrm-27m", "TRM": "trm-7m"}
@@ -97,6 +97,14 @@ class ModelConfig:
         most=3,
     )
     puzzle_emb_ndim: int = setting(512, "numbers per puzzle embedding", least=0, most=2**14)
+    puzzle_tokens: int = setting(
+        0,
+        "tokens in front of the canvas, of which the puzzle embeddings fill the first and zeros the others (the Tiny "
+        "Recursive Model has 16); 0: as many as the embeddings fill",
+        least=0,
+        most=_MAX_PUZZLE_TOKENS,
+        later=True,
+    )
     context_pairs: int = setting(
         0, "demonstrations in front of each sequence, in place of embeddings", least=0, most=16
     )
@@ -127,6 +135,11 @@ class ModelConfig:
             raise InputError(
                 f"puzzle_columns is {self.puzzle_columns} and context_pairs {self.context_pairs}, expected one of them"
             )
+        if self.puzzle_tokens and self.puzzle_tokens < self._filled_tokens:
+            raise InputError(
+                f"puzzle_tokens is {self.puzzle_tokens}, expected {self._filled_tokens} or more for "
+                f"{self.puzzle_columns} x {self.puzzle_emb_ndim} numbers"
+            )
         self._require_decoder()
 
     def _require_modules(self) -> None:
@@ -146,7 +159,7 @@ class ModelConfig:
             raise InputError(f"positions '{self.positions}' do not go with architecture '{self.architecture}'")
         if not self.is_decoder:
             return
-        for name, expected in (("halt_max_steps", 1), ("context_pairs", 0)):
+        for name, expected in (("halt_max_steps", 1), ("context_pairs", 0), ("puzzle_tokens", 0)):
             if getattr(self, name) != expected:
                 raise InputError(f"{name} is {getattr(self, name)}, expected {expected} for architecture 'decoder'")
         if self.vocab_size < DECODER_VOCABULARY:
@@ -162,7 +175,7 @@ class ModelConfig:
             raise InputError(f"expansion is {self.expansion}, too little for hidden_size {self.hidden_size}")
         for what, value, most in (
             ("canvas_rows x canvas_cols", self.canvas_rows * self.canvas_cols, _MAX_CELLS),
-            ("puzzle_columns x puzzle_emb_ndim in tokens of hidden_size", self.puzzle_tokens, _MAX_PUZZLE_TOKENS),
+            ("puzzle_columns x puzzle_emb_ndim in tokens of hidden_size", self._filled_tokens, _MAX_PUZZLE_TOKENS),
             ("layers that an outer step passes, cycles x layers,", self.layer_passes, _MAX_LAYERS_PER_STEP),
         ):
             if value > most:
@@ -206,9 +219,16 @@ class ModelConfig:
         return 2 + COLOURS if self.puzzle_columns == 3 else self.puzzle_columns
 
     @property
-    def puzzle_tokens(self) -> int:
-        """Return the tokens that the puzzle embeddings fill in front of the canvas."""
-        if self.is_decoder:  # adds them to every token
+    def prefix_tokens(self) -> int:
+        """Return the tokens in front of the canvas: those that puzzle embeddings fill, and zeros after them.
+
+        A network without embeddings has none.
+        """
+        return max(self.puzzle_tokens, self._filled_tokens) if self._filled_tokens else 0
+
+    @property
+    def _filled_tokens(self) -> int:
+        if self.is_decoder:  # adds the embeddings to every token
             return 0
         return _ceil_div(self.puzzle_columns * self.puzzle_emb_ndim, self.hidden_size)
 
@@ -306,6 +326,13 @@ class Recipe:
     )
     ema: float = setting(
         0.999, "decay per step of the averaged weights that predict; 0: no average", least=0, most=1, group=_OPTIMISER
+    )
+    ema_rises: bool = setting(
+        True,
+        "the decay of the averaged weights rises to its value, so that random weights are soon forgotten; otherwise it "
+        "is constant from the first step on, as the Tiny Recursive Model has it",
+        group=_OPTIMISER,
+        later=True,
     )
     canvas: str = setting(
         "tight", "each example on a canvas of its size, or all on the full one", CANVAS, group=_BATCHES
@@ -562,10 +589,19 @@ PRESETS = {
         AdaptConfig(tokens_per_step=96 * 900, **_LATE_DECAY),
         PretrainConfig(preset="transformer-27m", canvas="full", colour_permutations=1000, steps=400_000),
     ),
-    "shared-7m": Preset(
-        ModelConfig(architecture="shared", H_layers=0, L_layers=2, H_cycles=3, L_cycles=4, halting="halt-only"),
+    # The Tiny Recursive Model as published for ARC (SamsungSAILMontreal/TinyRecursiveModels).
+    "trm-7m": Preset(
+        ModelConfig(
+            architecture="shared",
+            H_layers=0,
+            L_layers=2,
+            H_cycles=3,
+            L_cycles=4,
+            puzzle_tokens=16,
+            halting="halt-only",
+        ),
         AdaptConfig(tokens_per_step=96 * 900, **_LATE_DECAY),
-        PretrainConfig(preset="shared-7m", canvas="full", colour_permutations=1000, steps=400_000),
+        PretrainConfig(preset="trm-7m", canvas="full", colour_permutations=1000, steps=400_000, ema_rises=False),
     ),
     "hrm-3m": Preset(
         ModelConfig(

@@ -1,9 +1,10 @@
-"""Hold this implementation against numbers that were computed from the published reference.
+"""Hold this implementation against numbers that were computed from the published references.
 
     python -m hrm_offline parity tests/golden/*.json
 
-A case is `FILE.json`, with its tensors in `FILE.safetensors` beside it. There are three kinds: "hrm" (whole forward
-passes and training steps), "ops" (single operations) and "data" (encoding, dihedral transforms, decoding, voting).
+A case is `FILE.json`, with its tensors in `FILE.safetensors` beside it. The kinds "hrm" and "trm" are whole forward
+passes and training steps of the Hierarchical Reasoning Model and of the Tiny Recursive Model. The kind "ops" is single
+operations, and "data" is encoding, dihedral transforms, decoding and voting.
 `tests/golden/README.md` describes them. Everything runs through the code that trains and predicts, never through a
 second copy of it.
 """
@@ -18,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from hrm_offline.answers.vote import Vote, choose_attempts, rank
-from hrm_offline.common.errors import InputError
+from hrm_offline.common.errors import InputError, shown
 from hrm_offline.common.files import read_json
 from hrm_offline.config import ModelConfig, Recipe
 from hrm_offline.data.augment import View
@@ -110,45 +111,86 @@ def run_case(path: str | Path) -> Comparison:
     kind = case.get("kind") if isinstance(case, dict) else None
     if kind == "data":
         return _compare_data(case)
-    if kind not in ("hrm", "ops"):
-        raise InputError(f"{path}: kind is {kind!r}, expected hrm, ops or data")
+    if kind not in (*_NETWORKS, "ops"):
+        raise InputError(f"{path}: kind is {kind!r}, expected {', '.join(_NETWORKS)}, ops or data")
     tensors_path = path.with_suffix(".safetensors")
     try:
         tensors = load_file(tensors_path)
     except Exception as error:
         raise InputError(f"{tensors_path}: cannot be read as safetensors ({error})") from None
-    return _compare_hrm(case, tensors) if kind == "hrm" else _compare_ops(case, tensors)
+    if kind == "ops":
+        return _compare_ops(case, tensors)
+    try:
+        config = model_config(case["config"], kind)
+    except (KeyError, InputError) as error:
+        raise InputError(f"{path}: config: {error}") from None
+    return _compare_network(case, tensors, config)
 
 
-def model_config(reference: dict) -> ModelConfig:
-    """Return the reference's configuration in our terms. Its sequence becomes a canvas of one row."""
+def model_config(reference: dict, kind: str) -> ModelConfig:
+    """Return a reference's configuration in our terms. Its sequence becomes a canvas of one row.
+
+    Raises `KeyError` for a name that is missing, and `InputError` for what our networks do not have.
+    """
     return ModelConfig(
+        **_NETWORKS[kind](reference),
         hidden_size=reference["hidden_size"],
         num_heads=reference["num_heads"],
-        H_layers=reference["H_layers"],
-        L_layers=reference["L_layers"],
         H_cycles=reference["H_cycles"],
         L_cycles=reference["L_cycles"],
         expansion=float(reference["expansion"]),
         rms_norm_eps=reference.get("rms_norm_eps", 1e-5),
         vocab_size=reference["vocab_size"],
-        positions={"rope": "rope-1d", "learned": "learned"}[reference["pos_encodings"]],
         rope_theta=reference.get("rope_theta", 10000.0),
         canvas_rows=1,
         canvas_cols=reference["seq_len"],
         puzzle_columns=1 if reference["puzzle_emb_ndim"] else 0,
         puzzle_emb_ndim=reference["puzzle_emb_ndim"],
-        halt_max_steps=reference["halt_max_steps"],
         halt_exploration_prob=reference["halt_exploration_prob"],
     )
 
 
-def _compare_hrm(case: dict, tensors: dict[str, torch.Tensor]) -> Comparison:
+def _positions(reference: dict) -> str:
+    known = {"rope": "rope-1d", "learned": "learned"}
+    if reference["pos_encodings"] not in known:
+        raise InputError(f"pos_encodings is {shown(reference['pos_encodings'])}, expected {' or '.join(known)}")
+    return known[reference["pos_encodings"]]
+
+
+def _hrm_settings(reference: dict) -> dict:
+    """Return what the Hierarchical Reasoning Model has of its own in our terms."""
+    return dict(
+        H_layers=reference["H_layers"],
+        L_layers=reference["L_layers"],
+        positions=_positions(reference),
+        halt_max_steps=reference["halt_max_steps"],
+    )
+
+
+def _trm_settings(reference: dict) -> dict:
+    """Return what the Tiny Recursive Model has of its own in our terms. Raises `InputError` for its form for Sudoku."""
+    if reference.get("mlp_t"):
+        raise InputError("mlp_t is true, expected false: only networks with attention are supported")
+    return dict(
+        architecture="shared",
+        H_layers=0,
+        L_layers=reference["L_layers"],
+        positions=_positions(reference),
+        puzzle_tokens=reference["puzzle_emb_len"],
+        halting="halt-only" if reference["no_ACT_continue"] else "q-learning",
+        halt_max_steps=reference["halt_max_steps"],
+    )
+
+
+_NETWORKS = {"hrm": _hrm_settings, "trm": _trm_settings}
+
+
+def _compare_network(case: dict, tensors: dict[str, torch.Tensor], config: ModelConfig) -> Comparison:
     compare = Comparison(case["float32_vs_float64"])
     weights = {
         key.removeprefix("weights/" + KEY_PREFIX): value for key, value in tensors.items() if key.startswith("weights/")
     }
-    model = RecursiveModel(model_config(case["config"]), case["config"]["num_puzzle_identifiers"])
+    model = RecursiveModel(config, case["config"]["num_puzzle_identifiers"])
     model.load_state_dict(weights)
     _compare_evaluation(compare, model, case, tensors)
     model.load_state_dict(weights)
@@ -198,7 +240,8 @@ def _compare_training(compare: Comparison, model: RecursiveModel, case: dict, te
         puzzle_emb_lr=optim["puzzle_emb_lr"],
         puzzle_emb_weight_decay=optim["puzzle_emb_weight_decay"],
         warmup_steps=0,
-        ema=0.0,
+        ema=optim.get("ema_rate", 0.0),
+        ema_rises=False,
         loss="stablemax",
         halting_target="look-ahead",
     )
@@ -220,7 +263,16 @@ def _compare_training(compare: Comparison, model: RecursiveModel, case: dict, te
             name = key.removeprefix(KEY_PREFIX)
             flip = 2 * recipe.puzzle_emb_lr if name == "puzzle_emb.weights" else None
             compare.add("train/weights_after", model.state_dict()[name], tensors[f"{prefix}/weights_after/{key}"], flip)
+        averages = _averages(learner)
+        for key in _names(tensors, f"{prefix}/ema/"):
+            compare.add("train/ema", averages[key.removeprefix(KEY_PREFIX)], tensors[f"{prefix}/ema/{key}"])
         step += 1
+
+
+def _averages(learner: Learner) -> dict[str, torch.Tensor]:
+    """Return the averaged weights by the names of their parameters."""
+    names = [name for name, _ in learner.model.named_parameters()]
+    return dict(zip(names, learner.ema.average)) if learner.ema else {}
 
 
 def _names(tensors: dict[str, torch.Tensor], prefix: str) -> list[str]:

@@ -1,5 +1,6 @@
 """Test the package against numbers of the published reference, and that a planted difference is found."""
 
+import dataclasses
 import json
 
 import pytest
@@ -7,8 +8,11 @@ import torch
 from places import GOLDEN
 from safetensors.torch import load_file, save_file
 
+from hrm_offline import parity
 from hrm_offline.cli import main
 from hrm_offline.common.errors import InputError
+from hrm_offline.config import Recipe
+from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.ops import dispatch, launch
 from hrm_offline.parity import run_case
 
@@ -20,8 +24,12 @@ def test_equals_the_published_reference(path):
 
 
 # The interpreter takes a minute for these, and they call no operation in another way than the other cases do.
-LONG_CASES = {GOLDEN / "hrm_deep.json", GOLDEN / "hrm_halt16.json"} if not torch.cuda.is_available() else set()
-KERNEL_CASES = sorted({GOLDEN / "ops.json", *GOLDEN.glob("hrm_*.json")} - LONG_CASES)
+LONG_CASES = {"hrm_deep", "hrm_halt16", "trm_base", "trm_deep", "trm_published_cycles"}
+KERNEL_CASES = sorted(
+    path
+    for path in GOLDEN.glob("*.json")
+    if path.stem != "data" and (torch.cuda.is_available() or path.stem not in LONG_CASES)
+)
 
 
 @pytest.mark.skipif(launch.triton is None, reason="Triton is not installed")
@@ -30,6 +38,49 @@ def test_equals_the_published_reference_through_our_kernels(path):
     with dispatch.override("triton"):
         comparison = run_case(path)
     assert comparison.passed, f"\n{comparison.as_text()}"
+
+
+WRONG_VARIANTS = {
+    "one puzzle token": ("trm_base", {"puzzle_tokens": 1}, "eval/logits"),
+    "a token too many": ("trm_base", {"puzzle_tokens": 3}, "eval/logits"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_VARIANTS)
+def test_a_network_of_another_form_fails(name, monkeypatch):
+    case, changes, kind = WRONG_VARIANTS[name]
+    right = parity.model_config
+    monkeypatch.setattr(parity, "model_config", lambda *args: dataclasses.replace(right(*args), **changes))
+    comparison = run_case(GOLDEN / f"{case}.json")
+    assert comparison.worst[kind] > 10 * comparison.tolerance(kind)
+
+
+def test_gradient_through_one_pass_alone_fails(monkeypatch):
+    """Cut the first pass of the last cycle off, as the Hierarchical Reasoning Model does."""
+    cycle = RecursiveModel._cycle
+
+    def cut(self, z_H, z_L, *rest):
+        if torch.is_grad_enabled():
+            with torch.no_grad():
+                z_L = self.L_level(z_L, z_H + rest[0], *rest[1:])
+            self.config.__dict__["L_cycles"] -= 1
+            try:
+                return cycle(self, z_H, z_L, *rest)
+            finally:
+                self.config.__dict__["L_cycles"] += 1
+        return cycle(self, z_H, z_L, *rest)
+
+    monkeypatch.setattr(RecursiveModel, "_cycle", cut)
+    comparison = run_case(GOLDEN / "trm_base.json")
+    assert comparison.worst["eval/logits"] <= comparison.tolerance("eval/logits")
+    assert comparison.worst["train/grad"] > 10 * comparison.tolerance("train/grad")
+
+
+def test_averages_with_a_rising_decay_fail(monkeypatch):
+    monkeypatch.setattr(parity, "Recipe", lambda **settings: Recipe(**(settings | {"ema_rises": True})))
+    comparison = run_case(GOLDEN / "trm_published_cycles.json")
+    assert not comparison.passed
+    assert [kind for kind, worst in comparison.worst.items() if worst > comparison.tolerance(kind)] == ["train/ema"]
 
 
 @pytest.mark.parametrize(
@@ -74,3 +125,15 @@ def test_unusable_cases_are_refused(tmp_path):
     case.write_text(json.dumps({"kind": "ops"}))
     with pytest.raises(InputError, match=r"x\.safetensors"):
         run_case(case)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"), [({"mlp_t": True}, "mlp_t"), ({"pos_encodings": "none"}, "pos_encodings is 'none'")]
+)
+def test_a_form_that_is_not_there_is_refused(tmp_path, changes, reason):
+    case = json.loads((GOLDEN / "trm_base.json").read_text())
+    case["config"] |= changes
+    (tmp_path / "case.json").write_text(json.dumps(case))
+    (tmp_path / "case.safetensors").write_bytes((GOLDEN / "trm_base.safetensors").read_bytes())
+    with pytest.raises(InputError, match=reason):
+        run_case(tmp_path / "case.json")

@@ -58,7 +58,7 @@ class RecursiveModel(nn.Module):
         if config.puzzle_columns:
             self.puzzle_emb = PuzzleEmbedding(puzzle_rows, config.puzzle_emb_ndim)
         if config.positions == "learned":
-            longest = config.puzzle_tokens + config.canvas_rows * config.canvas_cols
+            longest = config.prefix_tokens + config.canvas_rows * config.canvas_cols
             self.embed_pos = Embedding(longest, hidden, std)
         if config.context_pairs:
             self.embed_canvas = Embedding(config.canvases, hidden, std)
@@ -85,7 +85,7 @@ class RecursiveModel(nn.Module):
     def initial_states(self, batch_size: int, canvas: Canvas) -> tuple[torch.Tensor, torch.Tensor]:
         """Return z_H and z_L [B, T, D] before the first outer step. z_L has no token where the network has no L."""
         config = self.config
-        tokens = config.puzzle_tokens + config.canvases * canvas[0] * canvas[1]
+        tokens = config.prefix_tokens + config.canvases * canvas[0] * canvas[1]
         lengths = (tokens, tokens if config.L_cycles else 0)
         return tuple(
             init.to(self.dtype).expand(batch_size, length, config.hidden_size)
@@ -162,7 +162,7 @@ class RecursiveModel(nn.Module):
             inputs,
             self.embed_tokens.embedding_weight,
             front,
-            config.puzzle_tokens,
+            config.prefix_tokens,
             sum(added) if added else None,
             scale,
             self.dtype,
@@ -170,7 +170,7 @@ class RecursiveModel(nn.Module):
 
     def _learned_positions(self, canvas: Canvas) -> torch.Tensor:
         """Return the row of the position table for each token, int64 [T]. Cells count along the widest canvas."""
-        prefix = self.config.puzzle_tokens
+        prefix = self.config.prefix_tokens
         row_starts = torch.arange(canvas[0], device=self.device)[:, None] * self.config.canvas_cols
         cell = row_starts + torch.arange(canvas[1], device=self.device)  # [rows, columns]
         cells = cell.flatten().repeat(self.config.canvases)
@@ -187,7 +187,7 @@ class RecursiveModel(nn.Module):
         cos_sin = rope_cos_sin(
             config.positions,
             canvas,
-            config.puzzle_tokens,
+            config.prefix_tokens,
             config.canvas_cols,
             config.head_dim,
             config.rope_theta,

@@ -70,7 +70,7 @@ def workload_of(model: ModelConfig, tokens_per_step: int, area: int, dtype: torc
 
     A larger batch would say no more about the kernels and cost more time and memory.
     """
-    tokens = model.puzzle_tokens + model.canvases * area
+    tokens = model.prefix_tokens + model.canvases * area
     batch = max(1, min(tokens_per_step, _MAX_TOKENS) // tokens)
     return Workload(
         batch,
@@ -79,7 +79,7 @@ def workload_of(model: ModelConfig, tokens_per_step: int, area: int, dtype: torc
         model.num_heads,
         model.intermediate_size,
         model.vocab_size,
-        model.puzzle_tokens,
+        model.prefix_tokens,
         dtype,
     )
 

@@ -201,18 +201,20 @@ def lr_factor(recipe: Recipe, step: int, total: int) -> float:
 class Ema:
     """The exponential moving average of a network's parameters.
 
-    The decay rises as (1 + step) / (10 + step) to its final value, so that the average soon forgets random weights.
+    With `rises`, the decay rises as (1 + step) / (10 + step) to its final value, so that the average soon forgets
+    random weights. Otherwise it is constant.
     """
 
-    def __init__(self, params: Iterable[torch.nn.Parameter], decay: float):
+    def __init__(self, params: Iterable[torch.nn.Parameter], decay: float, rises: bool = True):
         self.decay = decay
+        self.rises = rises
         self.params = list(params)
         self.average = [p.detach().clone() for p in self.params]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the parameters after optimiser step `step`, counted from 1."""
-        decay = min(self.decay, (1 + step) / (10 + step))
+        decay = min(self.decay, (1 + step) / (10 + step)) if self.rises else self.decay
         torch._foreach_lerp_(self.average, [p.detach() for p in self.params], 1 - decay)
 
     @torch.no_grad()

@@ -53,6 +53,15 @@ def test_orthogonal_keeps_singular_vectors_and_brings_all_values_near_one(shape)
     assert (in_its_own_basis - torch.diag_embed(values)).abs().max() < 1e-4
 
 
+def test_the_average_may_decay_at_a_constant_rate_from_the_first_step_on():
+    param = torch.nn.Parameter(torch.zeros(3))
+    ema = Ema([param], 0.75, rises=False)
+    for step, value in ((1, 4.0), (2, 8.0)):
+        param.data.fill_(value)
+        ema.update(step)
+    assert torch.equal(ema.average[0], torch.full((3,), 0.75 * 1.0 + 0.25 * 8.0))
+
+
 def test_normuon_moves_each_row_alike_and_the_whole_as_muon_does():
     """After one step from no momentum the rows of the update have one size, and the update has Muon's norm."""
     matrix = torch.nn.Parameter(torch.zeros(8, 16))

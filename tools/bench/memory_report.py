@@ -96,7 +96,7 @@ def _empty(model: torch.nn.Module) -> None:
 def lines_of(name: str) -> dict[str, tuple[float, float]]:
     """Return for each mode of dispatch the bytes of a preset's step that are fixed, and the bytes per token."""
     config = PRESETS[name].model
-    tokens = config.puzzle_tokens + config.canvas_rows * config.canvas_cols
+    tokens = config.prefix_tokens + config.canvas_rows * config.canvas_cols
     lines = {}
     for mode, _ in _MODES:
         fixed, per_sequence = _line_of(PRESETS[name], mode)
@@ -125,7 +125,7 @@ def main() -> int:
 def _print_path(preset: Preset, mode: str, name: str) -> None:
     """Print the memory of one path, which grows linearly with the batch."""
     config = preset.model
-    tokens = config.puzzle_tokens + config.canvas_rows * config.canvas_cols
+    tokens = config.prefix_tokens + config.canvas_rows * config.canvas_cols
     fixed, per_sequence = _line_of(preset, mode)
     print(f"{name}: {fixed / _GIB:.2f} GiB + {per_sequence / tokens / 2**10:.1f} KiB per token")
     # Two states of 2 bytes per number; the states of one canvas are in `per_sequence` already.

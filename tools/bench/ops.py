@@ -358,7 +358,7 @@ def bench_steps(
     The rows are ours, plain PyTorch, and the published code if `against` names a checkout of it. Each begins with an
     empty allocator.
     """
-    side = round((tokens - config.puzzle_tokens) ** 0.5)
+    side = round((tokens - config.prefix_tokens) ** 0.5)
     config = replace(config, canvas_rows=side, canvas_cols=side)
     cells = torch.from_numpy(np.random.default_rng(0).integers(2, config.vocab_size, size=(batch, side * side)))
     ids = torch.arange(batch)[:, None]
