@@ -14,7 +14,7 @@ from hrm_offline.common.errors import InputError, shown
 from hrm_offline.common.settings import check, setting
 from hrm_offline.common.tokens import COLOURS, DECODER_VOCABULARY
 
-ARCHITECTURES = ("hrm", "transformer", "shared", "decoder")
+ARCHITECTURES = ("hrm", "transformer", "shared", "looped", "decoder")
 POSITIONS = ("rope-1d", "rope-2d", "rope-3d", "learned")
 HALTING = ("q-learning", "halt-only")
 LOSSES = ("stablemax", "softmax")
@@ -26,7 +26,7 @@ VOTES = ("rotations", "flips", "colours", "translation")
 DTYPES = ("float32", "bfloat16", "float16")
 CUDA_GRAPHS = ("measured", "yes", "no")
 SHARING = ("sharded", "joint", "per-task")  # which tasks learn one network together
-PRESET_NAMES = ("hrm-27m", "transformer-27m", "trm-7m", "hrm-3m", "hrm-132k", "decoder-75m", "decoder-170k")
+PRESET_NAMES = ("hrm-27m", "transformer-27m", "trm-7m", "urm-14m", "hrm-3m", "hrm-132k", "decoder-75m", "decoder-170k")
 
 # The published networks whose weights can be imported, and the presets that have their settings.
 PUBLISHED = {"HRM": "hrm-27m", "TRM": "trm-7m"}
@@ -58,8 +58,10 @@ class ModelConfig:
       Prize's analysis of the Hierarchical Reasoning Model.
     - "shared" has one stack, L, in both roles. The whole last cycle carries gradient (Tiny Recursive Model,
       arXiv 2510.04871).
+    - "looped" has one stack, H, and one state, which H passes `L_cycles` times per H cycle. The input is added before
+      each pass. The whole last cycle carries gradient (Universal Reasoning Model, arXiv 2512.14693).
     - "decoder" has one stack, H, of pre-norm layers, which is passed once per H cycle. It reads a pair as one sequence
-      and predicts the output token by token. The other three predict all cells of the output at once, in place. All
+      and predicts the output token by token. The others predict all cells of the output at once, in place. All
       passes carry gradient. Puzzle embeddings are added to every token, and there is no halting.
 
     The upper limits lie far beyond any use: a larger number is a mistake, or is meant to exhaust the machine.
@@ -75,6 +77,12 @@ class ModelConfig:
     H_cycles: int = setting(2, "H passes per outer step", above=0, most=256)
     L_cycles: int = setting(2, "L passes per H pass", most=256)
     expansion: float = setting(4.0, "width of the SwiGLU: about 2/3 of this times hidden_size", above=0, most=64)
+    mlp_convolution: bool = setting(
+        False,
+        "in the SwiGLU, each number is also mixed with that of the token before (Universal Reasoning Model); what is "
+        "learned then depends on the width of the canvas",
+        later=True,
+    )
     rms_norm_eps: float = setting(1e-5, "added to the mean square in the normalisation", above=0, most=1)
     vocab_size: int = setting(
         12, "different tokens: PAD, EOS and ten colours, and three more for a decoder", above=0, most=2**16
@@ -145,7 +153,13 @@ class ModelConfig:
     def _require_modules(self) -> None:
         """Raise `InputError` unless the architecture has all of its stacks, and no other."""
         without_l = ("L_layers", "L_cycles")
-        absent = {"hrm": (), "transformer": without_l, "shared": ("H_layers",), "decoder": without_l}[self.architecture]
+        absent = {
+            "hrm": (),
+            "transformer": without_l,
+            "shared": ("H_layers",),
+            "looped": ("L_layers",),
+            "decoder": without_l,
+        }[self.architecture]
         for name in ("H_layers", "L_layers", "L_cycles"):
             value = getattr(self, name)
             if name in absent and value:
@@ -159,7 +173,12 @@ class ModelConfig:
             raise InputError(f"positions '{self.positions}' do not go with architecture '{self.architecture}'")
         if not self.is_decoder:
             return
-        for name, expected in (("halt_max_steps", 1), ("context_pairs", 0), ("puzzle_tokens", 0)):
+        for name, expected in (
+            ("halt_max_steps", 1),
+            ("context_pairs", 0),
+            ("puzzle_tokens", 0),
+            ("mlp_convolution", False),
+        ):
             if getattr(self, name) != expected:
                 raise InputError(f"{name} is {getattr(self, name)}, expected {expected} for architecture 'decoder'")
         if self.vocab_size < DECODER_VOCABULARY:
@@ -194,6 +213,8 @@ class ModelConfig:
     @property
     def layer_passes(self) -> int:
         """Return the number of layers that a sequence passes per outer step."""
+        if self.architecture == "looped":
+            return self.H_cycles * self.L_cycles * self.H_layers
         return self.H_cycles * (self.L_cycles * self.L_layers + (self.H_layers or self.L_layers))
 
     @property
@@ -201,6 +222,8 @@ class ModelConfig:
         """Return the number of layer passes that carry gradient: the last ones of an outer step."""
         if self.is_decoder:
             return self.layer_passes
+        if self.architecture == "looped":
+            return self.L_cycles * self.H_layers
         cycles = self.L_cycles + 1 if self.architecture == "shared" else 1
         return self.H_layers + cycles * self.L_layers
 
@@ -618,6 +641,20 @@ PRESETS = {
         AdaptConfig(tokens_per_step=96 * 900, **_LATE_DECAY),
         PretrainConfig(preset="trm-7m", canvas="full", colour_permutations=1000, steps=400_000, ema_rises=False),
         AdaptConfig(**_PUBLISHED_TRUNK),
+    ),
+    # The Universal Reasoning Model as published for ARC (arXiv 2512.14693). Its convolution sees where a row of the
+    # canvas ends, so every example lies on the full one.
+    "urm-14m": Preset(
+        ModelConfig(
+            architecture="looped",
+            L_layers=0,
+            H_cycles=2,
+            L_cycles=6,
+            mlp_convolution=True,
+            halting="halt-only",
+        ),
+        AdaptConfig(tokens_per_step=96 * 900, canvas="full", **_LATE_DECAY),
+        PretrainConfig(preset="urm-14m", canvas="full", colour_permutations=1000, steps=400_000, ema_rises=False),
     ),
     "hrm-3m": Preset(
         ModelConfig(

@@ -3,8 +3,9 @@
     python -m hrm_offline parity tests/golden/*.json
 
 A case is `FILE.json`, with its tensors in `FILE.safetensors` beside it. The kinds "hrm" and "trm" are whole forward
-passes and training steps of the Hierarchical Reasoning Model and of the Tiny Recursive Model. The kind "ops" is single
-operations, and "data" is encoding, dihedral transforms, decoding and voting.
+passes and training steps of the Hierarchical Reasoning Model and of the Tiny Recursive Model, and so is "urm" of the
+Universal Reasoning Model. The kind "ops" is single operations, and "data" is encoding, dihedral transforms, decoding
+and voting.
 `tests/golden/README.md` describes them. Everything runs through the code that trains and predicts, never through a
 second copy of it.
 """
@@ -182,7 +183,19 @@ def _trm_settings(reference: dict) -> dict:
     )
 
 
-_NETWORKS = {"hrm": _hrm_settings, "trm": _trm_settings}
+def _urm_settings(reference: dict) -> dict:
+    """Return what the Universal Reasoning Model has of its own in our terms. Its positions are always rotary."""
+    return dict(
+        architecture="looped",
+        H_layers=reference["num_layers"],
+        L_layers=0,
+        mlp_convolution=True,
+        halting="halt-only",
+        halt_max_steps=reference["loops"],
+    )
+
+
+_NETWORKS = {"hrm": _hrm_settings, "trm": _trm_settings, "urm": _urm_settings}
 
 
 def _compare_network(case: dict, tensors: dict[str, torch.Tensor], config: ModelConfig) -> Comparison:
@@ -225,9 +238,10 @@ def _compare_evaluation(
             "q_continue_logits": output.q_continue,
             "z_H": z_H,
             "z_L": z_L,
+            "current_hidden": z_H,  # its name where it is the only state
         }
-        for name, value in ours.items():
-            compare.add(f"eval/{name}", value, tensors[f"eval/step{step}/{name}"])
+        for name in _names(tensors, f"eval/step{step}/"):
+            compare.add(f"eval/{name}", ours[name], tensors[f"eval/step{step}/{name}"])
 
 
 def _compare_training(compare: Comparison, model: RecursiveModel, case: dict, tensors: dict[str, torch.Tensor]) -> None:

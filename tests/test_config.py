@@ -39,6 +39,7 @@ def test_a_configuration_that_cannot_be_is_refused(change, word):
         {"architecture": "rnn"},
         {"architecture": "transformer"},
         {"architecture": "shared"},
+        {"architecture": "looped"},
         {"L_cycles": 0},
         {"architecture": "transformer", "L_layers": 0, "L_cycles": 1},
         {"context_pairs": 2},

@@ -101,6 +101,8 @@ def test_no_step_and_no_prediction_waits_for_the_device(name, faked):
     trained, predicted = walk.train(), walk.predict()
     assert not trained.waits and not predicted.waits
     assert set(trained.launches) >= _LAUNCHED and set(predicted.launches) >= _LAUNCHED_FORWARD
+    has_convolution = walk.model.config.mlp_convolution
+    assert ({"conv_silu_forward", "conv_silu_backward"} <= set(trained.launches)) == has_convolution
 
 
 def test_a_t4_waits_once_per_step_for_the_loss_scale_alone(faked):

@@ -12,8 +12,10 @@ from hrm_offline import parity
 from hrm_offline.cli import main
 from hrm_offline.common.errors import InputError
 from hrm_offline.config import Recipe
+from hrm_offline.model import layers
 from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.ops import dispatch, launch
+from hrm_offline.ops.conv_silu import conv_silu_reference
 from hrm_offline.parity import run_case
 
 
@@ -24,7 +26,8 @@ def test_equals_the_published_reference(path):
 
 
 # The interpreter takes a minute for these, and they call no operation in another way than the other cases do.
-LONG_CASES = {"hrm_deep", "hrm_halt16", "trm_base", "trm_deep", "trm_published_cycles"}
+LONG_CASES = {"hrm_deep", "hrm_halt16", "trm_base", "trm_deep", "trm_published_cycles", "urm_base"}
+LONG_CASES |= {"urm_published_loops"}
 KERNEL_CASES = sorted(
     path
     for path in GOLDEN.glob("*.json")
@@ -43,6 +46,8 @@ def test_equals_the_published_reference_through_our_kernels(path):
 WRONG_VARIANTS = {
     "one puzzle token": ("trm_base", {"puzzle_tokens": 1}, "eval/logits"),
     "a token too many": ("trm_base", {"puzzle_tokens": 3}, "eval/logits"),
+    "all loops carry gradient": ("urm_base", {"H_cycles": 1, "L_cycles": 4}, "train/grad"),
+    "half the loops": ("urm_base", {"H_cycles": 1}, "eval/logits"),
 }
 
 
@@ -74,6 +79,21 @@ def test_gradient_through_one_pass_alone_fails(monkeypatch):
     comparison = run_case(GOLDEN / "trm_base.json")
     assert comparison.worst["eval/logits"] <= comparison.tolerance("eval/logits")
     assert comparison.worst["train/grad"] > 10 * comparison.tolerance("train/grad")
+
+
+WRONG_CONVOLUTIONS = {
+    "none": lambda x, weight, bias: x + 0 * (weight.sum() + bias.sum()),
+    "one that looks ahead": lambda x, weight, bias: conv_silu_reference(x.flip(1), weight, bias).flip(1),
+    "one token alone": lambda x, weight, bias: torch.nn.functional.silu(x * weight[:, 1] + bias),
+}
+
+
+@pytest.mark.parametrize("convolution", WRONG_CONVOLUTIONS)
+def test_another_convolution_fails(convolution, monkeypatch):
+    monkeypatch.setattr(layers, "conv_silu", WRONG_CONVOLUTIONS[convolution])
+    comparison = run_case(GOLDEN / "urm_base.json")
+    for kind in ("eval/logits", "eval/current_hidden", "train/grad"):
+        assert comparison.worst[kind] > 10 * comparison.tolerance(kind)
 
 
 def test_averages_with_a_rising_decay_fail(monkeypatch):

@@ -24,6 +24,7 @@ from hrm_offline.ops.add_rms_norm import add_rms_norm, add_rms_norm_reference
 from hrm_offline.ops.attention import attention, attention_reference
 from hrm_offline.ops.cached_attention import cached_attention, cached_attention_reference
 from hrm_offline.ops.causal_attention import causal_attention, causal_attention_reference
+from hrm_offline.ops.conv_silu import conv_silu, conv_silu_reference
 from hrm_offline.ops.embedding import embedding, embedding_reference
 from hrm_offline.ops.encode_views import Grids, encode_views, encode_views_reference
 from hrm_offline.ops.faults import first_line, is_context_lost
@@ -51,7 +52,8 @@ Tensors = tuple[torch.Tensor, ...]
 class Workload:
     """The shapes of a run: B sequences of T tokens, of which `puzzle_tokens` stand in front of the canvas.
 
-    `dtype` is that of the activations. `is_decoder` says which network's operations are tested; None tests all.
+    `dtype` is that of the activations. `is_decoder` and `has_convolution` say which network's operations are tested;
+    where `is_decoder` is None, all are.
     """
 
     batch: int
@@ -63,6 +65,7 @@ class Workload:
     puzzle_tokens: int
     dtype: torch.dtype
     is_decoder: bool | None = None
+    has_convolution: bool = True
 
 
 def workload_of(model: ModelConfig, tokens_per_step: int, area: int, dtype: torch.dtype) -> Workload:
@@ -81,6 +84,7 @@ def workload_of(model: ModelConfig, tokens_per_step: int, area: int, dtype: torc
         model.vocab_size,
         model.prefix_tokens,
         dtype,
+        has_convolution=model.mlp_convolution,
     )
 
 
@@ -482,6 +486,14 @@ def make_cases(w: Workload) -> list[Case]:
         ),
         Case("swiglu", all_of(normal(*rows, 2 * w.intermediate)), one(swiglu), one(swiglu_reference), learned=(0,)),
         Case(
+            "conv_silu",
+            all_of(normal(*rows, w.intermediate), normal(w.intermediate, 2), normal(w.intermediate)),
+            one(conv_silu),
+            one(conv_silu_reference),
+            learned=(0, 1, 2),
+            exact=(1, 2),
+        ),
+        Case(
             "rms_norm",
             all_of(out, out),
             one(lambda x, residual: rms_norm(x, _EPS, residual)),
@@ -537,7 +549,8 @@ def make_cases(w: Workload) -> list[Case]:
         ),
         _encode_case(w),
     ]
-    return cases if w.is_decoder is None else [c for c in cases if c.op not in dispatch.foreign_ops(w.is_decoder)]
+    foreign = () if w.is_decoder is None else dispatch.foreign_ops(w.is_decoder, w.has_convolution)
+    return [case for case in cases if case.op not in foreign]
 
 
 def _adam(update: Callable) -> Callable[..., None]:

@@ -53,6 +53,7 @@ from hrm_offline.ops import (
     attention,
     cached_attention,
     causal_attention,
+    conv_silu,
     dispatch,
     embedding,
     encode_views,
@@ -132,7 +133,7 @@ def variants(capability: int, everything: bool, usual_tiles: bool) -> list[Varia
         for dtype in dtypes if everything else [preferred]:
             samples = Samples(preset.model, dtype, usual_tiles)
             for op, launch_all in LAUNCHES.items():
-                if op in dispatch.foreign_ops(preset.model.is_decoder):
+                if op in dispatch.foreign_ops(preset.model.is_decoder, preset.model.mlp_convolution):
                     continue
                 op_dtype = torch.float32 if op in dispatch.FLOAT32_OPS else dtype
                 chosen = dispatch.decide_for(op, capability, op_dtype).triton
@@ -243,6 +244,12 @@ def _swiglu(s: Samples) -> None:
     swiglu.swiglu_backward(out, gate_up, gate_up)
 
 
+def _conv_silu(s: Samples) -> None:
+    hidden, weight, bias = s.activations(s.inner), s.float32(s.inner, 2), s.float32(s.inner)
+    conv_silu.conv_silu_forward(hidden, weight, bias, hidden)
+    conv_silu.conv_silu_backward(hidden, hidden, weight, bias, hidden, s.float32(15, 3, s.inner))
+
+
 def _embedding(s: Samples) -> None:
     embedding.embedding_forward(s.cells, s.float32(12, s.width), s.float32(s.batch, s.width), 1, None, 2.0, s.rows)
     embedding.embedding_backward(s.rows, s.cells, 1, s.float32(4, 12, s.width))
@@ -280,6 +287,7 @@ LAUNCHES = {
     "rms_norm": _rms_norm,
     "add_rms_norm": _add_rms_norm,
     "swiglu": _swiglu,
+    "conv_silu": _conv_silu,
     "rotate": _rotate,
     "embedding": _embedding,
     "stablemax_cross_entropy": _stablemax_cross_entropy,

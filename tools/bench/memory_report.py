@@ -128,8 +128,8 @@ def _print_path(preset: Preset, mode: str, name: str) -> None:
     tokens = config.prefix_tokens + config.canvas_rows * config.canvas_cols
     fixed, per_sequence = _line_of(preset, mode)
     print(f"{name}: {fixed / _GIB:.2f} GiB + {per_sequence / tokens / 2**10:.1f} KiB per token")
-    # Two states of 2 bytes per number; the states of one canvas are in `per_sequence` already.
-    carried = (len(SIDES) - 1) * 2 * 2 * tokens * config.hidden_size
+    # States of 2 bytes per number; the states of one canvas are in `per_sequence` already.
+    carried = (len(SIDES) - 1) * (2 if config.L_layers else 1) * 2 * tokens * config.hidden_size
     for gpu, room, batch in GPUS:
         need = fixed + batch * per_sequence
         largest_batch = int((room * _GIB - fixed) / (per_sequence + carried))
