@@ -29,7 +29,7 @@ SHARING = ("sharded", "joint", "per-task")  # which tasks learn one network toge
 PRESET_NAMES = ("hrm-27m", "transformer-27m", "trm-7m", "urm-14m", "hrm-3m", "hrm-132k", "decoder-75m", "decoder-170k")
 
 # The published networks whose weights can be imported, and the presets that have their settings.
-PUBLISHED = {"HRM": "hrm-27m", "TRM": "trm-7m"}
+PUBLISHED = {"HRM": "hrm-27m", "TRM": "trm-7m", "URM": "urm-14m"}
 NOT_IN_WEIGHTS = ("num_heads", "H_cycles", "L_cycles", "halt_max_steps", "puzzle_tokens")  # what weights do not tell
 
 # Headings of the flags that are made from the recipes' fields.
@@ -606,7 +606,7 @@ _LATE_DECAY = dict(warmup_steps=200, constant_fraction=0.5, final_lr_ratio=0.05)
 _PUBLISHED_TRUNK = dict(
     canvas="full",  # the only canvas that such weights have seen; all published adaptations kept it
     tokens_per_step=96 * 900,  # per GPU; on four GPUs Trelis' batch of 384
-    lr=1e-4,  # Trelis: 1e-4 to 2e-4. The least, since each of four GPUs learns its own tasks with a quarter of the batch
+    lr=1e-4,  # Trelis: 1e-4 to 2e-4. The least, since each GPU learns its own tasks with a quarter of the batch
     embeddings_only=0.25,  # Trelis: embeddings alone for the first quarter, then everything
     warmup_steps=200,  # NVARC (github.com/1ytic/NVARC)
     ema_rises=False,  # TRM's averages have a constant decay; here they start from weights worth keeping
@@ -655,6 +655,7 @@ PRESETS = {
         ),
         AdaptConfig(tokens_per_step=96 * 900, canvas="full", **_LATE_DECAY),
         PretrainConfig(preset="urm-14m", canvas="full", colour_permutations=1000, steps=400_000, ema_rises=False),
+        AdaptConfig(**_PUBLISHED_TRUNK),  # nobody has reported an adaptation of this network: the other's recipe
     ),
     "hrm-3m": Preset(
         ModelConfig(

@@ -87,6 +87,12 @@ FAMILIES = (
         _L_STACK,
         ("L_level.layers.0.mlp.down_proj.weight", "H_init", "L_init"),
     ),
+    Family(
+        "URM",
+        "URM",
+        {"H_layers": "layers."},
+        ("layers.0.mlp.down_proj.weight", "layers.0.mlp.dwconv.weight", "init_hidden"),
+    ),
 )
 
 
@@ -345,9 +351,7 @@ _OURS = {
 
 def _in_our_terms(family: Family, told: dict, has_learned: bool, where: Path | None, run: dict) -> dict:
     """Return what the run's settings tell beyond the weights. Raises `InputError` where they contradict the weights."""
-    counts = (
-        dict(zip(("num_layers",), family.stacks)) if family.name == "URM" else {name: name for name in family.stacks}
-    )
+    counts = {"num_layers": "H_layers"} if family.name == "URM" else {name: name for name in family.stacks}
     same = {"hidden_size": "hidden_size", "puzzle_emb_ndim": "puzzle_emb_ndim", **counts}
     for theirs, ours in same.items():
         if theirs in run and run[theirs] != told[ours]:

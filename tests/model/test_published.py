@@ -19,7 +19,8 @@ from hrm_offline.model.recursive import RecursiveModel
 
 HRM = ModelConfig(hidden_size=32, num_heads=2, H_layers=1, L_layers=2, puzzle_emb_ndim=32, halt_max_steps=3)
 TRM = replace(PRESETS["trm-7m"].model, hidden_size=32, num_heads=2, L_layers=1, puzzle_emb_ndim=32, puzzle_tokens=5)
-NETWORKS = {"HRM": HRM, "TRM": TRM}
+URM = replace(PRESETS["urm-14m"].model, hidden_size=32, num_heads=2, H_layers=2, puzzle_emb_ndim=32)
+NETWORKS = {"HRM": HRM, "TRM": TRM, "URM": URM}
 ROWS = 6
 PREFIX = "_orig_mod.model.inner."
 
@@ -31,13 +32,13 @@ def sizes(config):
 
 
 def state_of(config, prefix=PREFIX, rows=ROWS):
-    """Return a checkpoint's weights as the published scripts save them: initial states in bfloat16."""
+    """Return a checkpoint's weights as the published scripts save them: some of them in bfloat16."""
     torch.manual_seed(1)
     model = RecursiveModel(config, rows)
     if config.puzzle_columns:
         model.puzzle_emb.weights.normal_()
     state = model.state_dict()
-    state |= {name: value.bfloat16() for name, value in state.items() if name.endswith("_init")}
+    state |= {name: value.bfloat16() for name, value in state.items() if "init" in name or "dwconv" in name}
     return {prefix + name: value for name, value in state.items()}
 
 
@@ -128,6 +129,21 @@ def test_settings_from_the_file_of_the_run(tmp_path):
     assert import_checkpoint(tmp_path / "step_1", tmp_path / "out", settings_file=as_json, **arguments).num_heads == 4
 
 
+def test_settings_of_urm_are_read_by_its_own_names(tmp_path):
+    torch.save({"step": 9, "model_state_dict": state_of(URM)}, tmp_path / "step_9.pt")
+    arch = {"name": "urm.urm@URM", "num_layers": 2, "num_heads": 2, "H_cycles": 3, "L_cycles": 5, "loops": 7}
+    path = tmp_path / "config.yaml"  # as its script names the file
+    path.write_text("arch:\n" + "".join(f"  {name}: {value}\n" for name, value in arch.items()))
+    found = import_checkpoint(tmp_path / "step_9.pt", tmp_path / "out", say=lambda line: None)
+    assert (found.H_cycles, found.L_cycles, found.halt_max_steps, found.mlp_convolution) == (3, 5, 7, True)
+    path.write_text(path.read_text().replace("num_layers: 2", "num_layers: 4"))
+    assert "num_layers is 4, the weights have 2" in refused(tmp_path / "step_9.pt", tmp_path / "other")
+    path.write_text("name: another program's\n")
+    assert "cannot be guessed" in refused(tmp_path / "step_9.pt", tmp_path / "other")
+    message = refused(tmp_path / "step_9.pt", tmp_path / "other", settings_file=path)
+    assert "config.yaml: has no section 'arch'" in message
+
+
 def test_published_settings_are_taken_for_published_sizes_alone(tmp_path, monkeypatch):
     torch.save(state_of(TRM), tmp_path / "step_1")
     message = refused(tmp_path / "step_1", tmp_path / "out", num_heads=2)
@@ -170,7 +186,7 @@ def test_wrapped_weights_are_unwrapped(tmp_path, wrapper):
 
 def test_averaged_weights_are_taken_where_both_are_there(tmp_path):
     state = state_of(TRM)
-    averages = {name: value + 1 for name, value in state.items() if "_init" not in name and "puzzle" not in name}
+    averages = {name: value + 1 for name, value in state.items() if "init" not in name and "puzzle" not in name}
     torch.save({"model": state, "ema": averages}, tmp_path / "step_1")
     said = []
     import_checkpoint(tmp_path / "step_1", tmp_path / "out", say=said.append, **sizes(TRM))

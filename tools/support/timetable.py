@@ -16,7 +16,7 @@ from tools.support.flop import L4_TFLOPS, matrix_product_tflops, outer_step_flop
 CHIPS, BUDGET_HOURS, BUDGET = 4, 11.5, "11h30m"
 ADAPT_SHARE = 0.6  # the largest part of the budget that adaptation may take
 # What a large GPU would learn, by the rehearsed network's architecture.
-_PRESETS = {"decoder": "decoder-75m", "shared": "trm-7m"}
+_PRESETS = {"decoder": "decoder-75m", "shared": "trm-7m", "looped": "urm-14m"}
 _PRESET_OF_OTHERS = "hrm-27m"
 
 
