@@ -43,11 +43,12 @@ from hrm_offline.model.artifact import (
 _PREFIXES = ("_orig_mod.", "module.", "model.", "inner.")
 # The keys under which a training script may put the weights beside other things. Averaged weights come last.
 _WRAPPERS, _AVERAGES = ("model_state_dict", "state_dict", "model"), "ema"
+_DEEPEST = 4  # dictionaries inside each other; a hostile file may have one inside itself
 _SETTINGS_FILES = ("all_config.yaml", "config.yaml")  # as HRM and TRM, and URM, name the settings beside a checkpoint
 _SETTINGS_SECTION = "arch"
 _ROWS_AT_ONCE = 2**14  # 64 MB of float64 rows of 512 numbers
 _ZIP_MAGIC = b"PK\x03\x04"
-_PUZZLES = {11: "Sudoku", 6: "Maze"}  # whose published data sets have so many tokens
+_OTHER_PUZZLES = {11: "Sudoku", 6: "Maze"}  # whose published data sets have so many tokens
 
 Say = Callable[[str], None]
 
@@ -189,9 +190,11 @@ def _reason_of(error: Exception) -> str:
 
 def _unwrapped(content: dict) -> dict:
     """Return the dictionary of tensors, where a training script has put it beside other things."""
-    for name in (*_WRAPPERS, _AVERAGES):
-        if isinstance(content.get(name), dict):
-            return _unwrapped(content[name])
+    for _ in range(_DEEPEST):
+        inside = next((content[name] for name in (*_WRAPPERS, _AVERAGES) if isinstance(content.get(name), dict)), None)
+        if inside is None:
+            break
+        content = inside
     return content
 
 
@@ -233,8 +236,8 @@ def _recognise(state: dict[str, torch.Tensor], path: str | Path) -> Family:
     if head is None or head.dim() != 2:
         raise InputError(f"{path}: no weights of {family.name} (lm_head.weight is missing or no matrix)")
     tokens = len(head)
-    if tokens < VOCABULARY:
-        whose = f", {_PUZZLES[tokens]}'s" if tokens in _PUZZLES else ""
+    if tokens != VOCABULARY:
+        whose = f", {_OTHER_PUZZLES[tokens]}'s" if tokens in _OTHER_PUZZLES else ""
         raise InputError(f"{path}: its vocabulary has {tokens} tokens{whose}, expected ARC's {VOCABULARY}")
     return family
 

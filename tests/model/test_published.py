@@ -275,7 +275,7 @@ def test_files_that_cannot_be_used_are_one_line(tmp_path, content, said, capsys)
         ({"lm_head.weight": torch.zeros(12, 0)}, "is empty"),
         ({"lm_head.weight": torch.zeros(11, 32)}, "vocabulary has 11 tokens, Sudoku's, expected ARC's 12"),
         ({"lm_head.weight": torch.zeros(6, 32)}, "vocabulary has 6 tokens, Maze's, expected ARC's 12"),
-        ({"lm_head.weight": torch.zeros(7, 32)}, "vocabulary has 7 tokens, expected ARC's 12"),
+        ({"lm_head.weight": torch.zeros(13, 32)}, "vocabulary has 13 tokens, expected ARC's 12"),
         ({"H_level.layers.x.mlp": torch.zeros(1)}, "no weights of HRM"),
         ({"H_level.layers.999999999.mlp": torch.zeros(1)}, "H_layers"),
         ({"H_level.layers.1.mlp": torch.zeros(1)}, "has no place"),
@@ -294,7 +294,13 @@ def test_weights_that_cannot_be_are_refused(tmp_path, change, reason):
     assert reason in message and "step_1" in message
 
 
-@pytest.mark.parametrize("content", [{"a.weight": torch.zeros(2)}, {}, {"ema": {}}, [1], {"model": {"step": 1}}])
+INSIDE_ITSELF = {}
+INSIDE_ITSELF["model"] = INSIDE_ITSELF
+
+
+@pytest.mark.parametrize(
+    "content", [{"a.weight": torch.zeros(2)}, {}, {"ema": {}}, [1], {"model": {"step": 1}}, INSIDE_ITSELF]
+)
 def test_weights_of_no_known_network_are_refused(tmp_path, content):
     torch.save(content, tmp_path / "step_1")
     assert "step_1: " in refused(tmp_path / "step_1", tmp_path / "out")
