@@ -18,7 +18,7 @@ ARCHITECTURES = ("hrm", "transformer", "shared", "looped", "decoder")
 POSITIONS = ("rope-1d", "rope-2d", "rope-3d", "learned")
 HALTING = ("q-learning", "halt-only")
 LOSSES = ("stablemax", "softmax")
-OPTIMIZERS = ("adam-atan2", "normuon")
+OPTIMIZERS = ("adam-atan2", "muon", "normuon")
 CONDITIONING = ("table", "factored", "few-shot")
 HALTING_TARGETS = ("next-step", "look-ahead")
 CANVAS = ("tight", "full")
@@ -313,7 +313,8 @@ class Recipe:
     )
     optimizer: str = setting(
         "adam-atan2",
-        "what moves the network; normuon moves a decoder's matrices by NorMuon and the rest by AdamW",
+        "what moves the network; muon moves all matrices by Muon, as the Universal Reasoning Model was trained for "
+        "ARC-AGI-2, and normuon those of a decoder's layers by NorMuon; both move the rest by AdamW",
         OPTIMIZERS,
         group=_OPTIMISER,
         later=True,
@@ -329,9 +330,19 @@ class Recipe:
         group=_OPTIMISER,
         later=True,
     )
-    beta1: float = setting(0.9, "decay per step of Adam-atan2's mean of gradients", least=0, most=1, group=_OPTIMISER)
+    beta1: float = setting(
+        0.9,
+        "decay per step of the mean of gradients in Adam-atan2, and in AdamW beside muon",
+        least=0,
+        most=1,
+        group=_OPTIMISER,
+    )
     beta2: float = setting(
-        0.95, "decay per step of Adam-atan2's mean of squared gradients", least=0, most=1, group=_OPTIMISER
+        0.95,
+        "decay per step of the mean of squared gradients in Adam-atan2, and in AdamW beside muon",
+        least=0,
+        most=1,
+        group=_OPTIMISER,
     )
     weight_decay: float = setting(0.1, "weight decay of the network, times lr per step", least=0, group=_OPTIMISER)
     puzzle_emb_lr: float = setting(

@@ -30,12 +30,14 @@ from hrm_offline.model.halting import Carry, Sequences
 from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.ops.adam_atan2 import adam_atan2_
 from hrm_offline.ops.attention import attention
+from hrm_offline.ops.muon import muon_
 from hrm_offline.ops.rms_norm import rms_norm
 from hrm_offline.ops.rope import rope, rope_cos_sin
 from hrm_offline.ops.sign_sgd import sign_sgd_
 from hrm_offline.ops.stablemax_cross_entropy import stablemax_cross_entropy
 from hrm_offline.ops.swiglu import swiglu
 from hrm_offline.train.learner import Learner, Part
+from hrm_offline.train.optim import Muon
 
 KEY_PREFIX = "model.inner."
 _BASE_TOLERANCE = 1e-4
@@ -119,19 +121,18 @@ def run_case(path: str | Path) -> Comparison:
         tensors = load_file(tensors_path)
     except Exception as error:
         raise InputError(f"{tensors_path}: cannot be read as safetensors ({error})") from None
-    if kind == "ops":
-        return _compare_ops(case, tensors)
     try:
-        config = model_config(case["config"], kind)
-    except (KeyError, InputError) as error:
-        raise InputError(f"{path}: config: {error}") from None
-    return _compare_network(case, tensors, config)
+        if kind == "ops":
+            return _compare_muon(case, tensors) if "muon" in case else _compare_ops(case, tensors)
+        return _compare_network(case, tensors, model_config(case["config"], kind), recipe_of(case["optim"]))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def model_config(reference: dict, kind: str) -> ModelConfig:
     """Return a reference's configuration in our terms. Its sequence becomes a canvas of one row.
 
-    Raises `KeyError` for a name that is missing, and `InputError` for what our networks do not have.
+    Raises `InputError` for what our networks do not have.
     """
     return ModelConfig(
         **_NETWORKS[kind](reference),
@@ -198,7 +199,40 @@ def _urm_settings(reference: dict) -> dict:
 _NETWORKS = {"hrm": _hrm_settings, "trm": _trm_settings, "urm": _urm_settings}
 
 
-def _compare_network(case: dict, tensors: dict[str, torch.Tensor], config: ModelConfig) -> Comparison:
+def recipe_of(optim: dict) -> Recipe:
+    """Return the recipe of a case's training in our terms. Raises `InputError` for what our optimisers do not have."""
+    muon, adam = optim.get("muon"), optim.get("adam", optim)
+    if muon is not None:
+        _require_our_muon(muon, adam)
+        for name in ("lr", "weight_decay"):
+            if muon[name] != adam[name]:
+                raise InputError(f"{name} of muon is {muon[name]} and that of adam {adam[name]}, expected one for both")
+    return Recipe(
+        optimizer="adam-atan2" if muon is None else "muon",
+        lr=adam["lr"],
+        beta1=adam["betas"][0],
+        beta2=adam["betas"][1],
+        weight_decay=adam["weight_decay"],
+        puzzle_emb_lr=optim["puzzle_emb_lr"],
+        puzzle_emb_weight_decay=optim["puzzle_emb_weight_decay"],
+        warmup_steps=0,
+        ema=optim.get("ema_rate", 0.0),
+        ema_rises=False,
+        loss="stablemax",
+        halting_target="look-ahead",
+    )
+
+
+def _require_our_muon(muon: dict, adam: dict) -> None:
+    """Raise `InputError` where a case's Muon, or the Adam beside it, has other constants than ours."""
+    ours = {"momentum": 0.95, "nesterov": True, "ns_steps": 5, "matched_adamw_rms": 0.2, "eps": 1e-8}
+    given = muon | {"eps": adam["eps"]}
+    for name, value in ours.items():
+        if given[name] != value:
+            raise InputError(f"{name} is {shown(given[name])}, expected {value}")
+
+
+def _compare_network(case: dict, tensors: dict[str, torch.Tensor], config: ModelConfig, recipe: Recipe) -> Comparison:
     compare = Comparison(case["float32_vs_float64"])
     weights = {
         key.removeprefix("weights/" + KEY_PREFIX): value for key, value in tensors.items() if key.startswith("weights/")
@@ -207,7 +241,7 @@ def _compare_network(case: dict, tensors: dict[str, torch.Tensor], config: Model
     model.load_state_dict(weights)
     _compare_evaluation(compare, model, case, tensors)
     model.load_state_dict(weights)
-    _compare_training(compare, model, case, tensors)
+    _compare_training(compare, model, recipe, tensors)
     return compare
 
 
@@ -244,21 +278,9 @@ def _compare_evaluation(
             compare.add(f"eval/{name}", ours[name], tensors[f"eval/step{step}/{name}"])
 
 
-def _compare_training(compare: Comparison, model: RecursiveModel, case: dict, tensors: dict[str, torch.Tensor]) -> None:
-    optim = case["optim"]
-    recipe = Recipe(
-        lr=optim["lr"],
-        beta1=optim["betas"][0],
-        beta2=optim["betas"][1],
-        weight_decay=optim["weight_decay"],
-        puzzle_emb_lr=optim["puzzle_emb_lr"],
-        puzzle_emb_weight_decay=optim["puzzle_emb_weight_decay"],
-        warmup_steps=0,
-        ema=optim.get("ema_rate", 0.0),
-        ema_rises=False,
-        loss="stablemax",
-        halting_target="look-ahead",
-    )
+def _compare_training(
+    compare: Comparison, model: RecursiveModel, recipe: Recipe, tensors: dict[str, torch.Tensor]
+) -> None:
     learner = Learner(model, recipe, total_steps=3, seed=0)
     step = 1
     while f"train/step{step}/loss" in tensors:
@@ -402,6 +424,67 @@ def _compare_optimisers(compare: Comparison, case: dict, tensors: dict[str, torc
         )
         compare.add("adam_atan2", param, tensors[f"adam_atan2/param_after{step}"])
         step += 1
+
+
+def _compare_muon(case: dict, tensors: dict[str, torch.Tensor]) -> Comparison:
+    """Compare five steps of Muon on matrices, and of the Adam beside it on other parameters."""
+    compare, muon, adam = Comparison(case["float32_vs_float64"]), case["muon"], case["adam"]
+    _require_our_muon(muon, adam)
+    params = {name: _leaf(tensors[f"muon/param/{name}"]) for name in _names(tensors, "muon/param/")}
+    unrounded = {name: param.detach().clone() for name, param in params.items() if param.ndim == 2}
+    momenta = {name: torch.zeros_like(value) for name, value in unrounded.items()}
+    groups = [
+        {
+            "params": [param for param in params.values() if (param.ndim == 2) is matrices],
+            "matrices": matrices,
+            "base_lr": given["lr"],
+            "weight_decay": given["weight_decay"],
+        }
+        for matrices, given in ((True, muon), (False, adam))
+    ]
+    optimizer = Muon(groups, tuple(adam["betas"]))
+    step = 1
+    while grads := {name: tensors[f"muon/grad{step}/{name}"] for name in _names(tensors, f"muon/grad{step}/")}:
+        before = {name: param.detach().clone() for name, param in params.items()}
+        for name, param in params.items():
+            param.grad = grads[name]
+        optimizer.step()
+        after = {name: param.detach() for name, param in params.items()}
+        _compare_muon_step(compare, "muon", step, before, after, muon, tensors)
+        for name in _names(tensors, f"muon/momentum{step}/"):
+            momentum = optimizer.state[params[name]]["m"]
+            compare.add("muon/momentum", momentum, tensors[f"muon/momentum{step}/{name}"])
+        before = {name: value.clone() for name, value in unrounded.items()}
+        muon_(
+            list(unrounded.values()),
+            [grads[name] for name in unrounded],
+            list(momenta.values()),
+            lr=muon["lr"],
+            weight_decay=muon["weight_decay"],
+            rounded=False,
+        )
+        _compare_muon_step(compare, "muon_float32", step, before, unrounded, muon, tensors)
+        step += 1
+    return compare
+
+
+def _compare_muon_step(
+    compare: Comparison,
+    version: str,
+    step: int,
+    before: dict[str, torch.Tensor],
+    after: dict[str, torch.Tensor],
+    muon: dict,
+    tensors: dict[str, torch.Tensor],
+) -> None:
+    """Compare parameters after a step, and the directions in which the matrices moved."""
+    for name in _names(tensors, f"{version}/param_after{step}/"):
+        compare.add(f"{version}/param_after", after[name], tensors[f"{version}/param_after{step}/{name}"])
+    for name in _names(tensors, f"{version}/direction{step}/"):
+        decayed = before[name].double() * (1 - muon["lr"] * muon["weight_decay"])
+        length = muon["lr"] * muon["matched_adamw_rms"] * max(decayed.shape) ** 0.5
+        moved = (decayed - after[name].double()) / length
+        compare.add(f"{version}/direction", moved, tensors[f"{version}/direction{step}/{name}"])
 
 
 def _compare_data(case: dict) -> Comparison:

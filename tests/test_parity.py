@@ -14,7 +14,7 @@ from hrm_offline.common.errors import InputError
 from hrm_offline.config import Recipe
 from hrm_offline.model import layers
 from hrm_offline.model.recursive import RecursiveModel
-from hrm_offline.ops import dispatch, launch
+from hrm_offline.ops import dispatch, launch, muon
 from hrm_offline.ops.conv_silu import conv_silu_reference
 from hrm_offline.parity import run_case
 
@@ -130,6 +130,17 @@ def test_a_planted_difference_is_found(tmp_path, tensor, kind, capsys):
     assert "BEYOND TOLERANCE" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [("_MOMENTUM", 0.9), ("_COEFFICIENTS", muon._COEFFICIENTS + muon._COEFFICIENTS[-1:]), ("_LENGTH", 0.1)],
+)
+def test_another_muon_fails(name, wrong, monkeypatch):
+    monkeypatch.setattr(muon, name, wrong)
+    assert not run_case(GOLDEN / "muon.json").passed
+    comparison = run_case(GOLDEN / "urm_muon.json")
+    assert comparison.worst["train/weights_after"] > 2 * comparison.tolerance("train/weights_after")
+
+
 def test_command_line_reports_by_kind_and_exits_0(capsys):
     assert main(["parity", str(GOLDEN / "ops.json"), str(GOLDEN / "data.json")]) == 0
     printed = capsys.readouterr().out
@@ -156,4 +167,13 @@ def test_a_form_that_is_not_there_is_refused(tmp_path, changes, reason):
     (tmp_path / "case.json").write_text(json.dumps(case))
     (tmp_path / "case.safetensors").write_bytes((GOLDEN / "trm_base.safetensors").read_bytes())
     with pytest.raises(InputError, match=reason):
+        run_case(tmp_path / "case.json")
+
+
+def test_another_muon_than_ours_is_refused(tmp_path):
+    case = json.loads((GOLDEN / "muon.json").read_text())
+    case["muon"]["ns_steps"] = 6
+    (tmp_path / "case.json").write_text(json.dumps(case))
+    (tmp_path / "case.safetensors").write_bytes((GOLDEN / "muon.safetensors").read_bytes())
+    with pytest.raises(InputError, match="ns_steps is 6, expected 5"):
         run_case(tmp_path / "case.json")

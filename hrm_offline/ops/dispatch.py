@@ -54,6 +54,7 @@ RULES = {
     "embedding": _POINTWISE,
     "stablemax_cross_entropy": _POINTWISE,
     "adam_atan2": Rule(_MIN_CAPABILITY, (torch.float32,)),
+    "muon": Rule(_MIN_CAPABILITY, (torch.float32,)),
     "sign_sgd": _POINTWISE,
     "encode_views": _POINTWISE,
 }
@@ -61,7 +62,7 @@ RULES = {
 VARIANTS = {"attention": ("rotate first", "rotate inside", "rotate first, small tiles")}
 _ALSO_LAUNCHED_BY = {"rms_norm": ("linear_rms_norm",)}  # in its backward pass
 # These work on weights or grids, whatever the dtype of the activations.
-FLOAT32_OPS = ("adam_atan2", "sign_sgd", "encode_views")
+FLOAT32_OPS = ("adam_atan2", "muon", "sign_sgd", "encode_views")
 # These are called by one kind of network only.
 _DECODER_OPS = ("causal_attention", "cached_attention", "add_rms_norm")
 _RECURSIVE_OPS = ("attention", "linear_rms_norm", "rms_norm", "embedding", "stablemax_cross_entropy", "conv_silu")

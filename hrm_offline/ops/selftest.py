@@ -30,6 +30,7 @@ from hrm_offline.ops.encode_views import Grids, encode_views, encode_views_refer
 from hrm_offline.ops.faults import first_line, is_context_lost
 from hrm_offline.ops.linear_rms_norm import linear_rms_norm, linear_rms_norm_reference
 from hrm_offline.ops.linear_swiglu import linear_swiglu, linear_swiglu_reference
+from hrm_offline.ops.muon import muon_, muon_reference_
 from hrm_offline.ops.rms_norm import rms_norm, rms_norm_reference
 from hrm_offline.ops.rotate import rotate, rotate_reference
 from hrm_offline.ops.sign_sgd import sign_sgd_, sign_sgd_reference_
@@ -539,6 +540,13 @@ def make_cases(w: Workload) -> list[Case]:
             exact=(0, 1, 2, 3),
         ),
         Case(
+            "muon",
+            all_of(*[normal(w.hidden, w.hidden)] * 3),
+            gradient_free(_muon(muon_), (0, 2)),
+            gradient_free(_muon_twin, (0, 2)),
+            exact=(0, 1, 2),
+        ),
+        Case(
             "sign_sgd",
             all_of(normal(4 * w.batch, w.hidden), integers(4 * w.batch, w.batch), normal(w.batch, w.hidden)),
             gradient_free(lambda table, ids, grads: sign_sgd_(table, ids, grads, lr=0.01, weight_decay=0.1), (0,)),
@@ -562,6 +570,18 @@ def _adam(update: Callable) -> Callable[..., None]:
 
 def _adam_twin(param, m, v, grad) -> None:
     adam_atan2_reference_(param, grad, m, v, step=3, lr=1e-3, beta1=0.9, beta2=0.95, weight_decay=0.1)
+
+
+# A rate so small that a gradient which rounds to another bfloat16 moves no weight by more than its own rounding.
+def _muon(update: Callable) -> Callable[..., None]:
+    def run(param, momentum, grad) -> None:
+        update([param], [grad], [momentum], lr=1e-4, weight_decay=0.1)
+
+    return run
+
+
+def _muon_twin(param, momentum, grad) -> None:
+    muon_reference_(param, grad, momentum, lr=1e-4, weight_decay=0.1)
 
 
 def _encode_case(w: Workload) -> Case:

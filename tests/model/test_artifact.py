@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from networks import ARCHITECTURES
 from safetensors.torch import load_file, save_file
 
 from hrm_offline.common.errors import InputError
@@ -48,6 +49,18 @@ def test_round_trip_and_new_puzzles_start_from_the_mean(saved):
         load_file(folder / "puzzles.safetensors")["puzzle_emb.weights"][SHARED_ROWS:],
         model.puzzle_emb.weights[SHARED_ROWS:],
     )
+
+
+def test_an_artifact_from_before_puzzle_tokens_could_be_set_loads_with_those_it_was_learned_with(tmp_path):
+    config = ARCHITECTURES["shared"]
+    model = RecursiveModel(config, SHARED_ROWS + 1)
+    save_artifact(tmp_path, config, "table", model.state_dict(), ["name"] * (SHARED_ROWS + 1), {})
+    settings = json.loads((tmp_path / "config.json").read_text())
+    for name in ("puzzle_tokens", "mlp_convolution"):
+        del settings["model"][name]
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    assert load_artifact(tmp_path).config == config
+    assert config.prefix_tokens == 1
 
 
 class Payload:

@@ -59,6 +59,7 @@ from hrm_offline.ops import (
     encode_views,
     linear_rms_norm,
     linear_swiglu,
+    muon,
     rms_norm,
     rotate,
     sign_sgd,
@@ -268,6 +269,12 @@ def _adam_atan2(s: Samples) -> None:
     adam_atan2.adam_atan2_step(one, one, one, one, addresses, chunks, 0.9, 0.9, 0.9, 1.5, 0.1)
 
 
+def _muon(s: Samples) -> None:
+    weight = s.float32(s.width, s.width)
+    muon.muon_smooth(weight, weight, weight, True)
+    muon.muon_apply(weight, weight, 0.9, 0.1)
+
+
 def _sign_sgd(s: Samples) -> None:
     ids = torch.zeros(s.batch, dtype=torch.int64)
     sign_sgd.sign_sgd_step(s.float32(12, s.width), ids, s.float32(s.batch, s.width), 0.1, 0.9)
@@ -292,6 +299,7 @@ LAUNCHES = {
     "embedding": _embedding,
     "stablemax_cross_entropy": _stablemax_cross_entropy,
     "adam_atan2": _adam_atan2,
+    "muon": _muon,
     "sign_sgd": _sign_sgd,
     "encode_views": _encode_views,
 }
