@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from places import GOLDEN
 from safetensors.torch import load_file
 
 from hrm_offline.cli import main
@@ -93,6 +94,31 @@ def test_weights_are_read_number_for_number_under_any_prefix(tmp_path, network, 
     assert torch.equal(artifact.weights["puzzle_emb.weights"][BLANK_ROW], table[0])
     assert not (tmp_path / "out" / "puzzles.safetensors").exists()
     assert said[0].startswith(f"{network}: hidden_size 32") and f"rows 1 to {ROWS - 1}" in said[-1]
+
+
+@pytest.mark.parametrize("name", ["hrm_base", "trm_deep", "urm_published_loops"])
+def test_an_imported_checkpoint_computes_the_published_numbers(tmp_path, name):
+    case = json.loads((GOLDEN / f"{name}.json").read_text())
+    tensors = load_file(GOLDEN / f"{name}.safetensors")
+    weights = {key.removeprefix("weights/"): value for key, value in tensors.items() if key.startswith("weights/")}
+    torch.save({"model": {"_orig_mod." + key: value for key, value in weights.items()}}, tmp_path / "step_1")
+    (tmp_path / "run.json").write_text(json.dumps({"arch": case["config"]}))
+    arguments = dict(settings_file=tmp_path / "run.json", keep_puzzles=True, say=lambda line: None)
+    import_checkpoint(tmp_path / "step_1", tmp_path / "out", **arguments)
+
+    table = load_file(tmp_path / "out" / "puzzles.safetensors")["puzzle_emb.weights"]
+    model = load_artifact(tmp_path / "out").build(len(table), torch.float32)
+    model.puzzle_emb.weights.copy_(table)
+    published = tensors["batch/puzzle_identifiers"].long()
+    rows = torch.where(published > 0, published + SHARED_ROWS - 1, BLANK_ROW)
+    inputs = tensors["batch/inputs"].int()
+    canvas = (1, inputs.shape[1])
+    states, vectors = model.initial_states(len(inputs), canvas), model.puzzle_vectors(rows[:, None])
+    with torch.no_grad():
+        for step in range(1, case["outer_steps"] + 1):
+            *states, output = model(*states, inputs, vectors, canvas)
+            expected = tensors[f"eval/step{step}/logits"]
+            assert (output.logits - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
 def test_the_mean_of_a_table_of_many_blocks(tmp_path, monkeypatch):
