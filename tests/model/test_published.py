@@ -156,7 +156,8 @@ def test_settings_from_the_file_of_the_run(tmp_path):
 
 
 def test_settings_of_urm_are_read_by_its_own_names(tmp_path):
-    torch.save({"step": 9, "model_state_dict": state_of(URM)}, tmp_path / "step_9.pt")
+    content = {"step": 9, "model_state_dict": state_of(URM)}
+    torch.save(content, tmp_path / "step_9.pt", _use_new_zipfile_serialization=False)  # which cannot be mapped
     arch = {"name": "urm.urm@URM", "num_layers": 2, "num_heads": 2, "H_cycles": 3, "L_cycles": 5, "loops": 7}
     path = tmp_path / "config.yaml"  # as its script names the file
     path.write_text("arch:\n" + "".join(f"  {name}: {value}\n" for name, value in arch.items()))
