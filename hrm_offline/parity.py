@@ -127,6 +127,8 @@ def run_case(path: str | Path) -> Comparison:
         return _compare_network(case, tensors, model_config(case["config"], kind), recipe_of(case["optim"]))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+    except KeyError as error:
+        raise InputError(f"{path}: {error} is missing or unknown") from None
 
 
 def model_config(reference: dict, kind: str) -> ModelConfig:

@@ -156,6 +156,10 @@ def test_unusable_cases_are_refused(tmp_path):
     case.write_text(json.dumps({"kind": "ops"}))
     with pytest.raises(InputError, match=r"x\.safetensors"):
         run_case(case)
+    save_file({}, tmp_path / "x.safetensors")
+    case.write_text(json.dumps({"kind": "urm"}))
+    with pytest.raises(InputError, match=r"x\.json: 'config' is missing"):
+        run_case(case)
 
 
 @pytest.mark.parametrize(

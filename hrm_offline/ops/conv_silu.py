@@ -111,7 +111,7 @@ def conv_silu_backward(grad, x, weight, bias, grad_x, partial):
         *(grad, x, weight, bias, grad_x, partial),
         *(batch * tokens, tokens, width),
         PART=_ROWS_PER_PART,
-        ROWS=min(_ROWS_PER_PART, 1024 // columns),
+        ROWS=min(_ROWS_PER_PART, 512 // columns),  # with 1,024 elements a thread needs 128 registers
         COLUMNS=columns,
         num_warps=4,
     )
