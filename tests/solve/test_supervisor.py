@@ -82,6 +82,8 @@ def test_two_workers_answer_the_same_every_time_and_hold_no_torch_above(challeng
             "2",
             "--budget",
             "5m",
+            "--induce",
+            "off",
         ]
         done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
         assert done.returncode == 0, done.stdout + done.stderr
