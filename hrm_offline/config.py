@@ -28,6 +28,10 @@ CUDA_GRAPHS = ("measured", "yes", "no")
 SHARING = ("sharded", "joint", "per-task")  # which tasks learn one network together
 PRESET_NAMES = ("hrm-27m", "transformer-27m", "trm-7m", "urm-14m", "hrm-3m", "hrm-132k", "decoder-75m", "decoder-170k")
 
+# The published networks whose weights can be imported, and the presets that have their settings.
+PUBLISHED = {"HRM": "hrm-27m", "TRM": "trm-7m", "URM": "urm-14m"}
+NOT_IN_WEIGHTS = ("num_heads", "H_cycles", "L_cycles", "halt_max_steps", "puzzle_tokens")  # what weights do not tell
+
 # Headings of the flags that are made from the recipes' fields.
 _RUN = "data and length of the run"
 _BATCHES = "batches and canvas"
@@ -611,6 +615,21 @@ _DECODER = dict(
 # A short run gains from a learning rate that falls in its second half.
 _LATE_DECAY = dict(warmup_steps=200, constant_fraction=0.5, final_lr_ratio=0.05)
 
+# Adaptation of a published trunk, by what others report of the Tiny Recursive Model at test time. New embeddings start
+# from the mean of the pretrained ones (Trelis, arXiv 2511.02886), which an artifact brings along.
+_PUBLISHED_TRUNK = dict(
+    canvas="full",  # the only canvas that such weights have seen; all published adaptations kept it
+    tokens_per_step=96 * 900,  # per GPU; on four GPUs Trelis' batch of 384
+    lr=1e-4,  # Trelis: 1e-4 to 2e-4. The least, since each GPU learns its own tasks with a quarter of the batch
+    embeddings_only=0.25,  # Trelis: embeddings alone for the first quarter, then everything
+    warmup_steps=200,  # NVARC (github.com/1ytic/NVARC)
+    ema_rises=False,  # TRM's averages have a constant decay; here they start from weights worth keeping
+    visits=4000,  # NVARC: 2,000 epochs scored 7.5% on hidden tasks, 4,000 scored 10.0%
+    colour_permutations=248,  # with eight plain views 256. NVARC learned 128 views, Trelis voted over 256 to 512
+    vote_views=256,  # 256 to 512 differ little from 1,000 (arXiv 2512.11847)
+    outer_steps=10,  # NVARC; most accuracy is there at the first outer step (arXiv 2512.11847)
+)
+
 PRESETS = {
     "hrm-27m": Preset(
         ModelConfig(),
@@ -635,6 +654,7 @@ PRESETS = {
         ),
         AdaptConfig(tokens_per_step=96 * 900, **_LATE_DECAY),
         PretrainConfig(preset="trm-7m", canvas="full", colour_permutations=1000, steps=400_000, ema_rises=False),
+        AdaptConfig(**_PUBLISHED_TRUNK),
     ),
     # The Universal Reasoning Model as published for ARC (arXiv 2512.14693). Its convolution sees where a row of the
     # canvas ends, so every example lies on the full one.
@@ -649,6 +669,7 @@ PRESETS = {
         ),
         AdaptConfig(tokens_per_step=96 * 900, canvas="full", **_LATE_DECAY),
         PretrainConfig(preset="urm-14m", canvas="full", colour_permutations=1000, steps=400_000, ema_rises=False),
+        AdaptConfig(**_PUBLISHED_TRUNK),  # nobody has reported an adaptation of this network: the other's recipe
     ),
     "hrm-3m": Preset(
         ModelConfig(
