@@ -49,9 +49,8 @@ class Place:
 class Induction:
     """The search for programs for all tasks of a run, smallest tasks first.
 
-    `ledger` gets the candidates. With a `journal`, a run that goes on takes over what
-    was found. `say` tells the user how it went, and `warn` of a fault. A process may be silent for `hang_after`
-    seconds. `pool` starts the processes, of which `processes` may search at once; a pool inside this process has one.
+    `ledger` gets the candidates. With a `journal`, a run that goes on takes over what was found. `say` tells the user
+    how it went, and `warn` of a fault. A process may be silent for `hang_after` seconds. `pool` starts the processes, of which `processes` may search at once; a pool inside this process has one.
     """
 
     def __init__(
@@ -117,6 +116,8 @@ class Induction:
         if not self.goes_on and not self.told:
             self.told = True
             self.say(self.summary())
+            for number in list(self.places):  # an idle process that died would wake the supervising process for ever
+                self._end(number)
 
     def give_up(self, reason: str) -> None:
         """Search no further: all tasks that are not searched are lost."""
