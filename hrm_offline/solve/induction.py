@@ -50,7 +50,8 @@ class Induction:
     """The search for programs for all tasks of a run, smallest tasks first.
 
     `ledger` gets the candidates. With a `journal`, a run that goes on takes over what was found. `say` tells the user
-    how it went, and `warn` of a fault. A process may be silent for `hang_after` seconds. `pool` starts the processes, of which `processes` may search at once; a pool inside this process has one.
+    how it went, and `warn` of a fault. A process may be silent for `hang_after` seconds. `pool` starts the processes,
+    of which `processes` may search at once; a pool inside this process has one.
     """
 
     def __init__(
