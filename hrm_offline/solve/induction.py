@@ -23,7 +23,7 @@ from hrm_offline.induction.search import EFFORT
 from hrm_offline.solve import searcher
 from hrm_offline.solve.journal import Journal
 from hrm_offline.solve.ledger import Ledger
-from hrm_offline.solve.messages import Lost, Searched, Searching, SearchTask
+from hrm_offline.solve.messages import Failed, Lost, Searched, Searching, SearchTask
 from hrm_offline.solve.pool import InlinePool, ProcessPool
 
 _MAX_FAILURES = 5  # of processes in one place in a row, after which it stays empty
@@ -196,7 +196,7 @@ class Induction:
                 place.heard, place.ready = self.budget.elapsed(), True
             case Searched():
                 self._searched(number, place, message)
-            case Lost():
+            case Failed() | Lost():
                 self._fail(number, message.reason)
             case _:
                 self._fail(number, f"its process sent {type(message).__name__}, which is no message")
