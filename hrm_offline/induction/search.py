@@ -20,7 +20,7 @@ from hrm_offline.data.tasks import MAX_SIDE, Task
 from hrm_offline.induction.foresight import Foresight
 from hrm_offline.induction.operations import FEATURES, Feature, Grid, Operation, Repertoire
 
-EFFORT = 8_000  # operations applied to a grid: 0.3 seconds of a busy core, with many large grids up to 0.7
+EFFORT = 7_000  # operations applied to a grid: 0.3 seconds of a busy core, with many large grids up to 0.6
 LONGEST = 3  # operations in a program
 # By how much a program's votes count less for each further operation. There are about a hundred times as many programs
 # that are one operation longer, so more of them fit by chance.

@@ -23,7 +23,7 @@ from hrm_offline.induction.search import EFFORT
 from hrm_offline.solve import searcher
 from hrm_offline.solve.journal import Journal
 from hrm_offline.solve.ledger import Ledger
-from hrm_offline.solve.messages import Lost, Searched, Searching, SearchTask
+from hrm_offline.solve.messages import Failed, Lost, Searched, Searching, SearchTask
 from hrm_offline.solve.pool import InlinePool, ProcessPool
 
 _MAX_FAILURES = 5  # of processes in one place in a row, after which it stays empty
@@ -49,9 +49,9 @@ class Place:
 class Induction:
     """The search for programs for all tasks of a run, smallest tasks first.
 
-    `ledger` gets the candidates. With a `journal`, a run that goes on takes over what
-    was found. `say` tells the user how it went, and `warn` of a fault. A process may be silent for `hang_after`
-    seconds. `pool` starts the processes, of which `processes` may search at once; a pool inside this process has one.
+    `ledger` gets the candidates. With a `journal`, a run that goes on takes over what was found. `say` tells the user
+    how it went, and `warn` of a fault. A process may be silent for `hang_after` seconds. `pool` starts the processes,
+    of which `processes` may search at once; a pool inside this process has one.
     """
 
     def __init__(
@@ -117,6 +117,8 @@ class Induction:
         if not self.goes_on and not self.told:
             self.told = True
             self.say(self.summary())
+            for number in list(self.places):  # an idle process that died would wake the supervising process for ever
+                self._end(number)
 
     def give_up(self, reason: str) -> None:
         """Search no further: all tasks that are not searched are lost."""
@@ -194,7 +196,7 @@ class Induction:
                 place.heard, place.ready = self.budget.elapsed(), True
             case Searched():
                 self._searched(number, place, message)
-            case Lost():
+            case Failed() | Lost():
                 self._fail(number, message.reason)
             case _:
                 self._fail(number, f"its process sent {type(message).__name__}, which is no message")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from hrm_offline.answers.candidates import entries_of
 from hrm_offline.answers.vote import Candidate
 from hrm_offline.induction.search import induce
-from hrm_offline.solve.messages import Searched, Searching, SearchTask, State
+from hrm_offline.solve.messages import Failed, Searched, Searching, SearchTask, State
 from hrm_offline.solve.pool import end_with_parent
 
 _BEAT_SECONDS = 1.0
@@ -29,14 +29,20 @@ class Searcher:
         self.beaten = clock()
 
     def run(self) -> Iterator[State]:
-        """Search whatever is asked for, until the process is ended."""
+        """Search whatever is asked for, until the process is ended. A failure is sent and ends it."""
         self.send(Searching())
         while True:
             message = self.receive()
             if message is None:
                 yield State.IDLE
                 continue
-            self.send(self._searched(message))
+            try:
+                self.send(self._searched(message))
+            except (OSError, EOFError):
+                raise  # the supervising process is gone
+            except Exception as error:
+                self.send(Failed("error", f"{type(error).__name__}: {error}"))
+                return
             yield State.BUSY
 
     def _searched(self, message: SearchTask) -> Searched:

@@ -178,6 +178,13 @@ def test_a_task_that_costs_two_processes_is_lost_and_the_others_are_searched(lea
     assert list(found.report()["not searched"]) == ["none"]
 
 
+def test_a_search_that_raises_costs_its_task_and_says_why(lead, monkeypatch):
+    monkeypatch.setattr(searcher, "induce", lambda *_: 1 / 0)
+    found, _ = lead(pool_of(searcher.Searcher))
+    assert all(reason == "ZeroDivisionError: division by zero" for reason in found.report()["not searched"].values())
+    assert len(found.lost) == 2
+
+
 def test_what_always_fails_is_given_up(lead):
     found, warnings = lead(pool_of(Dying))
     assert not found.goes_on
@@ -194,7 +201,7 @@ def test_processes_that_die_or_send_garbage_are_replaced(tmp_path, monkeypatch, 
     found.warn = warnings.append
     while found.goes_on:
         found.attend(1.0)
-    pool.close()
+    assert not pool.connections()  # none is left that could wake or hold up anybody
     assert ["cannot be read" in warnings[0], "code 3" in warnings[1], len(warnings)] == [True, True, 2]
     assert found.found == {0: True, 1: False}
 
