@@ -18,6 +18,7 @@ from hrm_offline.common.errors import InputError
 from hrm_offline.data.puzzles import PuzzleSet
 from hrm_offline.data.tasks import Task, digest_of
 from hrm_offline.solve.history import History
+from hrm_offline.solve.induction import Induction
 from hrm_offline.solve.ledger import Ledger, test_keys
 from hrm_offline.solve.messages import (
     Adapt,
@@ -38,6 +39,7 @@ from hrm_offline.solve.messages import (
     Voted,
 )
 from hrm_offline.solve.options import SolveOptions
+from hrm_offline.solve.pool import ProcessPool
 from hrm_offline.solve.schedule import GROUPS_PER_WORKER, Schedule, Speed, split_tasks
 
 _MAX_FAILURES = 3  # in a row, after which a worker is given up
@@ -46,6 +48,7 @@ _GLANCE_SECONDS = 1.0  # between two looks at silent workers
 _PROGRESS_SECONDS = 30.0  # between two progress lines
 _MAX_WIDTH_ON_CPU = 256  # hidden size; a wider network learns next to nothing on a CPU within a budget
 _LEAST_PROCESSORS, _WORKERS_PER_PROCESSOR = 2, 2  # for the number of workers that are worth their memory
+_CORES_PER_GPU = 2  # that its worker keeps busy: one starts kernels, another does what the driver asks for
 _PROGRESS_BEATS = 30  # a rate is the mean over this many signs of life, which come every second
 
 
@@ -71,7 +74,8 @@ class Supervisor:
     Votes go to the ledger and the history as they come. Tasks that do not suit the network are left out and named in
     `unsuited`. `failures` are the warnings of the run. `started` is when the first worker was ready, in seconds of the
     budget. `demotions` are the operations whose kernels failed, with the reasons. `graphs` says for each kind of work
-    whether CUDA graphs serve, and why. `worker_seconds` and `predicted_tokens` measure the phases.
+    whether CUDA graphs serve, and why. `worker_seconds` and `predicted_tokens` measure the phases. `induction` searches
+    programs beside the network, or alone.
     """
 
     pool: object
@@ -90,6 +94,7 @@ class Supervisor:
     started: float | None = None
     worker_seconds: dict[str, float] = field(default_factory=lambda: {"adapt": 0.0, "predict": 0.0})
     predicted_tokens: int = 0
+    induction: Induction | None = None
     demotions: dict[str, str] = field(default_factory=dict)
     graphs: dict[str, str] = field(default_factory=dict)
 
@@ -99,22 +104,60 @@ class Supervisor:
 
     def run(self) -> None:
         """Lead the run to its end. Raises `InputError` if the device, preset or artifact asked for does not exist."""
-        if self.budget.plannable() > 0:
+        if self.budget.plannable() > 0 and self.options.induce != "only":
             self._start(0, self.options.device)
         try:
             while self.budget.plannable() > 0:
                 self._assign()
-                if not self._goes_on():
+                self._attend_to_induction(0.0)
+                if self._goes_on():
+                    event = self.pool.receive(min(_GLANCE_SECONDS, self.budget.plannable()))
+                    if event is not None and event[0] in self.slots:
+                        self._handle(*event)
+                    self._end_the_silent()
+                elif self.induction is not None and self.induction.goes_on:
+                    self.induction.take_all_cores()
+                    self._attend_to_induction(min(_GLANCE_SECONDS, self.budget.plannable()))
+                else:
                     break
-                event = self.pool.receive(min(_GLANCE_SECONDS, self.budget.plannable()))
-                if event is not None and event[0] in self.slots:
-                    self._handle(*event)
-                self._end_the_silent()
                 self.ledger.write_if_due()
         finally:
             if self.ledger.dirty:
                 self.ledger.write()  # first: to end many workers takes a while
-            self.pool.close()
+            self.close()
+
+    def take_in(self, induction: Induction | None) -> None:
+        """Lead the search for programs too."""
+        self.induction = induction
+        if induction is not None:
+            induction.warn = self.warn
+            if isinstance(self.pool, ProcessPool) and isinstance(induction.pool, ProcessPool):
+                self.pool.bells = induction.pool.connections
+
+    def close_journals(self) -> None:
+        """Close the journals of a finished run."""
+        if self.history is not None:
+            self.history.close(self.options.keep_networks)
+        if self.induction is not None and self.induction.journal is not None:
+            self.induction.journal.close()
+
+    def close(self) -> None:
+        """End all processes for good."""
+        self.pool.close()
+        if self.induction is not None:
+            self.induction.pool.close()
+
+    def _attend_to_induction(self, seconds: float) -> None:
+        """Look after the search for programs, and wait so long for news of it.
+
+        A fault of our own there costs what it would still have found.
+        """
+        if self.induction is None:
+            return
+        try:
+            self.induction.attend(seconds)
+        except Exception as error:
+            self.induction.give_up(f"{type(error).__name__}: {error}")
 
     def _goes_on(self) -> bool:
         starting = any(not slot.ready for slot in self.slots.values())
@@ -218,6 +261,8 @@ class Supervisor:
         if hello.warning:
             self.warn(hello.warning)
         workers = self._worker_count(hello)
+        if self.induction is not None:
+            self.induction.leave_cores(cores_needed(hello, workers))
         groups = self._make_groups(hello, workers)
         if self.history is not None:
             groups = self.history.begin(self._identity(hello), groups)
@@ -473,3 +518,8 @@ def _name_of(job: Adapt | Predict | Judge | None) -> str:
     if isinstance(job, Judge):
         return f"judging candidates of group {job.group}"
     return f"predicting round {job.round} of group {job.group}"
+
+
+def cores_needed(hello: Hello, workers: int) -> int:
+    """Return how many cores of the CPU so many workers like this one keep busy."""
+    return workers * (_CORES_PER_GPU if hello.device.startswith("cuda") else hello.threads)

@@ -71,7 +71,7 @@ def test_two_workers_answer_the_same_every_time_and_hold_no_torch_above(challeng
 
     def arguments(name):
         words = ["solve", "--challenges", str(challenges[0]), "--out", str(tmp_path / name)]
-        return [*words, "--visits", "20", "--workers", "2", "--budget", "5m"]
+        return [*words, "--visits", "20", "--workers", "2", "--budget", "5m", "--induce", "off"]
 
     alone = subprocess.run(
         [sys.executable, "-c", code, *arguments("a")], capture_output=True, text=True, cwd=REPOSITORY

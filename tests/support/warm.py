@@ -6,6 +6,7 @@ To load PyTorch takes longer than most runs of a test. Tests of the start itself
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.process
 import os
 import socket
 import sys
@@ -29,17 +30,15 @@ class Context:
 
 def _begin(environment: dict[str, str], folder: str, target: Callable, args: tuple) -> None:
     """Take over what the test has changed since the server started, and call the target."""
-    from hrm_offline.solve import worker
-
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
-    worker.end_with_parent = begin_nothing
+    multiprocessing.process._parent_process = None  # it is the server, and `end_with_parent` expects the test
     target(*args)
 
 
 def begin_nothing() -> None:
-    """Stand in for `end_with_parent` where a pool of `server` asks for it: the parent is the server."""
+    """Stand in for `end_with_parent` in a pool of the server's processes: their parent is the server."""
 
 
 def run_commands(commands: list[list[str]], log: Path, **environment: str) -> list[int]:
