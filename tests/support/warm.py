@@ -14,8 +14,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-server = multiprocessing.get_context("forkserver")
-server.set_forkserver_preload(["torch", "torch.distributed", "safetensors.torch", "numpy"])
+_server = multiprocessing.get_context("forkserver")
+_server.set_forkserver_preload(["torch", "torch.distributed", "safetensors.torch", "numpy"])
 
 
 class Context:
@@ -25,7 +25,7 @@ class Context:
 
     @staticmethod
     def Process(target: Callable, args: tuple = (), **more) -> multiprocessing.Process:
-        return server.Process(target=_begin, args=(dict(os.environ), os.getcwd(), target, args), **more)
+        return _server.Process(target=_begin, args=(dict(os.environ), os.getcwd(), target, args), **more)
 
 
 def _begin(environment: dict[str, str], folder: str, target: Callable, args: tuple) -> None:
@@ -35,10 +35,6 @@ def _begin(environment: dict[str, str], folder: str, target: Callable, args: tup
     os.chdir(folder)
     multiprocessing.process._parent_process = None  # it is the server, and `end_with_parent` expects the test
     target(*args)
-
-
-def begin_nothing() -> None:
-    """Stand in for `end_with_parent` in a pool of the server's processes: their parent is the server."""
 
 
 def run_commands(commands: list[list[str]], log: Path, **environment: str) -> list[int]:

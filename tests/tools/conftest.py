@@ -1,18 +1,8 @@
-"""A barely pretrained artifact for the tests of studies, and workers that start quickly."""
+"""A barely pretrained artifact for the tests of studies."""
 
 import pytest
-import warm
 
 from hrm_offline.cli import main
-from tools.study import compare_learning, study
-
-
-@pytest.fixture
-def warm_pools(monkeypatch):
-    """Have the studies' workers start with PyTorch loaded."""
-    for tool in (compare_learning, study):
-        monkeypatch.setattr(tool, "get_context", lambda _: warm.server)
-        monkeypatch.setattr(tool, "end_with_parent", warm.begin_nothing)
 
 
 @pytest.fixture(scope="session")

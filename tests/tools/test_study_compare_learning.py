@@ -3,13 +3,10 @@
 import json
 import sys
 
-import pytest
-
 from tools.study import compare_learning
 from tools.support.command_line import run_tool
 
 
-@pytest.mark.usefixtures("warm_pools")
 def test_arms_are_compared_and_finished_runs_are_not_repeated(tmp_path, monkeypatch, capsys):
     def compare(*arms):
         words = [word for arm in arms for word in ("--arm", *arm)]

@@ -79,7 +79,6 @@ def test_a_run_that_failed_counts_as_missing(tmp_path):
     assert set(runs.found) == set(Runs(runs.path).found) == {"a"}
 
 
-@pytest.mark.usefixtures("warm_pools")
 def test_an_arm_that_fails_says_why_and_costs_no_other(tmp_path):
     wrong = Trial({"tokens_per_step": 0}, 0, "hrm-132k", SCALE.tasks, 1)
     jobs = [Job(wrong, {"x": {}}), Job(Trial({}, 0, "hrm-132k", SCALE.tasks, 1), {"y": {}, "z": {"vote_views": 1}})]
@@ -117,7 +116,6 @@ def test_nothing_is_begun_that_the_budget_has_no_time_for(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("warm_pools")
 def test_a_study_goes_on_after_a_kill_and_repeats_nothing(tmp_path, monkeypatch, capsys):
     command = [
         str(REPOSITORY / "tools" / "study" / "study.py"),
