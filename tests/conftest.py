@@ -72,6 +72,14 @@ def write_json(tmp_path):
     return write
 
 
+@pytest.fixture
+def warm_workers(monkeypatch):
+    """Have workers that are processes start with PyTorch loaded, in tests of what the workers do after their start."""
+    import warm
+
+    monkeypatch.setattr("hrm_offline.solve.pool.get_context", lambda _: warm.Context)
+
+
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory):
     """Write a dataset of our wheel alone, once per session; tests copy what they change."""

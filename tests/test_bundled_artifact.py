@@ -96,6 +96,7 @@ def test_it_is_adapted_by_default_where_there_is_one(make_task, tmp_path, write_
     assert not report["failures"]
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_workers_share_the_first_ones_choice(make_task, tmp_path, write_json):
     tasks = [make_task(f"t{i}", seed=i) for i in range(4)]
     report = solve(write_json("c.json", to_challenges(tasks)), tmp_path / "out", "--workers", "2")

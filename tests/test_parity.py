@@ -26,7 +26,7 @@ def test_equals_the_published_reference(path):
 
 
 # The interpreter takes a minute for these, and they call no operation in another way than the other cases do.
-LONG_CASES = {"hrm_deep", "hrm_halt16", "trm_base", "trm_deep", "trm_published_cycles", "urm_base"}
+LONG_CASES = {"hrm_base", "hrm_deep", "hrm_halt16", "trm_base", "trm_deep", "trm_published_cycles", "urm_base"}
 LONG_CASES |= {"urm_published_loops"}
 KERNEL_CASES = sorted(
     path

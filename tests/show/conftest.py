@@ -30,7 +30,7 @@ def run(tmp_path_factory):
                 "--budget",
                 "10m",
                 "--visits",
-                "1000",
+                "300",
                 "--adapt",
                 "per-task",
                 "--preset",

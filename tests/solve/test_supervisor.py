@@ -9,6 +9,7 @@ import pytest
 from places import REPOSITORY
 from runs import check, inline, options_of, solve_quietly
 
+from hrm_offline.cli import main
 from hrm_offline.common.budget import Budget
 from hrm_offline.solve.job import solve
 from hrm_offline.solve.messages import Adapt
@@ -40,6 +41,7 @@ def test_what_always_fails_ends_on_the_fallback_and_is_named(challenges, tmp_pat
     assert all("as something always does" in reason for reason in report["tasks on their fallback"].values())
 
 
+@pytest.mark.usefixtures("warm_workers")
 @pytest.mark.parametrize(("target", "word"), [(faults.killed, "lost"), (faults.hanging, "hang")])
 def test_a_process_that_dies_or_hangs_is_replaced(target, word, challenges, reference, tmp_path, monkeypatch):
     monkeypatch.setenv(faults.MARK, str(tmp_path / "mark"))
@@ -59,34 +61,25 @@ def test_a_fault_of_the_leader_itself_leaves_its_answers(challenges, tmp_path):
     assert "a fault in our own code" in report["failures"][0]
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_two_workers_answer_the_same_every_time_and_hold_no_torch_above(challenges, tmp_path):
-    """Run in a process of its own, which shows whether the supervising process loads torch."""
+    """Run once in a process of its own, which shows whether the supervising process loads torch."""
     code = (
         "import sys; from hrm_offline.cli import main; code = main(sys.argv[1:]); "
         "sys.exit(code or ('torch' in sys.modules and 9))"
     )
+
+    def arguments(name):
+        words = ["solve", "--challenges", str(challenges[0]), "--out", str(tmp_path / name)]
+        return [*words, "--visits", "20", "--workers", "2", "--budget", "5m", "--induce", "off"]
+
+    alone = subprocess.run(
+        [sys.executable, "-c", code, *arguments("a")], capture_output=True, text=True, cwd=REPOSITORY
+    )
+    assert alone.returncode == 0, alone.stdout + alone.stderr
+    assert main(arguments("b")) == 0
     answers = []
     for name in ("a", "b"):
-        command = [
-            sys.executable,
-            "-c",
-            code,
-            "solve",
-            "--challenges",
-            str(challenges[0]),
-            "--out",
-            str(tmp_path / name),
-            "--visits",
-            "20",
-            "--workers",
-            "2",
-            "--budget",
-            "5m",
-            "--induce",
-            "off",
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
-        assert done.returncode == 0, done.stdout + done.stderr
         submission, report = check(tmp_path / name, challenges[1])
         assert report["workers"] == 2
         assert len(report["adapted"]["groups"]) == 4
@@ -133,6 +126,7 @@ class Watched(ProcessPool):
         super().send(slot, message)
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_two_workers_can_learn_one_network_together(challenges, reference, tmp_path):
     pool = Watched()
     report = solve_quietly(options_of(challenges, tmp_path, workers=2, sharing="joint"), pool=pool)
@@ -145,6 +139,7 @@ def test_two_workers_can_learn_one_network_together(challenges, reference, tmp_p
     assert sum(same) >= 3  # sums in another order: nearly the same network
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_where_one_of_two_that_learn_together_dies_one_goes_on_alone(challenges, reference, tmp_path, monkeypatch):
     monkeypatch.setenv(faults.MARK, str(tmp_path / "mark"))
     pool = Watched(faults.killed)

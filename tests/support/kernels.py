@@ -41,9 +41,11 @@ def run(function, tensors, grad):
 def check(function, reference, tensors, tolerance=None, repeat=True):
     """Compare a kernel's output and gradients with those of its reference in wider numbers.
 
-    The path without gradients and, if `repeat`, a second run must equal the first run bit for bit.
+    The path without gradients and, if `repeat`, a second run must equal the first run bit for bit. The interpreter runs
+    one program after another, so there a second run in one dtype is enough.
     """
     dtype = tensors[0].dtype
+    repeat = repeat and (DEVICE.type == "cuda" or dtype is torch.float32)
     with override("triton"):
         with torch.no_grad():
             alone = function(*tensors)

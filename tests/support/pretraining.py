@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import warm
+
 # Eight real tasks, the smallest canvases, steps of a few milliseconds.
 SETTINGS = [
     "--preset",
@@ -43,6 +45,18 @@ def finish(process):
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     return output
+
+
+def run(out, *extra, processes=1, code=0):
+    """Run a pretraining that ends with exit code `code`, in processes that have PyTorch loaded. Return its output.
+
+    Several processes find each other as torchrun has them do.
+    """
+    log = out.with_name(f"{out.name}.log")
+    arguments = ["pretrain", "--out", str(out), *SETTINGS, *extra]
+    codes = warm.run_commands([arguments] * processes, log, **warm.torchruns_variables(processes))
+    assert codes == [code] * processes, log.read_text()
+    return log.read_text()
 
 
 def metrics(out):

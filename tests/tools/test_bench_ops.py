@@ -1,29 +1,33 @@
 """Test the benchmark of operations, by a smoke run without a GPU."""
 
-import os
-import subprocess
 import sys
 
+import pytest
+import torch
 from kernels import needs_triton
-from places import REPOSITORY
+
+from tools.bench import ops
+from tools.support.command_line import run_tool
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    """Return a function that runs the benchmark as on a machine without a GPU, and returns the exit code."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["ops.py", *arguments])
+        return run_tool(ops.main)
+
+    return run
 
 
 @needs_triton
-def test_the_benchmark_refuses_without_a_gpu_and_its_smoke_run_takes_every_path(tmp_path):
-    def bench(*arguments):
-        return subprocess.run(
-            [sys.executable, "tools/bench/ops.py", *arguments],
-            capture_output=True,
-            text=True,
-            cwd=REPOSITORY,
-            env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "TRITON_INTERPRET": "1"},
-        )
-
-    refused = bench()
-    assert refused.returncode == 2
-    assert "needs a GPU" in refused.stderr
-    smoke = bench("--smoke", "--out", str(tmp_path / "smoke.csv"))
-    assert smoke.returncode == 0, smoke.stderr
+@pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are interpreted only where there is no GPU")
+def test_the_benchmark_refuses_without_a_gpu_and_its_smoke_run_takes_every_path(bench, tmp_path, capsys):
+    assert bench() == 2
+    assert "needs a GPU" in capsys.readouterr().err
+    assert bench("--smoke", "--out", str(tmp_path / "smoke.csv")) == 0
     lines = (tmp_path / "smoke.csv").read_text().splitlines()
     operations = {line.split(",")[0] for line in lines[1:]}
     assert operations == {
@@ -42,4 +46,4 @@ def test_the_benchmark_refuses_without_a_gpu_and_its_smoke_run_takes_every_path(
         "training step",
     }
     assert all("a smoke run" in line for line in lines[1:])
-    assert bench("--smoke", "--against", str(tmp_path)).returncode == 2
+    assert bench("--smoke", "--against", str(tmp_path)) == 2

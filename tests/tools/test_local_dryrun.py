@@ -135,17 +135,10 @@ def test_a_broken_artifact_fails_the_rehearsal_but_not_its_notebook(tmp_path):
 
 def test_a_ready_bundle_is_rehearsed_and_survives_a_kill(tmp_path):
     build_kernel.build(tmp_path / "bundle", "somebody", "arc-prize-2026", lock=None)
-    requirements = tmp_path / "bundle" / "dataset" / "requirements.txt"
     result, tree = rehearse(tmp_path, "--bundle", tmp_path / "bundle", "--kill-at", "0.3")
     assert result.returncode == 0, result.stdout + result.stderr
     assert checks_of(result) == dict.fromkeys((*ALL_CHECKS, "killed"), "PASS")
     assert "exit code -9" in result.stdout
     assert (tree / "input" / "arc-prize-2026" / "arc-agi_test_challenges.json").exists()
     assert not (tmp_path / "run" / "bundle").exists()
-
-    requirements.write_text(requirements.read_text() + "\n")
-    result, tree = rehearse(tmp_path, "--bundle", tmp_path / "bundle")
-    assert result.returncode == 1
-    assert checks_of(result) == dict.fromkeys(ALL_CHECKS, "PASS") | {"deterministic install": "FAIL"}
-    assert "differs: requirements.txt" in result.stdout
     assert rehearse(tmp_path, "--bundle", tmp_path / "bundle", "--artifact", tmp_path)[0].returncode == 2

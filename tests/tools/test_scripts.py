@@ -1,6 +1,7 @@
 """Test what holds for every tool that is run as a script: help, docstring, and a line in tools/README.md."""
 
 import ast
+import json
 import re
 
 import pytest
@@ -61,11 +62,35 @@ def test_every_flag_has_help(name):
             assert "help" in {keyword.arg for keyword in node.keywords}, ast.unparse(node)
 
 
-@pytest.mark.parametrize("name", FOR_PEOPLE)
-def test_help_is_shown_in_any_folder(name, tmp_path):
-    shown = run_python(REPOSITORY / name, "--help", cwd=tmp_path)
-    assert shown.returncode == 0, shown.stderr
-    assert ast.get_docstring(syntax_of(name)) in shown.stdout
+# Runs scripts one after another, each in a process of its own that has loaded PyTorch already. Prints what each shows.
+HELP_OF_ALL = """
+import json, os, runpy, sys
+import torch
+
+shown = {}
+for script in sys.argv[1:]:
+    out, into = os.pipe()
+    if not os.fork():
+        os.dup2(into, 1)
+        os.dup2(into, 2)
+        sys.path[0], sys.argv = os.path.dirname(script), [script, "--help"]
+        runpy.run_path(script, run_name="__main__")
+        os._exit(3)  # help ends a script
+    os.close(into)
+    with open(out) as file:
+        text = file.read()
+    shown[script] = text, os.waitstatus_to_exitcode(os.wait()[1])
+json.dump(shown, sys.stdout)
+"""
+
+
+def test_help_is_shown_in_any_folder(tmp_path):
+    scripts = {str(REPOSITORY / name): name for name in FOR_PEOPLE}
+    run = run_python("-c", HELP_OF_ALL, *scripts, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    for script, (text, code) in json.loads(run.stdout).items():
+        assert code == 0, text
+        assert ast.get_docstring(syntax_of(scripts[script])) in text
     assert not list(tmp_path.iterdir())
 
 

@@ -14,9 +14,11 @@ from places import REPOSITORY
 from small_studies import SCALE
 
 from hrm_offline.common.errors import InputError
+from tools.study import study
 from tools.study.studies import Arm, Study
 from tools.study.study import Job, Runs, do, missing_jobs, name_of_learning, plan, work_off
 from tools.study.trial import Trial, tasks_of
+from tools.support.command_line import run_tool
 
 
 def test_a_learning_is_named_by_what_it_is_not_by_the_words_for_it():
@@ -114,9 +116,8 @@ def test_nothing_is_begun_that_the_budget_has_no_time_for(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_study_goes_on_after_a_kill_and_repeats_nothing(tmp_path):
+def test_a_study_goes_on_after_a_kill_and_repeats_nothing(tmp_path, monkeypatch, capsys):
     command = [
-        sys.executable,
         str(REPOSITORY / "tools" / "study" / "study.py"),
         "outer-loop",
         "--tasks",
@@ -131,7 +132,7 @@ def test_a_study_goes_on_after_a_kill_and_repeats_nothing(tmp_path):
         str(tmp_path),
     ]
     lines = tmp_path / "runs.jsonl"
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True) as process:
+    with subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL, start_new_session=True) as process:
         while process.poll() is None and not (lines.exists() and lines.read_bytes().count(b"\n") >= 2):
             time.sleep(0.02)
         children = psutil.Process(process.pid).children(recursive=True)
@@ -139,9 +140,9 @@ def test_a_study_goes_on_after_a_kill_and_repeats_nothing(tmp_path):
     assert not psutil.wait_procs(children, 10)[1]
     before = [line for line in lines.read_text().splitlines(keepends=True) if line.endswith("\n")]
     assert 2 <= len(before) < 4
-    again = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert again.returncode == 0, again.stderr
-    assert f"{4 - len(before)} learnings to be done" in again.stdout
+    monkeypatch.setattr(sys, "argv", command)
+    assert run_tool(study.main) == 0
+    assert f"{4 - len(before)} learnings to be done" in capsys.readouterr().out
     after = lines.read_text().splitlines(keepends=True)
     assert after[: len(before)] == before
     assert len({json.loads(line)["run"] for line in after}) == len(after) == 4

@@ -1,18 +1,18 @@
 """Test the transfer report: which tasks and artifacts it refuses, and that it goes on where it was."""
 
 import json
-import subprocess
 import sys
 
 import numpy as np
 import pytest
-from places import REPOSITORY
 
 from hrm_offline.common.errors import InputError
 from hrm_offline.config import PretrainConfig
 from hrm_offline.data.sets import rehearsal_tasks, select_tasks
 from hrm_offline.data.tasks import load_tasks
+from tools.study import transfer_report
 from tools.study.transfer_report import require_unseen, steps_to_match
+from tools.support.command_line import run_tool
 
 
 def test_the_share_of_steps_after_which_a_loss_is_reached():
@@ -39,32 +39,16 @@ def test_an_artifact_of_unknown_origin_is_refused(artifact, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_report_is_written_and_goes_on_where_it_was(artifact, tmp_path):
-    program = [sys.executable, str(REPOSITORY / "tools" / "study" / "transfer_report.py")]
-    command = [
-        *program,
-        "--tasks",
-        "3",
-        "--budget",
-        "2m",
-        "--visits",
-        "9",
-        "--workers",
-        "1",
-        "--seeds",
-        "5",
-        "--artifact",
-        str(artifact),
-        "--out",
-        str(tmp_path / "out"),
-    ]
-    first = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert first.returncode == 0, first.stderr
-    written = {path.name for path in (tmp_path / "out").iterdir()}
-    assert written >= {"runs.csv", "tasks.csv", "report.md", "transfer.png"}
-    runs = (tmp_path / "out" / "runs.csv").read_text().splitlines()
+def test_a_report_is_written_and_goes_on_where_it_was(artifact, tmp_path, monkeypatch, capsys):
+    words = ["--tasks", "3", "--budget", "2m", "--visits", "9", "--workers", "1", "--seeds", "5"]
+    out = tmp_path / "out"
+    monkeypatch.setattr(sys, "argv", ["transfer_report.py", *words, "--artifact", str(artifact), "--out", str(out)])
+    assert run_tool(transfer_report.main) == 0
+    first = capsys.readouterr().out
+    assert {path.name for path in out.iterdir()} >= {"runs.csv", "tasks.csv", "report.md", "transfer.png"}
+    runs = (out / "runs.csv").read_text().splitlines()
     assert [line.split(",")[:2] for line in runs[1:]] == [["random weights", "5"], ["artifact", "5"]]
-    assert len((tmp_path / "out" / "tasks.csv").read_text().splitlines()) == 1 + 3 * 3
-    again = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert "seed 5\n" in first.stdout
-    assert again.stdout == first.stdout.partition("seed 5\n")[2].partition("seed 5\n")[2]
+    assert len((out / "tasks.csv").read_text().splitlines()) == 1 + 3 * 3
+    assert run_tool(transfer_report.main) == 0
+    assert "seed 5\n" in first
+    assert capsys.readouterr().out == first.partition("seed 5\n")[2].partition("seed 5\n")[2]

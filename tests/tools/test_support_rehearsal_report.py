@@ -1,11 +1,14 @@
 """Test how a rehearsal is judged where its notebook left nothing, or something wrong."""
 
+import shutil
+
 import pytest
 
 from hrm_offline.answers.submission import fallback_submission
 from hrm_offline.common.files import write_json
 from hrm_offline.data.tasks import TaskSet
 from tools.support.rehearsal_report import Check, Rehearsal, Run, judge
+from tools.vendor_wheels import sha256
 
 
 @pytest.fixture
@@ -42,6 +45,18 @@ def test_a_connection_or_two_different_builds_fail_the_rehearsal(rehearsal, caps
     assert judge(rehearsal) == 1
     found = lines_of(capsys)
     assert found["offline"] == found["deterministic install"] == "FAIL"
+
+
+def test_a_mounted_file_that_was_changed_fails_the_rehearsal(rehearsal, dataset, wheel, tmp_path, capsys):
+    rehearsal.mounted = shutil.copytree(dataset, tmp_path / "mounted")
+    rehearsal.builds = {sha256(wheel)}
+    judge(rehearsal)
+    assert lines_of(capsys)["deterministic install"] == "PASS"
+    requirements = rehearsal.mounted / "requirements.txt"
+    requirements.write_text(requirements.read_text() + "\n")
+    assert judge(rehearsal) == 1
+    assert "FAIL deterministic install: " in (printed := capsys.readouterr().out)
+    assert "differs: requirements.txt" in printed
 
 
 def test_a_check_that_could_not_be_judged_is_skipped():

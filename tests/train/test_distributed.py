@@ -4,7 +4,7 @@ import multiprocessing
 
 import pytest
 import torch
-from pretraining import finish, launch, metrics
+from pretraining import finish, launch, metrics, run
 
 from hrm_offline.model.artifact import load_artifact
 from hrm_offline.train.distributed import World, leave_world, meet
@@ -19,7 +19,7 @@ def test_two_processes_equal_one_at_the_same_global_batch(unbroken, tmp_path):
     process that computes the whole batch at once.
     """
     finish(launch(tmp_path / "two", processes=2))
-    finish(launch(tmp_path / "parts", "--micro-batches", "2"))
+    run(tmp_path / "parts", "--micro-batches", "2")
     for two, one in zip(metrics(tmp_path / "two"), metrics(unbroken), strict=True):
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
     ours, expected = (load_artifact(tmp_path / name).weights for name in ("two", "parts"))
@@ -28,8 +28,8 @@ def test_two_processes_equal_one_at_the_same_global_batch(unbroken, tmp_path):
 
 def test_a_batch_smaller_than_the_processes_is_shared_too(tmp_path):
     settings = ["--tokens-per-step", "20", "--steps", "10"]  # one example a step
-    finish(launch(tmp_path / "two", *settings, processes=2))
-    finish(launch(tmp_path / "one", *settings))
+    run(tmp_path / "two", *settings, processes=2)
+    run(tmp_path / "one", *settings)
     for two, one in zip(metrics(tmp_path / "two"), metrics(tmp_path / "one"), strict=True):
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
 

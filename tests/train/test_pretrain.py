@@ -7,7 +7,7 @@ import time
 
 import pytest
 import torch
-from pretraining import finish, launch, metrics
+from pretraining import launch, metrics, run
 from safetensors.torch import load_file
 
 from hrm_offline.cli import main
@@ -35,7 +35,7 @@ def test_killed_and_resumed_ends_with_the_same_weights(unbroken, tmp_path, numbe
     process.communicate()
     assert process.returncode in (-signal.SIGKILL, 1)
     assert not (tmp_path / "model.safetensors").exists()
-    assert "continuing at step" in finish(launch(tmp_path))
+    assert "continuing at step" in run(tmp_path)
     for file in ("model.safetensors", "puzzles.safetensors"):
         ours, expected = load_file(tmp_path / file), load_file(unbroken / file)
         assert all(torch.equal(ours[name], value) for name, value in expected.items())

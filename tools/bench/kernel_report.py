@@ -332,8 +332,12 @@ def _types(launch: Launch) -> dict[str, str]:
     return types | dict.fromkeys(names[len(launch.args) :], "constexpr")
 
 
-def compile_variant(variant: Variant, capability: int) -> Compiled:
-    """Compile a kernel for a chip as a launch on that chip would, and read the numbers of the result."""
+def compile_variant(variant: Variant, capability: int, count: bool = True) -> Compiled:
+    """Compile a kernel for a chip as a launch on that chip would, and read the numbers of the result.
+
+    Without `count`, the instructions of a kernel without spills and matrix products are not counted: to disassemble
+    takes longer than to compile.
+    """
     launch = variant.launch
     names, types = launch.kernel.arg_names, _types(launch)
     values = dict(zip(names, launch.args)) | {k: v for k, v in launch.constants.items() if k in names}
@@ -348,7 +352,8 @@ def compile_variant(variant: Variant, capability: int) -> Compiled:
         compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     except Exception as error:
         return Compiled(error=f"{type(error).__name__}: {str(error).strip().splitlines()[-1][:200]}")
-    return _read(compiled.asm["cubin"], compiled.metadata.shared)
+    has_products = re.search(r"\b(?:mma|wgmma)\.", compiled.asm["ptx"]) is not None
+    return _read(compiled.asm["cubin"], compiled.metadata.shared, count or has_products)
 
 
 def _source(kernel, types: dict[str, str], constants: dict[str, object], aligned: list[int]) -> ASTSource:
@@ -359,17 +364,22 @@ def _source(kernel, types: dict[str, str], constants: dict[str, object], aligned
     return ASTSource(kernel, types, constants, {(i,): [["tt.divisibility", 16]] for i in aligned})
 
 
-def _read(cubin: bytes, shared: int) -> Compiled:
-    """Return the numbers of a compiled kernel, read with the tools that come with Triton."""
+def _read(cubin: bytes, shared: int, count: bool) -> Compiled:
+    """Return the numbers of a compiled kernel, read with the tools that come with Triton.
+
+    Without `count`, the instructions are read only if the kernel has a stack, which spills need.
+    """
     tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
         usage = subprocess.run([tools / "cuobjdump", "-res-usage", file.name], capture_output=True, text=True).stdout
-        code = subprocess.run([tools / "nvdisasm", file.name], capture_output=True, text=True).stdout
-    used = dict(re.findall(r"(REG|STACK):(\d+)", usage))
+        used = dict(re.findall(r"(REG|STACK):(\d+)", usage))
+        disassemble = [tools / "nvdisasm", "--print-code", "--no-dataflow", file.name]
+        needed = count or used.get("STACK") != "0"
+        code = subprocess.run(disassemble, capture_output=True, text=True).stdout if needed else ""
     instructions = re.findall(r"\*/\s+(?:@!?\w+\s+)?([A-Z]\w*)", code)
-    if not used or not instructions:
+    if not used or (needed and not instructions):
         return Compiled(error="the compiler's output could not be read")
     tensor_core = {name: instructions.count(name) for name in TENSOR_CORE if name in instructions}
     return Compiled(
@@ -407,7 +417,9 @@ def main() -> int:
     if "fork" not in multiprocessing.get_all_start_methods():
         raise InputError("this system cannot fork processes, which this report needs")
     # Launches cannot be sent to a process. A forked worker already has them, and finds each by its number.
-    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("fork"), _share, (work,)) as pool:
+    with ProcessPoolExecutor(
+        os.cpu_count(), multiprocessing.get_context("fork"), _share, (work, options.json is not None)
+    ) as pool:
         results = list(pool.map(_compile_number, range(len(work))))
     if options.json:
         rows = [_as_json(variant, target, result) for (variant, target), result in zip(work, results)]
@@ -453,11 +465,11 @@ def _parse_arguments() -> tuple[list[int], list[str], argparse.Namespace]:
     return [int(target) for target in targets], ops, options
 
 
-_work: list[tuple[Variant, int]] = []  # in a worker: all the work there is
+_work: list[tuple[Variant, int, bool]] = []  # in a worker: the arguments of all the work there is
 
 
-def _share(work: list[tuple[Variant, int]]) -> None:
-    _work[:] = work
+def _share(work: list[tuple[Variant, int]], count: bool) -> None:
+    _work[:] = [(*item, count) for item in work]
 
 
 def _compile_number(number: int) -> Compiled:
