@@ -67,7 +67,7 @@ def rehearse(options: argparse.Namespace) -> int:
     print(f"The network is cut off by {offline.means}.")
 
     rehearsal = Rehearsal(
-        tasks, options.out, seconds, options.workers or 1, mounted, options.bundle is None, builds, offline.means
+        tasks, options.out, seconds, max(1, options.workers), mounted, options.bundle is None, builds, offline.means
     )
     heading(f"Output of the notebook {bundle.notebook}")
     rehearsal.runs.append(_execute(bundle, options, offline, seconds, "executed.ipynb", options.kill_at))
@@ -239,7 +239,13 @@ def _parse_arguments() -> argparse.Namespace:
         metavar="DIR",
         help="rehearse the bundle that tools/build_kernel.py wrote into this folder (default: build one)",
     )
-    parser.add_argument("--workers", type=int, metavar="N", help="worker processes of solve (default: 1 on a CPU)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="worker processes of solve; fixed, so that a seed repeats its answers anywhere (default: %(default)s)",
+    )
     parser.add_argument(
         "--kill-at",
         type=float,

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from hrm_offline.answers.vote import Votes
 from hrm_offline.common.errors import InputError
 from hrm_offline.common.files import checksum, read_json, write_json
+from hrm_offline.common.machine import peak_memory
 from hrm_offline.config import ModelConfig
 from hrm_offline.data.puzzles import Batch, PuzzleSet
 from hrm_offline.data.sets import load_set
@@ -89,7 +90,12 @@ class Engine:
             warning=choice.warning,
             selftest=self.selftest,
             versions={"torch": str(torch.__version__)},  # a plain string: reading it must not load torch
+            memory=peak_memory(),
         )
+
+    def use_threads(self, number: int) -> None:
+        """Compute with so many CPU threads from now on."""
+        torch.set_num_threads(number)
 
     def adapt(self, job: Adapt) -> Iterator[int]:
         """Learn a group and yield the number of each step; `adapted` then holds the message about the result.

@@ -104,6 +104,13 @@ class Judge:
 
 
 @dataclass(frozen=True)
+class Threads:
+    """Compute with so many CPU threads from now on, because other workers share the CPU."""
+
+    number: int
+
+
+@dataclass(frozen=True)
 class Until:
     """Move the end of the adaptation that is going on."""
 
@@ -124,7 +131,8 @@ class Hello:
 
     `seconds_per_token` is the measured time to predict one canvas token. `artifact_digest` is the SHA-256 of the
     pretrained weights, or None for random weights. `reason` says why this network was chosen. `warning` names a wish of
-    the user that could not be met. `selftest` holds the self-test of the operations on a GPU, as JSON.
+    the user that could not be met. `selftest` holds the self-test of the operations on a GPU, as JSON. `memory` is the
+    most bytes that the worker has held so far, or 0 where nobody knows.
     """
 
     device: str
@@ -138,6 +146,7 @@ class Hello:
     versions: dict[str, str]
     warning: str | None = None
     selftest: dict | None = None
+    memory: int = 0
 
 
 @dataclass(frozen=True)

@@ -34,11 +34,13 @@ from hrm_offline.solve.messages import (
     Predict,
     Say,
     Setup,
+    Threads,
     Until,
     Voted,
 )
 from hrm_offline.solve.options import SolveOptions
-from hrm_offline.solve.schedule import GROUPS_PER_WORKER, Schedule, Speed, split_tasks
+from hrm_offline.solve.schedule import Schedule, Speed, split_tasks
+from hrm_offline.solve.sizing import group_count, threads_per_worker, uses_all_gpus, worker_count
 
 _MAX_FAILURES = 3  # in a row, after which a worker is given up
 _STARTING_FACTOR = 2  # a worker that starts may be silent longer, since it imports torch and compiles kernels
@@ -217,8 +219,9 @@ class Supervisor:
         self.say(f"computing on {hello.device}\noperations: {hello.operations}\n{hello.reason}")
         if hello.warning:
             self.warn(hello.warning)
-        workers = self._worker_count(hello)
-        groups = self._make_groups(hello, workers)
+        suited = self._suited(hello)
+        workers = worker_count(self.options, hello, len(suited))
+        groups = self._make_groups(hello, suited, workers)
         if self.history is not None:
             groups = self.history.begin(self._identity(hello), groups)
         self.ledger.reset([test_keys(self.tasks, group) for group in groups])
@@ -228,14 +231,18 @@ class Supervisor:
         if network.model.is_decoder:
             self.schedule.unjudged = self.ledger.unjudged
         self._replay()
-        for index in range(1, self._useful(workers)):
+        useful = self._useful(workers)
+        self._share_threads(hello, useful)
+        for index in range(1, useful):
             self._start(index, self._device_of(index, hello))
 
-    def _worker_count(self, hello: Hello) -> int:
-        """Return how many workers were asked for: one per GPU if the user did not say, and one on a CPU."""
-        if self.options.workers is not None:
-            return max(1, self.options.workers)  # 0 means one worker in this process
-        return hello.gpus if self._uses_all_gpus(hello) else 1
+    def _share_threads(self, hello: Hello, workers: int) -> None:
+        """Have workers on one CPU compute with so few threads that they do not wait for each other's."""
+        threads = threads_per_worker(self.options, hello, workers)
+        if threads != hello.threads:
+            self.hello = dataclasses.replace(hello, threads=threads)
+            self.setup = dataclasses.replace(self.setup, options=dataclasses.replace(self.options, threads=threads))
+            self.pool.send(0, Threads(threads))
 
     def _useful(self, workers: int) -> int:
         """Return how many of so many workers find work. Each one that starts takes memory, and time from the others.
@@ -254,21 +261,12 @@ class Supervisor:
             self.say(f"{useful} of {workers} workers start: {words}, and {processors} processors")
         return useful
 
-    def _uses_all_gpus(self, hello: Hello) -> bool:
-        return hello.gpus > 0 and self.options.device in (None, "cuda")
-
-    def _make_groups(self, hello: Hello, workers: int) -> list[tuple[int, ...]]:
+    def _make_groups(self, hello: Hello, suited: list[int], workers: int) -> list[tuple[int, ...]]:
         """Split the tasks that suit the network into groups."""
-        suited = self._suited(hello)
         network = hello.network
         puzzles = PuzzleSet(tuple(self.tasks[i] for i in suited), network.recipe, network.model, self.options.seed)
-        groups = split_tasks(puzzles, self._group_count(workers, len(suited)))
+        groups = split_tasks(puzzles, group_count(self.options, hello, workers, len(suited)))
         return [tuple(suited[i] for i in group) for group in groups]
-
-    def _group_count(self, workers: int, tasks: int) -> int:
-        if self.options.sharing == "per-task":
-            return tasks
-        return 1 if workers == 1 or self.options.sharing == "joint" else GROUPS_PER_WORKER * workers
 
     def _suited(self, hello: Hello) -> list[int]:
         """Return the tasks that fit the network. The others are left out, with the reason."""
@@ -326,7 +324,7 @@ class Supervisor:
             )
 
     def _device_of(self, index: int, hello: Hello) -> str | None:
-        return f"cuda:{index % hello.gpus}" if self._uses_all_gpus(hello) else self.options.device
+        return f"cuda:{index % hello.gpus}" if uses_all_gpus(self.options, hello) else self.options.device
 
     def _beat(self, index: int, beat: Beat) -> None:
         """Move the end of an adaptation if its pace has changed, and show the progress now and then."""

@@ -31,6 +31,7 @@ from hrm_offline.solve.messages import (
     Say,
     Setup,
     State,
+    Threads,
     Until,
 )
 from hrm_offline.train.adapt import Diverged
@@ -89,6 +90,8 @@ class Worker:
             self.send(self.engine.hello())
             self.told_demotions |= self._merely_slower()
             self._tell_changes()
+        elif isinstance(message, Threads):
+            self.engine.use_threads(message.number)
         elif isinstance(message, Adapt):
             yield from self._adapt(message)
             self.send(Done())

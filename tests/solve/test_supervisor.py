@@ -59,14 +59,14 @@ def test_a_fault_of_the_leader_itself_leaves_its_answers(challenges, tmp_path):
     assert "a fault in our own code" in report["failures"][0]
 
 
-def test_two_workers_answer_the_same_every_time_and_hold_no_torch_above(challenges, tmp_path):
+def test_any_number_of_workers_answers_the_same_and_holds_no_torch_above(challenges, tmp_path):
     """Run in a process of its own, which shows whether the supervising process loads torch."""
     code = (
         "import sys; from hrm_offline.cli import main; code = main(sys.argv[1:]); "
         "sys.exit(code or ('torch' in sys.modules and 9))"
     )
     answers = []
-    for name in ("a", "b"):
+    for name, workers, sizes in (("a", 2, ["--workers", "2"]), ("b", 1, ["--workers", "1", "--groups", "4"])):
         command = [
             sys.executable,
             "-c",
@@ -78,15 +78,14 @@ def test_two_workers_answer_the_same_every_time_and_hold_no_torch_above(challeng
             str(tmp_path / name),
             "--visits",
             "20",
-            "--workers",
-            "2",
+            *sizes,
             "--budget",
             "5m",
         ]
         done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
         assert done.returncode == 0, done.stdout + done.stderr
         submission, report = check(tmp_path / name, challenges[1])
-        assert report["workers"] == 2
+        assert report["workers"] == workers
         assert len(report["adapted"]["groups"]) == 4
         assert report["test inputs without a vote"] == 0
         answers.append(submission)
