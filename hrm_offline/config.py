@@ -378,6 +378,15 @@ class AdaptConfig(Recipe):
         most=10**9,
         metavar="N",
     )
+    members: int = setting(
+        1,
+        "networks of different seeds that learn the same tasks and vote together, at most; a further one starts once "
+        "all visits are made, if there is time for all of it",
+        above=0,
+        most=2**10,
+        metavar="N",
+        later=True,
+    )
     embeddings_only: float = setting(
         0.25,
         "share of the steps, at the start, in which only new puzzle embeddings of a pretrained network learn",
@@ -546,22 +555,30 @@ _DECODER = dict(
 )
 # A short run gains from a learning rate that falls in its second half.
 _LATE_DECAY = dict(warmup_steps=200, constant_fraction=0.5, final_lr_ratio=0.05)
+# Visits that were published for networks of millions of parameters: from random weights (arXiv 2506.21734, 2510.04871),
+# and after pretraining (Tiny Recursive Models adapted in Kaggle's time made 2,000 to 4,000). They are a ceiling: a run
+# makes as many of them as its budget has time for.
+_FROM_RANDOM = _LATE_DECAY | dict(visits=100_000)
+_FROM_PRETRAINED = _LATE_DECAY | dict(visits=4000)
 
 PRESETS = {
     "hrm-27m": Preset(
         ModelConfig(),
-        AdaptConfig(tokens_per_step=96 * 900, **_LATE_DECAY),
+        AdaptConfig(tokens_per_step=96 * 900, **_FROM_RANDOM),
         PretrainConfig(preset="hrm-27m", canvas="full", colour_permutations=1000, steps=400_000),
+        AdaptConfig(tokens_per_step=96 * 900, **_FROM_PRETRAINED),
     ),
     "transformer-27m": Preset(
         ModelConfig(architecture="transformer", H_layers=8, L_layers=0, H_cycles=1, L_cycles=0),
-        AdaptConfig(tokens_per_step=96 * 900, **_LATE_DECAY),
+        AdaptConfig(tokens_per_step=96 * 900, **_FROM_RANDOM),
         PretrainConfig(preset="transformer-27m", canvas="full", colour_permutations=1000, steps=400_000),
+        AdaptConfig(tokens_per_step=96 * 900, **_FROM_PRETRAINED),
     ),
     "shared-7m": Preset(
         ModelConfig(architecture="shared", H_layers=0, L_layers=2, H_cycles=3, L_cycles=4, halting="halt-only"),
-        AdaptConfig(tokens_per_step=96 * 900, **_LATE_DECAY),
+        AdaptConfig(tokens_per_step=96 * 900, **_FROM_RANDOM),
         PretrainConfig(preset="shared-7m", canvas="full", colour_permutations=1000, steps=400_000),
+        AdaptConfig(tokens_per_step=96 * 900, **_FROM_PRETRAINED),
     ),
     "hrm-3m": Preset(
         ModelConfig(
@@ -575,8 +592,9 @@ PRESETS = {
             puzzle_emb_ndim=256,
             halt_max_steps=8,
         ),
-        AdaptConfig(tokens_per_step=32 * 900, lr=3e-4, conditioning="factored", outer_steps=8, **_LATE_DECAY),
+        AdaptConfig(tokens_per_step=32 * 900, lr=3e-4, conditioning="factored", outer_steps=8, **_FROM_RANDOM),
         PretrainConfig(preset="hrm-3m", tokens_per_step=128 * 900, lr=3e-4, conditioning="factored", steps=100_000),
+        AdaptConfig(tokens_per_step=32 * 900, lr=3e-4, conditioning="factored", outer_steps=8, **_FROM_PRETRAINED),
     ),
     "hrm-132k": Preset(
         ModelConfig(
@@ -608,7 +626,8 @@ PRESETS = {
             **_LARGE_DECODER,
             **_DECODER_ADAPTATION,
             tokens_per_step=64 * 512,
-            visits=2000,
+            visits=650,
+            members=16,
             vote_views=64,
             predict_tokens=2**17,
         ),

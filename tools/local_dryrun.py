@@ -88,7 +88,7 @@ def _require_possible(options: argparse.Namespace) -> None:
     from hrm_offline.common.errors import InputError
     from hrm_offline.solve.options import SolveOptions
 
-    overrides = {} if options.visits is None else {"visits": options.visits}
+    overrides = {"members": options.members} | ({} if options.visits is None else {"visits": options.visits})
     SolveOptions(Path(), Path(), seed=options.seed, workers=options.workers, preset=options.preset, overrides=overrides)
     if options.tasks is not None and options.tasks < 1:
         raise InputError(f"tasks is {options.tasks}, expected 1 or more")
@@ -200,6 +200,7 @@ def _notebook_environment(options: argparse.Namespace) -> dict[str, str]:
     arguments = flags(
         seed=options.seed,
         visits=options.visits,
+        members=options.members,
         preset=options.preset,
         workers=options.workers,
         artifact="none" if options.artifact == "none" else None,  # else the notebook finds what there is
@@ -258,6 +259,13 @@ def _parse_arguments() -> argparse.Namespace:
         type=int,
         metavar="N",
         help="how often adaptation offers each demonstration (default: as the recipe says)",
+    )
+    parser.add_argument(
+        "--members",
+        type=int,
+        default=1,
+        metavar="N",
+        help="networks that learn the same tasks and vote together, at most (default: %(default)s)",
     )
     parser.add_argument(
         "--seed", type=seed_number, default=0, metavar="N", help="random seed of solve (default: %(default)s)"

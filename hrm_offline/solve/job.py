@@ -27,7 +27,7 @@ from hrm_offline.solve.messages import Setup
 from hrm_offline.solve.options import SolveOptions
 from hrm_offline.solve.paths import FOLDER
 from hrm_offline.solve.pool import InlinePool, ProcessPool
-from hrm_offline.solve.report import last_line, make_report
+from hrm_offline.solve.report import budget_line, last_line, make_report
 from hrm_offline.solve.supervisor import Supervisor
 from hrm_offline.solve.watchdog import Watchdog
 
@@ -87,6 +87,7 @@ def solve(
             report = _finish(supervisor, options, task_set, out, ended_early)
             if supervisor.history is not None:
                 supervisor.history.close(options.keep_networks)
+    say(budget_line(supervisor))
     say(last_line(supervisor))
     return report
 

@@ -61,7 +61,7 @@ class Adapt:
 
     `tasks` are indices in file order. After a failure the next attempt may split each batch into more `parts` or
     multiply the learning rate by `lr_scale`. If `size` workers learn the group together, `rank` numbers them and
-    `meeting` is the file where they meet.
+    `meeting` is the file where they meet. `member` says which of the group's networks this is, as in the jobs below.
     """
 
     group: int
@@ -72,6 +72,7 @@ class Adapt:
     rank: int = 0
     size: int = 1
     meeting: str = ""
+    member: int = 0
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ class Predict:
     round: int
     batches: tuple[int, ...]
     until: float
+    member: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +103,7 @@ class Judge:
     tests: tuple[int, ...]
     grids: tuple[np.ndarray, ...]
     until: float
+    member: int = 0
 
 
 @dataclass(frozen=True)
@@ -191,8 +194,8 @@ class Beat:
 class Adapted:
     """Say that a group is adapted.
 
-    `report` is an `AdaptReport` as JSON. `saved` tells whether other workers can load the network. `crc` is the
-    checksum of its file.
+    `report` is an `AdaptReport` as JSON, with the "seconds" that an unbroken adaptation takes. `saved` tells whether
+    other workers can load the network. `crc` is the checksum of its file.
     """
 
     group: int

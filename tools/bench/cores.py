@@ -55,6 +55,7 @@ def _solve(folder: Path, workers: int, options: argparse.Namespace) -> dict:
             seed=options.seed,
             preset=options.preset,
             device="cpu",
+            members=1,
         )
         with open(folder / "solve.log", "w") as log:
             if subprocess.run(command, cwd=environment.REPOSITORY, stdout=log, stderr=log).returncode:
