@@ -6,7 +6,7 @@ import pytest
 
 from hrm_offline.config import PRESETS
 from hrm_offline.data.puzzles import PuzzleSet
-from tools.support.timetable import prediction_flop, timetable
+from tools.support.timetable import Work, prediction_flop, spend, timetable
 
 SMALL = PRESETS["hrm-132k"]
 
@@ -27,3 +27,25 @@ def test_there_is_no_timetable_without_a_measurement_that_can_be_compared():
     assert "cuda" in line
     [line] = timetable((), report | {"device": "cpu", "adapted": {"examples": 0}}, workers=1)
     assert "nothing was adapted" in line
+
+
+def work(visits=100, members=1):
+    """Return work whose visit takes a second, its base rounds 10 s and its extra rounds 20 s, at a rate of 1 FLOP/s."""
+    recipe = dataclasses.replace(SMALL.adapt, visits=visits, members=members)
+    return Work(recipe, visit=1.0, base=10.0, extra=20.0, judges=False)
+
+
+def test_below_the_ceiling_nothing_is_left():
+    spent = spend(work(visits=1000), 500.0, 1.0, 1.0, groups=1)
+    assert (spent.visits, spent.views, spent.networks, spent.left) == (470.0, 1.0, 1.0, 0.0)
+    spent = spend(work(visits=1000), 40.0, 1.0, 1.0, groups=1)  # too short for all extra rounds
+    assert spent.left == 0 and spent.views < 1
+    assert spent.adapt + spent.predict == pytest.approx(40.0)
+
+
+def test_beyond_the_ceiling_whole_members_of_groups_follow():
+    spent = spend(work(members=9), 500.0, 1.0, 1.0, groups=2)
+    assert (spent.visits, spent.networks) == (100.0, 3.5)
+    assert spent.adapt + spent.predict + spent.further + spent.left == pytest.approx(500.0)
+    assert spent.left < 130 / 2
+    assert spend(work(members=2), 500.0, 1.0, 1.0, groups=2).networks == 2.0

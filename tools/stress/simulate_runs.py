@@ -162,8 +162,8 @@ def _used(weather: Weather, pool: SimulatedPool, challenges: Path, report: dict)
     """Return the share of the plannable adaptation that took place, in seconds of all workers.
 
     A planner that knew the mean speeds could have planned all steps up to the recipe's ceiling, or as many as fit into
-    the time that prediction leaves. Beyond the ceiling everything counts as used, unless a whole further member would
-    have fitted into the time that was left.
+    the time that prediction leaves. An adaptation ends with a whole step, so each group may lose one. Beyond the
+    ceiling everything counts as used, unless a whole further member would have fitted into the time that was left.
     """
     if not pool.ready or "adapted" not in report:
         return None
@@ -178,6 +178,7 @@ def _used(weather: Weather, pool: SimulatedPool, challenges: Path, report: dict)
         return None
     predict = _prediction_seconds(weather, PredictionPlan(puzzles, recipe), span)
     room = sum(max(0.0, end - ready - predict) for ready in pool.ready)
+    room -= len(first) * weather.step * _mean_factor(weather)
     tokens_per_visit = sum(len(bucket.members) * bucket.area for bucket in puzzles.buckets(puzzles.demonstrations))
     steps = weather.visits * tokens_per_visit / recipe.tokens_per_step
     wanted = weather.step * _mean_factor(weather) * steps
