@@ -7,7 +7,8 @@ from hrm_offline.solve.messages import Hello
 from hrm_offline.solve.options import SolveOptions
 from hrm_offline.solve.schedule import GROUPS_PER_WORKER
 
-# A network learns its tasks better beside others (LOG.md, 2026-11-26). Cores beyond so many tasks each stay idle.
+# A network learns its tasks better beside others: each task alone needs four times the visits (LOG.md, "Each task
+# alone"). So cores beyond so many tasks each stay idle. The number itself was not measured.
 _TASKS_PER_CORE = 10
 # Adaptation holds about so many times the memory that starting and trying a prediction takes.
 _MEMORY_GROWTH = 2

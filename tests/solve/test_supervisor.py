@@ -79,6 +79,8 @@ def test_any_number_of_workers_answers_the_same_and_holds_no_torch_above(challen
             "--visits",
             "20",
             *sizes,
+            "--members",
+            "1",
             "--budget",
             "5m",
         ]
