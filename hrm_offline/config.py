@@ -411,7 +411,7 @@ class AdaptConfig(Recipe):
     )
     search_bound: float = setting(
         0.02,
-        "in that search, grids whose beginning is less likely than this are not tried",
+        "in that search, grids whose beginning is less likely than this are given up",
         above=0,
         most=1,
         later=True,
@@ -539,8 +539,11 @@ _SMALL_DECODER = _DECODER_RECIPE | dict(
 _LARGE_DECODER = _DECODER_RECIPE | dict(
     lr=1e-3, matrix_lr=1.66e-3, puzzle_emb_lr=1e-3, dropout=0.1, colour_permutations=300
 )
-_DECODER_ADAPTATION = dict(constant_fraction=0.8, outer_steps=1, embeddings_only=0.0)
-_SMALL_DECODER_PREDICTION = dict(vote_views=8, predict_tokens=16384)
+# The search was chosen on ConceptARC's tasks of ranks 30 to 70 by size: see LOG.md, 2026-11-26.
+_DECODER_ADAPTATION = dict(
+    constant_fraction=0.8, outer_steps=1, embeddings_only=0.0, search_branches=4, search_bound=0.03
+)
+_SMALL_DECODER_PREDICTION = dict(vote_views=8, predict_tokens=65536)
 _DECODER = dict(
     architecture="decoder",
     L_layers=0,

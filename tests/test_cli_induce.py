@@ -40,6 +40,8 @@ def test_induce_writes_votes_that_solve_counts(write_json, tmp_path, capsys):
                 "0",
                 "--votes",
                 f"{votes}=2",
+                "--induce",
+                "off",
             ]
         )
         == 0

@@ -19,7 +19,7 @@ ALLOWED = {
     "answers": {"common", "config", "data"},
     "predict": {"common", "config", "data", "ops", "model", "answers"},
     "induction": {"common", "data", "answers"},
-    "solve": {"common", "config", "data", "ops", "model", "train", "answers", "predict"},
+    "solve": {"common", "config", "data", "ops", "model", "train", "answers", "predict", "induction"},
     "show": {"common", "config", "data", "model", "answers", "predict", "train", "solve"},
     "parity": {"common", "config", "data", "ops", "model", "train", "answers"},
     "cli": {"common", "config", "data", "model", "train", "answers", "predict", "induction", "solve", "show", "parity"},

@@ -34,6 +34,7 @@ from pathlib import Path
 
 from hrm_offline.common.files import make_folder
 from hrm_offline.common.lock import FolderLock
+from hrm_offline.solve.options import INDUCE, SolveOptions
 from tools.support import environment
 from tools.support.command_line import absolute_path, flags, parser_of, run_tool, seed_number
 
@@ -86,10 +87,17 @@ def _require_possible(options: argparse.Namespace) -> None:
     """Raise `InputError` for a flag that `solve` would refuse in the notebook, and for a number that makes no sense."""
     from hrm_offline.common.budget import parse_duration
     from hrm_offline.common.errors import InputError
-    from hrm_offline.solve.options import SolveOptions
 
     overrides = {"members": options.members} | ({} if options.visits is None else {"visits": options.visits})
-    SolveOptions(Path(), Path(), seed=options.seed, workers=options.workers, preset=options.preset, overrides=overrides)
+    SolveOptions(
+        Path(),
+        Path(),
+        seed=options.seed,
+        workers=options.workers,
+        preset=options.preset,
+        induce=options.induce,
+        overrides=overrides,
+    )
     if options.tasks is not None and options.tasks < 1:
         raise InputError(f"tasks is {options.tasks}, expected 1 or more")
     if options.kill_at is not None and not 0 <= options.kill_at <= parse_duration(options.budget):
@@ -203,6 +211,7 @@ def _notebook_environment(options: argparse.Namespace) -> dict[str, str]:
         members=options.members,
         preset=options.preset,
         workers=options.workers,
+        induce=options.induce,
         artifact="none" if options.artifact == "none" else None,  # else the notebook finds what there is
     )
     return os.environ | {
@@ -254,6 +263,12 @@ def _parse_arguments() -> argparse.Namespace:
         help="kill solve this long after its start, then execute the notebook again (default: no kill)",
     )
     parser.add_argument("--preset", help="network and recipe (default: solve chooses by the device)")
+    parser.add_argument(
+        "--induce",
+        default=SolveOptions.induce,
+        choices=INDUCE,
+        help="whether programs are searched beside the network, not at all, or alone (default: %(default)s)",
+    )
     parser.add_argument(
         "--visits",
         type=int,

@@ -131,11 +131,7 @@ def top_candidates(votes: dict[TestKey, Pool], test_counts: dict[str, int], coun
 
 def write_candidates(path: str | Path, candidates: Candidates) -> None:
     """Write a candidates file, atomically, in place of one that is there. Raises `OSError`."""
-    values = {
-        task_id: [[_to_json(candidate) for candidate in entry] for entry in entries]
-        for task_id, entries in candidates.items()
-    }
-    write_json(path, values)
+    write_json(path, {task_id: entries_of(entries) for task_id, entries in candidates.items()})
 
 
 def read_candidates(path: str | Path, tasks: TaskSet) -> Candidates:
@@ -163,13 +159,22 @@ def _sort_out(path: str | Path, tasks: TaskSet) -> tuple[Candidates, list[InputE
         try:
             if task_id not in counts:
                 raise InputError(f"{where}: is not a task of {tasks.source}")
-            candidates[task_id] = _read_entries(entries, counts[task_id], where)
+            candidates[task_id] = read_entries(entries, counts[task_id], where)
         except InputError as error:
             faults.append(error)
     return candidates, faults
 
 
-def _read_entries(entries, count: int, where: str) -> list[list[Candidate]]:
+def entries_of(candidates: Iterable[Iterable[Candidate]]) -> list[list[dict]]:
+    """Return the candidates for a task's test inputs as a candidates file has them."""
+    return [[_to_json(candidate) for candidate in entry] for entry in candidates]
+
+
+def read_entries(entries, count: int, where: str) -> list[list[Candidate]]:
+    """Return the candidates for each of a task's `count` test inputs, given as a candidates file has them.
+
+    Raises `InputError` that begins with `where` and says what was expected.
+    """
     if not isinstance(entries, list) or len(entries) != count:
         raise InputError(f"{where}: expected a list of {count} entries, one per test input, found {shown(entries)}")
     return [_read_entry(entry, f"{where}: entry {i}") for i, entry in enumerate(entries)]

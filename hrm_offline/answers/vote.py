@@ -18,6 +18,9 @@ BatchKey = tuple[int, int, int]  # group of tasks, round, batch of the round
 
 _ATTEMPTS = 2
 _JUDGED = 8  # candidates for a test input, those with most votes
+# All votes for a test input weigh as much as so many nats of a candidate's log-likelihood, summed over eight views.
+# Chosen on ConceptARC's tasks of ranks 30 to 70 by size: see LOG.md, 2026-11-26.
+_VOTES_IN_NATS = 64.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,12 +107,18 @@ class Votes:
     sides int32 [N, 2]: rows and columns of its grid.
     cells uint8 [N, M, M]: the grid's cells, with zeros beyond its sides.
     confidence float [N].
+    weight float [N]: how many votes it counts for; by default 1.
     """
 
     tests: np.ndarray
     sides: np.ndarray
     cells: np.ndarray
     confidence: np.ndarray
+    weight: np.ndarray = None
+
+    def __post_init__(self):
+        if self.weight is None:
+            object.__setattr__(self, "weight", np.ones(len(self.tests), dtype=np.float32))
 
     @classmethod
     def joined(cls, parts: list[Votes]) -> Votes:
@@ -143,12 +152,17 @@ class Votes:
         rows = np.ascontiguousarray(np.concatenate([tests, self.sides.astype(np.uint8), cells], axis=1))
         keys = rows.view(np.dtype((np.void, rows.shape[1]))).ravel()  # [N]
         _, first, group = np.unique(keys, return_index=True, return_inverse=True)
-        count = np.bincount(group)
-        confidence = np.bincount(group, weights=self.confidence)
+        count = np.bincount(group, weights=self.weight)
+        confidence = np.bincount(group, weights=self.weight * self.confidence)
         for i in np.argsort(first):  # in the order in which the grids are first seen
             vote = first[i]
             pool = pools.setdefault(int(self.tests[vote]), Pool())
-            pool.add(np.ascontiguousarray(self.grid(vote)), int(count[i]), float(confidence[i]))
+            votes = float(count[i])
+            pool.add(
+                np.ascontiguousarray(self.grid(vote)),
+                int(votes) if votes.is_integer() else votes,
+                float(confidence[i]),
+            )
 
 
 class Tally:
@@ -195,19 +209,23 @@ def rank(votes: Iterable[Vote]) -> list[Candidate]:
 def best(ranking: list[Candidate], count: int) -> list[Candidate]:
     """Return the first `count` candidates that can be an answer, or as many as there are. An empty grid never can.
 
-    Judged candidates come first, by score. The others follow in the order of the ranking. Where votes came from
-    elsewhere, the first of the ranking stays first: another program and the network's judgement each get an attempt.
+    Judged candidates come first, by score and votes together. The others follow in the order of the ranking. Where
+    votes came from elsewhere, the first of the ranking stays first: another program and the network's judgement each
+    get an attempt.
     """
     possible = [candidate for candidate in ranking if candidate.grid.size]
     first = possible[:1] if any(candidate.elsewhere for candidate in possible) else []
     rest = possible[len(first) :]
-    judged = sorted((c for c in rest if c.score is not None), key=lambda c: c.score, reverse=True)
+    nats_per_vote = _VOTES_IN_NATS / max(1.0, sum(candidate.count for candidate in ranking))
+    judged = [candidate for candidate in rest if candidate.score is not None]
+    judged.sort(key=lambda candidate: candidate.score + nats_per_vote * candidate.count, reverse=True)
     return [*first, *judged, *(c for c in rest if c.score is None)][:count]
 
 
 def choose_attempts(ranking: list[Candidate]) -> list[np.ndarray]:
     """Return the two best grids of a ranking, or as many as there are.
 
-    Without scores this is the published rule: the grids with most votes. With scores likelihood decides (see `best`).
+    Without scores this is the published rule: the grids with most votes. With scores, likelihood and votes decide
+    together (see `best`).
     """
     return [candidate.grid for candidate in best(ranking, _ATTEMPTS)]

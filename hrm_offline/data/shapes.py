@@ -17,7 +17,7 @@ def components(mask: np.ndarray, diagonal: bool = False) -> np.ndarray:
     steps = (-width, -1, 1, width)
     if diagonal:
         steps += (-width - 1, -width + 1, width - 1, width + 1)
-    label = np.zeros(ringed_mask.size, dtype=np.int64)
+    label = [0] * ringed_mask.size
     unlabelled = bytearray(ringed_mask.tobytes())
     count = 0
     for start in np.flatnonzero(ringed_mask).tolist():
@@ -27,12 +27,12 @@ def components(mask: np.ndarray, diagonal: bool = False) -> np.ndarray:
         unlabelled[start] = 0
         found = [start]
         for cell in found:  # the list grows while it is walked
+            label[cell] = count
             for step in steps:
                 if unlabelled[cell + step]:
                     unlabelled[cell + step] = 0
                     found.append(cell + step)
-        label[found] = count
-    return label.reshape(ringed_mask.shape)[1:-1, 1:-1]
+    return np.array(label, dtype=np.int64).reshape(ringed_mask.shape)[1:-1, 1:-1]
 
 
 def sizes(label: np.ndarray) -> np.ndarray:

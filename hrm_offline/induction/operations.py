@@ -1,15 +1,15 @@
 """Grid operations that programs are composed of: each makes a grid of a grid, or None where it does not apply.
 
 Grids are uint8 [rows, cols]. Black (0) is the ground; shapes are connected cells that are not black. To add an
-operation, write its function and name it in one of the groups at the end of this file, by what it needs and whether it
-keeps the grid's shape.
+operation, write its function and name it in one of the groups at the end of this file, by what it needs and by what it
+can do to a grid (see `Repertoire`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial, reduce
+from functools import cached_property, lru_cache, partial, reduce
 
 import numpy as np
 
@@ -24,10 +24,22 @@ Feature = Callable[[Grid], np.ndarray]  # a number 0 or more for each cell, [row
 
 @dataclass(frozen=True)
 class Repertoire:
-    """Operations by name: those that keep a grid's shape, and those that may change it. Turns are among both."""
+    """Operations by name, grouped by what they can do to a grid.
 
-    keeping: dict[str, Operation]
-    changing: dict[str, Operation]
+    Of those that keep its shape, `moving` ones only move cells, `filling` ones only change black cells, `erasing` ones
+    only make cells black, and `free` ones do anything. Of those that may change its shape, turns are among `sizing`,
+    whose results have a shape that follows from the grid's shape. `cropping` ones cut out a rectangle, and `thinning`
+    ones leave out rows and columns. Of all these only `framing` ones, which are sizing too, draw in a new colour.
+    """
+
+    moving: dict[str, Operation]
+    filling: dict[str, Operation]
+    erasing: dict[str, Operation]
+    free: dict[str, Operation]
+    sizing: dict[str, Operation]
+    cropping: dict[str, Operation]
+    thinning: dict[str, Operation]
+    framing: dict[str, Operation]
 
     @classmethod
     def of_colours(cls, given: Sequence[int], wanted: Sequence[int]) -> Repertoire:
@@ -36,9 +48,31 @@ class Repertoire:
         An operation that looks for a colour takes one of the inputs', `given`; an operation that draws in a colour
         takes one of the outputs', `wanted`.
         """
-        keeping = _for_each(_KEEPING_OF_GIVEN, given) | _for_each(_KEEPING_OF_WANTED, wanted)
-        changing = _for_each(_CHANGING_OF_GIVEN, given) | _for_each(_CHANGING_OF_WANTED, wanted)
-        return cls(_TURNS | _KEEPING | keeping, _TURNS | _CHANGING | changing)
+        return cls(
+            _TURNS | _FALLS,
+            _FILLING | _for_each(_FILLING_OF_WANTED, wanted),
+            _ERASING | _for_each(_ERASING_OF_GIVEN, given),
+            _FREE | _for_each(_FREE_OF_WANTED, wanted),
+            _TURNS | _SIZING,
+            _CROPPING | _for_each(_CROPPING_OF_GIVEN, given),
+            _THINNING,
+            _for_each(_FRAMING_OF_WANTED, wanted),
+        )
+
+    @cached_property
+    def keeping(self) -> dict[str, Operation]:
+        """All operations that keep a grid's shape. Of two that agree with the demonstrations, the first is simpler."""
+        return self.moving | self.filling | self.erasing | self.free
+
+    @cached_property
+    def changing(self) -> dict[str, Operation]:
+        """All operations that may change a grid's shape."""
+        return self.sizing | self.framing | self.thinning | self.cropping
+
+    @cached_property
+    def all(self) -> dict[str, Operation]:
+        """All operations."""
+        return self.keeping | self.changing
 
 
 def _for_each(operations: dict[str, Callable], colours: Sequence[int]) -> dict[str, Operation]:
@@ -123,18 +157,30 @@ def _alike(grid: Grid, label: np.ndarray) -> np.ndarray:
     return np.array([looks.count(look) for look in looks])
 
 
-def _crop_shape(grid: Grid, measure: Callable, most: bool, diagonal: bool) -> Grid | None:
+def _crop_shape(grid: Grid, measure: str, most: bool, diagonal: bool) -> Grid | None:
     """Return the rectangle around the shape whose measure is the most, or the least.
 
     None where there are fewer than two shapes, or where two share the extreme.
     """
-    label = _labels(grid != 0, diagonal)
+    box = _extremes(grid.tobytes(), grid.shape, diagonal).get((measure, most))
+    return None if box is None else grid[box]
+
+
+@lru_cache(256)
+def _extremes(grid: bytes, shape: tuple[int, int], diagonal: bool) -> dict[tuple[str, bool], tuple[slice, slice]]:
+    """Return the rectangles of `_crop_shape` by measure and `most`. Remembered: all of them are asked for in a row."""
+    cells = np.frombuffer(grid, dtype=np.uint8).reshape(shape)
+    label = _labels(cells != 0, diagonal)
+    found: dict[tuple[str, bool], tuple[slice, slice]] = {}
     if label.max() < 2:
-        return None
-    measured = measure(grid, label)
-    extreme = measured.max() if most else measured.min()
-    chosen = np.flatnonzero(measured == extreme)
-    return grid[bounding_box(label == chosen[0] + 1)] if len(chosen) == 1 else None
+        return found
+    for name, measure in _MEASURES.items():
+        measured = measure(cells, label)
+        for most in (True, False):
+            chosen = np.flatnonzero(measured == (measured.max() if most else measured.min()))
+            if len(chosen) == 1:
+                found[name, most] = bounding_box(label == chosen[0] + 1)
+    return found
 
 
 # ----- whole grids
@@ -182,6 +228,17 @@ def _beside(grid: Grid, element: int, axis: int) -> Grid | None:
     return np.concatenate([grid, image], axis) if image.shape == grid.shape else None
 
 
+def _thrice(grid: Grid, axis: int) -> Grid:
+    """Put the grid beside itself twice, or below."""
+    return np.concatenate([grid] * 3, axis)
+
+
+def _edge_doubled(grid: Grid) -> Grid:
+    """Repeat the rows and columns at the edge. `np.pad` does the same in four times the time."""
+    rows = np.concatenate([grid[:1], grid, grid[-1:]])
+    return np.concatenate([rows[:, :1], rows, rows[:, -1:]], 1)
+
+
 def _enlarge(grid: Grid, factor: int) -> Grid:
     """Make a block of every cell."""
     return grid.repeat(factor, 0).repeat(factor, 1)
@@ -189,8 +246,9 @@ def _enlarge(grid: Grid, factor: int) -> Grid:
 
 def _shrink(grid: Grid) -> Grid:
     """Leave out rows and columns that repeat the one before."""
-    rows = np.r_[True, (grid[1:] != grid[:-1]).any(1)]
-    cols = np.r_[True, (grid[:, 1:] != grid[:, :-1]).any(0)]
+    rows, cols = np.ones(grid.shape[0], dtype=bool), np.ones(grid.shape[1], dtype=bool)
+    rows[1:] = (grid[1:] != grid[:-1]).any(1)
+    cols[1:] = (grid[:, 1:] != grid[:, :-1]).any(0)
     return grid[rows][:, cols]
 
 
@@ -373,33 +431,21 @@ FEATURES: dict[str, Feature] = {
 _SIDES = {"down": 0, "left": 1, "up": 2, "right": 3}  # the dihedral element that turns each side down
 _MEASURES = {"cells": _cells, "colours": _colours, "alike": _alike}
 _TURNS: dict[str, Operation] = {f"turn {element}": partial(dihedral, element=element) for element in range(1, 8)}
-
-_KEEPING: dict[str, Operation] = {
-    **{
-        f"{name} {side}": _turned(operation, element)
-        for name, operation in (("fall", _fall), ("smear", _smear))
-        for side, element in _SIDES.items()
-    },
+_FALLS = {f"fall {side}": _turned(_fall, element) for side, element in _SIDES.items()}
+_FILLING: dict[str, Operation] = {
+    **{f"smear {side}": _turned(_smear, element) for side, element in _SIDES.items()},
     "connect down": _connect,
     "connect across": _turned(_connect, 6),
     "connect": _connect_all,
     **{f"symmetrise {element}": partial(_symmetrise, element=element) for element in (2, 4, 5, 6, 7)},
-    "keep commonest": partial(_keep_colour, rarest=False),
-    "keep rarest": partial(_keep_colour, rarest=True),
-    "grounded": _grounded,
-    "swap": _swap,
     "repeated": _repeated,
 }
-_CHANGING: dict[str, Operation] = {
-    "crop": lambda grid: _box(grid, grid != 0),
-    **{
-        f"crop {'most' if most else 'least'} {name}{' diagonal' * diagonal}": partial(
-            _crop_shape, measure=measure, most=most, diagonal=diagonal
-        )
-        for name, measure in _MEASURES.items()
-        for most in (True, False)
-        for diagonal in (True, False)
-    },
+_ERASING: dict[str, Operation] = {
+    "keep commonest": partial(_keep_colour, rarest=False),
+    "keep rarest": partial(_keep_colour, rarest=True),
+}
+_FREE: dict[str, Operation] = {"grounded": _grounded, "swap": _swap}
+_SIZING: dict[str, Operation] = {
     **{
         f"part {index} of {count} along {axis}": partial(_piece, count=count, axis=axis, index=index)
         for count in (2, 3)
@@ -417,26 +463,38 @@ _CHANGING: dict[str, Operation] = {
         for element in (0, 2, 4, 5)
         for axis in (0, 1)
     },
-    "thrice along 0": lambda grid: np.tile(grid, (3, 1)),
-    "thrice along 1": lambda grid: np.tile(grid, (1, 3)),
+    **{f"thrice along {axis}": partial(_thrice, axis=axis) for axis in (0, 1)},
     **{f"enlarge {factor}": partial(_enlarge, factor=factor) for factor in (2, 3, 4, 5)},
     "fractal": lambda grid: np.kron(grid != 0, grid),
+    "without border": lambda grid: grid[1:-1, 1:-1],
+    "edge doubled": _edge_doubled,
+}
+_CROPPING: dict[str, Operation] = {
+    "crop": lambda grid: _box(grid, grid != 0),
+    **{
+        f"crop {'most' if most else 'least'} {measure}{' diagonal' * diagonal}": partial(
+            _crop_shape, measure=measure, most=most, diagonal=diagonal
+        )
+        for measure in _MEASURES
+        for most in (True, False)
+        for diagonal in (True, False)
+    },
+}
+_THINNING: dict[str, Operation] = {
     "shrink": _shrink,
     "without empty": _without_empty,
     "without lines": _without_lines,
-    "without border": lambda grid: grid[1:-1, 1:-1],
-    "edge doubled": lambda grid: np.pad(grid, 1, mode="edge"),
 }
 # Operations that need a colour, of the inputs ("given") or of the outputs ("wanted").
-_KEEPING_OF_GIVEN = {
-    "keep": lambda grid, colour: np.where(grid == colour, grid, 0),
-    "erase": lambda grid, colour: np.where(grid == colour, 0, grid),
-}
-_KEEPING_OF_WANTED = {
+_FILLING_OF_WANTED = {
     "fill": _fill,
-    "interior": _interior,
     "outline": partial(_outline, diagonal=False),
     "outline diagonal": partial(_outline, diagonal=True),
 }
-_CHANGING_OF_GIVEN = {"crop to": lambda grid, colour: _box(grid, grid == colour)}
-_CHANGING_OF_WANTED = {"border": lambda grid, colour: ringed(grid, colour)}
+_ERASING_OF_GIVEN = {
+    "keep": lambda grid, colour: np.where(grid == colour, grid, 0),
+    "erase": lambda grid, colour: np.where(grid == colour, 0, grid),
+}
+_FREE_OF_WANTED = {"interior": _interior}
+_CROPPING_OF_GIVEN = {"crop to": lambda grid, colour: _box(grid, grid == colour)}
+_FRAMING_OF_WANTED = {"border": lambda grid, colour: ringed(grid, colour)}

@@ -9,7 +9,7 @@ demonstrations (see `Search`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from hrm_offline.answers.vote import Candidate, Pool
 from hrm_offline.common.errors import InputError
 from hrm_offline.common.tokens import COLOURS
 from hrm_offline.data.tasks import MAX_SIDE, Task
+from hrm_offline.induction.foresight import Foresight
 from hrm_offline.induction.operations import FEATURES, Feature, Grid, Operation, Repertoire
 
 EFFORT = 30_000  # operations applied to a grid: 0.4 seconds of a core, with many large grids up to 1.5
@@ -29,7 +30,7 @@ _ODDS = 8.0
 State = tuple["Grid | None", ...]
 
 
-def induce(task: Task, effort: int = EFFORT) -> list[list[Candidate]]:
+def induce(task: Task, effort: int = EFFORT, beat: Callable[[], None] = lambda: None) -> list[list[Candidate]]:
     """Return for each test input the answers of all programs found that reproduce every demonstration, best first.
 
     Programs have at most `LONGEST` operations. A program with n operations has 8^(1 - n) votes; of programs that make
@@ -37,10 +38,11 @@ def induce(task: Task, effort: int = EFFORT) -> list[list[Candidate]]:
     speaks against any of the programs.
 
     The search ends after `effort` operations, each applied to one grid. It looks at no clock, so it repeats its answer,
-    and at no test output. Raises `InputError` where `effort` is less than 1.
+    and at no test output. It calls `beat` many times per second, as a sign of life. Raises `InputError` where `effort`
+    is less than 1.
     """
     pools = [Pool() for _ in task.test]
-    for length, answers in Search(task, effort).solutions():
+    for length, answers in Search(task, effort, beat).solutions():
         votes = _ODDS ** (1 - length)
         for pool, grid in zip(pools, answers):
             if grid is not None:
@@ -59,14 +61,18 @@ class Search:
     to the demonstrated outputs are gone on from first. `left` is the effort that is left.
     """
 
-    def __init__(self, task: Task, effort: int):
+    def __init__(self, task: Task, effort: int, beat: Callable[[], None] = lambda: None):
         if effort < 1:
             raise InputError(f"effort is {effort}, expected 1 or more")
-        self.start: State = tuple(pair.input for pair in (*task.train, *task.test))
-        self.goal = [pair.output for pair in task.train]
+        # The smallest demonstration comes first: most operations are refuted there, where they cost least.
+        train = sorted(task.train, key=lambda pair: pair.input.size + pair.output.size)
+        self.start: State = tuple(pair.input for pair in (*train, *task.test))
+        self.goal = [pair.output for pair in train]
         self.repertoire = Repertoire.of_colours(_common(pair.input for pair in task.train), _common(self.goal))
+        self.foresight = Foresight(self.repertoire, self.goal)
         self.seen = {_key(self.start)}
         self.left = effort
+        self.beat = beat
 
     def solutions(self) -> Iterator[tuple[int, State]]:
         """Yield the length of each program that reproduces all demonstrations, and its answers to the test inputs.
@@ -80,29 +86,34 @@ class Search:
                 known = []
                 for state in states:
                     known.append(state)
+                    self.beat()
                     for solution in self._last_steps(state):
                         if self._is_new(solution):
                             yield length, solution[len(self.goal) :]
-                states = self._longer(known)
+                states = self._longer(known, is_last=length == LONGEST - 1)
         except _Spent:
             return
 
-    def _longer(self, states: list[State]) -> Iterator[State]:
-        """Yield the new states that are one operation further on."""
-        operations = self.repertoire.keeping | self.repertoire.changing
+    def _longer(self, states: list[State], is_last: bool) -> Iterator[State]:
+        """Yield the new states that are one operation further on; if these are the last, those that may be solved."""
         for state in sorted(states, key=self._nearness, reverse=True):
-            for operation in operations.values():
-                result = self._apply(operation, state)
+            all_operations = self.repertoire.all.values()
+            for operation in self.foresight.last_but_one(state[0], 0) if is_last else all_operations:
+                result = self._apply(operation, state, self._may_end if is_last else None)
                 if result is not None and self._is_new(result):
                     yield result
+
+    def _may_end(self, index: int, grid: Grid) -> bool:
+        """Tell whether one operation more might make a demonstration's output."""
+        return grid.shape == self.goal[index].shape or bool(self.foresight.operations(grid, index))
 
     def _last_steps(self, state: State) -> Iterator[State]:
         """Yield the states that operations make of a state and that show all demonstrated outputs."""
         has_shapes = all(grid.shape == goal.shape for grid, goal in zip(state, self.goal))
         # A state of the demonstrated shapes needs an operation that keeps them, any other one that changes them.
-        operations = self.repertoire.keeping if has_shapes else self.repertoire.changing
-        for operation in operations.values():
-            result = self._apply(operation, state, self.goal)
+        first = next(i for i, goal in enumerate(self.goal) if has_shapes or state[i].shape != goal.shape)
+        for operation in self.foresight.operations(state[first], first):
+            result = self._apply(operation, state, self._is_goal)
             if result is not None:
                 yield result
         if has_shapes:
@@ -111,16 +122,21 @@ class Search:
                 if result is not None:
                     yield result
 
-    def _apply(self, operation: Operation, state: State, goal: list[Grid] | None = None) -> State | None:
+    def _is_goal(self, index: int, grid: Grid) -> bool:
+        return _equal(grid, self.goal[index])
+
+    def _apply(
+        self, operation: Operation, state: State, suits: Callable[[int, Grid], bool] | None = None
+    ) -> State | None:
         """Apply an operation to all grids of a state.
 
-        Returns None where it does not apply to every demonstration or applies to no test input, or where `goal` is
-        given and a demonstration does not come out as its goal.
+        Returns None where it does not apply to every demonstration or applies to no test input, or where `suits` says
+        of a demonstration's number and its new grid that they do not suit.
         """
         results: list[Grid | None] = []
         for index, grid in enumerate(state):
             result = None if grid is None else self._result(operation, grid)
-            if index < len(self.goal) and (result is None or (goal and not _equal(result, goal[index]))):
+            if index < len(self.goal) and (result is None or (suits and not suits(index, result))):
                 return None
             results.append(result)
         answers = results[len(self.goal) :]

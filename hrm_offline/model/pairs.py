@@ -48,6 +48,49 @@ class PackedPairs:
     def __len__(self) -> int:
         return len(self.bounds) - 1
 
+    def continued(self, rows: torch.Tensor, written: torch.Tensor, counts: torch.Tensor) -> PackedPairs:
+        """Return some of these prompts, by index int64 [A], each followed by the first tokens that it wrote.
+
+        written int64 [A, L] holds the tokens of outputs, and counts int64 [A] says how many of them follow. Waits for
+        the device.
+        """
+        device, starts, lengths = written.device, self.bounds.long()[rows], self.bounds.long().diff()[rows]
+        ends = torch.cumsum(lengths + counts, 0)  # [A]
+        owners = torch.arange(len(rows), device=device).repeat_interleave(lengths + counts)  # [N]
+        first = (ends - lengths - counts)[owners]
+        place = torch.arange(len(owners), device=device) - first  # [N], within its sequence
+        beyond = place - lengths[owners]  # [N], within its output from 0 on
+        is_written, source = beyond >= 0, starts[owners] + place.minimum(lengths[owners] - 1)
+        beyond = beyond.clamp_min(0)
+        tokens, positions = self.tokens[source], self.positions[source]
+        if written.shape[1]:
+            tokens = torch.where(is_written, written[owners, beyond], tokens)
+            positions = torch.where(is_written[:, None], output_positions(written)[owners, beyond], positions)
+        bounds = torch.cat([ends.new_zeros(1), ends])
+        targets = torch.cat([tokens[1:], tokens.new_full((1,), EOS)])
+        targets.index_fill_(0, bounds[1:] - 1, EOS)
+        return PackedPairs(
+            tokens=tokens,
+            positions=positions,
+            owners=owners,
+            bounds=bounds.int(),
+            longest=int((lengths + counts).max()),
+            identifiers=self.identifiers[rows],
+            answers=(place >= lengths[owners] - 1).nonzero()[:, 0],
+            targets=targets,
+            counts=(counts + 1).cpu().numpy(),
+        )
+
+
+def output_positions(written: torch.Tensor) -> torch.Tensor:
+    """Return the positions int64 [A, L, 3] of the tokens of outputs, int64 [A, L]."""
+    ends = (written == NEW_ROW).long()
+    row = ends.cumsum(1) - ends  # rows that ended before
+    place = torch.arange(written.shape[1], device=written.device)
+    after_end = torch.where(ends > 0, place + 1, 0).cummax(1).values  # where the row after each token begins
+    begins = torch.cat([torch.zeros_like(after_end[:, :1]), after_end[:, :-1]], dim=1)
+    return torch.stack([row, place - begins, torch.full_like(row, PART_OUTPUT)], dim=2)
+
 
 class _Numbers(NamedTuple):
     """What is known of sequences before their tokens are made, each int64 [B], or [N] by token."""

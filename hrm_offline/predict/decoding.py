@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -20,10 +20,13 @@ from hrm_offline.model.network import Network
 from hrm_offline.model.pairs import PairMaker
 from hrm_offline.ops import dispatch
 from hrm_offline.ops.faults import KernelFault, is_out_of_memory
-from hrm_offline.predict.greedy import Written, grid_of, write_grids
+from hrm_offline.predict.greedy import Drafts, Written, grid_of, write_grids
 from hrm_offline.predict.predictor import Predictor
 
 T = TypeVar("T")
+
+# A grid that a search finds is a candidate to be judged, and hardly a vote.
+_WEIGHT_OF_FOUND = 0.01
 
 
 class DecoderPredictor:
@@ -38,6 +41,7 @@ class DecoderPredictor:
         self.puzzles = puzzles
         self.maker = PairMaker(puzzles, puzzles.tests, model.device)
         self.sequence_steps = 0
+        self._written: dict[tuple[int, int], np.ndarray] = {}  # the grids written so far, by test input and view
 
     def predict(self, batch: Batch) -> Votes:
         """Return one vote for each sequence of the batch, as a grid of the original task.
@@ -116,33 +120,41 @@ class DecoderPredictor:
         branches = batch.canvas[0] - 1
         if branches:
             return self._search(batch, branches)
-        written = write_grids(self.model, self.maker.prompts(batch), self._room(batch))
-        return self._votes(batch, written)
+        return self._votes(batch, self._write(batch))
+
+    def _write(self, batch: Batch) -> Written:
+        """Write a grid for each sequence, the likeliest tokens. Grids that were written before are read again."""
+        keys = [*zip(batch.examples.tolist(), batch.views.tolist())]
+        known, drafts = [self._written.get(key) for key in keys], None
+        if any(grid is not None for grid in known):
+            drafts = Drafts.of_grids(known, self.model.device)
+        written = write_grids(self.model, self.maker.prompts(batch), self._room(batch), drafts)
+        for key, tokens in zip(keys, written.tokens.cpu().numpy()):
+            if key not in self._written and (grid := grid_of(tokens)) is not None:
+                self._written[key] = grid
+        return written
 
     def _search(self, batch: Batch, branches: int) -> Votes:
         """Return up to `branches` grids for each sequence that leave its greedy path where a second token is likely.
 
         The likeliest turns are taken first, half of them from the greedy path and the rest from all paths so far.
-        Turns that make a path less likely than `search_bound` are not taken.
+        Turns that make a path less likely than `search_bound` are not taken, and paths that become so are given up.
         """
-        room, found = self._room(batch), []
-        paths, owners = write_grids(self.model, self.maker.prompts(batch), room), np.arange(len(batch))
+        room, floor, found = self._room(batch), math.log(self.config.search_bound), []
+        paths, owners = self._write(batch), np.arange(len(batch))
         taken: set[tuple[int, tuple[int, ...]]] = set()
         for count in (branches - branches // 2, branches // 2):
-            chosen = _best_turns(paths, owners, count, math.log(self.config.search_bound), taken)
-            if not chosen:
+            turns = _best_turns(paths, owners, count, floor, taken)
+            if not turns:
                 break
-            rows = np.array([owner for owner, _ in chosen])
-            forced = torch.zeros(len(chosen), paths.tokens.shape[1], dtype=torch.int64)
-            for line, (_, begin) in zip(forced, chosen):
-                line[: len(begin)] = torch.tensor(begin)
+            rows = owners[[turn.path for turn in turns]]
             part = batch.rows(rows)
-            new = write_grids(self.model, self.maker.prompts(part), room[rows], forced.to(self.model.device))
-            found.append(self._votes(part, new))
+            new = write_grids(self.model, self.maker.prompts(part), room[rows], _drafts_of(turns, paths), floor)
+            found.append(self._votes(part, new, _WEIGHT_OF_FOUND))
             paths, owners = _joined(paths, new), np.concatenate([owners, rows])
         return Votes.joined(found) if found else self._votes(batch.rows(slice(0)), None)
 
-    def _votes(self, batch: Batch, written: Written | None) -> Votes:
+    def _votes(self, batch: Batch, written: Written | None, weight: float = 1.0) -> Votes:
         """Return the grids that were written as votes, in the task's own orientation and colours."""
         sides = np.zeros((len(batch), 2), dtype=np.int32)
         cells = np.zeros((len(batch), MAX_SIDE, MAX_SIDE), dtype=np.uint8)
@@ -155,7 +167,8 @@ class DecoderPredictor:
                 grid = self.puzzles.all_views[int(view)].invert(grid)
                 sides[i] = grid.shape
                 cells[i, : grid.shape[0], : grid.shape[1]] = grid
-        return Votes(batch.examples, sides, cells, written.scores.exp().cpu().numpy())
+        weights = np.full(len(batch), weight, dtype=np.float32)
+        return Votes(batch.examples, sides, cells, written.scores.exp().cpu().numpy(), weights)
 
     def _room(self, batch: Batch) -> np.ndarray:
         """Return how many tokens each output may have, its EOS included, int64 [B]."""
@@ -163,25 +176,40 @@ class DecoderPredictor:
         return np.maximum(sides[:, 0] * (sides[:, 1] + 1), sides[:, 1] * (sides[:, 0] + 1)) + 1
 
 
-def _best_turns(
-    paths: Written, owners: np.ndarray, count: int, bound: float, taken: set
-) -> list[tuple[int, tuple[int, ...]]]:
-    """Return the likeliest turns that no path has taken yet, up to `count` for each owner, and note them as taken.
+class _Turn(NamedTuple):
+    """A path that is left at a step, for another token."""
 
-    A turn is (owner, the tokens that a path has to begin with). Turns less likely than `bound` do not count.
+    path: int
+    step: int
+    token: int
+
+
+def _best_turns(paths: Written, owners: np.ndarray, count: int, bound: float, taken: set) -> list[_Turn]:
+    """Return the likeliest turns that lead where no path has gone yet, up to `count` for each owner.
+
+    `owners` int [P] says for which sequence each path was written. Turns less likely than `bound` do not count. The
+    beginnings to which the turns lead are added to `taken`.
     """
     turns, tokens, others = (part.cpu().numpy() for part in (paths.turns, paths.tokens, paths.others))
     rows, steps = np.nonzero(turns > bound)
     left = dict.fromkeys(owners.tolist(), count)
     chosen = []
     for i in np.argsort(-turns[rows, steps], kind="stable"):
-        row, step = int(rows[i]), int(steps[i])
-        turn = (int(owners[row]), (*tokens[row, :step].tolist(), int(others[row, step])))
-        if left[turn[0]] and turn not in taken:
-            left[turn[0]] -= 1
-            taken.add(turn)
+        path, step = int(rows[i]), int(steps[i])
+        turn, owner = _Turn(path, step, int(others[path, step])), int(owners[path])
+        begin = (owner, *tokens[path, :step].tolist(), turn.token)
+        if left[owner] and begin not in taken:
+            left[owner] -= 1
+            taken.add(begin)
             chosen.append(turn)
     return chosen
+
+
+def _drafts_of(turns: list[_Turn], paths: Written) -> Drafts:
+    """Return what the paths would be after their turns if nothing else changed. Up to the turn they are fixed."""
+    path, step, token = torch.tensor(turns, device=paths.tokens.device).unbind(1)
+    tokens = paths.tokens[path].scatter(1, step[:, None], token[:, None])
+    return Drafts(tokens, step + 1)
 
 
 def _joined(first: Written, second: Written) -> Written:

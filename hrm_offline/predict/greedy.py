@@ -1,7 +1,13 @@
 """Write grids token by token, each time the most likely token, and note where another token would have done too.
 
 A grid is always well formed: it has at most 30 rows of one length, NEW_ROW ends each, and EOS stands after a row.
-Tokens that would break this have no chance to be chosen. In shapes, B is sequences, A those still in work.
+Tokens that would break this have no chance to be chosen.
+
+To read tokens costs a fraction of writing them one by one. So a draft, a guess at what will be written, is read first.
+The tokens up to the first that the network would not write are kept, that one is corrected, and the rest is read again
+(as in speculative decoding, Leviathan et al. 2023, arXiv 2211.17192). What is written is the same with any draft.
+
+In shapes, B is sequences, A those still in work, L tokens of the longest output.
 """
 
 from __future__ import annotations
@@ -15,10 +21,13 @@ import torch
 from hrm_offline.common.tokens import COLOURS, EOS, FIRST_COLOUR, NEW_ROW
 from hrm_offline.data.tasks import MAX_SIDE
 from hrm_offline.model.decoder import DecoderModel
-from hrm_offline.model.pairs import PART_OUTPUT, PackedPairs
+from hrm_offline.model.pairs import PART_OUTPUT, PackedPairs, output_positions
 
 # Finished sequences leave the batch when so large a share of it has ended. Copying the cache costs a few steps.
 _LEAVING_SHARE = 0.25
+# A draft is read so often at most, and not again where fewer tokens were kept than writing one by one would have made
+# in the same time.
+_READINGS, _WORTH = 4, 3
 _LOOK_EVERY = 8  # tokens between two looks at a GPU for sequences that have ended; each look waits for the device
 
 
@@ -38,12 +47,44 @@ class Written:
 
 
 @dataclass
+class Drafts:
+    """Guesses at the grids of B sequences.
+
+    tokens int64 [B, L], 0 after the end of each guess. fixed int64 [B]: so many of the first tokens are no guess, and
+    the sequence has to begin with them.
+    """
+
+    tokens: torch.Tensor
+    fixed: torch.Tensor
+
+    @classmethod
+    def of_grids(cls, grids: list[np.ndarray | None], device: torch.device) -> Drafts:
+        """Return grids as guesses; None is no guess."""
+        lines = [np.zeros(0, dtype=np.int64) if grid is None else tokens_of(grid) for grid in grids]
+        tokens = np.zeros((len(lines), max(map(len, lines))), dtype=np.int64)
+        for room, line in zip(tokens, lines):
+            room[: len(line)] = line
+        return cls(torch.from_numpy(tokens).to(device), torch.zeros(len(lines), dtype=torch.int64, device=device))
+
+
+@dataclass
 class _Drawn:
     """Where each of A sequences stands in the grid that it writes; all int64 [A]."""
 
     row: torch.Tensor
     col: torch.Tensor
     width: torch.Tensor  # of its rows; 0 while the first one is being written
+
+    @classmethod
+    def along(cls, tokens: torch.Tensor) -> _Drawn:
+        """Return where sequences stand before each of their tokens int64 [A, L]; the numbers are [A, L] too."""
+        row, col, _ = output_positions(tokens).unbind(2)
+        ends = tokens == NEW_ROW
+        width = torch.where(ends.any(1), ends.int().argmax(1), 0)  # of the first row
+        return cls(row, col, torch.where(row > 0, width[:, None], 0))
+
+    def at(self, *index: torch.Tensor) -> _Drawn:
+        return _Drawn(self.row[index], self.col[index], self.width[index])
 
     def allowed(self, vocabulary: int) -> torch.Tensor:
         """Return which tokens may come next, bool [A, vocabulary]."""
@@ -66,56 +107,133 @@ class _Drawn:
         width = torch.where(ends & (self.width == 0), self.col, self.width)
         return _Drawn(self.row + ends.long(), torch.where(ends, 0, self.col + 1), width)
 
-    def rows(self, index: torch.Tensor) -> _Drawn:
-        return _Drawn(self.row[index], self.col[index], self.width[index])
-
 
 def write_grids(
-    model: DecoderModel, prompts: PackedPairs, room: np.ndarray, forced: torch.Tensor | None = None
+    model: DecoderModel,
+    prompts: PackedPairs,
+    room: np.ndarray,
+    drafts: Drafts | None = None,
+    floor: float = -math.inf,
 ) -> Written:
     """Write a grid after each prompt, of at most `room` tokens with its EOS, int64 [B].
 
-    `forced` int64 [B, most] holds the tokens that a sequence has to begin with, then 0. A sequence that does not end
-    within its room has no EOS among its tokens. Call it in inference mode.
+    A sequence that does not end within its room has no EOS among its tokens, nor has one that was given up because
+    its log-likelihood fell below `floor`. Drafts save time and change nothing but rounding; to use them waits for the
+    device. Call it in inference mode.
     """
     size, most, device = len(prompts), int(room.max()), model.device
-    logits, cache = model.prefill(prompts, prompts.longest + most)
     blank = torch.zeros(size, most, dtype=torch.int64, device=device)
     written = Written(
         blank, torch.zeros(size, device=device), torch.full((size, most), -math.inf, device=device), blank.clone()
     )
-    forced = blank if forced is None else forced
-    limits = torch.from_numpy(room).to(device)
+    limits, begun = torch.from_numpy(room).to(device), torch.zeros(size, dtype=torch.int64, device=device)
     alive = torch.arange(size, device=device)  # the row of the batch that each sequence in work belongs to
-    zeros = torch.zeros_like(alive)
-    drawn, done = _Drawn(zeros, zeros, zeros), torch.zeros(size, dtype=torch.bool, device=device)
-    for step in range(most):
-        tokens = _choose(written, logits, drawn, done, alive, forced[alive, step], step)  # [A]
-        done = done | (tokens == EOS) | (step + 1 >= limits[alive])
-        left = _leave(done, step, device)
-        if step + 1 == most or (left is not None and not len(left)):
-            break
-        if left is not None:
-            alive, tokens, done = alive[left], tokens[left], done[left]
-            drawn, cache = drawn.rows(left), cache.rows(left)
-        logits = model.extend(cache, tokens, drawn.positions())
-        drawn = drawn.advance(tokens)
+    if drafts is not None:
+        begun = _read_drafts(model, prompts, drafts, limits, written, floor)
+        alive = (~(written.tokens == EOS).any(1) & (begun < limits) & (written.scores >= floor)).nonzero()[:, 0]
+        prompts = prompts.continued(alive, written.tokens[alive], begun[alive]) if len(alive) else prompts
+    if len(alive):
+        _write_on(model, prompts, limits, written, alive, begun, floor)
     return written
 
 
-def _choose(written: Written, logits, drawn: _Drawn, done, alive, forced, step: int) -> torch.Tensor:
-    """Write down the next token of each sequence in work, and return the tokens int64 [A]."""
+def _write_on(
+    model: DecoderModel,
+    prompts: PackedPairs,
+    limits: torch.Tensor,
+    written: Written,
+    alive: torch.Tensor,
+    begun: torch.Tensor,
+    floor: float,
+) -> None:
+    """Write the sequences `alive` [A] of a batch to their ends. `prompts` [A] hold the `begun` [B] tokens already."""
+    most, device = written.tokens.shape[1], model.device
+    logits, cache = model.prefill(prompts, prompts.longest + most)
+    places, steps = begun[alive], most
+    drawn = _Drawn.along(torch.cat([written.tokens[alive], torch.zeros_like(alive)[:, None]], dim=1))
+    drawn, done = drawn.at(torch.arange(len(alive), device=device), places), torch.zeros_like(alive, dtype=torch.bool)
+    for step in range(steps):
+        tokens = _choose(written, logits, drawn, done, alive, places)  # [A]
+        places = places + 1
+        done = done | (tokens == EOS) | (places >= limits[alive]) | (written.scores[alive] < floor)
+        left = _leave(done, step, device)
+        if step + 1 == steps or (left is not None and not len(left)):
+            break
+        if left is not None:
+            alive, tokens, done, places = alive[left], tokens[left], done[left], places[left]
+            drawn, cache = drawn.at(left), cache.rows(left)
+        places = places.clamp_max(most - 1)  # of sequences that have ended and have not left yet
+        logits = model.extend(cache, tokens, drawn.positions())
+        drawn = drawn.advance(tokens)
+
+
+def _choose(written: Written, logits, drawn: _Drawn, done, alive, places) -> torch.Tensor:
+    """Write down the next token of each sequence in work at its place, and return the tokens int64 [A]."""
     chances = logits.float().log_softmax(-1)  # [A, vocabulary]
     possible = chances.masked_fill(~drawn.allowed(chances.shape[1]), -math.inf)
-    (_, second_chance), (best, second) = (part.unbind(1) for part in possible.topk(2, dim=1))
-    is_free = forced == 0
-    tokens = torch.where(is_free, best, forced)
+    (best_chance, second_chance), (tokens, second) = (part.unbind(1) for part in possible.topk(2, dim=1))
     before = written.scores[alive]
-    written.turns[alive, step] = torch.where(is_free & ~done, before + second_chance, -math.inf)
-    written.others[alive, step] = second
-    written.tokens[alive, step] = torch.where(done, 0, tokens)
-    written.scores[alive] = before + torch.where(done, 0, chances.gather(1, tokens[:, None])[:, 0])
+    kept = (written.turns[alive, places], written.others[alive, places], written.tokens[alive, places])
+    written.turns[alive, places] = torch.where(done, kept[0], before + second_chance)
+    written.others[alive, places] = torch.where(done, kept[1], second)
+    written.tokens[alive, places] = torch.where(done, kept[2], tokens)
+    written.scores[alive] = before + torch.where(done, 0, best_chance)
     return tokens
+
+
+def _read_drafts(
+    model: DecoderModel, prompts: PackedPairs, drafts: Drafts, limits: torch.Tensor, written: Written, floor: float
+) -> torch.Tensor:
+    """Write down what the network would write of drafts. Return how many tokens each sequence has then, int64 [B]."""
+    most = written.tokens.shape[1]
+    guess = drafts.tokens[:, :most]
+    guess = torch.cat([guess, guess.new_zeros(len(guess), most - guess.shape[1])], dim=1)  # [B, most]
+    begun = torch.zeros_like(limits)
+    active = torch.arange(len(guess), device=guess.device)
+    for _ in range(_READINGS):
+        kept = _read_once(model, prompts, active, guess, drafts.fixed, limits, written)  # [A]
+        gained, begun[active] = kept - begun[active], kept
+        guess[active] = torch.where(written.tokens[active] > 0, written.tokens[active], guess[active])
+        has_ended = (written.tokens[active] == EOS).any(1)
+        has_more = (guess[active] > 0).sum(1) > kept
+        active = active[~has_ended & has_more & (gained >= _WORTH) & (written.scores[active] >= floor)]
+        if not len(active):
+            break
+    return begun
+
+
+def _read_once(model, prompts, active, guess, fixed, limits, written: Written) -> torch.Tensor:
+    """Read the guesses of the sequences `active` [A]. Return how many tokens of each are written now, int64 [A]."""
+    guess, size, device = guess[active], len(active), guess.device
+    most = guess.shape[1]
+    shown = (guess > 0) & (guess != EOS)  # EOS is never read
+    counts = shown.long().cumprod(1).sum(1).minimum(limits[active] - 1)
+    pairs = prompts.continued(active, guess, counts)
+    chances = model(pairs, pairs.answers).float().log_softmax(-1)  # [M, vocabulary]
+    owners = torch.arange(size, device=device).repeat_interleave(counts + 1)
+    places = torch.arange(len(owners), device=device) - (torch.cumsum(counts + 1, 0) - counts - 1)[owners]  # [M]
+    possible = chances.masked_fill(~_Drawn.along(guess).at(owners, places).allowed(chances.shape[1]), -math.inf)
+    (_, second_chance), (best, second) = (part.unbind(1) for part in possible.topk(2, dim=1))
+    is_fixed = places < fixed[active][owners]
+    tokens = torch.where(is_fixed, guess[owners, places], best)
+
+    def spread(values: torch.Tensor, fill: float) -> torch.Tensor:
+        room = torch.full((size, most), fill, dtype=values.dtype, device=device)
+        room[owners, places] = values
+        return room  # [A, most]
+
+    chosen = spread(tokens, 0)
+    chance = spread(chances.gather(1, tokens[:, None])[:, 0], 0.0)
+    differs = (chosen != guess) | (chosen == EOS)
+    kept = torch.where(differs.any(1), differs.int().argmax(1), most - 1) + 1  # [A]
+    keeps = torch.arange(most, device=device) < kept[:, None]
+    before = chance.cumsum(1) - chance  # [A, most]
+    turns = torch.where(spread(~is_fixed, False), before + spread(second_chance, -math.inf), -math.inf)
+    written.tokens[active] = torch.where(keeps, chosen, 0)
+    written.scores[active] = torch.where(keeps, chance, 0).sum(1)
+    written.turns[active] = torch.where(keeps, turns, -math.inf)
+    written.others[active] = torch.where(keeps, spread(second, 0), 0)
+    return kept
 
 
 def _leave(done: torch.Tensor, step: int, device: torch.device) -> torch.Tensor | None:
@@ -133,3 +251,9 @@ def grid_of(tokens: np.ndarray) -> np.ndarray | None:
         return None
     rows = int((tokens[: ends[0]] == NEW_ROW).sum())
     return (tokens[: ends[0]].reshape(rows, -1)[:, :-1] - FIRST_COLOUR).astype(np.uint8)
+
+
+def tokens_of(grid: np.ndarray) -> np.ndarray:
+    """Return the tokens int64 that write a grid, EOS included: the inverse of `grid_of`."""
+    ends = np.full((len(grid), 1), NEW_ROW)
+    return np.append(np.concatenate([grid.astype(np.int64) + FIRST_COLOUR, ends], axis=1), EOS)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,7 @@ def draw_folder(
     album = Album(run, solutions, challenges)
     chosen = album.choose(task_ids)
     pictures = {
-        "predictions.png": (draw_predictions, album.viewed(chosen)),
+        "predictions.png": (partial(draw_predictions, origins=album.origins()), album.viewed(chosen)),
         "votes.png": (draw_ballots, (album.ballots(chosen),)),
         "outer_steps.png": (draw_unfoldings, (album.unfoldings(chosen),)),
         "training.png": (draw_curves, (album.curves(),)),
@@ -126,6 +127,10 @@ class Album:
             task_id: [dict(zip(ATTEMPTS, pair)) for pair in pairs] for task_id, pairs in self.submission.items()
         }
         return [task for task in self.tasks if task.id in ids], submission
+
+    def origins(self) -> dict[str, list[list[str]]]:
+        """Return whose candidate each attempt is. The reports of earlier versions do not say that."""
+        return self.report.get("attempts", {})
 
     def ballots(self, chosen: list[TestKey]) -> list[Ballot]:
         """Return the votes for each of the test inputs that has any."""

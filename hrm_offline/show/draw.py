@@ -30,6 +30,8 @@ _PALETTE = (
 )
 _RIGHT, _OTHER = _PALETTE[3], _PALETTE[5]  # bars of the right candidate, and of the others
 
+Origins = dict[str, list[list[str]]]  # whose candidate each attempt is: {task_id: [[name, name] for each test input]}
+
 _MAX_NAMED = 10  # curves of a panel that a legend names
 
 
@@ -68,32 +70,37 @@ class Curve:
     values: list[float]
 
 
-def draw_predictions(tasks: list[Task], submission: Submission, path: str | Path | None = None):
+def draw_predictions(
+    tasks: list[Task], submission: Submission, path: str | Path | None = None, origins: Origins | None = None
+):
     """Draw one row per test input: two demonstrations, the input, the truth where it is known, and both attempts.
 
-    Saves a PNG at `path` if given. Returns the matplotlib figure.
+    `origins` says whose candidates the attempts are, which then stands above them. Saves a PNG at `path`
+    if given. Returns the matplotlib figure.
     """
     rows = [(task, index) for task in tasks for index in range(len(task.test))]
     figure, axes = _sheet(len(rows), 8)
     for (task, index), line in zip(rows, axes):
-        for ax, (title, grid) in zip(line, _panels(task, index, submission)):
+        for ax, (title, grid) in zip(line, _panels(task, index, submission, origins or {})):
             _draw(ax, title, grid)
     if path is not None:
         figure.savefig(path, dpi=70)
     return figure
 
 
-def _panels(task: Task, index: int, submission: Submission) -> list[tuple[str, np.ndarray | None]]:
+def _panels(task: Task, index: int, submission: Submission, origins: Origins) -> list[tuple[str, np.ndarray | None]]:
     """Return the titles and grids of a row of `draw_predictions`; a grid of None leaves its place empty."""
     demonstrations = []
     for number, pair in enumerate(task.train[:2], start=1):
         demonstrations += [(f"demo {number} input", pair.input), (f"demo {number} output", pair.output)]
     demonstrations += [("", None)] * (4 - len(demonstrations))
     test, entry = task.test[index], submission[task.id][index]
+    whose = origins[task.id][index] if task.id in origins else [""] * len(ATTEMPTS)
     attempts = []
-    for name in ATTEMPTS:
+    for name, origin in zip(ATTEMPTS, whose):
         grid = np.array(entry[name])
-        attempts.append((name.replace("_", " ") + _mark(grid, test.output), grid))
+        title = name.replace("_", " ") + _mark(grid, test.output)
+        attempts.append((f"{title}\n{origin}" if origin else title, grid))
     return [*demonstrations, (f"{shown_name(task.id)} test {index}", test.input), ("truth", test.output), *attempts]
 
 

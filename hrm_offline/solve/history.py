@@ -12,7 +12,7 @@ from hrm_offline.answers.vote import BatchKey, Votes
 from hrm_offline.common.files import checksum, make_folder
 from hrm_offline.solve.journal import Journal, Record
 from hrm_offline.solve.messages import Adapted, Judged, Voted
-from hrm_offline.solve.paths import JOURNAL_FILE, network_path
+from hrm_offline.solve.paths import INDUCTION_FILE, JOURNAL_FILE, network_path
 
 Groups = list[tuple[int, ...]]
 
@@ -92,7 +92,7 @@ class History:
         for path in self.folder.iterdir():
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
-            elif path != self.journal.path:
+            elif path.name not in (JOURNAL_FILE, INDUCTION_FILE):
                 with contextlib.suppress(OSError):  # a folder that cannot be changed any more keeps them
                     path.unlink()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from hrm_offline.answers.candidates import VotesFile, read_outside, top_candidates, write_candidates
@@ -22,16 +23,20 @@ from hrm_offline.common.packages import require_packages
 from hrm_offline.data.sets import load_set
 from hrm_offline.data.tasks import TaskSet, digest_of
 from hrm_offline.solve.history import History
+from hrm_offline.solve.induction import Induction
+from hrm_offline.solve.journal import Journal
 from hrm_offline.solve.ledger import Ledger, test_keys
 from hrm_offline.solve.messages import Setup
 from hrm_offline.solve.options import SolveOptions
-from hrm_offline.solve.paths import FOLDER
+from hrm_offline.solve.paths import FOLDER, INDUCTION_FILE
 from hrm_offline.solve.pool import InlinePool, ProcessPool
 from hrm_offline.solve.report import budget_line, last_line, make_report
+from hrm_offline.solve.searcher import Searcher
 from hrm_offline.solve.supervisor import Supervisor
 from hrm_offline.solve.watchdog import Watchdog
 
 SUBMISSION_FILE, REPORT_FILE, CANDIDATES_FILE = "submission.json", "report.json", "candidates.json"
+ALONE_FILE = "submission_{}.json"  # what the network, or induction, would submit alone
 
 _SECONDS_TO_END = 60.0  # for the watchdog, which ends the process
 _EXIT_CODES = {"SIGINT": INTERRUPTED_CODE}  # of a run that was ended early, by the reason; 0 for the other reasons
@@ -72,7 +77,7 @@ def solve(
                 ended_early = reason  # the main thread may come to its own end now, and its report is to say the same
                 try:
                     supervisor.ledger.write()  # first: to end many workers takes a while
-                    supervisor.pool.close()
+                    supervisor.close()
                     _finish(supervisor, options, task_set, out, ended_early)
                     say(f"ended early with the best answers known ({reason}), after {budget.elapsed():.0f} s")
                     lock.release()
@@ -85,8 +90,7 @@ def solve(
             if ended_early:
                 watchdog.thread.join(_SECONDS_TO_END)
             report = _finish(supervisor, options, task_set, out, ended_early)
-            if supervisor.history is not None:
-                supervisor.history.close(options.keep_networks)
+            supervisor.close_journals()
     say(budget_line(supervisor))
     say(last_line(supervisor))
     return report
@@ -102,16 +106,18 @@ def _prepare(
     pool: ProcessPool | InlinePool | None,
 ) -> Supervisor:
     """Write the first submission, and return the supervisor of the run."""
-    ledger, history = _open(options, out, task_set, files, budget, say)
+    ledger, history, induction = _open(options, out, task_set, files, budget, say)
     if not task_set.tasks:
         task_set.require_good()
     if options.artifact is not None and not options.artifact.is_dir():
         raise InputError(f"{options.artifact}: no such artifact folder")
     if pool is None:
-        require_packages("torch", "safetensors")  # here, since each worker would fail for itself
+        if options.induce != "only":
+            require_packages("torch", "safetensors")  # here, since each worker would fail for itself
         pool = _inline_pool(budget) if options.workers == 0 else ProcessPool()
     setup = Setup(options, out / FOLDER, budget.total / len(task_set.tasks))
     supervisor = Supervisor(pool, budget, ledger, history, setup, task_set.tasks, say)
+    supervisor.take_in(induction)
     for warning in ledger.outside.warnings:
         supervisor.warn(warning)
     return supervisor
@@ -119,7 +125,7 @@ def _prepare(
 
 def _open(
     options: SolveOptions, out: Path, task_set: TaskSet, files: list[VotesFile], budget: Budget, say: Say
-) -> tuple[Ledger, History | None]:
+) -> tuple[Ledger, History | None, Induction | None]:
     """Write the first submission, open the journal, and count all votes that are there already.
 
     Without a past run the fallback is written before anything else is read. With a past run the file on disk may hold
@@ -131,17 +137,18 @@ def _open(
         _write_first(ledger, out)
     outside = ledger.outside = read_outside(files, task_set)
     history = _open_history(out, task_set, ledger, say)
+    induction = _open_induction(options, out, task_set, ledger, budget, say)
     if has_past:
         _write_first(ledger, out)
     elif outside.sources:
         ledger.write()
-    state = "answer" if ledger.tally.votes or outside.sources else "fallback"
+    state = "answer" if ledger.tally.votes or outside.sources or ledger.induced else "fallback"
     say(f"{len(ledger.fallback)} tasks; a valid {state} is in {ledger.path}")
     for bad in task_set.bad:
         say(f"left out, keeps its fallback: task {shown_name(bad.id)}: {bad.reason}")
     for file in outside.counted:
         say(f"votes from {file['file']} on {file['test inputs']} test inputs, weight {file['weight']:g}")
-    return ledger, history
+    return ledger, history, induction
 
 
 def _open_history(out: Path, task_set: TaskSet, ledger: Ledger, say: Say) -> History | None:
@@ -159,6 +166,23 @@ def _open_history(out: Path, task_set: TaskSet, ledger: Ledger, say: Say) -> His
         for group, votes in history.scores():
             ledger.add_scores(group, votes)
     return history
+
+
+def _open_induction(
+    options: SolveOptions, out: Path, task_set: TaskSet, ledger: Ledger, budget: Budget, say: Say
+) -> Induction | None:
+    """Return the search for programs, if it is wanted, with what an earlier run has found in the ledger already."""
+    if options.induce == "off":
+        return None
+    try:
+        journal = Journal(out / FOLDER / INDUCTION_FILE, say, ledger.clock)
+    except OSError:  # the other journal of this folder has warned
+        journal = None
+    inline = InlinePool(lambda receive, send: Searcher(receive, send, budget.now)) if options.workers == 0 else None
+    induction = Induction(task_set.tasks, ledger, budget, say, journal, options.hang_after, inline)
+    if options.induce == "only":
+        induction.take_all_cores()
+    return induction
 
 
 def _write_first(ledger: Ledger, out: Path) -> None:
@@ -192,8 +216,13 @@ def _lead(supervisor: Supervisor, is_wanted: Callable[[], bool]) -> None:
 def _finish(
     supervisor: Supervisor, options: SolveOptions, task_set: TaskSet, out: Path, ended_early: str | None
 ) -> dict:
-    """Write the submission, the candidates if they are wanted, and the report. Return the report."""
+    """Write the submission, the candidates if they are wanted, and the report. Return the report.
+
+    After induction beside the network there are two further submissions: what each of them would answer alone.
+    """
     supervisor.ledger.write()
+    for name, submission in supervisor.ledger.alone().items() if options.induce == "on" else ():
+        _write_or_warn(supervisor, out / ALONE_FILE.format(name), partial(write_json, value=submission))
     if options.candidates is not None:
         candidates = top_candidates(supervisor.ledger.votes(), task_set.test_counts(), options.candidates)
         _write_or_warn(supervisor, out / CANDIDATES_FILE, lambda path: write_candidates(path, candidates))

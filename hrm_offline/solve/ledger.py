@@ -14,11 +14,25 @@ from pathlib import Path
 
 import numpy as np
 
-from hrm_offline.answers.candidates import Outside, merged
+from hrm_offline.answers.candidates import Outside, Source, merged
 from hrm_offline.answers.submission import Submission, build_submission
-from hrm_offline.answers.vote import BatchKey, Pool, Tally, TestKey, Votes, combine_scores, key_of
+from hrm_offline.answers.vote import (
+    BatchKey,
+    Candidate,
+    Pool,
+    Tally,
+    TestKey,
+    Votes,
+    combine_scores,
+    key_of,
+)
 from hrm_offline.common.files import write_json
 from hrm_offline.data.tasks import Task
+
+# Who may have a candidate.
+NETWORK, INDUCTION, ELSEWHERE, FALLBACK = "network", "induction", "elsewhere", "fallback"
+# All induced votes for a test input count so many times as much as all of the network.
+INDUCED_WEIGHT = 2.0
 
 _WRITE_SECONDS = 5.0  # between two writes of the submission
 _WRITING_SHARE = 0.02  # of the time may go into writing
@@ -31,7 +45,7 @@ def test_keys(tasks: tuple[Task, ...], members: tuple[int, ...]) -> list[TestKey
 
 
 class Ledger:
-    """Votes by group, and the submission that they make together with the votes from `outside`.
+    """Votes by group, and the submission that they make together with the votes from `outside` and of induction.
 
     `path` is written atomically. A failure to write (a full disk) leaves the old file and is told to `say`. Several
     threads may use a ledger. A thread that waits for the lock for seconds goes on without the lock: at the end of the
@@ -43,6 +57,7 @@ class Ledger:
     ):
         self.fallback, self.path, self.say, self.clock = fallback, path, say, clock
         self.outside = Outside()
+        self.induced: dict[TestKey, list[Candidate]] = {}  # the answers of programs, best first
         self.keys: list[list[TestKey]] = []  # the test inputs of each group of tasks
         self.tally = Tally()
         self.pooled: dict[int, dict[int, Pool]] = {}  # of all members, by the first member's number
@@ -72,10 +87,19 @@ class Ledger:
             self.pooled.pop(self._first(group), None)
             self.dirty = True
 
-    def unjudged(self, group: int) -> list[tuple[int, np.ndarray]]:
-        """Return the best candidates that a group's network has not judged, each with the index of its test input."""
+    def add_induced(self, task_id: str, entries: list[list[Candidate]]) -> None:
+        """Take in the candidates that induction has for each test input of a task, which may be none."""
         with self._locked():
-            pools, judged = self._all_votes(), self.scores.get(group, {})
+            self.induced |= {(task_id, i): entry for i, entry in enumerate(entries) if entry}
+            self.dirty = True
+
+    def unjudged(self, group: int) -> list[tuple[int, np.ndarray]]:
+        """Return the best candidates that a group's network has not judged, each with the index of its test input.
+
+        Induced candidates are not among them, so that the network answers the same beside induction as alone.
+        """
+        with self._locked():
+            pools, judged = self._joined_by(self.outside.sources), self.scores.get(group, {})
             tests = enumerate(self.keys[self._first(group)])
             return [(test, g) for test, key in tests for g in pools.get(key, Pool()).unjudged(judged.get(test, {}))]
 
@@ -104,14 +128,43 @@ class Ledger:
         if self.dirty and self.clock() >= self.due:
             self.write()
 
+    def alone(self) -> dict[str, Submission]:
+        """Return the submissions that the network and induction would make alone, by `NETWORK` and `INDUCTION`."""
+        with self._locked():
+            return {name: build_submission(self.fallback, votes) for name, votes in self._voters().items()}
+
+    def origins(self) -> dict[str, list[list[str]]]:
+        """Return for each test input of each task whose candidate each attempt is, in words."""
+        with self._locked():
+            voters, submission = self._voters(), self._submission()
+            for key, sources in self.outside.sources.items():
+                voters.setdefault(ELSEWHERE, {})[key] = merged(Pool(), sources)
+        return {
+            task_id: [
+                [_origin(grid, (task_id, i), voters) for grid in entry.values()] for i, entry in enumerate(entries)
+            ]
+            for task_id, entries in submission.items()
+        }
+
     def _submission(self) -> Submission:
         return build_submission(self.fallback, self._all_votes())
 
     def _all_votes(self) -> dict[TestKey, Pool]:
-        """Return the pool of every test input with votes of the network or from elsewhere."""
+        """Return the pool of every test input with votes of the network, from elsewhere or of induction."""
+        sources = {key: list(found) for key, found in self.outside.sources.items()}
+        for key, candidates in self.induced.items():
+            sources.setdefault(key, []).append((candidates, INDUCED_WEIGHT))
+        return self._joined_by(sources)
+
+    def _joined_by(self, sources: dict[TestKey, list[Source]]) -> dict[TestKey, Pool]:
+        """Return the pools of the network, with the votes of other sources added."""
         own = self._votes()
-        others = {key: merged(own.get(key, Pool()), sources) for key, sources in self.outside.sources.items()}
-        return own | others
+        return own | {key: merged(own.get(key, Pool()), found) for key, found in sources.items()}
+
+    def _voters(self) -> dict[str, dict[TestKey, Pool]]:
+        """Return the votes of the network and of induction, each for itself."""
+        induced = {key: merged(Pool(), [(candidates, 1.0)]) for key, candidates in self.induced.items()}
+        return {NETWORK: self._votes(), INDUCTION: induced}
 
     def _votes(self) -> dict[TestKey, Pool]:
         votes = {}
@@ -145,3 +198,10 @@ class Ledger:
         finally:
             if taken:
                 self.lock.release()
+
+
+def _origin(grid: list, key: TestKey, voters: dict[str, dict[TestKey, Pool]]) -> str:
+    """Return the names of all who have a grid among their candidates for a test input."""
+    wanted = key_of(np.array(grid, dtype=np.uint8))
+    found = [name for name, pools in voters.items() if key in pools and wanted in pools[key].sums]
+    return " and ".join(found) or FALLBACK

@@ -13,6 +13,7 @@ import numpy as np
 
 from hrm_offline.answers.vote import BatchKey, Votes
 from hrm_offline.config import AdaptConfig, ModelConfig
+from hrm_offline.data.tasks import Task
 from hrm_offline.solve.options import SolveOptions
 
 
@@ -243,3 +244,29 @@ class Lost:
     """Say that the worker's process is gone without a word. The pool sends this in its place."""
 
     reason: str = "its process ended"
+
+
+# ----- between the supervising process and a process that searches programs
+
+
+@dataclass(frozen=True)
+class SearchTask:
+    """Ask for the programs of a task, which has the number `index` in file order. The task has no test outputs."""
+
+    index: int
+    task: Task
+    effort: int
+
+
+@dataclass(frozen=True)
+class Searching:
+    """Say that a search goes on."""
+
+
+@dataclass(frozen=True)
+class Searched:
+    """Hand over the candidates for a task's test inputs, as a candidates file has them, and the CPU seconds spent."""
+
+    index: int
+    entries: list
+    seconds: float

@@ -9,6 +9,9 @@ from pathlib import Path
 from hrm_offline.common.settings import check, from_dict, setting
 from hrm_offline.config import DTYPES, MAX_SEED, MAX_THREADS, PRESET_NAMES, SHARING, AdaptConfig
 
+# Whether programs are searched: not at all, beside the network, or without a network.
+INDUCE = ("off", "on", "only")
+
 _NETWORK, _MACHINE, _ANSWERS = "network and recipe", "machine and workers", "answers"
 
 
@@ -80,6 +83,13 @@ class SolveOptions:
         "let a candidates file vote too, WEIGHT times as much as the network itself (without WEIGHT, 1); repeatable",
         repeat=True,
         metavar="FILE[=WEIGHT]",
+        group=_ANSWERS,
+    )
+    induce: str = setting(
+        "on",
+        "search programs that reproduce the demonstrations, on cores that the network leaves idle, and let them vote: "
+        "beside the network (on), not (off), or without a network (only)",
+        INDUCE,
         group=_ANSWERS,
     )
     workers: int | None = setting(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-FOLDER, JOURNAL_FILE = "journal", "run.journal"
+FOLDER, JOURNAL_FILE, INDUCTION_FILE = "journal", "run.journal", "induction.journal"
 
 
 def network_path(folder: Path, group: int) -> Path:

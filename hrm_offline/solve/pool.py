@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import multiprocessing
+import os
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -14,12 +18,14 @@ from typing import Any
 from hrm_offline.solve.messages import Lost, State
 
 _FAREWELL_SECONDS = 1.0
+_SIGKILL_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 class ProcessPool:
     """A process for each slot. Each process runs `target(connection)`, which must be importable.
 
-    Processes are spawned and not forked, since a fork could share a CUDA context or a lock by accident.
+    Processes are spawned and not forked, since a fork could share a CUDA context or a lock by accident. `bells` returns
+    connections of others: where one of these has something to read, `receive` ends its waiting.
     """
 
     def __init__(self, target: Callable[..., None] | None = None):
@@ -28,6 +34,11 @@ class ProcessPool:
         self.workers: dict[int, tuple[Any, Any]] = {}  # process and connection by slot
         self.lock = threading.Lock()  # the watchdog closes the pool while the main thread may be starting a worker
         self.closed = False
+        self.bells: Callable[[], list] = list
+
+    def connections(self) -> list:
+        """Return our ends of the connections to all workers."""
+        return [ours for _, ours in self.workers.values()]
 
     def start(self, slot: int) -> None:
         """Start a worker in an empty slot. A pool that was closed starts none."""
@@ -51,10 +62,11 @@ class ProcessPool:
         A worker that is gone sends `Lost`.
         """
         slots = {ours: slot for slot, (_, ours) in self.workers.items()}
-        if not slots:
+        bells = self.bells()
+        if not slots and not bells:
             time.sleep(timeout)
             return None
-        ready = connection.wait(list(slots), max(0.0, timeout))
+        ready = [found for found in connection.wait([*slots, *bells], max(0.0, timeout)) if found in slots]
         if not ready:
             return None
         slot = slots[ready[0]]
@@ -65,6 +77,9 @@ class ProcessPool:
             process.join(_FAREWELL_SECONDS)
             self.stop(slot)
             return slot, Lost(f"its process ended with code {process.exitcode}")
+        except Exception as error:  # what it sent is no message
+            self.stop(slot)
+            return slot, Lost(f"its process sent what cannot be read ({type(error).__name__}: {error})")
 
     def stop(self, slot: int) -> None:
         """Kill the worker of a slot."""
@@ -158,3 +173,12 @@ def _work(connection) -> None:
     from hrm_offline.solve.worker import main  # here, so that the supervising process never loads torch
 
     main(connection)
+
+
+def end_with_parent() -> None:
+    """Have the system kill this process when its parent dies, even during a long computation (Linux only)."""
+    parent = multiprocessing.parent_process()
+    if sys.platform == "linux" and hasattr(signal, "SIGKILL") and parent is not None:
+        ctypes.CDLL(None).prctl(_SIGKILL_WITH_PARENT, signal.SIGKILL)
+        if os.getppid() != parent.pid:  # it died before the call
+            os._exit(1)

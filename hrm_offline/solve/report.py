@@ -21,10 +21,12 @@ def make_report(
     supervisor: Supervisor, options: SolveOptions, task_set: TaskSet, ended_early: str | None = None
 ) -> dict:
     """Return the report of a run as JSON values. `ended_early` says why the run was ended before its time."""
-    budget, votes, outside = supervisor.budget, supervisor.ledger.votes(), supervisor.ledger.outside
+    budget, ledger, induction = supervisor.budget, supervisor.ledger, supervisor.induction
+    votes = ledger.votes()
     tests = [(task.id, index) for task in task_set.tasks for index in range(len(task.test))]
     counts = [votes[test].count if test in votes else 0 for test in tests]
-    unanswered = [test for test, count in zip(tests, counts) if not count and test not in outside.sources]
+    others = ledger.outside.sources.keys() | ledger.induced.keys()
+    unanswered = [test for test, count in zip(tests, counts) if not count and test not in others]
     report = {
         "tasks": len(task_set.test_counts()),
         "left out": {bad.id: bad.reason for bad in task_set.bad} | supervisor.unsuited,
@@ -32,7 +34,9 @@ def make_report(
         "test inputs without a vote": len(unanswered),
         "tasks on their fallback": _reasons_of_fallbacks(supervisor, unanswered),
         "votes per test input": {"least": min(counts), "mean": float(np.mean(counts)), "most": max(counts)},
-        "votes from elsewhere": outside.counted,
+        "votes from elsewhere": ledger.outside.counted,
+        "induction": induction and induction.report(),
+        "attempts": ledger.origins(),
         "failures": supervisor.failures,
         "demoted operations": supervisor.demotions,
         "cuda graphs": supervisor.graphs,
@@ -169,10 +173,10 @@ def _versions(supervisor: Supervisor) -> dict[str, str]:
 def _reasons_of_fallbacks(supervisor: Supervisor, tests: list[tuple[str, int]]) -> dict[str, str]:
     """Return the tasks of test inputs that have no vote, and why the network gave none."""
     reasons = {}
+    unknown = "no worker came up in time"
+    if supervisor.options.induce == "only":
+        unknown = "no program was found, and no network asked"
     for group in supervisor.schedule.groups if supervisor.schedule else []:
         for i in () if group.member else group.tasks:
             reasons[supervisor.tasks[i].id] = group.lost or "there was no time"
-    return {
-        task_id: supervisor.unsuited.get(task_id) or reasons.get(task_id, "no worker came up in time")
-        for task_id, _ in tests
-    }
+    return {task_id: supervisor.unsuited.get(task_id) or reasons.get(task_id, unknown) for task_id, _ in tests}

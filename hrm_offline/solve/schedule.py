@@ -176,7 +176,7 @@ class Schedule:
     are the canvas tokens to predict at that time, in base rounds and in extra ones. `overruns` are the seconds by
     which adaptations missed their ends. `unjudged` returns the candidates of a group that are to be judged, or is None
     for a network that cannot judge. `make_group` makes the group of a number (see `Roster`), and there may be `most`
-    groups, further members included. `has_room` says whether the disk has room for another network.
+    groups, further members included. `has_room` says whether the machine has room for another network.
     """
 
     groups: list[Group]

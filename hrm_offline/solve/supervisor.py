@@ -20,6 +20,7 @@ from hrm_offline.common.errors import InputError
 from hrm_offline.data.puzzles import PuzzleSet
 from hrm_offline.data.tasks import Task, digest_of
 from hrm_offline.solve.history import History
+from hrm_offline.solve.induction import Induction
 from hrm_offline.solve.ledger import Ledger, test_keys
 from hrm_offline.solve.messages import (
     Adapt,
@@ -42,6 +43,7 @@ from hrm_offline.solve.messages import (
 )
 from hrm_offline.solve.options import SolveOptions
 from hrm_offline.solve.paths import network_path
+from hrm_offline.solve.pool import ProcessPool
 from hrm_offline.solve.schedule import Schedule, Speed, split_tasks
 from hrm_offline.solve.sizing import group_count, threads_per_worker, uses_all_gpus, worker_count
 
@@ -53,6 +55,7 @@ _MAX_WIDTH_ON_CPU = 256  # hidden size; a wider network learns next to nothing o
 _LEAST_PROCESSORS, _WORKERS_PER_PROCESSOR = 2, 2  # for the number of workers that are worth their memory
 # Further members start only while the disk has so much free: for other files, and per worker in sizes of its network.
 _FREE_BYTES, _STATES_PER_NETWORK = 2**28, 6
+_CORES_PER_GPU = 2  # that its worker keeps busy: one starts kernels, another does what the driver asks for
 _PROGRESS_BEATS = 30  # a rate is the mean over this many signs of life, which come every second
 
 
@@ -80,7 +83,8 @@ class Supervisor:
     budget. `demotions` are the operations whose kernels failed, with the reasons. `graphs` says for each kind of work
     whether CUDA graphs serve, and why. `worker_seconds` and `predicted_tokens` measure the phases; `member_seconds` is
     the part of those seconds that further members took. `network_bytes` is the size of a saved network, and `dropped`
-    are the networks that were removed from the disk.
+    are the networks that were removed from the disk. `induction` searches programs beside
+    the network, or alone.
     """
 
     pool: object
@@ -102,6 +106,7 @@ class Supervisor:
     network_bytes: int = 0
     dropped: set[int] = field(default_factory=set)
     predicted_tokens: int = 0
+    induction: Induction | None = None
     demotions: dict[str, str] = field(default_factory=dict)
     graphs: dict[str, str] = field(default_factory=dict)
 
@@ -111,22 +116,60 @@ class Supervisor:
 
     def run(self) -> None:
         """Lead the run to its end. Raises `InputError` if the device, preset or artifact asked for does not exist."""
-        if self.budget.plannable() > 0:
+        if self.budget.plannable() > 0 and self.options.induce != "only":
             self._start(0, self.options.device)
         try:
             while self.budget.plannable() > 0:
                 self._assign()
-                if not self._goes_on():
+                self._attend_to_induction(0.0)
+                if self._goes_on():
+                    event = self.pool.receive(min(_GLANCE_SECONDS, self.budget.plannable()))
+                    if event is not None and event[0] in self.slots:
+                        self._handle(*event)
+                    self._end_the_silent()
+                elif self.induction is not None and self.induction.goes_on:
+                    self.induction.take_all_cores()
+                    self._attend_to_induction(min(_GLANCE_SECONDS, self.budget.plannable()))
+                else:
                     break
-                event = self.pool.receive(min(_GLANCE_SECONDS, self.budget.plannable()))
-                if event is not None and event[0] in self.slots:
-                    self._handle(*event)
-                self._end_the_silent()
                 self.ledger.write_if_due()
         finally:
             if self.ledger.dirty:
                 self.ledger.write()  # first: to end many workers takes a while
-            self.pool.close()
+            self.close()
+
+    def take_in(self, induction: Induction | None) -> None:
+        """Lead the search for programs too."""
+        self.induction = induction
+        if induction is not None:
+            induction.warn = self.warn
+            if isinstance(self.pool, ProcessPool) and isinstance(induction.pool, ProcessPool):
+                self.pool.bells = induction.pool.connections
+
+    def close_journals(self) -> None:
+        """Close the journals of a finished run."""
+        if self.history is not None:
+            self.history.close(self.options.keep_networks)
+        if self.induction is not None and self.induction.journal is not None:
+            self.induction.journal.close()
+
+    def close(self) -> None:
+        """End all processes for good."""
+        self.pool.close()
+        if self.induction is not None:
+            self.induction.pool.close()
+
+    def _attend_to_induction(self, seconds: float) -> None:
+        """Look after the search for programs, and wait so long for news of it.
+
+        A fault of our own there costs what it would still have found.
+        """
+        if self.induction is None:
+            return
+        try:
+            self.induction.attend(seconds)
+        except Exception as error:
+            self.induction.give_up(f"{type(error).__name__}: {error}")
 
     def _goes_on(self) -> bool:
         starting = any(not slot.ready for slot in self.slots.values())
@@ -248,6 +291,8 @@ class Supervisor:
         self._replay()
         useful = self._useful(workers)
         self._share_threads(hello, useful)
+        if self.induction is not None:
+            self.induction.leave_cores(cores_needed(self.hello, useful), hello.device.startswith("cpu"))
         for index in range(1, useful):
             self._start(index, self._device_of(index, hello))
 
@@ -260,7 +305,13 @@ class Supervisor:
             self.pool.send(0, Threads(threads))
 
     def _has_room(self) -> bool:
-        """Return whether the disk has room for a further member of each worker: its network, and states of learning."""
+        """Return whether a further member may start.
+
+        The disk needs room for each worker: for its network, and states of learning. On a CPU the search for programs
+        comes first, since it is worth more and wants the same cores.
+        """
+        if self.hello.device.startswith("cpu") and self.induction is not None and self.induction.goes_on:
+            return False
         with contextlib.suppress(OSError):
             free = shutil.disk_usage(self.setup.folder).free
             return free > _FREE_BYTES + _STATES_PER_NETWORK * self.network_bytes * len(self.slots)
@@ -512,3 +563,8 @@ def _name_of(job: Adapt | Predict | Judge | None) -> str:
     if isinstance(job, Judge):
         return f"judging candidates of group {job.group}"
     return f"predicting round {job.round} of group {job.group}"
+
+
+def cores_needed(hello: Hello, workers: int) -> int:
+    """Return how many cores of the CPU so many workers like this one keep busy."""
+    return workers * (_CORES_PER_GPU if hello.device.startswith("cuda") else hello.threads)

@@ -6,11 +6,8 @@ simulated clock.
 
 from __future__ import annotations
 
-import ctypes
-import multiprocessing
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -34,10 +31,10 @@ from hrm_offline.solve.messages import (
     Threads,
     Until,
 )
+from hrm_offline.solve.pool import end_with_parent
 from hrm_offline.train.adapt import Diverged
 
 _BEAT_SECONDS = 1.0
-_SIGKILL_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 class _Quit(Exception):
@@ -171,12 +168,3 @@ def main(connection, make_engine: Callable = Engine) -> None:
                 connection.poll(None)
     except (EOFError, OSError):
         pass  # the supervising process is gone
-
-
-def end_with_parent() -> None:
-    """Have the system kill this process when its parent dies, even during a long computation (Linux only)."""
-    parent = multiprocessing.parent_process()
-    if sys.platform == "linux" and hasattr(signal, "SIGKILL") and parent is not None:
-        ctypes.CDLL(None).prctl(_SIGKILL_WITH_PARENT, signal.SIGKILL)
-        if os.getppid() != parent.pid:  # it died before the call
-            os._exit(1)

@@ -1,5 +1,7 @@
 """Test how votes are counted and ranked."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from ballots import EMPTY, A, B, C, grid, pool
@@ -41,11 +43,28 @@ def test_likelihood_decides_between_judged_candidates_and_they_come_before_other
     ranking = [
         Candidate(C, 9, 0.9),
         Candidate(EMPTY, 8, 0.9, 5.0),
-        Candidate(A, 5, 0.9, -7.0),
+        Candidate(A, 5, 0.9, -30.0),
         Candidate(B, 1, 0.1, -2.0),
     ]
     assert [a.tolist() for a in choose_attempts(ranking)] == [B.tolist(), A.tolist()]
     assert [a.tolist() for a in choose_attempts(ranking[:3])] == [A.tolist(), C.tolist()]
+
+
+def test_votes_count_beside_likelihood():
+    ranking = [Candidate(A, 5, 0.9, -50.0), Candidate(B, 3, 0.9, -45.0), Candidate(C, 0.01, 0.9, -1.0)]
+    assert [a.tolist() for a in choose_attempts(ranking)] == [C.tolist(), A.tolist()]
+    unsure = [*ranking[:2], Candidate(C, 0.01, 0.9, -60.0)]
+    assert [a.tolist() for a in choose_attempts(unsure)] == [A.tolist(), B.tolist()]
+
+
+def test_a_vote_counts_for_its_weight():
+    pools = {}
+    votes = Votes.of_grids(np.zeros(3, dtype=int), (A, B, B), np.array([0.5, 0.2, 0.6]))
+    dataclasses.replace(votes, weight=np.array([1.0, 0.25, 0.25])).add_to(pools)
+    assert [(c.grid.tolist(), c.count, c.confidence) for c in pools[0].ranking()] == [
+        (A.tolist(), 1, 0.5),
+        (B.tolist(), 0.5, pytest.approx(0.4)),
+    ]
 
 
 def test_a_pool_gives_its_candidates_their_scores():
@@ -60,7 +79,7 @@ def test_votes_of_grids_gives_the_grids_back():
 
 
 def test_votes_from_elsewhere_keep_the_first_attempt_and_likelihood_chooses_the_second():
-    ranking = [Candidate(C, 9, 0.9, -9.0, elsewhere=True), Candidate(A, 5, 0.9, -7.0), Candidate(B, 1, 0.1, -2.0)]
+    ranking = [Candidate(C, 9, 0.9, -9.0, elsewhere=True), Candidate(A, 5, 0.9, -30.0), Candidate(B, 1, 0.1, -2.0)]
     assert [a.tolist() for a in choose_attempts(ranking)] == [C.tolist(), B.tolist()]
-    outvoted = [Candidate(A, 9, 0.9, -7.0), Candidate(C, 5, 0.9, -9.0, elsewhere=True), Candidate(B, 1, 0.1, -2.0)]
+    outvoted = [Candidate(A, 9, 0.9, -30.0), Candidate(C, 5, 0.9, -40.0, elsewhere=True), Candidate(B, 1, 0.1, -2.0)]
     assert [a.tolist() for a in choose_attempts(outvoted)] == [A.tolist(), B.tolist()]

@@ -24,7 +24,8 @@ def predictor(make_task):
 
 
 def predict_all(predictor) -> Votes:
-    """Return all votes, the same way round however large the batches are."""
+    """Return all votes, the same way round however large the batches are. Nothing was written before."""
+    predictor._written.clear()
     plan = PredictionPlan(predictor.puzzles, predictor.config)
     batches = [batch for batches in plan.rounds for batch in batches]
     return Votes.joined([predictor.predict(batch) for batch in batches])
@@ -42,6 +43,37 @@ def test_the_confidence_is_the_likelihood_that_judging_finds(predictor):
             found = predictor._likelihoods((batch.examples[done], batch.views[done], grids))
         np.testing.assert_allclose(np.exp(found), votes.confidence[done], rtol=1e-4)
     assert ended >= 5
+
+
+def test_drafts_change_no_grid_and_save_steps(predictor, monkeypatch):
+    """A draft may be right, wrong in one place, of another shape, or end too early."""
+    model, steps = predictor.model, []
+    batch = PredictionPlan(predictor.puzzles, predictor.config).rounds[1][0]
+    prompts, room = predictor.maker.prompts(batch), predictor._room(batch)
+    extend = type(model).extend
+    monkeypatch.setattr(model, "extend", lambda *given: steps.append(1) or extend(model, *given))
+
+    def write(drafts=None):
+        steps.clear()
+        with torch.inference_mode():
+            return greedy.write_grids(model, prompts, room, drafts), len(steps)
+
+    plain, most_steps = write()
+    grids = [greedy.grid_of(tokens) for tokens in plain.tokens.numpy()]
+    assert sum(grid is not None for grid in grids) >= 3
+    wrong = [
+        grid if grid is None else np.where(np.arange(grid.size).reshape(grid.shape) == 1, 9, grid) for grid in grids
+    ]
+    turned = [grid if grid is None else grid.T for grid in grids]
+    shorter = [grid if grid is None else grid[:1] for grid in grids]
+    for number, guesses in enumerate((grids, wrong, turned, shorter)):
+        drafted, count = write(greedy.Drafts.of_grids(guesses, model.device))
+        assert torch.equal(drafted.tokens, plain.tokens)
+        assert torch.equal(drafted.others[plain.tokens > 0], plain.others[plain.tokens > 0])
+        torch.testing.assert_close(drafted.scores, plain.scores, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(drafted.turns, plain.turns, rtol=1e-4, atol=1e-4)
+        if number < 2 and all(grid is not None for grid in grids):
+            assert count < most_steps
 
 
 def test_leaving_sequences_and_short_memory_change_no_vote(predictor, monkeypatch):
@@ -122,5 +154,5 @@ def test_a_search_takes_the_likeliest_turns_that_no_path_has_taken():
     paths, taken = greedy.Written(tokens, torch.zeros(2), turns, others), set()
     owners = np.array([7, 7])
     found = decoding._best_turns(paths, owners, 2, np.log(0.01), taken)
-    assert found == [(7, (5,)), (7, (2, 9))]
-    assert decoding._best_turns(paths, owners, 5, np.log(0.01), taken) == [(7, (2, 3, 7)), (7, (2, 6))]
+    assert found == [(0, 0, 5), (1, 1, 9)]
+    assert decoding._best_turns(paths, owners, 5, np.log(0.01), taken) == [(0, 2, 7), (0, 1, 6)]

@@ -37,6 +37,8 @@ def run(tmp_path_factory):
                 "hrm-132k",
                 "--workers",
                 "0",
+                "--induce",
+                "off",
                 "--keep-networks",
             ]
         )

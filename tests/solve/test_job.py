@@ -38,6 +38,8 @@ def run(tmp_path, write_json):
             "0",
             "--preset",
             "hrm-132k",
+            "--induce",
+            "off",
             *extra,
         ]
         return main(command), out
@@ -179,7 +181,7 @@ def test_the_clock_bounds_both_phases(write_json, make_task, tmp_path):
     path = write_json("c.json", to_challenges([make_task(f"t{i}", [((9, 9), (9, 9))] * 4, seed=i) for i in range(20)]))
     start = time.monotonic()
     budget = Budget(200.0, 0.0, clock=lambda: (time.monotonic() - start) * 100)
-    options = SolveOptions(path, tmp_path / "out", overrides={"visits": 10_000}, workers=0)
+    options = SolveOptions(path, tmp_path / "out", overrides={"visits": 10_000}, workers=0, induce="off")
     report = solve(options, budget, say=lambda _: None)
     assert report["adapted"]["steps"] < report["adapted"]["planned_steps"]
     assert report["seconds in all"] < 200
@@ -214,7 +216,8 @@ def test_alone_a_task_is_answered_as_if_it_were_the_only_one(challenges, write_j
 
 
 def test_alone_a_task_starts_from_random_weights_unless_told_otherwise(challenges, tmp_path):
-    command = ["solve", "--challenges", str(challenges[0]), "--budget", "2m", "--visits", "1", "--workers", "0"]
+    command = ["solve", "--challenges", str(challenges[0]), "--budget", "2m", "--visits", "1"]
+    command += ["--workers", "0", "--induce", "off"]
     found = {}
     for extra in ((), ("--adapt", "per-task"), ("--adapt", "per-task", "--artifact", "bundled")):
         assert main([*command, "--out", str(tmp_path / "".join(extra) / "out"), *extra]) == 0

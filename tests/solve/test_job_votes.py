@@ -48,6 +48,8 @@ def run(challenges, tmp_path):
                     "none",
                     "--preset",
                     "hrm-132k",
+                    "--induce",
+                    "off",
                     *map(str, extra),
                 ]
             )
@@ -96,7 +98,13 @@ def test_votes_count_from_the_first_submission_on_and_after_a_kill(run, challeng
     path = write_json("votes.json", {"b": [[{"grid": [[7]], "votes": 1}]]})
     whole = run("--votes", path, "--candidates", 3, name="whole")
     options = SolveOptions(
-        challenges[0], tmp_path / "out", overrides={"visits": 1}, workers=1, candidates=3, votes=(str(path),)
+        challenges[0],
+        tmp_path / "out",
+        overrides={"visits": 1},
+        workers=1,
+        candidates=3,
+        votes=(str(path),),
+        induce="off",
     )
     for messages in (1, 4):
         with pytest.raises(KeyboardInterrupt):

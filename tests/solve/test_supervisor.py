@@ -83,6 +83,8 @@ def test_any_number_of_workers_answers_the_same_and_holds_no_torch_above(challen
             "1",
             "--budget",
             "5m",
+            "--induce",
+            "off",
         ]
         done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
         assert done.returncode == 0, done.stdout + done.stderr

@@ -11,9 +11,11 @@ from hrm_offline.model.decoder import DecoderModel
 
 
 def make_decoder(tasks, network=DECODER, **changes):
-    """Return a decoder of random weights that are far from zero, its puzzle set, and its recipe."""
+    """Return a decoder of random weights that are far from zero, its puzzle set, and its recipe without a search."""
     columns = 1 if network.puzzle_columns == 3 else 0
-    recipe = dataclasses.replace(PRESETS["decoder-170k"].adapt, **({"colour_permutations": 4 * columns} | changes))
+    recipe = dataclasses.replace(
+        PRESETS["decoder-170k"].adapt, **({"colour_permutations": 4 * columns, "search_branches": 0} | changes)
+    )
     puzzles = PuzzleSet(tasks, recipe, network, seed=0)
     torch.manual_seed(0)
     model = DecoderModel(network, puzzles.num_rows)

@@ -32,7 +32,11 @@ SMALL = PRESETS["hrm-132k"]
 
 
 def options_of(challenges, tmp_path, name="out", workers=1, sharing="sharded", **changes):
-    """Return the options of a small run on the `challenges` fixture, by default with the smallest recursive network."""
+    """Return the options of a small run on the `challenges` fixture, by default with the smallest recursive network.
+
+    By default that network answers alone.
+    """
+    changes.setdefault("induce", "off")
     if "artifact" not in changes:
         changes.setdefault("preset", "hrm-132k")
     overrides = changes.pop("overrides", None) or {"visits": changes.pop("visits", 20)}

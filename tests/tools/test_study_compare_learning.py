@@ -21,7 +21,7 @@ def test_arms_are_compared_and_finished_runs_are_not_repeated(tmp_path, monkeypa
     lines = (tmp_path / "runs.jsonl").read_text()
     runs = {run["arm"]: run for run in map(json.loads, lines.splitlines())}
     assert runs["tight"]["examples"] == runs["factored"]["examples"] > 100
-    assert runs["tight"]["loss"] > 0
+    assert runs["tight"]["loss"] > 0 < runs["tight"]["test"]
     capsys.readouterr()
     assert compare(["tight"]) == 0
     assert capsys.readouterr().out.splitlines()[-1].split()[0] == "tight"

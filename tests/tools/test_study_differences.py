@@ -30,6 +30,16 @@ def test_a_difference_is_paired_over_tasks_and_averaged_over_seeds():
     assert (found.seeds, found.parted) == (2, 1)
 
 
+def test_test_losses_are_compared_where_both_arms_have_them():
+    def with_losses(name, losses):
+        runs = result(name, [[0.0, 1.0]]).runs
+        return Result(name, {0: runs[0] | {"test losses": {str(task): loss for task, loss in enumerate(losses)}}})
+
+    arm, base = with_losses("arm", [0.5, 1.5]), with_losses("base", [1.0, 1.5])
+    assert compare(arm, base).test_loss == pytest.approx((-0.25, -0.5, 0.0))
+    assert compare(arm, result("base", [[0.0, 1.0]])).test_loss is None  # an older run has none
+
+
 def test_only_seeds_that_both_arms_have_are_compared():
     arm, base = result("arm", [[0.0], [1.0], [1.0]]), result("base", [[0.0]])
     assert compare(arm, base).points == (0.0, 0.0, 0.0)

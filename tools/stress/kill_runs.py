@@ -2,10 +2,11 @@
 
     python tools/stress/kill_runs.py --runs 200
 
-Each run is `python -m hrm_offline solve` on a few real tasks, with one worker or two. SIGKILL hits the leading process
-or one of its workers, mostly after an adaptation has saved its first state, sometimes before, and sometimes while a
-file is being written. After the kill, submission.json must be valid. A run whose leader was killed is started again.
-In the end every run must have the answers of an unbroken run. The exit code is 1 if any has not. Linux only.
+Each run is `python -m hrm_offline solve` on a few real tasks, with one worker or two and induction beside them. SIGKILL
+hits the leading process, or one of its workers or of its searches for programs, mostly after an adaptation has saved
+its first state, sometimes before, and sometimes while a file is being written. After the kill, submission.json must be
+valid. A run whose leader was killed is started again. In the end every run must have the answers of an unbroken run.
+The exit code is 1 if any has not. Linux only.
 """
 
 from __future__ import annotations
@@ -171,7 +172,8 @@ def _log_of(out: Path) -> Path:
 def _worker_of(leader: int) -> int | None:
     """Return a random worker of a leading process, or None if there is none.
 
-    A worker is a child that runs our code; multiprocessing's resource tracker is a child, too, but none of ours.
+    A worker is a child that runs our code, and so is a search for programs; multiprocessing's resource tracker is a
+    child, too, but none of ours.
     """
     children = Path(f"/proc/{leader}/task/{leader}/children")
     workers = [

@@ -105,7 +105,9 @@ def simulate(seed: int, sharing: str = "sharded", folder: Path | None = None) ->
         challenges.write_text(json.dumps(tasks))
         budget = Budget(weather.budget, 0.0, pool.clock)
         hang_after = max(5.0, 3 * weather.start, 30 * weather.step)
-        options = SolveOptions(challenges, out, workers=weather.workers, sharing=sharing, hang_after=hang_after)
+        options = SolveOptions(
+            challenges, out, workers=weather.workers, sharing=sharing, hang_after=hang_after, induce="off"
+        )
         with _slow_writing(pool):
             report = solve(options, budget, lambda _: None, pool=pool)
         late = budget.elapsed() - max(weather.budget, _UNAVOIDABLE_SECONDS)

@@ -21,6 +21,7 @@ import script_setup
 
 import argparse
 import json
+import math
 import statistics
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -29,7 +30,7 @@ from multiprocessing import get_context
 
 from hrm_offline.common.errors import InputError
 from hrm_offline.solve.worker import end_with_parent
-from tools.study.trial import Trial, configs_of, learn, predict, score_votes, tasks_of
+from tools.study.trial import Trial, configs_of, learn, predict, score_votes, tasks_of, test_losses_of
 from tools.support import environment
 from tools.support.command_line import absolute_path, add_seeds, parser_of, run_tool
 from tools.support.run_lines import RunLines
@@ -57,6 +58,7 @@ def compare(run: Run) -> dict:
         run.key
         | learned.about()
         | {
+            "test": round(statistics.mean(test_losses_of(learned, tasks).values()), 4),
             "cells": round(statistics.mean(task.cells for task in score.tasks), 4),
             "points": round(score.task_points(2), 2),
             "solved": len(score.solved),
@@ -65,9 +67,12 @@ def compare(run: Run) -> dict:
 
 
 def print_table(lines: list[dict]) -> None:
-    """Print a row for each run and the means of each arm. The column `half` is the loss at half of the steps."""
+    """Print a row for each run and the means of each arm.
+
+    The column `half` is the loss at half of the steps, and `test` is the mean test loss of the tasks.
+    """
     print(
-        f"{'arm':<16}{'seed':>5}{'steps':>8}{'examples':>10}{'seconds':>9}{'half':>8}{'loss':>8}{'cells':>8}"
+        f"{'arm':<16}{'seed':>5}{'steps':>8}{'examples':>10}{'seconds':>9}{'half':>8}{'loss':>8}{'test':>8}{'cells':>8}"
         f"{'points':>8}{'solved':>8}"
     )
     arms: dict[str, list[dict]] = {}
@@ -77,14 +82,15 @@ def print_table(lines: list[dict]) -> None:
         for run in sorted(runs, key=lambda run: run["seed"]):
             _print_row(arm, run["seed"], run)
         if len(runs) > 1:
-            names = ("steps", "examples", "seconds", "half", "loss", "cells", "points", "solved")
-            _print_row(arm, "mean", {name: statistics.mean(run[name] for run in runs) for name in names})
+            names = ("steps", "examples", "seconds", "half", "loss", "test", "cells", "points", "solved")
+            _print_row(arm, "mean", {name: statistics.mean(run.get(name, math.nan) for run in runs) for name in names})
 
 
 def _print_row(arm: str, seed: int | str, run: dict) -> None:
     print(
         f"{arm:<16}{seed:>5}{run['steps']:>8.0f}{run['examples']:>10.0f}{run['seconds']:>9.1f}{run['half']:>8.4f}"
-        f"{run['loss']:>8.4f}{run['cells']:>8.4f}{run['points']:>8.2f}{run['solved']:>8.1f}"
+        f"{run['loss']:>8.4f}{run.get('test', math.nan):>8.4f}{run['cells']:>8.4f}"
+        f"{run['points']:>8.2f}{run['solved']:>8.1f}"
     )
 
 

@@ -29,6 +29,13 @@ class Result:
         chosen = self.runs.values() if seeds is None else [self.runs[seed] for seed in seeds]
         return np.array([[outcome[what] for outcome in run["outcomes"].values()] for run in chosen])
 
+    def test_losses(self, seeds: list[int] | None = None) -> np.ndarray | None:
+        """Return the test loss of each task [seeds, tasks], or None where a run did not measure them."""
+        chosen = self.runs.values() if seeds is None else [self.runs[seed] for seed in seeds]
+        if any("test losses" not in run for run in chosen):
+            return None
+        return np.array([list(run["test losses"].values()) for run in chosen])
+
     def mean(self, name: str) -> float:
         """Return the mean over the runs of a number in their lines, for example "seconds"."""
         return float(np.mean([run[name] for run in self.runs.values()]))
@@ -39,14 +46,15 @@ class Difference:
     """The difference of two arms, paired over tasks and averaged over the seeds that both have.
 
     `points` is the difference of pass@2, in percentage points, with the two ends of its 95% interval over resampled
-    tasks. `cells` is the same for the cells that are right. `seeds` is the number of seeds, and `parted` the number of
-    tasks that tell the two arms apart.
+    tasks. `cells` is the same for the cells that are right, and `test_loss` for the test loss, in nats per token: below
+    0 means better. `seeds` is the number of seeds, and `parted` the number of tasks that tell the two arms apart.
     """
 
     points: tuple[float, float, float]
     cells: tuple[float, float, float]
     seeds: int
     parted: int
+    test_loss: tuple[float, float, float] | None = None
 
 
 def compare(arm: Result, baseline: Result) -> Difference | None:
@@ -60,7 +68,18 @@ def compare(arm: Result, baseline: Result) -> Difference | None:
         base = baseline.measured(what) if is_null else baseline.measured(what, seeds)
         gains.append(100 * (arm.measured(what, seeds) - base).mean(axis=0))
     points, cells = ((float(gain.mean()), *bootstrap(gain)) for gain in gains)
-    return Difference(points, cells, len(seeds), int(np.count_nonzero(gains[0])))
+    return Difference(points, cells, len(seeds), int(np.count_nonzero(gains[0])), _of_test_losses(arm, baseline, seeds))
+
+
+def _of_test_losses(arm: Result, baseline: Result, seeds: list[int]) -> tuple[float, float, float] | None:
+    """Return the difference of the test losses with its interval, or None where either arm has none."""
+    if baseline.name == NULL:
+        return None
+    losses, base = arm.test_losses(seeds), baseline.test_losses(seeds)
+    if losses is None or base is None:
+        return None
+    gain = (losses - base).mean(axis=0)  # [tasks]
+    return float(gain.mean()), *bootstrap(gain)
 
 
 def verdict(finding: Finding, difference: Difference | None) -> str:

@@ -22,6 +22,7 @@ _CSV_COLUMNS = (
     "cells",
     "solved",
     "loss",
+    "test loss",
     "parameters",
     "example-steps",
     "vote steps",
@@ -159,10 +160,10 @@ def _study_report(
         "",
         f"![{study.name}]({study.name}.png)",
         "",
-        f"| {study.axis} | pass@2 | each seed | cells right | parameters | example-steps | outer steps of voting | "
-        "core-seconds of learning, voting |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-        f"| {NULL} | {100 * null.measured(0).mean():.1f}% | | {100 * null.measured(1).mean():.1f}% | | | | |",
+        f"| {study.axis} | pass@2 | each seed | cells right | test loss | parameters | example-steps | "
+        "outer steps of voting | core-seconds of learning, voting |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        f"| {NULL} | {100 * null.measured(0).mean():.1f}% | | {100 * null.measured(1).mean():.1f}% | | | | | |",
     ]
     lines += [_row(result) for result in results.values()]
     lines += [""]
@@ -173,23 +174,29 @@ def _study_report(
 
 def _row(result: Result) -> str:
     if not result.runs:
-        return f"| {result.name} | not run | | | | | | |"
+        return f"| {result.name} | not run | | | | | | | |"
     points, cells = (100 * result.measured(what) for what in (0, 1))
     low, high = bootstrap(points.mean(axis=0))
     seeds = " ".join(f"{seed.mean():.1f}" for seed in points)
+    losses = result.test_losses()
+    test_loss = "" if losses is None else f"{losses.mean():.3f}"
     return (
         f"| {result.name} | {points.mean():.1f}% ({low:.1f} to {high:.1f}) | {seeds} | {cells.mean():.1f}% | "
-        f"{result.mean('parameters'):,.0f} | {result.mean('examples'):,.0f} | {result.mean('vote steps'):,.0f} | "
-        f"{result.mean('seconds'):.0f}, {result.mean('vote seconds'):.0f} |"
+        f"{test_loss} | {result.mean('parameters'):,.0f} | {result.mean('examples'):,.0f} | "
+        f"{result.mean('vote steps'):,.0f} | {result.mean('seconds'):.0f}, {result.mean('vote seconds'):.0f} |"
     )
 
 
 def _seen(finding: Finding, difference: Difference | None) -> str:
     if difference is None:
         return "Not run."
+    loss = ""
+    if difference.test_loss is not None:
+        loss = ", test loss {:+.3f} ({:+.3f} to {:+.3f})".format(*difference.test_loss)
     return (
-        f"Seen: {_compared(finding)}: {_in_points(difference.points)} points, cells {_in_points(difference.cells)}; "
-        f"{difference.seeds} seeds, {difference.parted} tasks tell the two apart. **{verdict(finding, difference)}**."
+        f"Seen: {_compared(finding)}: {_in_points(difference.points)} points, cells {_in_points(difference.cells)}"
+        f"{loss}; {difference.seeds} seeds, {difference.parted} tasks tell the two apart. "
+        f"**{verdict(finding, difference)}**."
     )
 
 
@@ -218,6 +225,9 @@ def _csv_row(result: Result, seed: int) -> dict:
     run = result.runs[seed]
     points, cells = (result.measured(what, [seed])[0] for what in (0, 1))
     scores = {"pass@2": round(points.mean(), 4), "cells": round(cells.mean(), 4), "solved": int((points == 1).sum())}
+    losses = result.test_losses([seed])
+    if losses is not None:
+        scores["test loss"] = round(float(losses.mean()), 4)
     copied = ("loss", "parameters", "vote steps", "seconds", "vote seconds", "commit")
     return {"arm": result.name, "seed": seed, "example-steps": run["examples"]} | scores | {k: run[k] for k in copied}
 

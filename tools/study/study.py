@@ -21,7 +21,6 @@ import argparse
 import hashlib
 import json
 import os
-import platform
 import sys
 import time
 from collections.abc import Iterator
@@ -29,7 +28,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
-from pathlib import Path
 
 import torch
 
@@ -58,9 +56,11 @@ from tools.study.trial import (
     predict,
     score_votes,
     tasks_of,
+    test_losses_of,
 )
 from tools.support import environment
 from tools.support.command_line import absolute_path, add_seeds, parser_of, run_tool
+from tools.support.machine import describe_machine
 from tools.support.run_lines import RunLines
 
 RUNS_FILE = "runs.jsonl"
@@ -152,7 +152,8 @@ def do(job: Job) -> list[dict]:
     try:
         tasks = tasks_of(job.trial.tasks)
         learned = learn(job.trial, tasks)
-        about |= learned.about()
+        losses = test_losses_of(learned, tasks)
+        about |= learned.about() | {"test losses": {task.id: round(losses[task.id], 4) for task in tasks}}
         return [{"run": run, "votes": votes} | about | _vote(learned, votes, tasks) for run, votes in job.votes.items()]
     except Exception as error:  # an arm that fails must not end the others
         reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
@@ -184,19 +185,6 @@ def _with_induced(pools: Pools, tasks: tuple[Task, ...]) -> Pools:
             if candidates:
                 found[task.id, index] = merged(pools.get((task.id, index), Pool()), [(candidates, 1.0)])
     return found
-
-
-def describe_machine() -> str:
-    """Return the names of the GPU and the processor, as far as the system tells them, and the versions."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = {line.partition(":")[2].strip() for line in lines if line.startswith("model name")}
-    processor = ", ".join(sorted(names)) or platform.processor() or platform.machine()
-    if torch.cuda.is_available():
-        processor = f"{torch.cuda.get_device_name()}, {processor}"
-    return (
-        f"{processor}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, "
-        f"torch {torch.__version__}"
-    )
 
 
 def work_off(jobs: list[Job], runs: Runs, workers: int, until: float) -> bool:

@@ -110,6 +110,7 @@ def _solve(arm: str, seed: int, artifact: Path, options: argparse.Namespace) -> 
             preset=options.preset,
             artifact=artifact if arm == "artifact" else "none",
             visits=options.visits,
+            induce="off",
         )
         make_folder(folder)
         with open(folder / "solve.log", "w") as log:

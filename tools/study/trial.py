@@ -34,6 +34,7 @@ from hrm_offline.predict.loop import collect_votes
 from hrm_offline.predict.plan import PredictionPlan
 from hrm_offline.train.adapt import AdaptReport, adapt
 from hrm_offline.train.losses import softmax_cross_entropy
+from tools.study.test_loss import test_losses
 
 BUNDLED = "bundled"
 _LARGER_SIDE, _LARGER_COUNT = 10, 20  # the set "larger": sides from 10 on, 20 tasks
@@ -249,6 +250,15 @@ def _demonstration_losses(model: Network, puzzles: PuzzleSet, row: torch.Tensor)
 
 
 # ----- prediction
+
+
+def test_losses_of(learned: Learned, tasks: tuple[Task, ...]) -> dict[str, float]:
+    """Return the test loss of each task, by id (see `test_losses`)."""
+    found = {}
+    for model, puzzles, _ in learned.networks:
+        known = {task.id for task in puzzles.tasks}
+        found |= test_losses(model, puzzles, learned.recipe, tuple(task for task in tasks if task.id in known))
+    return found
 
 
 def predict(learned: Learned, changes: dict | None = None) -> tuple[Pools, int]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +47,13 @@ def seed_number(text: str) -> int:
     if not 0 <= int(text) <= MAX_SEED:
         raise argparse.ArgumentTypeError(f"{text} is no seed, expected 0 to {MAX_SEED}")
     return int(text)
+
+
+def price(text: str) -> float:
+    """Return the price that a flag gives, in dollars. argparse tells what is wrong with another text."""
+    if not 0 <= float(text) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no price, expected a number of dollars")
+    return float(text)
 
 
 def absolute_path(text: str) -> Path:

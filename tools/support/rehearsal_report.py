@@ -13,6 +13,8 @@ from hrm_offline.common.errors import InputError
 from hrm_offline.common.files import read_json, write_json
 from hrm_offline.data.tasks import TaskSet, to_solutions
 from hrm_offline.show.draw import draw_predictions
+from hrm_offline.solve.job import ALONE_FILE
+from hrm_offline.solve.ledger import INDUCTION, NETWORK
 from tools.build_wheel import build_wheel
 from tools.support.timetable import timetable
 from tools.vendor_wheels import sha256, verify
@@ -111,7 +113,7 @@ def judge(rehearsal: Rehearsal) -> int:
     print("\n".join(str(check) for check in checks))
     if not problem:
         picture = rehearsal.out / "predictions.png"
-        draw_predictions(rehearsal.tasks, read_json(rehearsal.submission), picture)
+        draw_predictions(rehearsal.tasks, read_json(rehearsal.submission), picture, (report or {}).get("attempts"))
         print(f"\nPicture of all tasks with both attempts: {picture}")
     return 1 if any(check.passed is False for check in checks) else 0
 
@@ -130,6 +132,7 @@ def _score(rehearsal: Rehearsal, problem: str) -> Check:
     score, null = score_files(rehearsal.submission, solutions), score_files(null_submission, solutions)
     beyond = [task_id for task_id in score.solved if task_id not in null.solved]
     print(score.as_text())
+    print("\n".join(_scores_apart(rehearsal, solutions)))
     print(f"null baseline (the commonest demonstrated outputs, nothing learned): {null.summary()}")
     print(f"tasks solved that the null baseline does not solve: {len(beyond)} ({', '.join(beyond) or 'none'})")
     return Check(
@@ -137,6 +140,15 @@ def _score(rehearsal: Rehearsal, problem: str) -> Check:
         score.per_output(2) >= null.per_output(2),
         f"{score.per_output(2):.2%} of the test outputs are right; the null baseline has {null.per_output(2):.2%}",
     )
+
+
+def _scores_apart(rehearsal: Rehearsal, solutions: Path) -> list[str]:
+    """Return a line for each submission: of the network alone, of induction alone, and of both together."""
+    paths = {f"{name} alone": rehearsal.submission.with_name(ALONE_FILE.format(name)) for name in (NETWORK, INDUCTION)}
+    if not all(path.exists() for path in paths.values()):
+        return []
+    paths["together"] = rehearsal.submission
+    return [f"{name}: {score_files(path, solutions).summary()}" for name, path in paths.items()]
 
 
 def _offline(rehearsal: Rehearsal) -> Check:

@@ -89,6 +89,7 @@ def fail_on_purpose(contact: Contact) -> None:
         out,
         preset=contact.preset,
         workers=0,
+        induce="off",
         overrides=contact.pick({}, {"visits": 1, "members": 1}),
     )
     budget, chosen = Budget(seconds), []

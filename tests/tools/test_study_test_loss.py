@@ -1,0 +1,51 @@
+"""Test the test loss: known probabilities, and outputs that were learned."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from hrm_offline.config import preset
+from hrm_offline.data.puzzles import PuzzleSet
+from hrm_offline.data.tasks import Pair, Task
+from hrm_offline.model.network import build_network
+from tools.study import trial
+from tools.study.test_loss import test_losses
+from tools.study.trial import Trial
+
+# Their names must not make pytest take the measure for a test.
+measure = test_losses
+del test_losses
+
+
+def grid(*rows):
+    return np.array(rows, dtype=np.uint8)
+
+
+DEMONSTRATIONS = (Pair(grid([1, 2]), grid([2, 1], [2, 1])), Pair(grid([3, 4]), grid([4, 3], [4, 3])))
+TASKS = tuple(
+    Task(name, DEMONSTRATIONS, (Pair(grid([5, colour]), grid([colour, 5], [colour, 5])),))
+    for name, colour in (("first", 6), ("second", 7))
+)
+
+
+@pytest.mark.parametrize(("name", "vocabulary"), [("hrm-132k", 12), ("decoder-170k", 15)])
+def test_a_network_that_knows_nothing_has_the_loss_of_a_guess(name, vocabulary):
+    chosen = preset(name)
+    recipe = chosen.recipe(False)
+    puzzles = PuzzleSet(tuple(task.without_labels() for task in TASKS), recipe, chosen.model, 0)
+    network = build_network(chosen.model, puzzles.num_rows)
+    with torch.no_grad():
+        network.lm_head.weight.zero_()
+    losses = measure(network, puzzles, recipe, TASKS)
+    assert losses == pytest.approx({"first": math.log(vocabulary), "second": math.log(vocabulary)})
+
+
+@pytest.mark.parametrize(("name", "visits"), [("hrm-132k", 400), ("decoder-170k", 200)])
+def test_an_output_that_was_learned_is_likelier_than_another(name, visits):
+    known = Task("first", DEMONSTRATIONS, (DEMONSTRATIONS[0],))
+    other = Task("first", DEMONSTRATIONS, (Pair(DEMONSTRATIONS[0].input, grid([1, 1], [2, 2])),))
+    learned = trial.learn(Trial({"ema": 0.0}, 0, name, "", visits), (known,))
+    found = [trial.test_losses_of(learned, (task,))["first"] for task in (known, other)]
+    assert found[0] < 0.5 < 1 < found[1]
