@@ -91,10 +91,12 @@ class Work:
 
     @classmethod
     def of(cls, model: ModelConfig, recipe: AdaptConfig, tasks) -> Work:
-        """Count the work on tasks. A candidate is judged in a decoder alone."""
+        """Count the work on tasks. A decoder alone judges candidates, and searches for further ones in the plain views."""
         puzzles = PuzzleSet(tasks, recipe, model, 0)
         base = prediction_flop(model, puzzles, _BASE_VIEWS)
         extra = prediction_flop(model, puzzles) - base
+        if model.is_decoder and recipe.search_branches:
+            extra += (1 + recipe.search_branches) * base
         return cls(recipe, visit_flop(model, ExampleSource(puzzles, 0)), base, extra, model.is_decoder)
 
 
