@@ -6,7 +6,8 @@ import pytest
 
 from hrm_offline.config import PRESETS
 from hrm_offline.data.puzzles import PuzzleSet
-from tools.support.timetable import Work, prediction_flop, spend, timetable
+from hrm_offline.data.tasks import TaskSet
+from tools.support.timetable import Shares, Work, prediction_flop, spend, timetable
 
 SMALL = PRESETS["hrm-132k"]
 
@@ -49,3 +50,20 @@ def test_beyond_the_ceiling_whole_members_of_groups_follow():
     assert spent.adapt + spent.predict + spent.further + spent.left == pytest.approx(500.0)
     assert spent.left < 130 / 2
     assert spend(work(members=2), 500.0, 1.0, 1.0, groups=2).networks == 2.0
+
+
+@pytest.mark.parametrize(("architecture", "projected"), [("shared", "trm-7m"), ("decoder", "decoder-75m")])
+def test_what_is_projected_follows_the_rehearsed_network(make_task, monkeypatch, architecture, projected):
+    monkeypatch.setattr("tools.support.timetable._shares_of_peak", lambda *_: Shares(0.2, 0.2))
+    monkeypatch.setattr("tools.support.timetable.load_tasks", lambda _: TaskSet("x", (make_task("a"),)))
+    report = {
+        "device": "cpu",
+        "adapted": {"examples": 9},
+        "seconds": {"adapt": 1.0, "predict": 1.0, "start": 60.0},
+        "model": {"architecture": architecture},
+        "artifact": "an artifact",
+    }
+    lines = timetable((), report, workers=1)
+    recipe = PRESETS[projected].recipe(pretrained=True)
+    assert f"preset {projected}" in lines[1]
+    assert f"of at most {recipe.visits:,} visits" in lines[4] and f"{recipe.vote_views} views" in lines[5]

@@ -38,6 +38,8 @@ _TASKS = 240  # in the hidden set of a competition
 _WHOLE = 11.5 * 3600
 _BUDGETS = {"11 h 30 min": _WHOLE, "1 h": 3600.0}
 _TIMETABLE_CARDS = ("T4", "L4", "H100")
+# The settings of a recipe that the work depends on, beside visits and members.
+_COUNTED = ("canvas", "colour_permutations", "outer_steps", "vote_views", "search_branches", "tokens_per_step")
 _SHARE_OF_PEAK = 0.2  # assumed
 
 _INTRODUCTION = """# What each card gets
@@ -164,7 +166,9 @@ def _timetable(card: Card, name: str, pretrained: bool) -> list[str]:
 
 def _spending(card: Card, name: str, pretrained: bool, budget: float) -> list[str]:
     """Return how a run spends its budget: visits, views, networks per task, and the shares of its phases."""
-    work = dataclasses.replace(_work(name), recipe=preset(name).recipe(pretrained))
+    recipe, other = preset(name).recipe(pretrained), preset(name).adapt
+    is_counted_alike = all(getattr(recipe, setting) == getattr(other, setting) for setting in _COUNTED)
+    work = dataclasses.replace(_work(name, pretrained and not is_counted_alike), recipe=recipe)
     rate = card.count * card.tflops * 1e12 * _SHARE_OF_PEAK
     seconds = budget - Budget(budget).reserve
     spent = spend(work, seconds, rate, rate, 1 if card.count == 1 else GROUPS_PER_WORKER * card.count)
@@ -178,12 +182,9 @@ def _spending(card: Card, name: str, pretrained: bool, budget: float) -> list[st
 
 
 @functools.cache
-def _work(name: str) -> Work:
-    """Return the work of a preset on tasks like those of a competition, which number twice the public ones.
-
-    The start makes no difference: recipes of the same preset learn and predict the same views.
-    """
-    work = Work.of(preset(name).model, preset(name).adapt, load_tasks("arc2-eval").tasks)
+def _work(name: str, pretrained: bool) -> Work:
+    """Return the work of a preset on tasks like those of a competition, which number twice the public ones."""
+    work = Work.of(preset(name).model, preset(name).recipe(pretrained), load_tasks("arc2-eval").tasks)
     return dataclasses.replace(work, visit=2 * work.visit, base=2 * work.base, extra=2 * work.extra)
 
 

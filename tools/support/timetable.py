@@ -9,7 +9,7 @@ import torch
 
 from hrm_offline.common.budget import Budget
 from hrm_offline.common.settings import from_dict
-from hrm_offline.config import AdaptConfig, ModelConfig, Preset, preset
+from hrm_offline.config import AdaptConfig, ModelConfig, preset
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.data.tasks import load_tasks
 from hrm_offline.solve.schedule import GROUPS_PER_WORKER, judged_seconds, reserved_seconds
@@ -17,8 +17,9 @@ from tools.support.flop import L4_TFLOPS, matrix_product_tflops, outer_step_flop
 
 CHIPS, BUDGET_HOURS, BUDGET = 4, 11.5, "11h30m"
 _BASE_VIEWS = 8  # the plain views, which the base rounds predict
-# What a large GPU would learn, by whether the rehearsed network is a decoder.
-_PRESETS = {True: "decoder-75m", False: "hrm-27m"}
+# What a large GPU would learn, by the rehearsed network's architecture.
+_PRESETS = {"decoder": "decoder-75m", "shared": "trm-7m", "looped": "urm-14m"}
+_PRESET_OF_OTHERS = "hrm-27m"
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,10 @@ def timetable(tasks, report: dict, workers: int) -> list[str]:
 
     public = load_tasks("arc2-eval").tasks
     hidden = public + public  # the hidden set of a competition has 240 tasks, twice the public one
-    projected = _PRESETS[report["model"]["architecture"] == "decoder"]
-    phases = _phases(preset(projected), hidden, shares, report["seconds"]["start"])
+    projected = _PRESETS.get(report["model"]["architecture"], _PRESET_OF_OTHERS)
+    chosen = preset(projected)
+    recipe = chosen.recipe(pretrained=report.get("artifact") is not None)
+    phases = _phases(chosen.model, recipe, hidden, shares, report["seconds"]["start"])
     return [
         f"measured here: {rate:.0f} examples per second in adaptation; adaptation reached {shares.adapt:.0%} of the "
         f"rate of a large matrix product, prediction {shares.predict:.0%}",
@@ -91,7 +94,7 @@ class Work:
 
     @classmethod
     def of(cls, model: ModelConfig, recipe: AdaptConfig, tasks) -> Work:
-        """Count the work on tasks. A decoder alone judges candidates, and searches for further ones in the plain views."""
+        """Count the work on tasks. A decoder alone judges candidates, and searches for more in the plain views."""
         puzzles = PuzzleSet(tasks, recipe, model, 0)
         base = prediction_flop(model, puzzles, _BASE_VIEWS)
         extra = prediction_flop(model, puzzles) - base
@@ -131,12 +134,12 @@ def spend(work: Work, seconds: float, adapt_rate: float, predict_rate: float, gr
     )
 
 
-def _phases(chosen: Preset, tasks, shares: Shares, start: float) -> list[Phase]:
-    """Return the phases of a run of a preset; `start` is the seconds until its workers are ready."""
-    recipe, budget = chosen.adapt, BUDGET_HOURS * 3600
+def _phases(model: ModelConfig, recipe: AdaptConfig, tasks, shares: Shares, start: float) -> list[Phase]:
+    """Return the phases of a run; `start` is the seconds until its workers are ready."""
+    budget = BUDGET_HOURS * 3600
     kept = Budget(budget).reserve
     peak = CHIPS * L4_TFLOPS * 1e12
-    work = Work.of(chosen.model, recipe, tasks)
+    work = Work.of(model, recipe, tasks)
     spent = spend(work, budget - start - kept, peak * shares.adapt, peak * shares.predict, CHIPS * GROUPS_PER_WORKER)
     further = f"{spent.networks - 1:.3g} more networks per task, of at most {recipe.members - 1}"
     return [
