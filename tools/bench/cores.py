@@ -56,6 +56,7 @@ def _solve(folder: Path, workers: int, options: argparse.Namespace) -> dict:
             preset=options.preset,
             device="cpu",
             members=1,
+            induce="off",
         )
         with open(folder / "solve.log", "w") as log:
             if subprocess.run(command, cwd=environment.REPOSITORY, stdout=log, stderr=log).returncode:
