@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import sys
@@ -300,16 +301,22 @@ def _add_solve(commands) -> None:
         help="pretrained network to adapt: a folder, the package's own where it has one for the preset, or none for "
         "random weights (default: bundled; none with --adapt per-task)",
     )
-    visits = next(field for field in dataclasses.fields(AdaptConfig) if field.name == "visits")
-    solve.add_argument(
-        "--visits",
-        dest="overrides",
-        action="append",
-        type=lambda text: parse_setting(AdaptConfig, f"visits={text}"),
-        default=argparse.SUPPRESS,
-        metavar="N",
-        help=escaped(f"{help_of(visits)} (short for --set visits=N)"),
-    )
+    for field in dataclasses.fields(AdaptConfig):
+        if field.name in ("visits", "members"):
+            solve.add_argument(
+                f"--{field.name}",
+                dest="overrides",
+                action="append",
+                type=functools.partial(_parse_override, field.name),
+                default=argparse.SUPPRESS,
+                metavar="N",
+                help=escaped(f"{help_of(field)} (short for --set {field.name}=N)"),
+            )
+
+
+def _parse_override(name: str, text: str):
+    """Return the setting of a recipe that a flag of its own gives."""
+    return parse_setting(AdaptConfig, f"{name}={text}")
 
 
 def _add_pretrain(commands) -> None:

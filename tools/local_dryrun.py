@@ -68,7 +68,7 @@ def rehearse(options: argparse.Namespace) -> int:
     print(f"The network is cut off by {offline.means}.")
 
     rehearsal = Rehearsal(
-        tasks, options.out, seconds, options.workers or 1, mounted, options.bundle is None, builds, offline.means
+        tasks, options.out, seconds, max(1, options.workers), mounted, options.bundle is None, builds, offline.means
     )
     heading(f"Output of the notebook {bundle.notebook}")
     rehearsal.runs.append(_execute(bundle, options, offline, seconds, "executed.ipynb", options.kill_at))
@@ -90,7 +90,7 @@ def _require_possible(options: argparse.Namespace) -> None:
     from hrm_offline.common.settings import parse_setting
     from hrm_offline.config import AdaptConfig
 
-    overrides = dict(parse_setting(AdaptConfig, text) for text in options.settings)
+    overrides = {"members": options.members} | dict(parse_setting(AdaptConfig, text) for text in options.settings)
     if options.visits is not None:
         overrides["visits"] = options.visits
     SolveOptions(
@@ -212,6 +212,7 @@ def _notebook_environment(options: argparse.Namespace) -> dict[str, str]:
     arguments = flags(
         seed=options.seed,
         visits=options.visits,
+        members=options.members,
         preset=options.preset,
         workers=options.workers,
         induce=options.induce,
@@ -254,7 +255,13 @@ def _parse_arguments() -> argparse.Namespace:
         metavar="DIR",
         help="rehearse the bundle that tools/build_kernel.py wrote into this folder (default: build one)",
     )
-    parser.add_argument("--workers", type=int, metavar="N", help="worker processes of solve (default: 1 on a CPU)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="worker processes of solve; fixed, so that a seed repeats its answers anywhere (default: %(default)s)",
+    )
     parser.add_argument(
         "--kill-at",
         type=float,
@@ -273,6 +280,13 @@ def _parse_arguments() -> argparse.Namespace:
         type=int,
         metavar="N",
         help="how often adaptation offers each demonstration (default: as the recipe says)",
+    )
+    parser.add_argument(
+        "--members",
+        type=int,
+        default=1,
+        metavar="N",
+        help="networks that learn the same tasks and vote together, at most (default: %(default)s)",
     )
     parser.add_argument(
         "--set",

@@ -8,7 +8,7 @@ rule that turns ranking and scores into attempts. For another rule, write a func
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 
 import numpy as np
@@ -83,10 +83,20 @@ class Pool:
         ]
         return sorted(candidates, key=lambda c: (c.count, c.confidence), reverse=True)  # a stable sort
 
-    def unjudged(self) -> list[np.ndarray]:
-        """Return the grids that are worth judging, those with most votes, and have no score yet."""
+    def take(self, other: Pool) -> None:
+        """Count the votes of another pool too."""
+        for grid, count, confidence in other.sums.values():
+            self.add(grid, count, confidence)
+
+    def unjudged(self, judged: Container[tuple] | None = None) -> list[np.ndarray]:
+        """Return the grids that are worth judging, those with most votes or with a score, and are not among `judged`.
+
+        `judged` are the keys of the grids that the network at hand has judged; without, those that have a score.
+        """
+        judged = self.scores if judged is None else judged
         possible = [candidate for candidate in self.ranking() if candidate.grid.size]
-        return [candidate.grid for candidate in possible[:_JUDGED] if candidate.score is None]
+        worth = possible[:_JUDGED] + [c for c in possible[_JUDGED:] if c.score is not None]
+        return [candidate.grid for candidate in worth if key_of(candidate.grid) not in judged]
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,6 +184,18 @@ class Tally:
         for key in sorted(key for key in self.votes if key[0] == group):
             self.votes[key].add_to(pools)
         return pools
+
+
+def combine_scores(members: list[dict[tuple, float]]) -> dict[tuple, float]:
+    """Return the mean log-likelihood of each candidate over the networks that judged candidates for one test input.
+
+    A network that has not judged a candidate counts with its lowest score: the candidate came from another network
+    later, and was in no view the first choice of this one.
+    """
+    members = [scores for scores in members if scores]
+    worst = [min(scores.values()) for scores in members]
+    keys = dict.fromkeys(key for scores in members for key in scores)
+    return {key: sum(scores.get(key, least) for scores, least in zip(members, worst)) / len(members) for key in keys}
 
 
 def rank(votes: Iterable[Vote]) -> list[Candidate]:

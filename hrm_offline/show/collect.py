@@ -158,8 +158,9 @@ class Album:
         """Return the loss of each group of tasks over its steps."""
         curves = []
         for report in self.report.get("adapted", {}).get("groups", []):
+            member = f", member {report['member'] + 1}" if report.get("member") else ""
             steps = [min(LOOK_EVERY * (i + 1), report["steps"]) for i in range(len(report["losses"]))]
-            curves.append(Curve(_few(report["tasks"]), steps, report["losses"]))
+            curves.append(Curve(_few(report["tasks"]) + member, steps, report["losses"]))
         return {"token loss": curves} if any(curve.steps for curve in curves) else {}
 
     def _told(self, name: str, folder: Path) -> str:

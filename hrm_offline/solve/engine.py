@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from hrm_offline.answers.vote import Votes
 from hrm_offline.common.errors import InputError
 from hrm_offline.common.files import checksum, read_json, write_json
+from hrm_offline.common.machine import peak_memory
 from hrm_offline.config import ModelConfig
 from hrm_offline.data.puzzles import Batch, PuzzleSet
 from hrm_offline.data.sets import load_set
@@ -29,6 +30,7 @@ from hrm_offline.ops import dispatch, selftest
 from hrm_offline.predict.decoding import AnyPredictor, new_predictor
 from hrm_offline.predict.plan import PredictionPlan, tokens_of
 from hrm_offline.solve.choice import Choice, choose
+from hrm_offline.solve.members import member_seed
 from hrm_offline.solve.messages import Adapt, Adapted, Hello, Judge, Judged, Predict, Setup, Voted
 from hrm_offline.solve.paths import network_path, selftest_path, state_folder
 from hrm_offline.train.adapt import Adaptation, Diverged
@@ -66,6 +68,7 @@ class Engine:
         self.tasks = [task.without_labels() for task in load_set(self.options.challenges).tasks]
         self.threads = self._set_threads()
         self.adaptation: Adaptation | None = None
+        self.gone_on_from = 0  # the step of the saved state that the last adaptation went on from
         self.loaded: tuple[int, AnyPredictor, PredictionPlan] | None = None  # the group whose network is in memory
         self.micro_batches = self.choice.recipe.micro_batches  # grows when memory runs out
         # A worker that takes the place of one whose GPU was lost risks nothing.
@@ -89,19 +92,25 @@ class Engine:
             warning=choice.warning,
             selftest=self.selftest,
             versions={"torch": str(torch.__version__)},  # a plain string: reading it must not load torch
+            memory=peak_memory(),
         )
+
+    def use_threads(self, number: int) -> None:
+        """Compute with so many CPU threads from now on."""
+        torch.set_num_threads(number)
 
     def adapt(self, job: Adapt) -> Iterator[int]:
         """Learn a group and yield the number of each step; `adapted` then holds the message about the result.
 
         An attempt that was cut off goes on from its saved state. Raises `Diverged` if the loss is not a number.
         """
-        self.loaded = None
+        self.loaded, began = None, self.clock()
         # Parts that memory has forced upon one group are kept for the next.
         parts = max(self.micro_batches, self.choice.recipe.micro_batches * job.parts)
         recipe = dataclasses.replace(self.choice.recipe, micro_batches=parts)
-        puzzles = self._puzzles(job.tasks)
-        torch.manual_seed(self.options.seed)
+        seed = member_seed(self.options.seed, job.member)
+        puzzles = self._puzzles(job.tasks, job.member)
+        torch.manual_seed(seed)
         model = self._new_network(puzzles)
         backend = "nccl" if self.runtime.device.type == "cuda" else "gloo"
         world = meet(backend, job.meeting, job.rank, job.size) if job.size > 1 else World()
@@ -110,7 +119,7 @@ class Engine:
                 model,
                 puzzles,
                 recipe,
-                self.options.seed,
+                seed,
                 self.choice.artifact is not None,
                 world,
                 self.graphs["adapt"],
@@ -125,7 +134,8 @@ class Engine:
             self.adaptation = None
         saved = job.rank == 0 and report.steps > 0 and self._save_network(job.group, model)
         crc = checksum(network_path(self.setup.folder, job.group)) if saved else 0
-        self.adapted = Adapted(job.group, dataclasses.asdict(report), saved, crc)
+        seconds = round((self.clock() - began) * report.steps / max(1, report.steps - self.gone_on_from), 3)
+        self.adapted = Adapted(job.group, dataclasses.asdict(report) | {"seconds": seconds}, saved, crc)
         self.loaded = (job.group, self._new_predictor(model, puzzles), PredictionPlan(puzzles, recipe))
 
     def predict(self, job: Predict) -> Iterator[Voted]:
@@ -195,8 +205,9 @@ class Engine:
             torch.set_num_threads(asked or 1)
         return torch.get_num_threads()
 
-    def _puzzles(self, tasks: tuple[int, ...]) -> PuzzleSet:
-        return PuzzleSet(tuple(self.tasks[i] for i in tasks), self.choice.recipe, self.choice.model, self.options.seed)
+    def _puzzles(self, tasks: tuple[int, ...], member: int = 0) -> PuzzleSet:
+        seed = member_seed(self.options.seed, member)
+        return PuzzleSet(tuple(self.tasks[i] for i in tasks), self.choice.recipe, self.choice.model, seed)
 
     def _new_network(self, puzzles: PuzzleSet) -> Network:
         choice, dtype = self.choice, self.runtime.dtype
@@ -260,7 +271,8 @@ class Engine:
         """Take the steps and save the state now and then."""
         adaptation, world = self.adaptation, self.adaptation.learner.world
         folder = state_folder(self.setup.folder, job.group)
-        identity = {"tasks": list(job.tasks), "seed": self.options.seed, "artifact": self._artifact_digest()}
+        seed = member_seed(self.options.seed, job.member)
+        identity = {"tasks": list(job.tasks), "seed": seed, "artifact": self._artifact_digest()}
         try:
             progress = load_state(folder, adaptation.learner, identity)
         except (InputError, OSError) as error:
@@ -269,6 +281,7 @@ class Engine:
         if progress is not None:
             adaptation.resume(progress)
             self.say(f"group {job.group} goes on at step {adaptation.learner.step}")
+        self.gone_on_from = adaptation.learner.step
         saved, interval = self.clock(), self.options.save_every
         for step in adaptation.run():
             if adaptation.is_sound and world.agree(int(self.clock() - saved >= interval), self.runtime.device):
@@ -314,7 +327,7 @@ class Engine:
     def _predictor(self, job: Predict | Judge) -> tuple[AnyPredictor, PredictionPlan]:
         if self.loaded is None or self.loaded[0] != job.group:
             self.loaded = None  # frees its memory before the next network is loaded
-            puzzles = self._puzzles(job.tasks)
+            puzzles = self._puzzles(job.tasks, job.member)
             model = load_network(self.setup.folder, job.group, self.choice.model, puzzles, self.runtime.dtype)
             model = model.to(self.runtime.device)
             self.loaded = (

@@ -87,19 +87,29 @@ class Induction:
         """Return whether a task is searched now or may still be."""
         return bool(self.queue) or any(place.task is not None for place in self.places.values())
 
-    def leave_cores(self, needed: int) -> None:
-        """Let processes start on all cores but so many. One may always run, since its priority is the lowest."""
+    def leave_cores(self, needed: int, shares: bool = False) -> None:
+        """Let processes start on all cores but so many. One may always run, since its priority is the lowest.
+
+        With `shares`, that one gets the priority of the workers if they leave no core: on a CPU it would never end
+        otherwise, as the workers learn until the budget is spent.
+        """
         if isinstance(self.pool, ProcessPool):
-            self.processes = max(1, min(_MAX_PROCESSES, core_count() - needed))
+            idle = core_count() - needed
+            self.processes = max(1, min(_MAX_PROCESSES, idle))
+            if shares and idle < 1:
+                self._raise_priority()
 
     def take_all_cores(self) -> None:
         """Search with all that the machine has, now that no worker needs it."""
-        if not isinstance(self.pool, ProcessPool) or not self.polite:
-            return
-        self.polite, self.pool.target = False, searcher.main
-        for number in list(self.places):  # a process cannot raise its own priority again
-            self._end(number)
+        self._raise_priority()
         self.leave_cores(0)
+
+    def _raise_priority(self) -> None:
+        """Search at the priority of the workers from now on. No process can raise its own, so all start anew."""
+        if isinstance(self.pool, ProcessPool) and self.polite:
+            self.polite, self.pool.target = False, searcher.main
+            for number in list(self.places):
+                self._end(number)
 
     def attend(self, seconds: float = 0.0) -> None:
         """Take in what the processes send, replace those that fail, and give tasks to the free ones.

@@ -30,7 +30,7 @@ from hrm_offline.solve.messages import Setup
 from hrm_offline.solve.options import SolveOptions
 from hrm_offline.solve.paths import FOLDER, INDUCTION_FILE
 from hrm_offline.solve.pool import InlinePool, ProcessPool
-from hrm_offline.solve.report import last_line, make_report
+from hrm_offline.solve.report import budget_line, last_line, make_report
 from hrm_offline.solve.searcher import Searcher
 from hrm_offline.solve.supervisor import Supervisor
 from hrm_offline.solve.watchdog import Watchdog
@@ -91,6 +91,7 @@ def solve(
                 watchdog.thread.join(_SECONDS_TO_END)
             report = _finish(supervisor, options, task_set, out, ended_early)
             supervisor.close_journals()
+    say(budget_line(supervisor))
     say(last_line(supervisor))
     return report
 

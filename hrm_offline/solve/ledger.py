@@ -1,4 +1,8 @@
-"""Collect votes, and keep the submission that they make on disk."""
+"""Collect votes, and keep the submission that they make on disk.
+
+Votes are kept by the number of the network that gave them (see `hrm_offline.solve.members`). All networks on the same
+tasks vote together, and a candidate's score is the mean over them.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,16 @@ import numpy as np
 
 from hrm_offline.answers.candidates import Outside, Source, merged
 from hrm_offline.answers.submission import Submission, build_submission
-from hrm_offline.answers.vote import BatchKey, Candidate, Pool, Tally, TestKey, Votes, key_of
+from hrm_offline.answers.vote import (
+    BatchKey,
+    Candidate,
+    Pool,
+    Tally,
+    TestKey,
+    Votes,
+    combine_scores,
+    key_of,
+)
 from hrm_offline.common.files import write_json
 from hrm_offline.data.tasks import Task
 
@@ -45,10 +58,11 @@ class Ledger:
         self.fallback, self.path, self.say, self.clock = fallback, path, say, clock
         self.outside = Outside()
         self.induced: dict[TestKey, list[Candidate]] = {}  # the answers of programs, best first
-        self.keys: list[list[TestKey]] = []  # the test inputs of each group
+        self.keys: list[list[TestKey]] = []  # the test inputs of each group of tasks
         self.tally = Tally()
-        self.pooled: dict[int, dict[int, Pool]] = {}
-        self.scores: dict[int, list[Votes]] = {}  # by group; see `Judged`
+        self.pooled: dict[int, dict[int, Pool]] = {}  # of all members, by the first member's number
+        # By the number of a network, then by test input: log-likelihoods of the grids that it judged, by `key_of`.
+        self.scores: dict[int, dict[int, dict[tuple, float]]] = {}
         self.lock = threading.Lock()
         self.dirty = False
         self.due = 0.0
@@ -61,14 +75,16 @@ class Ledger:
     def add(self, key: BatchKey, votes: Votes) -> None:
         with self._locked():
             self.tally.add(key, votes)
-            self.pooled.pop(key[0], None)
+            self.pooled.pop(self._first(key[0]), None)
             self.dirty = True
 
     def add_scores(self, group: int, votes: Votes) -> None:
         """Take in the log-likelihoods of judged candidates (see `Judged`)."""
         with self._locked():
-            self.scores.setdefault(group, []).append(votes)
-            self.pooled.pop(group, None)
+            judged = self.scores.setdefault(group, {})
+            for i, test in enumerate(votes.tests.tolist()):
+                judged.setdefault(test, {})[key_of(votes.grid(i))] = float(votes.confidence[i])
+            self.pooled.pop(self._first(group), None)
             self.dirty = True
 
     def add_induced(self, task_id: str, entries: list[list[Candidate]]) -> None:
@@ -78,14 +94,14 @@ class Ledger:
             self.dirty = True
 
     def unjudged(self, group: int) -> list[tuple[int, np.ndarray]]:
-        """Return the best candidates of a group that have no score yet, each with the index of its test input.
+        """Return the best candidates that a group's network has not judged, each with the index of its test input.
 
         Induced candidates are not among them, so that the network answers the same beside induction as alone.
         """
         with self._locked():
-            pools = self._joined_by(self.outside.sources)
-        tests = enumerate(self.keys[group])
-        return [(test, grid) for test, key in tests for grid in pools.get(key, Pool()).unjudged()]
+            pools, judged = self._joined_by(self.outside.sources), self.scores.get(group, {})
+            tests = enumerate(self.keys[self._first(group)])
+            return [(test, g) for test, key in tests for g in pools.get(key, Pool()).unjudged(judged.get(test, {}))]
 
     def votes(self) -> dict[TestKey, Pool]:
         """Return the pool of every test input that the network has voted on."""
@@ -159,12 +175,20 @@ class Ledger:
         return votes
 
     def _pools(self, group: int) -> dict[int, Pool]:
-        """Return the votes and scores of a group by test input."""
-        pools = self.tally.pools(group)
-        for votes in self.scores.get(group, []):
-            for i, test in enumerate(votes.tests.tolist()):
-                pools.setdefault(test, Pool()).scores[key_of(votes.grid(i))] = float(votes.confidence[i])
+        """Return the votes and scores of all members of a group by test input."""
+        numbers = sorted(n for n in {key[0] for key in self.tally.votes} | set(self.scores) if self._first(n) == group)
+        pools: dict[int, Pool] = {}
+        for number in numbers:
+            for test, votes in self.tally.pools(number).items():
+                pools.setdefault(test, Pool()).take(votes)
+        scores = [self.scores.get(number, {}) for number in numbers]
+        for test in {test for judged in scores for test in judged}:
+            pools.setdefault(test, Pool()).scores = combine_scores([judged.get(test, {}) for judged in scores])
         return pools
+
+    def _first(self, number: int) -> int:
+        """Return the number of the first member on the same tasks as a network."""
+        return number % len(self.keys)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

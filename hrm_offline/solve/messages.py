@@ -62,7 +62,7 @@ class Adapt:
 
     `tasks` are indices in file order. After a failure the next attempt may split each batch into more `parts` or
     multiply the learning rate by `lr_scale`. If `size` workers learn the group together, `rank` numbers them and
-    `meeting` is the file where they meet.
+    `meeting` is the file where they meet. `member` says which of the group's networks this is, as in the jobs below.
     """
 
     group: int
@@ -73,6 +73,7 @@ class Adapt:
     rank: int = 0
     size: int = 1
     meeting: str = ""
+    member: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ class Predict:
     round: int
     batches: tuple[int, ...]
     until: float
+    member: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +104,14 @@ class Judge:
     tests: tuple[int, ...]
     grids: tuple[np.ndarray, ...]
     until: float
+    member: int = 0
+
+
+@dataclass(frozen=True)
+class Threads:
+    """Compute with so many CPU threads from now on, because other workers share the CPU."""
+
+    number: int
 
 
 @dataclass(frozen=True)
@@ -125,7 +135,8 @@ class Hello:
 
     `seconds_per_token` is the measured time to predict one canvas token. `artifact_digest` is the SHA-256 of the
     pretrained weights, or None for random weights. `reason` says why this network was chosen. `warning` names a wish of
-    the user that could not be met. `selftest` holds the self-test of the operations on a GPU, as JSON.
+    the user that could not be met. `selftest` holds the self-test of the operations on a GPU, as JSON. `memory` is the
+    most bytes that the worker has held so far, or 0 where nobody knows.
     """
 
     device: str
@@ -139,6 +150,7 @@ class Hello:
     versions: dict[str, str]
     warning: str | None = None
     selftest: dict | None = None
+    memory: int = 0
 
 
 @dataclass(frozen=True)
@@ -183,8 +195,8 @@ class Beat:
 class Adapted:
     """Say that a group is adapted.
 
-    `report` is an `AdaptReport` as JSON. `saved` tells whether other workers can load the network. `crc` is the
-    checksum of its file.
+    `report` is an `AdaptReport` as JSON, with the "seconds" that an unbroken adaptation takes. `saved` tells whether
+    other workers can load the network. `crc` is the checksum of its file.
     """
 
     group: int

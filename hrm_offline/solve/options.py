@@ -98,7 +98,17 @@ class SolveOptions:
         least=0,
         most=2**10,
         group=_MACHINE,
-        unset="one per GPU, or one",
+        unset="one per GPU, or one per core",
+    )
+    groups: int | None = setting(
+        None,
+        "groups of tasks, each with a network of its own, with --adapt sharded; a seed's answers depend on this number "
+        "and not on the workers that share the groups",
+        least=1,
+        most=2**12,
+        metavar="N",
+        group=_MACHINE,
+        unset="two per worker, or one for a single worker",
     )
     sharing: str = setting(
         "sharded",

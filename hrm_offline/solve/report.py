@@ -44,6 +44,8 @@ def make_report(
         "seconds": {name: round(value, 2) for name, value in supervisor.phases().items()},
         "seconds in all": round(budget.elapsed(), 2),
         "budget seconds": budget.total,
+        "shares of the budget": {name: round(share, 4) for name, share in budget_shares(supervisor).items()},
+        "ended because": ending(supervisor),
         **_network_report(supervisor),
         "rates": rates_of(supervisor),
         "seed": options.seed,
@@ -68,6 +70,48 @@ def rates_of(supervisor: Supervisor) -> dict[str, float]:
     }
 
 
+def budget_shares(supervisor: Supervisor) -> dict[str, float]:
+    """Return what the budget went to, as shares of it, in order. They add up to 1 in a run that is not late.
+
+    Phases are means over the workers. "waiting" is time in which a worker had no job, and "left" is left at the end.
+    """
+    total = max(supervisor.budget.total, 1e-9)
+    phases, workers = supervisor.phases(), max(1, len(supervisor.slots))
+    further = {name: seconds / workers for name, seconds in supervisor.member_seconds.items()}
+    seconds = {
+        "start": phases["start"],
+        "adaptation": phases["adapt"] - further["adapt"],
+        "prediction": phases["predict"] - further["predict"],
+        "further members": sum(further.values()),
+    }
+    elapsed = supervisor.budget.elapsed()
+    seconds["waiting"] = max(0.0, elapsed - sum(seconds.values()))
+    seconds["left"] = max(0.0, supervisor.budget.total - elapsed)
+    return {name: value / total for name, value in seconds.items()}
+
+
+def ending(supervisor: Supervisor) -> str:
+    """Say why a run did not go on, from how far its networks came."""
+    schedule = supervisor.schedule
+    groups = [group for group in schedule.groups if group.lost is None] if schedule else []
+    first = [group for group in groups if not group.member]
+    if not first or not all(group.is_whole for group in first):
+        return "the time was used up, or nothing more could be done"
+    visits, most = supervisor.hello.network.recipe.visits, supervisor.hello.network.recipe.members
+    members = sum(group.is_whole for group in groups) / len(first)
+    words = f"all {visits:,} visits are made"
+    if members >= most:
+        return words if most == 1 else f"{words}, by all {most} members"
+    return f"{words}, by {members:.3g} of {most} members, and there was no time for a further one"
+
+
+def budget_line(supervisor: Supervisor) -> str:
+    """Return the line that says what the budget went to, and why the run has ended."""
+    shares = budget_shares(supervisor)
+    spent = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if round(share, 2))
+    return f"budget: {spent}; {ending(supervisor)}"
+
+
 def last_line(supervisor: Supervisor) -> str:
     """Return the line that ends a run: its time and its rates."""
     budget = supervisor.budget
@@ -86,7 +130,7 @@ def _network_report(supervisor: Supervisor) -> dict:
     if hello is None or schedule is None:
         return {}
     reports = [
-        {"tasks": [supervisor.tasks[i].id for i in group.tasks], **_without_nan(group.report)}
+        {"tasks": [supervisor.tasks[i].id for i in group.tasks], "member": group.member, **_without_nan(group.report)}
         for group in schedule.groups
         if group.report is not None
     ]
@@ -133,6 +177,6 @@ def _reasons_of_fallbacks(supervisor: Supervisor, tests: list[tuple[str, int]]) 
     if supervisor.options.induce == "only":
         unknown = "no program was found, and no network asked"
     for group in supervisor.schedule.groups if supervisor.schedule else []:
-        for i in group.tasks:
+        for i in () if group.member else group.tasks:
             reasons[supervisor.tasks[i].id] = group.lost or "there was no time"
     return {task_id: supervisor.unsuited.get(task_id) or reasons.get(task_id, unknown) for task_id, _ in tests}

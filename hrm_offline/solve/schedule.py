@@ -1,7 +1,8 @@
 """Decide which job a free worker gets, and until when: groups of tasks are adapted and then predicted, round by round.
 
 A group is a set of tasks that share one network. After its adaptation, its test inputs are predicted in rounds of views
-(see `PredictionPlan`). Adaptation gets the time that prediction does not need.
+(see `PredictionPlan`). Adaptation gets the time that prediction does not need, as long as the recipe's visits last.
+Time beyond that goes to further members: networks of other seeds that learn the same tasks and vote too.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from hrm_offline.config import AdaptConfig, ModelConfig
 from hrm_offline.data.puzzles import PuzzleSet
 from hrm_offline.data.tasks import Task
 from hrm_offline.predict.plan import BASE_ROUNDS, PredictionPlan, tokens_of
+from hrm_offline.solve.members import Roster
 from hrm_offline.solve.messages import Adapt, Judge, Predict
 
 GROUPS_PER_WORKER = 2  # so that another worker can take a group from a worker that falls behind
@@ -47,6 +49,8 @@ class Group:
     for each round, the numbers of the batches that have no votes yet. `report` is the adaptation's report, or None
     before the adaptation. `home` is the worker that alone has the adapted network, or None if the network is on disk.
     `lost` says why nothing more is tried. `judged` is how many rounds had all votes when candidates were last judged.
+    `member` says which of the networks on these tasks this is: 0 is the first, the others are further members, which
+    are tried once.
     """
 
     index: int
@@ -61,6 +65,7 @@ class Group:
     lr_scale: float = 1.0
     lost: str | None = None
     judged: int = 0
+    member: int = 0
 
     @property
     def complete_rounds(self) -> int:
@@ -71,6 +76,22 @@ class Group:
     def waits(self) -> bool:
         """Return whether the group waits for its adaptation."""
         return self.report is None and self.lost is None and any(self.outstanding)
+
+    @property
+    def has_votes(self) -> bool:
+        """Return whether any batch has its votes."""
+        return any(len(open_) < len(batches) for open_, batches in zip(self.outstanding, self.plan.rounds))
+
+    @property
+    def has_base(self) -> bool:
+        """Return whether the base rounds have all their votes."""
+        return self.complete_rounds >= min(BASE_ROUNDS, len(self.outstanding))
+
+    @property
+    def is_whole(self) -> bool:
+        """Return whether the adaptation has made all steps of the recipe, in a time that is known."""
+        report = self.report or {}
+        return 0 < report.get("planned_steps", 0) <= report.get("steps", 0) and "seconds" in report
 
     def tokens(self, base: bool) -> int:
         """Return the canvas tokens still to be predicted, in the base rounds or in the extra ones."""
@@ -127,6 +148,22 @@ def split_tasks(puzzles: PuzzleSet, groups: int) -> list[tuple[int, ...]]:
     return [tuple(sorted(members[group])) for group in np.argsort(-sums, kind="stable").tolist()]
 
 
+def reserved_seconds(base: float, extra: float, span: float, judges: bool) -> float:
+    """Return the seconds of `span` that are kept for prediction.
+
+    `base` and `extra` are the seconds that the base rounds and the extra rounds take; `judges` says whether the network
+    judges candidates too.
+    """
+    base, extra = judged_seconds(base, judges), min(extra, MAX_EXTRA_SHARE * span)
+    wanted = max(_SAFETY * base, base + extra)  # the extra rounds are a margin for the base rounds
+    return min(wanted, MAX_PREDICT_SHARE * span)
+
+
+def judged_seconds(base: float, judges: bool) -> float:
+    """Return the seconds of the base rounds with the judging of their candidates."""
+    return base * (1 + _JUDGING_SHARE) if judges else base
+
+
 @dataclass
 class Schedule:
     """The jobs of a run.
@@ -138,7 +175,8 @@ class Schedule:
     together. With "per-task" each task is a group. `began` is when the first adaptation was given out, and `begun_with`
     are the canvas tokens to predict at that time, in base rounds and in extra ones. `overruns` are the seconds by
     which adaptations missed their ends. `unjudged` returns the candidates of a group that are to be judged, or is None
-    for a network that cannot judge.
+    for a network that cannot judge. `make_group` makes the group of a number (see `Roster`), and there may be `most`
+    groups, further members included. `has_room` says whether the machine has room for another network.
     """
 
     groups: list[Group]
@@ -153,6 +191,9 @@ class Schedule:
     begun_with: tuple[int, int] = (0, 0)
     overruns: list[float] = field(default_factory=list)
     unjudged: Callable[[int], list[tuple[int, np.ndarray]]] | None = None
+    make_group: Callable[[int], Group] | None = None
+    most: int = 0
+    has_room: Callable[[], bool] = lambda: True
 
     @classmethod
     def of_tasks(
@@ -166,13 +207,18 @@ class Schedule:
         sharing: str,
     ) -> Schedule:
         """Make the schedule of a run over `groups` of indices into `tasks`."""
-        made = []
-        for index, members in enumerate(groups):
-            puzzles = PuzzleSet(tuple(tasks[i] for i in members), recipe, model, seed)
+        roster = Roster(groups, seed)
+
+        def make_group(number: int) -> Group:
+            members = roster.tasks(number)
+            puzzles = PuzzleSet(tuple(tasks[i] for i in members), recipe, model, roster.seed_of(number))
             plan = PredictionPlan(puzzles, recipe)
             outstanding = [set(range(len(batches))) for batches in plan.rounds]
-            made.append(Group(index, members, plan, float(task_costs(puzzles).sum()), outstanding))
-        return cls(made, end, sharing)
+            cost = float(task_costs(puzzles).sum())
+            return Group(number, members, plan, cost, outstanding, member=roster.member(number))
+
+        most = len(groups) * max(1, recipe.members)
+        return cls([*map(make_group, range(len(groups)))], end, sharing, make_group=make_group, most=most)
 
     @property
     def has_work(self) -> bool:
@@ -182,7 +228,8 @@ class Schedule:
     def next_job(self, worker: int, now: float) -> Adapt | Predict | Judge | None:
         """Return the job of a free worker.
 
-        The order is: the first votes of adapted groups, an adaptation, the other base rounds, judging, extra rounds.
+        The order is: the first votes of adapted groups, an adaptation, the other base rounds, judging, extra rounds,
+        a further member.
         """
         job = (
             self._prediction(worker, self._first_rounds)
@@ -190,6 +237,7 @@ class Schedule:
             or self._prediction(worker, lambda _: BASE_ROUNDS)
             or self._judging(worker)
             or self._prediction(worker, lambda group: len(group.outstanding))
+            or self._further_member(worker, now)
         )
         if job is not None:
             self.flying[worker] = job
@@ -197,13 +245,15 @@ class Schedule:
 
     def joint_jobs(self, now: float, meeting: str) -> dict[int, Adapt]:
         """Return the jobs, by worker, that adapt one group together; none while a worker is busy or no group waits."""
-        group = next((group for group in self.groups if group.waits), None)
-        if group is None or self.flying or len(self.speeds) < 2:
+        if self.flying or len(self.speeds) < 2:
             return {}
-        size, until = len(self.speeds), self._slice(group, now)
+        group = next((group for group in self.groups if group.waits), None) or self._new_member(now)
+        if group is None:
+            return {}
+        size, until = len(self.speeds), self._until(group, now)
+        common = (group.index, group.tasks, until, group.parts, group.lr_scale)
         jobs = {
-            worker: Adapt(group.index, group.tasks, until, group.parts, group.lr_scale, rank, size, meeting)
-            for rank, worker in enumerate(sorted(self.speeds))
+            worker: Adapt(*common, rank, size, meeting, group.member) for rank, worker in enumerate(sorted(self.speeds))
         }
         self.flying |= jobs
         return jobs
@@ -213,7 +263,8 @@ class Schedule:
         job = self.flying.get(worker)
         if not isinstance(job, Adapt) or any(g.waits and not self._is_flying(g) for g in self.groups):
             return None
-        until = self.adaptation_end()
+        group = self.groups[job.group]
+        until = self._member_end(group) if group.member else self.adaptation_end()
         if abs(until - job.until) < max(_MIN_MOVE_SECONDS, _MIN_MOVE_SHARE * (self.end - self.began)):
             return None
         job = Adapt(**(vars(job) | {"until": until}))
@@ -260,6 +311,7 @@ class Schedule:
         for group in self.groups:
             if group.home == worker:
                 group.report, group.home = None, None
+                group.lost = _UNKEPT if group.member else group.lost
         return self.flying.pop(worker, None)
 
     def failed(self, group: int, kind: str, reason: str) -> None:
@@ -270,8 +322,29 @@ class Schedule:
             group.parts *= 2
         if kind == "diverged":
             group.lr_scale /= 2
-        if group.failures >= _MAX_FAILURES:
+        if group.failures >= _MAX_FAILURES or group.member:
             group.lost = reason
+
+    def is_over(self, group: Group) -> bool:
+        """Return whether a group's network is needed no more: all is predicted, and judged by a network that judges."""
+        return not any(group.outstanding) and (self.unjudged is None or group.judged >= len(group.outstanding))
+
+    def restore(self, number: int) -> None:
+        """Make the further members up to a number, which an earlier run has begun."""
+        while self.make_group is not None and len(self.groups) <= number:
+            self.groups.append(self.make_group(len(self.groups)))
+
+    def drop_unfinished_members(self) -> None:
+        """Give up the further members that an earlier run has left without a network.
+
+        A member whose tasks have votes of a later one has been judged as far as it could be.
+        """
+        first = sum(not group.member for group in self.groups)
+        for group in self.groups:
+            if group.member and group.waits:
+                group.lost = _UNKEPT
+            if any(later.has_votes for later in self.groups[group.index + first :: first]):
+                self.give_up_judging(group.index)
 
     def give_up_judging(self, group: int) -> None:
         """Leave the candidates of a group to the order of their votes."""
@@ -281,11 +354,7 @@ class Schedule:
         """Return when the last adaptation should end so that enough time is left for prediction."""
         span, seconds = self.end - self.began, self._seconds_per_token()
         base_tokens, extra_tokens = self.begun_with
-        base, extra = seconds * base_tokens, min(seconds * extra_tokens, MAX_EXTRA_SHARE * span)
-        if self.unjudged is not None:
-            base *= 1 + _JUDGING_SHARE
-        wanted = max(_SAFETY * base, base + extra)  # the extra rounds are a margin for the base rounds
-        reserved = min(wanted, MAX_PREDICT_SHARE * span)
+        reserved = reserved_seconds(seconds * base_tokens, seconds * extra_tokens, span, self.unjudged is not None)
         predicted = seconds * (base_tokens + extra_tokens - sum(self._tokens()))  # this time has been spent already
         return self.end - max(0.0, reserved - predicted)
 
@@ -301,7 +370,52 @@ class Schedule:
         if not waiting:
             return None
         group = waiting[0]
-        return Adapt(group.index, group.tasks, self._slice(group, now), group.parts, group.lr_scale)
+        return self._adapt_alone(group, now)
+
+    def _adapt_alone(self, group: Group, now: float) -> Adapt:
+        """Return the job that adapts a group with one worker."""
+        until = self._until(group, now)
+        return Adapt(group.index, group.tasks, until, group.parts, group.lr_scale, member=group.member)
+
+    def _until(self, group: Group, now: float) -> float:
+        """Return when a group's adaptation that begins now should end."""
+        if self.began is None:
+            self.began, self.begun_with = now, self._tokens()
+        return self._member_end(group) if group.member else self._slice(group, now)
+
+    def _further_member(self, worker: int, now: float) -> Adapt | None:
+        """Return the adaptation of a further member by a worker that has nothing else to do, if there is time."""
+        if worker in self.spent or (self.sharing == "joint" and self.workers > 1):
+            return None
+        group = self._new_member(now)
+        return None if group is None else self._adapt_alone(group, now)
+
+    def _new_member(self, now: float) -> Group | None:
+        """Make the group of the next member, if all of it fits into the time that is left.
+
+        The first members come first: all have their base rounds by then, and have made the visits of the recipe. So a
+        further member takes about as long as the first on the same tasks did. Lost tasks get no further member.
+        """
+        first = [group for group in self.groups if not group.member]
+        if not all(group.lost or (group.is_whole and group.has_base) for group in first):
+            return None
+        while self.make_group is not None and len(self.groups) < self.most and self.has_room():
+            earlier = first[len(self.groups) % len(first)]
+            if not earlier.lost and now + earlier.report["seconds"] > self._member_end(earlier):
+                return None
+            group = self.make_group(len(self.groups))
+            group.lost = earlier.lost
+            self.groups.append(group)
+            if not group.lost:
+                return group
+        return None
+
+    def _member_end(self, group: Group) -> float:
+        """Return when the adaptation of a further member must end, so that the worker predicts and judges in time."""
+        tokens = sum(tokens_of(batch) for batches in group.plan.rounds for batch in batches)
+        seconds = self._seconds_per_token() * max(1, self.workers) * tokens
+        judging = _JUDGING_SHARE if self.unjudged is not None else 0.0
+        return self.end - _SAFETY * (1 + 2 * judging) * seconds
 
     def _slice(self, group: Group, now: float) -> float:
         """Return when a group's adaptation should end.
@@ -310,8 +424,6 @@ class Schedule:
         expected to overrun its end as much as those before, by its last step and by saving. If that leaves nothing, the
         group gets its share of half of the time that is left at all.
         """
-        if self.began is None:
-            self.began, self.begun_with = now, self._tokens()
         end = self.adaptation_end()
         waiting = [other for other in self.groups if other.waits and not self._is_flying(other)]
         share = group.cost / sum(other.cost for other in waiting)
@@ -326,7 +438,7 @@ class Schedule:
 
     def _tokens(self) -> tuple[int, int]:
         """Return the canvas tokens still to be predicted, in base rounds and in extra ones."""
-        groups = [group for group in self.groups if group.lost is None]
+        groups = [group for group in self.groups if group.lost is None and not group.member]
         return sum(group.tokens(True) for group in groups), sum(group.tokens(False) for group in groups)
 
     def _first_rounds(self, group: Group) -> int:
@@ -356,7 +468,7 @@ class Schedule:
             candidates = self.unjudged(group.index)
             if candidates:
                 tests, grids = zip(*candidates)
-                return Judge(group.index, group.tasks, tests, grids, self.end)
+                return Judge(group.index, group.tasks, tests, grids, self.end, group.member)
             group.judged = complete
         return None
 
@@ -380,7 +492,7 @@ class Schedule:
         if not choices:
             return None
         _, group, number, batches = min(choices, key=lambda choice: choice[0])
-        return Predict(group.index, group.tasks, number, tuple(batches[:_BATCHES_PER_JOB]), self.end)
+        return Predict(group.index, group.tasks, number, tuple(batches[:_BATCHES_PER_JOB]), self.end, group.member)
 
     def _earliest_round(self, group: Group, rounds: int) -> tuple[int, list[int]] | None:
         """Return the first of a group's `rounds` that has unclaimed batches, and these batches."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import tempfile
 import uuid
 from collections import deque
@@ -35,12 +37,15 @@ from hrm_offline.solve.messages import (
     Predict,
     Say,
     Setup,
+    Threads,
     Until,
     Voted,
 )
 from hrm_offline.solve.options import SolveOptions
+from hrm_offline.solve.paths import network_path
 from hrm_offline.solve.pool import ProcessPool
-from hrm_offline.solve.schedule import GROUPS_PER_WORKER, Schedule, Speed, split_tasks
+from hrm_offline.solve.schedule import Schedule, Speed, split_tasks
+from hrm_offline.solve.sizing import group_count, threads_per_worker, uses_all_gpus, worker_count
 
 _MAX_FAILURES = 3  # in a row, after which a worker is given up
 _STARTING_FACTOR = 2  # a worker that starts may be silent longer, since it imports torch and compiles kernels
@@ -48,6 +53,8 @@ _GLANCE_SECONDS = 1.0  # between two looks at silent workers
 _PROGRESS_SECONDS = 30.0  # between two progress lines
 _MAX_WIDTH_ON_CPU = 256  # hidden size; a wider network learns next to nothing on a CPU within a budget
 _LEAST_PROCESSORS, _WORKERS_PER_PROCESSOR = 2, 2  # for the number of workers that are worth their memory
+# Further members start only while the disk has so much free: for other files, and per worker in sizes of its network.
+_FREE_BYTES, _STATES_PER_NETWORK = 2**28, 6
 _CORES_PER_GPU = 2  # that its worker keeps busy: one starts kernels, another does what the driver asks for
 _PROGRESS_BEATS = 30  # a rate is the mean over this many signs of life, which come every second
 
@@ -74,8 +81,10 @@ class Supervisor:
     Votes go to the ledger and the history as they come. Tasks that do not suit the network are left out and named in
     `unsuited`. `failures` are the warnings of the run. `started` is when the first worker was ready, in seconds of the
     budget. `demotions` are the operations whose kernels failed, with the reasons. `graphs` says for each kind of work
-    whether CUDA graphs serve, and why. `worker_seconds` and `predicted_tokens` measure the phases. `induction` searches
-    programs beside the network, or alone.
+    whether CUDA graphs serve, and why. `worker_seconds` and `predicted_tokens` measure the phases; `member_seconds` is
+    the part of those seconds that further members took. `network_bytes` is the size of a saved network, and `dropped`
+    are the networks that were removed from the disk. `induction` searches programs beside
+    the network, or alone.
     """
 
     pool: object
@@ -93,6 +102,9 @@ class Supervisor:
     told: float = 0.0
     started: float | None = None
     worker_seconds: dict[str, float] = field(default_factory=lambda: {"adapt": 0.0, "predict": 0.0})
+    member_seconds: dict[str, float] = field(default_factory=lambda: {"adapt": 0.0, "predict": 0.0})
+    network_bytes: int = 0
+    dropped: set[int] = field(default_factory=set)
     predicted_tokens: int = 0
     induction: Induction | None = None
     demotions: dict[str, str] = field(default_factory=dict)
@@ -225,6 +237,7 @@ class Supervisor:
                 slot.failures = 0
                 self._count_seconds(index, slot.heard - since)
                 self.schedule.finished(index, self.budget.now())
+                self._drop_networks()
             case Failed():
                 if message.kind == "input" and self.hello is None:
                     raise InputError(message.reason)
@@ -237,7 +250,10 @@ class Supervisor:
     def _count_seconds(self, index: int, seconds: float) -> None:
         """Add to the worker-seconds of the phase that a worker is in."""
         job = self.schedule.flying.get(index) if self.schedule else None
-        self.worker_seconds["adapt" if isinstance(job, Adapt) else "predict"] += seconds if job else 0.0
+        if job is not None:
+            phase = "adapt" if isinstance(job, Adapt) else "predict"
+            self.worker_seconds[phase] += seconds
+            self.member_seconds[phase] += seconds if job.member else 0.0
 
     def phases(self) -> dict[str, float]:
         """Return the seconds until the first job, and the seconds of each phase as a mean over the workers."""
@@ -260,10 +276,9 @@ class Supervisor:
         self.say(f"computing on {hello.device}\noperations: {hello.operations}\n{hello.reason}")
         if hello.warning:
             self.warn(hello.warning)
-        workers = self._worker_count(hello)
-        if self.induction is not None:
-            self.induction.leave_cores(cores_needed(hello, workers))
-        groups = self._make_groups(hello, workers)
+        suited = self._suited(hello)
+        workers = worker_count(self.options, hello, len(suited))
+        groups = self._make_groups(hello, suited, workers)
         if self.history is not None:
             groups = self.history.begin(self._identity(hello), groups)
         self.ledger.reset([test_keys(self.tasks, group) for group in groups])
@@ -272,15 +287,45 @@ class Supervisor:
         self.schedule = Schedule.of_tasks(self.tasks, network.model, network.recipe, seed, groups, end, sharing)
         if network.model.is_decoder:
             self.schedule.unjudged = self.ledger.unjudged
+        self.schedule.has_room = self._has_room
         self._replay()
-        for index in range(1, self._useful(workers)):
+        useful = self._useful(workers)
+        self._share_threads(hello, useful)
+        if self.induction is not None:
+            self.induction.leave_cores(cores_needed(self.hello, useful), hello.device.startswith("cpu"))
+        for index in range(1, useful):
             self._start(index, self._device_of(index, hello))
 
-    def _worker_count(self, hello: Hello) -> int:
-        """Return how many workers were asked for: one per GPU if the user did not say, and one on a CPU."""
-        if self.options.workers is not None:
-            return max(1, self.options.workers)  # 0 means one worker in this process
-        return hello.gpus if self._uses_all_gpus(hello) else 1
+    def _share_threads(self, hello: Hello, workers: int) -> None:
+        """Have workers on one CPU compute with so few threads that they do not wait for each other's."""
+        threads = threads_per_worker(self.options, hello, workers)
+        if threads != hello.threads:
+            self.hello = dataclasses.replace(hello, threads=threads)
+            self.setup = dataclasses.replace(self.setup, options=dataclasses.replace(self.options, threads=threads))
+            self.pool.send(0, Threads(threads))
+
+    def _has_room(self) -> bool:
+        """Return whether a further member may start.
+
+        The disk needs room for each worker: for its network, and states of learning. On a CPU the search for programs
+        comes first, since it is worth more and wants the same cores.
+        """
+        if self.hello.device.startswith("cpu") and self.induction is not None and self.induction.goes_on:
+            return False
+        with contextlib.suppress(OSError):
+            free = shutil.disk_usage(self.setup.folder).free
+            return free > _FREE_BYTES + _STATES_PER_NETWORK * self.network_bytes * len(self.slots)
+        return True
+
+    def _drop_networks(self) -> None:
+        """Remove the networks that are needed no more, where the disk has to hold those of further members."""
+        if self.options.keep_networks or self.hello.network.recipe.members == 1:
+            return
+        for group in self.schedule.groups:
+            if group.index not in self.dropped and self.schedule.is_over(group):
+                self.dropped.add(group.index)
+                with contextlib.suppress(OSError):
+                    network_path(self.setup.folder, group.index).unlink()
 
     def _useful(self, workers: int) -> int:
         """Return how many of so many workers find work. Each one that starts takes memory, and time from the others.
@@ -299,21 +344,12 @@ class Supervisor:
             self.say(f"{useful} of {workers} workers start: {words}, and {processors} processors")
         return useful
 
-    def _uses_all_gpus(self, hello: Hello) -> bool:
-        return hello.gpus > 0 and self.options.device in (None, "cuda")
-
-    def _make_groups(self, hello: Hello, workers: int) -> list[tuple[int, ...]]:
+    def _make_groups(self, hello: Hello, suited: list[int], workers: int) -> list[tuple[int, ...]]:
         """Split the tasks that suit the network into groups."""
-        suited = self._suited(hello)
         network = hello.network
         puzzles = PuzzleSet(tuple(self.tasks[i] for i in suited), network.recipe, network.model, self.options.seed)
-        groups = split_tasks(puzzles, self._group_count(workers, len(suited)))
+        groups = split_tasks(puzzles, group_count(self.options, hello, workers, len(suited)))
         return [tuple(suited[i] for i in group) for group in groups]
-
-    def _group_count(self, workers: int, tasks: int) -> int:
-        if self.options.sharing == "per-task":
-            return tasks
-        return 1 if workers == 1 or self.options.sharing == "joint" else GROUPS_PER_WORKER * workers
 
     def _suited(self, hello: Hello) -> list[int]:
         """Return the tasks that fit the network. The others are left out, with the reason."""
@@ -355,14 +391,19 @@ class Supervisor:
         if self.history is None:
             return
         for key, votes in self.history.votes():
+            self.schedule.restore(key[0])
             self.schedule.voted(key)
             self.ledger.add(key, votes)
         for group, votes in self.history.scores():
             self.ledger.add_scores(group, votes)
         for group, report, intact in self.history.reports():
+            self.schedule.restore(group)
             complete = not any(self.schedule.groups[group].outstanding)
             if intact or complete:
                 self.schedule.groups[group].report = report
+            if complete and not intact:
+                self.schedule.give_up_judging(group)
+        self.schedule.drop_unfinished_members()
         left = sum(any(group.outstanding) for group in self.schedule.groups)
         if left < len(self.schedule.groups) or self.ledger.tally.votes:
             self.say(
@@ -371,7 +412,7 @@ class Supervisor:
             )
 
     def _device_of(self, index: int, hello: Hello) -> str | None:
-        return f"cuda:{index % hello.gpus}" if self._uses_all_gpus(hello) else self.options.device
+        return f"cuda:{index % hello.gpus}" if uses_all_gpus(self.options, hello) else self.options.device
 
     def _beat(self, index: int, beat: Beat) -> None:
         """Move the end of an adaptation if its pace has changed, and show the progress now and then."""
@@ -432,6 +473,10 @@ class Supervisor:
             self.say(f"adapt: group {message.group} ended after {done}, loss {report['loss']:.3f}, at {when}")
         else:
             self.say(f"adapt: group {message.group}: the network stays as it is, at {when}")
+        if message.saved:
+            with contextlib.suppress(OSError):
+                path = network_path(self.setup.folder, message.group)
+                self.network_bytes = max(self.network_bytes, path.stat().st_size)
         if self.history is not None and message.saved:
             self.history.adapted(message)
 

@@ -28,6 +28,7 @@ from hrm_offline.solve.messages import (
     Say,
     Setup,
     State,
+    Threads,
     Until,
 )
 from hrm_offline.solve.pool import end_with_parent
@@ -86,6 +87,8 @@ class Worker:
             self.send(self.engine.hello())
             self.told_demotions |= self._merely_slower()
             self._tell_changes()
+        elif isinstance(message, Threads):
+            self.engine.use_threads(message.number)
         elif isinstance(message, Adapt):
             yield from self._adapt(message)
             self.send(Done())

@@ -61,3 +61,19 @@ def test_judging_that_fails_costs_no_answer(challenges, tmp_path, monkeypatch):
     report = solve_quietly(options_of(challenges, tmp_path, **OPTIONS))
     assert report["test inputs without a vote"] == 0
     assert any("judging candidates" in failure for failure in report["failures"])
+
+
+def test_further_members_vote_too_and_a_run_that_was_cut_off_goes_on_with_them(challenges, tmp_path):
+    options = OPTIONS | {"overrides": OPTIONS["overrides"] | {"members": 2}}
+    report = solve_quietly(options_of(challenges, tmp_path, "whole", **options), seconds=10**6)
+    expected, report = check(tmp_path / "whole", challenges[1])
+    assert [group["member"] for group in report["adapted"]["groups"]] == [0, 1]
+    assert report["votes per test input"]["least"] >= 16
+    assert report["ended because"].endswith("by all 2 members")
+    assert report["adapted"]["groups"][1]["seconds"] > 0
+    for messages in (7, 9):
+        pool = CutOff(lambda receive, send: Worker(receive, send, engine.Engine), messages)
+        with pytest.raises(KeyboardInterrupt):
+            solve_quietly(options_of(challenges, tmp_path, f"cut-{messages}", **options), seconds=10**6, pool=pool)
+        solve_quietly(options_of(challenges, tmp_path, f"cut-{messages}", **options), seconds=10**6)
+        assert check(tmp_path / f"cut-{messages}", challenges[1])[0] == expected

@@ -75,6 +75,21 @@ def test_a_disk_that_is_full_leaves_the_last_file(ledger, limit_file_size):
     assert ["keeps its last state" in line for line in said] == [True]
 
 
+def test_all_networks_on_the_same_tasks_vote_and_judge_together(ledger):
+    """Count under number 1 the votes of a second network on the tasks of number 0."""
+    ledger.add((0, 0, 0), votes_for(0, A))
+    ledger.add((1, 0, 0), votes_for(0, B, count=2))
+    key = ledger.keys[0][0]
+    assert [c.count for c in ledger.votes()[key].ranking()] == [2, 1]
+    assert len(ledger.unjudged(0)) == len(ledger.unjudged(1)) == 2
+    ledger.add_scores(0, Votes.of_grids(np.array([0]), [A], np.array([-1.0])))
+    assert [grid.tolist() for _, grid in ledger.unjudged(0)] == [B.tolist()]
+    assert len(ledger.unjudged(1)) == 2
+    ledger.add_scores(1, Votes.of_grids(np.array([0, 0]), [A, B], np.array([-9.0, -4.0])))
+    scores = {c.grid.tobytes(): c.score for c in ledger.votes()[key].ranking()}
+    assert scores == {A.tobytes(): -5.0, B.tobytes(): -2.5}  # the first network has not judged B: its worst counts
+
+
 def test_the_best_program_has_an_attempt_and_the_network_keeps_the_other(ledger):
     ledger.add((0, 0, 0), votes_for(0, C, count=9))
     ledger.add((0, 0, 1), votes_for(0, B, count=2))

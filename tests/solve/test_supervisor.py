@@ -62,26 +62,25 @@ def test_a_fault_of_the_leader_itself_leaves_its_answers(challenges, tmp_path):
 
 
 @pytest.mark.usefixtures("warm_workers")
-def test_two_workers_answer_the_same_every_time_and_hold_no_torch_above(challenges, tmp_path):
+def test_any_number_of_workers_answers_the_same_and_holds_no_torch_above(challenges, tmp_path):
     """Run once in a process of its own, which shows whether the supervising process loads torch."""
     code = (
         "import sys; from hrm_offline.cli import main; code = main(sys.argv[1:]); "
         "sys.exit(code or ('torch' in sys.modules and 9))"
     )
 
-    def arguments(name):
-        words = ["solve", "--challenges", str(challenges[0]), "--out", str(tmp_path / name)]
-        return [*words, "--visits", "20", "--workers", "2", "--budget", "5m", "--induce", "off"]
+    def arguments(name, *sizes):
+        words = ["solve", "--challenges", str(challenges[0]), "--out", str(tmp_path / name), "--visits", "20", *sizes]
+        return [*words, "--members", "1", "--budget", "5m", "--induce", "off"]
 
-    alone = subprocess.run(
-        [sys.executable, "-c", code, *arguments("a")], capture_output=True, text=True, cwd=REPOSITORY
-    )
+    command = [sys.executable, "-c", code, *arguments("a", "--workers", "2")]
+    alone = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
     assert alone.returncode == 0, alone.stdout + alone.stderr
-    assert main(arguments("b")) == 0
+    assert main(arguments("b", "--workers", "1", "--groups", "4")) == 0
     answers = []
-    for name in ("a", "b"):
+    for name, workers in (("a", 2), ("b", 1)):
         submission, report = check(tmp_path / name, challenges[1])
-        assert report["workers"] == 2
+        assert report["workers"] == workers
         assert len(report["adapted"]["groups"]) == 4
         assert report["test inputs without a vote"] == 0
         answers.append(submission)

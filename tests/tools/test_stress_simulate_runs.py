@@ -19,5 +19,5 @@ def test_simulated_runs_end_in_time_and_use_it(seeds, sharing):
     for outcome in outcomes:
         assert outcome.late <= 0, outcome
         assert outcome.valid, outcome
-        assert outcome.used is None or outcome.used >= 0.9, outcome
+        assert outcome.used is None or outcome.used >= 0.95, outcome
     assert any(outcome.used is not None for outcome in outcomes)  # their workers did come up

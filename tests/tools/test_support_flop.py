@@ -8,9 +8,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from hrm_offline.config import PRESETS
-from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.model.recursive import RecursiveModel
-from tools.support.flop import outer_step_flop, project, training_flop, visit_flop
+from tools.support.flop import outer_step_flop, training_flop
 
 SMALL = PRESETS["hrm-132k"]
 
@@ -28,11 +27,3 @@ def test_an_outer_step_and_its_backward_pass_are_counted_as_pytorch_does(archite
         output.logits.sum().backward()
     assert outer_step_flop(config, 36) == pytest.approx(forward, rel=0.01)
     assert training_flop(config, 36) == pytest.approx(counter.get_total_flops(), rel=0.01)
-
-
-def test_a_projection_spends_its_hours_on_visits(make_task):
-    tasks = tuple(make_task(f"t{i}", seed=i) for i in range(3))
-    source = ExampleSource(PuzzleSet(tasks, SMALL.adapt, SMALL.model, 0), 0)
-    found = project(SMALL.model, source, chips=2, tflops=10.0, share_of_peak=0.5, hours=1.0)
-    assert found.visits * visit_flop(SMALL.model, source) == pytest.approx(2 * 10e12 * 0.5 * 3600)
-    assert found.steps * found.examples_per_step == pytest.approx(found.visits * len(source.examples))

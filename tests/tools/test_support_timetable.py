@@ -7,7 +7,7 @@ import pytest
 from hrm_offline.config import PRESETS
 from hrm_offline.data.puzzles import PuzzleSet
 from hrm_offline.data.tasks import TaskSet
-from tools.support.timetable import Shares, prediction_flop, timetable
+from tools.support.timetable import Shares, Work, prediction_flop, spend, timetable
 
 SMALL = PRESETS["hrm-132k"]
 
@@ -30,6 +30,28 @@ def test_there_is_no_timetable_without_a_measurement_that_can_be_compared():
     assert "nothing was adapted" in line
 
 
+def work(visits=100, members=1):
+    """Return work whose visit takes a second, its base rounds 10 s and its extra rounds 20 s, at a rate of 1 FLOP/s."""
+    recipe = dataclasses.replace(SMALL.adapt, visits=visits, members=members)
+    return Work(recipe, visit=1.0, base=10.0, extra=20.0, judges=False)
+
+
+def test_below_the_ceiling_nothing_is_left():
+    spent = spend(work(visits=1000), 500.0, 1.0, 1.0, groups=1)
+    assert (spent.visits, spent.views, spent.networks, spent.left) == (470.0, 1.0, 1.0, 0.0)
+    spent = spend(work(visits=1000), 40.0, 1.0, 1.0, groups=1)  # too short for all extra rounds
+    assert spent.left == 0 and spent.views < 1
+    assert spent.adapt + spent.predict == pytest.approx(40.0)
+
+
+def test_beyond_the_ceiling_whole_members_of_groups_follow():
+    spent = spend(work(members=9), 500.0, 1.0, 1.0, groups=2)
+    assert (spent.visits, spent.networks) == (100.0, 3.5)
+    assert spent.adapt + spent.predict + spent.further + spent.left == pytest.approx(500.0)
+    assert spent.left < 130 / 2
+    assert spend(work(members=2), 500.0, 1.0, 1.0, groups=2).networks == 2.0
+
+
 @pytest.mark.parametrize(("architecture", "projected"), [("shared", "trm-7m"), ("decoder", "decoder-75m")])
 def test_what_is_projected_follows_the_rehearsed_network(make_task, monkeypatch, architecture, projected):
     monkeypatch.setattr("tools.support.timetable._shares_of_peak", lambda *_: Shares(0.2, 0.2))
@@ -44,4 +66,4 @@ def test_what_is_projected_follows_the_rehearsed_network(make_task, monkeypatch,
     lines = timetable((), report, workers=1)
     recipe = PRESETS[projected].recipe(pretrained=True)
     assert f"preset {projected}" in lines[1]
-    assert f"{recipe.visits:,} visits" in lines[4] and f"{recipe.vote_views} views" in lines[5]
+    assert f"of at most {recipe.visits:,} visits" in lines[4] and f"{recipe.vote_views} views" in lines[5]

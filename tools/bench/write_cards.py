@@ -10,29 +10,36 @@ from __future__ import annotations
 
 import script_setup
 
+import dataclasses
+import functools
 import sys
 from pathlib import Path
 
 import torch
 
+from hrm_offline.common.budget import Budget
 from hrm_offline.common.files import write_bytes
-from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
-from hrm_offline.data.tasks import Task, load_tasks
+from hrm_offline.config import PRESET_NAMES, preset
+from hrm_offline.data.tasks import load_tasks
 from hrm_offline.model.device import Runtime, choose_runtime
 from hrm_offline.ops import dispatch
-from hrm_offline.solve.choice import Choice, choose, nearest_preset
+from hrm_offline.solve.choice import choose, nearest_preset
 from hrm_offline.solve.messages import Setup
 from hrm_offline.solve.options import SolveOptions
+from hrm_offline.solve.schedule import GROUPS_PER_WORKER
 from tools.support import environment
 from tools.support.cards import CARDS, Card, faked
 from tools.support.command_line import parser_of, run_tool
-from tools.support.flop import visit_flop
-from tools.support.timetable import ADAPT_SHARE, prediction_flop
+from tools.support.timetable import Work, spend
 
 PAGE = environment.REPOSITORY / "docs" / "cards.md"
 
 _TASKS = 240  # in the hidden set of a competition
-_BUDGETS = {"11 h 30 min": 11.5 * 3600, "1 h": 3600.0}
+_WHOLE = 11.5 * 3600
+_BUDGETS = {"11 h 30 min": _WHOLE, "1 h": 3600.0}
+_TIMETABLE_CARDS = ("T4", "L4", "H100")
+# The settings of a recipe that the work depends on, beside visits and members.
+_COUNTED = ("canvas", "colour_permutations", "outer_steps", "vote_views", "search_branches", "tokens_per_step")
 _SHARE_OF_PEAK = 0.2  # assumed
 
 _INTRODUCTION = """# What each card gets
@@ -54,23 +61,32 @@ _PLAN = """
 ## Network and plan
 
 For {tasks} tasks without `--artifact` or `--preset`. GPU-seconds per task are the budget times the number of GPUs,
-divided by the number of tasks. The last two columns count visits of each demonstration and views of each test input.
-They say how many would fit on tasks like ARC-AGI-2's public evaluation if a card reached {share:.0%} of its peak in
-16-bit matrix products. A card's share is not known before it is measured.
+divided by the number of tasks. The last three columns count visits of each demonstration, views of each test input, and
+networks that learn each task. They say how many would fit on tasks like ARC-AGI-2's public evaluation if a card reached
+{share:.0%} of its peak in 16-bit matrix products. A card's share is not known before it is measured.
+
+"""
+
+_TIMETABLE = """
+## Where 11 h 30 min go
+
+The same assumption, for each preset. "adapt" and "predict" are the shares of the budget that the first network on each
+task takes; the visits of a recipe are a ceiling. "members" is the share of further networks, which start when all
+visits are made. What is left is a margin of prediction below the ceiling. Beyond it, it is too little for a further
+network, or all of them are made and the run ends early.
 
 """
 
 
 def page() -> str:
     """Return the whole page as Markdown."""
-    tasks = load_tasks("arc2-eval").tasks
     operations, plans = [], []
     for card in CARDS:
         with faked(card):
             runtime = choose_runtime()
             operations.append(_operations(card, runtime))
             for words, seconds in _BUDGETS.items():
-                plans.append(_plan(card, runtime, words, seconds, tasks))
+                plans.append(_plan(card, runtime, words, seconds))
     return (
         _INTRODUCTION
         + _table(
@@ -78,8 +94,24 @@ def page() -> str:
             operations,
         )
         + _PLAN.format(tasks=_TASKS, share=_SHARE_OF_PEAK)
-        + _table(["card", "budget", "GPU-seconds per task", "preset", "visits", "views"], plans)
+        + _table(["card", "budget", "GPU-seconds per task", "preset", "visits", "views", "networks per task"], plans)
+        + _TIMETABLE
+        + _table(
+            ["card", "preset", "start", "visits", "views", "networks per task", "adapt", "predict", "members", "left"],
+            [
+                _timetable(card, name, pretrained)
+                for card in CARDS
+                if card.name in _TIMETABLE_CARDS
+                for name in PRESET_NAMES
+                for pretrained in _starts(name)
+            ],
+        )
     )
+
+
+def _starts(name: str) -> tuple[bool, ...]:
+    """Return the starts whose recipes differ: random weights, and an artifact."""
+    return (False, True) if preset(name).adapt_pretrained else (False,)
 
 
 def _operations(card: Card, runtime: Runtime) -> list[str]:
@@ -112,30 +144,48 @@ def _candidates(kernels: list[str]) -> str:
     return "PyTorch and our kernel" + "".join(several)
 
 
-def _plan(card: Card, runtime: Runtime, words: str, budget: float, tasks: tuple[Task, ...]) -> list[str]:
+def _plan(card: Card, runtime: Runtime, words: str, budget: float) -> list[str]:
     """Return the row of a card and a budget in the table of plans."""
     options = SolveOptions(challenges=Path("hidden.json"), out=Path("out"))
     choice = choose(Setup(options, Path("out"), budget / _TASKS), runtime)
-    seconds = card.count * budget / _TASKS
-    visits, views = _what_fits(choice, seconds * card.tflops * 1e12 * _SHARE_OF_PEAK, tasks)
-    recipe = choice.recipe
+    name = nearest_preset(choice.model)
     return [
         f"{card.name} x {card.count}",
         words,
-        f"{seconds:.1f}",
-        f"`{nearest_preset(choice.model)}`",
-        f"{visits * recipe.visits:,.0f} of {recipe.visits:,}",
-        f"{views:.0%} of {recipe.vote_views}",
+        f"{card.count * budget / _TASKS:.1f}",
+        f"`{name}`",
+        *_spending(card, name, False, budget)[:3],
     ]
 
 
-def _what_fits(choice: Choice, flop: float, tasks: tuple[Task, ...]) -> tuple[float, float]:
-    """Return the shares of a recipe's visits and views that `flop` per task allow."""
-    puzzles = PuzzleSet(tasks, choice.recipe, choice.model, 0)
-    adapt = choice.recipe.visits * visit_flop(choice.model, ExampleSource(puzzles, 0)) / len(tasks)
-    predict = prediction_flop(choice.model, puzzles) / len(tasks)
-    visits = min(1.0, ADAPT_SHARE * flop / adapt)
-    return visits, min(1.0, (flop - visits * adapt) / predict)
+def _timetable(card: Card, name: str, pretrained: bool) -> list[str]:
+    """Return the row of a card, a preset and a start in the table of whole budgets."""
+    start = "an artifact" if pretrained else "random weights"
+    return [f"{card.name} x {card.count}", f"`{name}`", start, *_spending(card, name, pretrained, _WHOLE)]
+
+
+def _spending(card: Card, name: str, pretrained: bool, budget: float) -> list[str]:
+    """Return how a run spends its budget: visits, views, networks per task, and the shares of its phases."""
+    recipe, other = preset(name).recipe(pretrained), preset(name).adapt
+    is_counted_alike = all(getattr(recipe, setting) == getattr(other, setting) for setting in _COUNTED)
+    work = dataclasses.replace(_work(name, pretrained and not is_counted_alike), recipe=recipe)
+    rate = card.count * card.tflops * 1e12 * _SHARE_OF_PEAK
+    seconds = budget - Budget(budget).reserve
+    spent = spend(work, seconds, rate, rate, 1 if card.count == 1 else GROUPS_PER_WORKER * card.count)
+    shares = (spent.adapt, spent.predict, spent.further, spent.left)
+    return [
+        f"{spent.visits:,.0f} of {work.recipe.visits:,}",
+        f"{spent.views:.0%} of {work.recipe.vote_views}",
+        f"{spent.networks:.3g} of {work.recipe.members}",
+        *(f"{part / budget:.0%}" for part in shares),
+    ]
+
+
+@functools.cache
+def _work(name: str, pretrained: bool) -> Work:
+    """Return the work of a preset on tasks like those of a competition, which number twice the public ones."""
+    work = Work.of(preset(name).model, preset(name).recipe(pretrained), load_tasks("arc2-eval").tasks)
+    return dataclasses.replace(work, visit=2 * work.visit, base=2 * work.base, extra=2 * work.extra)
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

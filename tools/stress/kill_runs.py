@@ -121,6 +121,7 @@ class Trials:
             out=out,
             budget=_BUDGET,
             visits=self.visits,
+            members=1,
             workers=workers,
             save_every=_SAVE_EVERY,
         )

@@ -42,7 +42,9 @@ from tools.support.command_line import parser_of
 # A budget shorter than this is over before the files can be written.
 _UNAVOIDABLE_SECONDS = 1.0
 # The share of the plannable adaptation that a well-behaved run has to use.
-_MIN_USED = 0.9
+_MIN_USED = 0.95
+# A further member that would take so much of the time that is left, at most, should have been started.
+_FITTING_SHARE = 0.75
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +52,9 @@ class Outcome:
     """The end of a run.
 
     `late` is the seconds beyond its budget, negative if the run ended before. `valid` says whether the answers are
-    valid. `used` is the share of the plannable adaptation that took place, or None if nothing can be said.
+    valid. `used` is the share of the plannable adaptation that took place, or None if nothing can be said. `members`
+    is the number of networks per group of tasks, on average, and `ceiling` says whether the first of them made all
+    visits.
     """
 
     seed: int
@@ -58,6 +62,8 @@ class Outcome:
     late: float
     valid: bool
     used: float | None
+    members: float = 0.0
+    ceiling: bool = False
 
 
 def draw_weather(seed: int) -> Weather:
@@ -75,6 +81,7 @@ def draw_weather(seed: int) -> Weather:
         token=float(budget * np.exp(rng.uniform(np.log(1e-9), np.log(3e-6)))),
         write=min(0.05, 0.002 * budget),
     )
+    calm = dataclasses.replace(calm, members=int(np.random.default_rng([seed, 4]).choice([1, 2, 8])))
     if seed % 2:
         return calm
     return dataclasses.replace(
@@ -105,8 +112,12 @@ def simulate(seed: int, sharing: str = "sharded", folder: Path | None = None) ->
             report = solve(options, budget, lambda _: None, pool=pool)
         late = budget.elapsed() - max(weather.budget, _UNAVOIDABLE_SECONDS)
         used = _used(weather, pool, challenges, report) if weather.well_behaved else None
+        networks = report.get("adapted", {}).get("groups", [])
+        first = [network for network in networks if not network["member"]]
         valid = _is_valid(out / "submission.json", {task_id: len(task["test"]) for task_id, task in tasks.items()})
-    return Outcome(seed, weather, late, valid, used)
+    return Outcome(
+        seed, weather, late, valid, used, len(networks) / max(1, len(first)), bool(first) and _is_whole(first)
+    )
 
 
 @contextlib.contextmanager
@@ -152,13 +163,15 @@ def _draw_tasks(count: int, seed: int) -> dict:
 def _used(weather: Weather, pool: SimulatedPool, challenges: Path, report: dict) -> float | None:
     """Return the share of the plannable adaptation that took place, in seconds of all workers.
 
-    A planner that knew the mean speeds could have planned all steps of the recipe, or as many as fit into the time
-    that prediction leaves.
+    A planner that knew the mean speeds could have planned all steps up to the recipe's ceiling, or as many as fit into
+    the time that prediction leaves. An adaptation ends with a whole step, so each group may lose one. Beyond the
+    ceiling everything counts as used, unless a whole further member would have fitted into the time that was left.
     """
     if not pool.ready or "adapted" not in report:
         return None
-    if report["adapted"]["steps"] == report["adapted"]["planned_steps"]:
-        return 1.0
+    first = [network for network in report["adapted"]["groups"] if not network["member"]]
+    if _is_whole(first):
+        return _used_beyond(weather, report, first)
     recipe = recipe_of(weather)
     puzzles = PuzzleSet(load_tasks(challenges).tasks, recipe, MODEL, 0)
     end = weather.budget - Budget(weather.budget, 0.0, lambda: 0.0).reserve
@@ -167,11 +180,29 @@ def _used(weather: Weather, pool: SimulatedPool, challenges: Path, report: dict)
         return None
     predict = _prediction_seconds(weather, PredictionPlan(puzzles, recipe), span)
     room = sum(max(0.0, end - ready - predict) for ready in pool.ready)
+    room -= len(first) * weather.step * _mean_factor(weather)
     tokens_per_visit = sum(len(bucket.members) * bucket.area for bucket in puzzles.buckets(puzzles.demonstrations))
     steps = weather.visits * tokens_per_visit / recipe.tokens_per_step
     wanted = weather.step * _mean_factor(weather) * steps
     plannable = min(room, wanted)
     return pool.adapting / plannable if plannable > 0 else None
+
+
+def _is_whole(networks: list[dict]) -> bool:
+    """Return whether networks have made all steps of their recipe."""
+    return all(network["steps"] == network["planned_steps"] for network in networks)
+
+
+def _used_beyond(weather: Weather, report: dict, first: list[dict]) -> float:
+    """Return 1, or the share of the budget that was used by a run that could have had one more whole member."""
+    networks, shares = report["adapted"]["groups"], report["shares of the budget"]
+    reserve = Budget(weather.budget, 0.0, lambda: 0.0).reserve
+    left = weather.budget * shares["left"] - reserve
+    following = first[len(networks) % len(first)]
+    # The prediction of a group by one worker, from the mean over all workers and groups.
+    predict = weather.budget * shares["prediction"] * weather.workers / len(first)
+    fits = following["seconds"] + predict < _FITTING_SHARE * left
+    return 1 - shares["left"] if fits and len(networks) < weather.members * len(first) else 1.0
 
 
 def _prediction_seconds(weather: Weather, plan: PredictionPlan, span: float) -> float:
@@ -212,10 +243,16 @@ def report_on(outcomes: list[Outcome]) -> int:
     used = sorted(outcome.used for outcome in outcomes if outcome.used is not None)
     wasteful = sum(share < _MIN_USED for share in used)
     if used:
-        print(
-            f"{len(used)} well-behaved runs: adaptation used {used[0]:.1%} to {used[-1]:.1%} of the plannable time, "
-            f"median {used[len(used) // 2]:.1%}; {wasteful} used less than {_MIN_USED:.0%}"
-        )
+        below = sorted(outcome.used for outcome in outcomes if outcome.used is not None and not outcome.ceiling)
+        beyond = [outcome.members for outcome in outcomes if outcome.used is not None and outcome.ceiling]
+        if below:
+            print(
+                f"{len(below)} well-behaved runs below the ceiling of their recipe: adaptation used {below[0]:.1%} to "
+                f"{below[-1]:.1%} of the plannable time, median {below[len(below) // 2]:.1%}"
+            )
+        if beyond:
+            print(f"{len(beyond)} beyond it: {sum(beyond) / len(beyond):.2f} networks per group of tasks on average")
+        print(f"{wasteful} used less than {_MIN_USED:.0%}")
     return 1 if late or invalid or wasteful else 0
 
 

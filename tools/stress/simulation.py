@@ -39,7 +39,7 @@ class Weather:
     `start`, `step`, `token` and `write` are the seconds to start a worker, to take a full adaptation step, to predict
     one canvas token and to write the answers. Each time is log-normal, with `spread` as the standard deviation of its
     logarithm. `stall` and `fault` are the chances of a stall and of a fault per piece of work. From the share
-    `throttled_from` of the budget on, all work takes `throttle` times as long.
+    `throttled_from` of the budget on, all work takes `throttle` times as long. `members` is the recipe's setting.
     """
 
     tasks: int
@@ -55,6 +55,7 @@ class Weather:
     fault: float = 0.0
     throttled_from: float = 1.0
     throttle: float = 1.0
+    members: int = 1
 
     @property
     def well_behaved(self) -> bool:
@@ -77,7 +78,7 @@ class SimulatedPool:
         self.numbers = itertools.count()
         self.adapting = 0.0  # seconds that the steps of all workers took
         self.ready: list[float] = []  # times at which workers were ready
-        self.puzzles: dict[tuple[int, ...], PuzzleSet] = {}  # by the numbers of their tasks
+        self.puzzles: dict[tuple[tuple[int, ...], int], PuzzleSet] = {}  # by the numbers of their tasks, and the member
 
     def clock(self) -> float:
         return self.now
@@ -216,7 +217,7 @@ class SimulatedEngine(Engine):
 
     def adapt(self, job):
         pool, recipe = self.worker.pool, self.choice.recipe
-        source = ExampleSource(self._puzzles(job.tasks), 0)
+        source, began = ExampleSource(self._puzzles(job.tasks, job.member), 0), self.clock()
         learner = SimpleNamespace(step=0, total_steps=0, world=World(), model=SimpleNamespace(device=None), ema=None)
 
         def learn(offered):
@@ -234,14 +235,15 @@ class SimulatedEngine(Engine):
         yield from self.adaptation.run()
         report = self.adaptation.finish()
         self.adaptation = None
-        self.adapted = Adapted(job.group, dataclasses.asdict(report), True, 0)
+        seconds = self.clock() - began
+        self.adapted = Adapted(job.group, dataclasses.asdict(report) | {"seconds": seconds}, True, 0)
 
-    def _puzzles(self, tasks: tuple[int, ...]) -> PuzzleSet:
+    def _puzzles(self, tasks: tuple[int, ...], member: int = 0) -> PuzzleSet:
         """Return the puzzles of some tasks, made once for all workers: they take half of the simulation's time."""
         known = self.worker.pool.puzzles
-        if tasks not in known:
-            known[tasks] = super()._puzzles(tasks)
-        return known[tasks]
+        if (tasks, member) not in known:
+            known[tasks, member] = super()._puzzles(tasks, member)
+        return known[tasks, member]
 
     def _new_network(self, puzzles):
         return None
@@ -250,7 +252,7 @@ class SimulatedEngine(Engine):
         return SimpleNamespace(predict=self._predict, try_graphs=lambda batch: None)
 
     def _predictor(self, job):
-        puzzles = self._puzzles(job.tasks)
+        puzzles = self._puzzles(job.tasks, job.member)
         return self._new_predictor(None, puzzles), PredictionPlan(puzzles, self.choice.recipe)
 
     def _predict(self, batch) -> Votes:
@@ -261,10 +263,11 @@ class SimulatedEngine(Engine):
 
 
 def recipe_of(weather: Weather):
-    """Return the recipe of a run: its visits are the weather's, everything else is the same for all runs."""
+    """Return the recipe of a run: visits and members are the weather's, everything else is the same for all runs."""
     return dataclasses.replace(
         preset("hrm-132k").adapt,
         visits=weather.visits,
+        members=weather.members,
         tokens_per_step=7_500,
         vote_views=24,
         predict_tokens=20_000,

@@ -1,4 +1,4 @@
-"""Count the floating-point operations (FLOP) of the network from its shapes, and project them to other chips.
+"""Count the floating-point operations (FLOP) of the network from its shapes.
 
 Only matrix products are counted, an addition and a multiplication each, because nearly all work is in them.
 """
@@ -6,7 +6,6 @@ Only matrix products are counted, an addition and a multiplication each, because
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 
 import torch
 
@@ -55,26 +54,3 @@ def matrix_product_tflops(size: int = 2048) -> float:
         a @ b
         seconds.append(time.perf_counter() - start)
     return 2 * size**3 / min(seconds) / 1e12
-
-
-@dataclass(frozen=True)
-class Projection:
-    """An adaptation projected to other chips: its steps, examples per step, visits per demonstration, and hours."""
-
-    steps: float
-    examples_per_step: float
-    visits: float
-    hours: float
-
-
-def project(
-    config: ModelConfig, source: ExampleSource, chips: int, tflops: float, share_of_peak: float, hours: float
-) -> Projection:
-    """Project the adaptation of a source to `chips` chips that share the tasks.
-
-    Each chip is assumed to reach the share `share_of_peak` of its `tflops`, which is its rate of dense products.
-    """
-    flop_in_all = chips * tflops * 1e12 * share_of_peak * hours * 3600
-    visits = flop_in_all / visit_flop(config, source)
-    examples_per_step = len(source.examples) / source.steps_per_visit
-    return Projection(visits * source.steps_per_visit, examples_per_step, visits, hours)

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from hrm_offline.common.budget import Budget
 from hrm_offline.common.settings import from_dict
 from hrm_offline.config import AdaptConfig, ModelConfig, preset
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.data.tasks import load_tasks
-from tools.support.flop import L4_TFLOPS, matrix_product_tflops, outer_step_flop, project, visit_flop
+from hrm_offline.solve.schedule import GROUPS_PER_WORKER, judged_seconds, reserved_seconds
+from tools.support.flop import L4_TFLOPS, matrix_product_tflops, outer_step_flop, visit_flop
 
 CHIPS, BUDGET_HOURS, BUDGET = 4, 11.5, "11h30m"
-ADAPT_SHARE = 0.6  # the largest part of the budget that adaptation may take
+_BASE_VIEWS = 8  # the plain views, which the base rounds predict
 # What a large GPU would learn, by the rehearsed network's architecture.
 _PRESETS = {"decoder": "decoder-75m", "shared": "trm-7m", "looped": "urm-14m"}
 _PRESET_OF_OTHERS = "hrm-27m"
@@ -67,45 +69,100 @@ def timetable(tasks, report: dict, workers: int) -> list[str]:
     ]
 
 
-def prediction_flop(config: ModelConfig, puzzles: PuzzleSet) -> float:
-    """Return the FLOP of predicting every view of every test input, where no sequence halts early."""
+def prediction_flop(config: ModelConfig, puzzles: PuzzleSet, most_views: int | None = None) -> float:
+    """Return the FLOP of predicting every view of every test input, where no sequence halts early.
+
+    `most_views` limits the views of each test input, beside the recipe's own limit.
+    """
     views = np.array([len(v) for v in puzzles.views])[puzzles.tests.puzzles]  # [test inputs]
-    views = np.minimum(views, puzzles.recipe.vote_views)
+    views = np.minimum(views, min(puzzles.recipe.vote_views, most_views or puzzles.recipe.vote_views))
     return sum(
         int(views[bucket.members].sum()) * puzzles.recipe.outer_steps * outer_step_flop(config, bucket.area)
         for bucket in puzzles.buckets(puzzles.tests)
     )
 
 
+@dataclass(frozen=True)
+class Work:
+    """The work of a recipe on some tasks, in FLOP: a visit of all demonstrations, and the rounds of all test inputs."""
+
+    recipe: AdaptConfig
+    visit: float
+    base: float
+    extra: float
+    judges: bool
+
+    @classmethod
+    def of(cls, model: ModelConfig, recipe: AdaptConfig, tasks) -> Work:
+        """Count the work on tasks. A decoder alone judges candidates, and searches for more in the plain views."""
+        puzzles = PuzzleSet(tasks, recipe, model, 0)
+        base = prediction_flop(model, puzzles, _BASE_VIEWS)
+        extra = prediction_flop(model, puzzles) - base
+        if model.is_decoder and recipe.search_branches:
+            extra += (1 + recipe.search_branches) * base
+        return cls(recipe, visit_flop(model, ExampleSource(puzzles, 0)), base, extra, model.is_decoder)
+
+
+@dataclass(frozen=True)
+class Spending:
+    """What a run does with its seconds. `visits` are those of the first network on each task, `views` is a share."""
+
+    visits: float
+    views: float
+    networks: float
+    adapt: float
+    predict: float
+    further: float
+    left: float
+
+
+def spend(work: Work, seconds: float, adapt_rate: float, predict_rate: float, groups: int) -> Spending:
+    """Return how the schedule spends the seconds between start and end of a run, if nothing goes wrong.
+
+    The rates are in FLOP per second of all chips together. Further members start one group at a time.
+    """
+    base, extra = work.base / predict_rate, work.extra / predict_rate
+    visit, whole = work.visit / adapt_rate, judged_seconds(base, work.judges) + extra
+    adapt = min(work.recipe.visits * visit, seconds - reserved_seconds(base, extra, seconds, work.judges))
+    predict = min(whole, seconds - adapt)
+    left = seconds - adapt - predict
+    is_whole = adapt == work.recipe.visits * visit
+    member = adapt + whole
+    further = min(work.recipe.members - 1, int(groups * left / member) / groups) if is_whole else 0.0
+    return Spending(
+        adapt / visit, min(1.0, predict / whole), 1 + further, adapt, predict, further * member, left - further * member
+    )
+
+
 def _phases(model: ModelConfig, recipe: AdaptConfig, tasks, shares: Shares, start: float) -> list[Phase]:
     """Return the phases of a run; `start` is the seconds until its workers are ready."""
-    puzzles = PuzzleSet(tasks, recipe, model, 0)
     budget = BUDGET_HOURS * 3600
-    most_seconds = ADAPT_SHARE * (budget - start)
-    possible = project(model, ExampleSource(puzzles, 0), CHIPS, L4_TFLOPS, shares.adapt, most_seconds / 3600)
-    done = min(1.0, recipe.visits / possible.visits)  # adaptation ends when the recipe's visits are made
-    adapt_seconds = done * most_seconds
-
-    room = budget - start - adapt_seconds
-    wanted = prediction_flop(model, puzzles) / (CHIPS * L4_TFLOPS * 1e12 * shares.predict)
-    predict_seconds = min(wanted, room)
+    kept = Budget(budget).reserve
+    peak = CHIPS * L4_TFLOPS * 1e12
+    work = Work.of(model, recipe, tasks)
+    spent = spend(work, budget - start - kept, peak * shares.adapt, peak * shares.predict, CHIPS * GROUPS_PER_WORKER)
+    further = f"{spent.networks - 1:.3g} more networks per task, of at most {recipe.members - 1}"
     return [
         Phase("start", start, "as measured here"),
-        Phase(
-            "adapt",
-            adapt_seconds,
-            f"{done * possible.visits:,.0f} of the recipe's {recipe.visits:,} visits per demonstration; "
-            f"{possible.hours:.1f} h would be enough for {possible.visits:,.0f}, in {possible.steps:,.0f} steps of "
-            f"{possible.examples_per_step:,.0f} examples",
-        ),
+        Phase("adapt", spent.adapt, f"{spent.visits:,.0f} of at most {recipe.visits:,} visits per demonstration"),
         Phase(
             "predict",
-            predict_seconds,
-            f"{predict_seconds / wanted:.0%} of the {recipe.vote_views} views per test input, "
-            f"{recipe.outer_steps} outer steps each",
+            spent.predict,
+            f"{spent.views:.0%} of the {recipe.vote_views} views per test input, {recipe.outer_steps} outer steps each",
         ),
-        Phase("left", room - predict_seconds, "unused, or more visits"),
+        Phase("members", spent.further, further),
+        Phase("reserve", kept, "kept for the last vote and the files"),
+        Phase("left", spent.left, _reason_of(spent, recipe)),
     ]
+
+
+def _reason_of(spent: Spending, recipe: AdaptConfig) -> str:
+    """Say why a run leaves time."""
+    if spent.visits < recipe.visits:
+        return "a margin of prediction"
+    if spent.networks < recipe.members:
+        return "too little for a further member"
+    return "all visits and members are made: the run ends early"
 
 
 def _shares_of_peak(tasks, report: dict, workers: int) -> Shares:

@@ -51,6 +51,7 @@ def solve_tasks(contact: Contact) -> None:
         preset=contact.preset,
         artifact="none",
         visits=contact.pick(None, 1),
+        members=contact.pick(None, 1),
     )
     with open(out / "solve.log", "w", encoding="utf-8") as log:
         done = subprocess.run(
@@ -89,7 +90,7 @@ def fail_on_purpose(contact: Contact) -> None:
         preset=contact.preset,
         workers=0,
         induce="off",
-        overrides=contact.pick({}, {"visits": 1}),
+        overrides=contact.pick({}, {"visits": 1, "members": 1}),
     )
     budget, chosen = Budget(seconds), []
 

@@ -1,0 +1,70 @@
+"""Decide how many workers and groups of tasks a run has, and how workers on one CPU share its cores."""
+
+from __future__ import annotations
+
+from hrm_offline.common import machine
+from hrm_offline.solve.messages import Hello
+from hrm_offline.solve.options import SolveOptions
+from hrm_offline.solve.schedule import GROUPS_PER_WORKER
+
+# A network learns its tasks better beside others: each task alone needs four times the visits (LOG.md, "Each task
+# alone"). So cores beyond so many tasks each stay idle. The number itself was not measured.
+_TASKS_PER_CORE = 10
+# Adaptation holds about so many times the memory that starting and trying a prediction takes.
+_MEMORY_GROWTH = 2
+
+
+def uses_all_gpus(options: SolveOptions, hello: Hello) -> bool:
+    """Return whether each GPU of the machine gets a worker, if the user did not say."""
+    return hello.gpus > 0 and options.device in (None, "cuda")
+
+
+def worker_count(options: SolveOptions, hello: Hello, tasks: int) -> int:
+    """Return how many workers were asked for, or by default one per GPU or per physical core of a CPU.
+
+    `hello` is the first worker's, `tasks` how many tasks suit the network. A machine with little memory gets fewer
+    workers by default, and so does a run with few tasks.
+    """
+    if options.workers is not None:
+        return max(1, options.workers)  # 0 means one worker in this process
+    if uses_all_gpus(options, hello):
+        return hello.gpus
+    if not _shares_cpu(options, hello):
+        return 1
+    cores = min(machine.physical_cores(), _workers_in_memory(hello.memory))
+    groups = options.groups or tasks // (1 if options.sharing == "per-task" else _TASKS_PER_CORE)
+    return max(1, min(cores, groups))
+
+
+def group_count(options: SolveOptions, hello: Hello, workers: int, tasks: int) -> int:
+    """Return into how many groups the tasks are split."""
+    if options.sharing == "per-task":
+        return tasks
+    if options.sharing == "joint":
+        return 1
+    if options.groups is not None:
+        return options.groups
+    if workers == 1:
+        return 1
+    # The cores of a CPU are alike, so none falls behind.
+    is_counted = options.workers is None and _shares_cpu(options, hello)
+    return workers if is_counted else GROUPS_PER_WORKER * workers
+
+
+def threads_per_worker(options: SolveOptions, hello: Hello, workers: int) -> int:
+    """Return the CPU threads of each worker: as the first has them, or fewer where workers would share a core."""
+    if workers == 1 or options.threads is not None or not hello.device.startswith("cpu"):
+        return hello.threads
+    return max(1, min(hello.threads, machine.physical_cores() // workers))
+
+
+def _shares_cpu(options: SolveOptions, hello: Hello) -> bool:
+    """Return whether a CPU computes, and each worker learns groups of its own."""
+    return hello.device.startswith("cpu") and options.sharing != "joint"
+
+
+def _workers_in_memory(bytes_held: int) -> float:
+    """Return how many workers fit into memory. `bytes_held` is the memory of the worker that is there."""
+    if not bytes_held:
+        return float("inf")
+    return max(1, (machine.free_memory() + bytes_held) // (_MEMORY_GROWTH * bytes_held))

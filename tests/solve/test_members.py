@@ -1,0 +1,112 @@
+"""Test the numbers and seeds of networks on the same tasks, and when a schedule starts a further one."""
+
+import numpy as np
+import pytest
+
+from hrm_offline.config import MAX_SEED, PRESETS
+from hrm_offline.data.puzzles import PuzzleSet
+from hrm_offline.predict.plan import tokens_of
+from hrm_offline.solve.members import Roster, member_seed
+from hrm_offline.solve.messages import Adapt, Judge, Predict
+from hrm_offline.solve.schedule import Schedule, Speed, split_tasks
+
+SMALL = PRESETS["hrm-132k"]
+SECONDS = 100.0  # of an adaptation
+
+
+def make_schedule(make_task, end, members=3, groups=2):
+    tasks = tuple(make_task(f"t{i}", [((3, 3), (3, 3))] * 2, seed=i) for i in range(4))
+    recipe = SMALL.adapt.__class__(**(vars(SMALL.adapt) | {"members": members}))
+    parts = split_tasks(PuzzleSet(tasks, recipe, SMALL.model, 0), groups)
+    schedule = Schedule.of_tasks(tasks, SMALL.model, recipe, 7, parts, end, "sharded")
+    schedule.speeds = {0: Speed(1e-4)}
+    return schedule
+
+
+def run(schedule, steps=10):
+    """Let the only worker do all jobs, and return them; each adaptation takes its time or ends where it must."""
+    now, jobs = 0.0, []
+    while (job := schedule.next_job(0, now)) is not None:
+        jobs.append(job)
+        if isinstance(job, Adapt):
+            made = steps if job.until - now >= SECONDS else steps - 1
+            now = min(now + SECONDS, job.until)
+            report = {"steps": made, "planned_steps": 10, "seconds": SECONDS}
+            schedule.adapted(job.group, 0, report, saved=True)
+        for batch in getattr(job, "batches", ()):
+            now += 1e-4 * tokens_of(schedule.groups[job.group].plan.rounds[job.round][batch])
+            schedule.voted((job.group, job.round, batch))
+        schedule.finished(0, now)
+    assert now <= schedule.end
+    return jobs
+
+
+def adapted(jobs):
+    return [(job.group, job.member) for job in jobs if isinstance(job, Adapt)]
+
+
+def test_numbers_name_tasks_members_and_seeds():
+    roster = Roster([(0, 2), (1,)], seed=5)
+    assert [roster.tasks(number) for number in range(4)] == [(0, 2), (1,), (0, 2), (1,)]
+    assert [roster.member(number) for number in range(5)] == [0, 0, 1, 1, 2]
+    assert roster.seed_of(1) == 5
+    assert len({roster.seed_of(number) for number in range(0, 20, 2)}) == 10
+    assert 0 <= member_seed(MAX_SEED, 2**10) <= MAX_SEED
+
+
+@pytest.mark.parametrize(
+    ("end", "expected"),
+    [
+        (150.0, [(0, 0), (1, 0)]),  # not all visits are made
+        (250.0, [(0, 0), (1, 0)]),  # half a member would fit
+        (320.0, [(0, 0), (1, 0), (2, 1)]),
+        (2000.0, [(0, 0), (1, 0), (2, 1), (3, 1), (4, 2), (5, 2)]),
+    ],
+)
+def test_further_members_start_as_long_as_a_whole_one_fits(make_task, end, expected):
+    assert adapted(run(make_schedule(make_task, end))) == expected
+
+
+def test_without_all_visits_there_is_no_further_member(make_task):
+    assert adapted(run(make_schedule(make_task, 2000.0), steps=9)) == [(0, 0), (1, 0)]
+
+
+def test_a_full_disk_starts_no_further_member(make_task):
+    schedule = make_schedule(make_task, 2000.0)
+    schedule.has_room = lambda: False
+    assert len(adapted(run(schedule))) == 2
+
+
+def test_a_further_member_is_tried_once_and_lost_tasks_get_none(make_task):
+    schedule = make_schedule(make_task, 2000.0, members=2)
+    schedule.groups[0].lost = "it failed three times"
+    while not isinstance(job := schedule.next_job(0, 0.0), Adapt) or not job.member:
+        if isinstance(job, Adapt):
+            schedule.adapted(job.group, 0, {"steps": 10, "planned_steps": 10, "seconds": SECONDS}, saved=True)
+        for batch in getattr(job, "batches", ()):
+            schedule.voted((job.group, job.round, batch))
+        schedule.finished(0, 0.0)
+    assert (job.group, job.member) == (3, 1)
+    schedule.gone(0)
+    schedule.speeds[0] = Speed(1e-4)
+    schedule.failed(3, "memory", "out of memory")
+    assert schedule.next_job(0, 0.0) is None
+
+
+def test_a_member_judges_once_all_candidates_so_far(make_task):
+    schedule = make_schedule(make_task, 2000.0, members=2, groups=1)
+    schedule.unjudged = lambda group: [(0, np.ones((1, 1), np.uint8))]
+    jobs = run(schedule)
+    assert [(job.group, job.member) for job in jobs if isinstance(job, Judge)] == [(0, 0), (1, 1)]
+    assert all(schedule.is_over(group) for group in schedule.groups)
+    assert {job.member for job in jobs if isinstance(job, Predict)} == {0, 1}
+
+
+def test_members_of_an_earlier_run_are_restored_without_those_that_it_left_unfinished(make_task):
+    schedule = make_schedule(make_task, 2000.0)
+    schedule.restore(3)
+    schedule.voted((2, 0, 0))
+    schedule.drop_unfinished_members()
+    assert [group.member for group in schedule.groups] == [0, 0, 1, 1]
+    assert [bool(group.lost) for group in schedule.groups] == [False, False, True, True]
+    assert [group.judged > 0 for group in schedule.groups] == [True, False, False, False]
