@@ -26,8 +26,10 @@ from hrm_offline.common.packages import require_packages
 from hrm_offline.common.settings import from_dict, help_of, parse_setting
 from hrm_offline.config import (
     DTYPES,
+    NOT_IN_WEIGHTS,
     PRESET_NAMES,
     PRESETS,
+    PUBLISHED,
     AdaptConfig,
     ModelConfig,
     PretrainConfig,
@@ -43,8 +45,6 @@ _TRAINING = (*_NETWORK, "tqdm")
 _PICTURES = (*_TRAINING, "matplotlib")
 
 _LONGEST_REASON = 300  # characters of a foreign error, which may fill pages
-
-_NOT_IN_WEIGHTS = ("num_heads", "H_cycles", "L_cycles", "halt_max_steps")  # what a checkpoint's weights do not tell
 
 _TASKS_HELP = "Kaggle challenges file, file of one task, folder of such files, or name of a set"
 _SET_HELP = "bundled set (arc1-train, arc1-eval, arc2-train, arc2-eval), rehearsal, synthetic-N, file or folder"
@@ -183,10 +183,17 @@ def _pretrain_config(options: argparse.Namespace) -> PretrainConfig:
 
 
 def _import_checkpoint(options: argparse.Namespace, _) -> int:
-    from hrm_offline.model.artifact import import_checkpoint
+    from hrm_offline.model.published import import_checkpoint
 
-    untold = {name: getattr(ModelConfig, name) for name in _NOT_IN_WEIGHTS} | given(options, ModelConfig)
-    config = import_checkpoint(options.checkpoint, options.out, identifiers=options.identifiers, **untold)
+    config = import_checkpoint(
+        options.checkpoint,
+        options.out,
+        settings_file=options.config,
+        identifiers=options.identifiers,
+        keep_puzzles=options.keep_puzzles,
+        say=_say,
+        **given(options, ModelConfig),
+    )
     print(f"artifact in {options.out}: {json.dumps(dataclasses.asdict(config))}")
     return 0
 
@@ -380,12 +387,31 @@ def _add_leaks(commands) -> None:
 
 def _add_import_checkpoint(commands) -> None:
     importer = _add_command(
-        commands, "import-checkpoint", _import_checkpoint, _NETWORK, "turn a published checkpoint into an artifact"
+        commands,
+        "import-checkpoint",
+        _import_checkpoint,
+        _NETWORK,
+        f"turn a published checkpoint ({', '.join(PUBLISHED)}) into an artifact",
     )
     importer.add_argument("checkpoint", metavar="CHECKPOINT", help="file of weights, as torch.save wrote it")
     importer.add_argument("--out", required=True, metavar="DIR", help="folder for the artifact")
+    importer.add_argument(
+        "--config",
+        metavar="FILE",
+        help="settings of the run that made the checkpoint: its all_config.yaml, or the same as .json (default: an "
+        "all_config.yaml or config.yaml beside the checkpoint)",
+    )
     importer.add_argument("--identifiers", metavar="FILE", help="the identifiers.json of the checkpoint's data set")
-    add_flags(importer, ModelConfig, only=_NOT_IN_WEIGHTS)
+    importer.add_argument(
+        "--keep-puzzles", action="store_true", help="keep the whole embedding table, not only its mean row"
+    )
+    add_flags(importer, ModelConfig, _default_by_network, only=NOT_IN_WEIGHTS)
+
+
+def _default_by_network(field: dataclasses.Field) -> str:
+    """Return what a setting is where nothing tells it, for each published network."""
+    values = (f"{name} {getattr(PRESETS[chosen].model, field.name)}" for name, chosen in PUBLISHED.items())
+    return f"as the file of settings says, else as published: {', '.join(values)}"
 
 
 def _add_parity(commands) -> None:

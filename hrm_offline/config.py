@@ -14,11 +14,11 @@ from hrm_offline.common.errors import InputError, shown
 from hrm_offline.common.settings import check, setting
 from hrm_offline.common.tokens import COLOURS, DECODER_VOCABULARY
 
-ARCHITECTURES = ("hrm", "transformer", "shared", "decoder")
+ARCHITECTURES = ("hrm", "transformer", "shared", "looped", "decoder")
 POSITIONS = ("rope-1d", "rope-2d", "rope-3d", "learned")
 HALTING = ("q-learning", "halt-only")
 LOSSES = ("stablemax", "softmax")
-OPTIMIZERS = ("adam-atan2", "normuon")
+OPTIMIZERS = ("adam-atan2", "muon", "normuon")
 CONDITIONING = ("table", "factored", "few-shot")
 HALTING_TARGETS = ("next-step", "look-ahead")
 CANVAS = ("tight", "full")
@@ -26,7 +26,11 @@ VOTES = ("rotations", "flips", "colours", "translation")
 DTYPES = ("float32", "bfloat16", "float16")
 CUDA_GRAPHS = ("measured", "yes", "no")
 SHARING = ("sharded", "joint", "per-task")  # which tasks learn one network together
-PRESET_NAMES = ("hrm-27m", "transformer-27m", "shared-7m", "hrm-3m", "hrm-132k", "decoder-75m", "decoder-170k")
+PRESET_NAMES = ("hrm-27m", "transformer-27m", "trm-7m", "urm-14m", "hrm-3m", "hrm-132k", "decoder-75m", "decoder-170k")
+
+# The published networks whose weights can be imported, and the presets that have their settings.
+PUBLISHED = {"HRM": "hrm-27m", "TRM": "trm-7m", "URM": "urm-14m"}
+NOT_IN_WEIGHTS = ("num_heads", "H_cycles", "L_cycles", "halt_max_steps", "puzzle_tokens")  # what weights do not tell
 
 # Headings of the flags that are made from the recipes' fields.
 _RUN = "data and length of the run"
@@ -54,8 +58,10 @@ class ModelConfig:
       Prize's analysis of the Hierarchical Reasoning Model.
     - "shared" has one stack, L, in both roles. The whole last cycle carries gradient (Tiny Recursive Model,
       arXiv 2510.04871).
+    - "looped" has one stack, H, and one state, which H passes `L_cycles` times per H cycle. The input is added before
+      each pass. The whole last cycle carries gradient (Universal Reasoning Model, arXiv 2512.14693).
     - "decoder" has one stack, H, of pre-norm layers, which is passed once per H cycle. It reads a pair as one sequence
-      and predicts the output token by token. The other three predict all cells of the output at once, in place. All
+      and predicts the output token by token. The others predict all cells of the output at once, in place. All
       passes carry gradient. Puzzle embeddings are added to every token, and there is no halting.
 
     The upper limits lie far beyond any use: a larger number is a mistake, or is meant to exhaust the machine.
@@ -71,6 +77,12 @@ class ModelConfig:
     H_cycles: int = setting(2, "H passes per outer step", above=0, most=256)
     L_cycles: int = setting(2, "L passes per H pass", most=256)
     expansion: float = setting(4.0, "width of the SwiGLU: about 2/3 of this times hidden_size", above=0, most=64)
+    mlp_convolution: bool = setting(
+        False,
+        "in the SwiGLU, each number is also mixed with that of the token before (Universal Reasoning Model); what is "
+        "learned then depends on the width of the canvas",
+        later=True,
+    )
     rms_norm_eps: float = setting(1e-5, "added to the mean square in the normalisation", above=0, most=1)
     vocab_size: int = setting(
         12, "different tokens: PAD, EOS and ten colours, and three more for a decoder", above=0, most=2**16
@@ -93,6 +105,14 @@ class ModelConfig:
         most=3,
     )
     puzzle_emb_ndim: int = setting(512, "numbers per puzzle embedding", least=0, most=2**14)
+    puzzle_tokens: int = setting(
+        0,
+        "tokens in front of the canvas, of which the puzzle embeddings fill the first and zeros the others (the Tiny "
+        "Recursive Model has 16); 0: as many as the embeddings fill",
+        least=0,
+        most=_MAX_PUZZLE_TOKENS,
+        later=True,
+    )
     context_pairs: int = setting(
         0, "demonstrations in front of each sequence, in place of embeddings", least=0, most=16
     )
@@ -123,12 +143,23 @@ class ModelConfig:
             raise InputError(
                 f"puzzle_columns is {self.puzzle_columns} and context_pairs {self.context_pairs}, expected one of them"
             )
+        if self.puzzle_tokens and self.puzzle_tokens < self._filled_tokens:
+            raise InputError(
+                f"puzzle_tokens is {self.puzzle_tokens}, expected {self._filled_tokens} or more for "
+                f"{self.puzzle_columns} x {self.puzzle_emb_ndim} numbers"
+            )
         self._require_decoder()
 
     def _require_modules(self) -> None:
         """Raise `InputError` unless the architecture has all of its stacks, and no other."""
         without_l = ("L_layers", "L_cycles")
-        absent = {"hrm": (), "transformer": without_l, "shared": ("H_layers",), "decoder": without_l}[self.architecture]
+        absent = {
+            "hrm": (),
+            "transformer": without_l,
+            "shared": ("H_layers",),
+            "looped": ("L_layers",),
+            "decoder": without_l,
+        }[self.architecture]
         for name in ("H_layers", "L_layers", "L_cycles"):
             value = getattr(self, name)
             if name in absent and value:
@@ -142,7 +173,12 @@ class ModelConfig:
             raise InputError(f"positions '{self.positions}' do not go with architecture '{self.architecture}'")
         if not self.is_decoder:
             return
-        for name, expected in (("halt_max_steps", 1), ("context_pairs", 0)):
+        for name, expected in (
+            ("halt_max_steps", 1),
+            ("context_pairs", 0),
+            ("puzzle_tokens", 0),
+            ("mlp_convolution", False),
+        ):
             if getattr(self, name) != expected:
                 raise InputError(f"{name} is {getattr(self, name)}, expected {expected} for architecture 'decoder'")
         if self.vocab_size < DECODER_VOCABULARY:
@@ -158,7 +194,7 @@ class ModelConfig:
             raise InputError(f"expansion is {self.expansion}, too little for hidden_size {self.hidden_size}")
         for what, value, most in (
             ("canvas_rows x canvas_cols", self.canvas_rows * self.canvas_cols, _MAX_CELLS),
-            ("puzzle_columns x puzzle_emb_ndim in tokens of hidden_size", self.puzzle_tokens, _MAX_PUZZLE_TOKENS),
+            ("puzzle_columns x puzzle_emb_ndim in tokens of hidden_size", self._filled_tokens, _MAX_PUZZLE_TOKENS),
             ("layers that an outer step passes, cycles x layers,", self.layer_passes, _MAX_LAYERS_PER_STEP),
         ):
             if value > most:
@@ -177,6 +213,8 @@ class ModelConfig:
     @property
     def layer_passes(self) -> int:
         """Return the number of layers that a sequence passes per outer step."""
+        if self.architecture == "looped":
+            return self.H_cycles * self.L_cycles * self.H_layers
         return self.H_cycles * (self.L_cycles * self.L_layers + (self.H_layers or self.L_layers))
 
     @property
@@ -184,6 +222,8 @@ class ModelConfig:
         """Return the number of layer passes that carry gradient: the last ones of an outer step."""
         if self.is_decoder:
             return self.layer_passes
+        if self.architecture == "looped":
+            return self.L_cycles * self.H_layers
         cycles = self.L_cycles + 1 if self.architecture == "shared" else 1
         return self.H_layers + cycles * self.L_layers
 
@@ -202,9 +242,16 @@ class ModelConfig:
         return 2 + COLOURS if self.puzzle_columns == 3 else self.puzzle_columns
 
     @property
-    def puzzle_tokens(self) -> int:
-        """Return the tokens that the puzzle embeddings fill in front of the canvas."""
-        if self.is_decoder:  # adds them to every token
+    def prefix_tokens(self) -> int:
+        """Return the tokens in front of the canvas: those that puzzle embeddings fill, and zeros after them.
+
+        A network without embeddings has none.
+        """
+        return max(self.puzzle_tokens, self._filled_tokens) if self._filled_tokens else 0
+
+    @property
+    def _filled_tokens(self) -> int:
+        if self.is_decoder:  # adds the embeddings to every token
             return 0
         return _ceil_div(self.puzzle_columns * self.puzzle_emb_ndim, self.hidden_size)
 
@@ -266,7 +313,8 @@ class Recipe:
     )
     optimizer: str = setting(
         "adam-atan2",
-        "what moves the network; normuon moves a decoder's matrices by NorMuon and the rest by AdamW",
+        "what moves the network; muon moves all matrices by Muon, as the Universal Reasoning Model was trained for "
+        "ARC-AGI-2, and normuon those of a decoder's layers by NorMuon; both move the rest by AdamW",
         OPTIMIZERS,
         group=_OPTIMISER,
         later=True,
@@ -282,9 +330,19 @@ class Recipe:
         group=_OPTIMISER,
         later=True,
     )
-    beta1: float = setting(0.9, "decay per step of Adam-atan2's mean of gradients", least=0, most=1, group=_OPTIMISER)
+    beta1: float = setting(
+        0.9,
+        "decay per step of the mean of gradients in Adam-atan2, and in AdamW beside muon",
+        least=0,
+        most=1,
+        group=_OPTIMISER,
+    )
     beta2: float = setting(
-        0.95, "decay per step of Adam-atan2's mean of squared gradients", least=0, most=1, group=_OPTIMISER
+        0.95,
+        "decay per step of the mean of squared gradients in Adam-atan2, and in AdamW beside muon",
+        least=0,
+        most=1,
+        group=_OPTIMISER,
     )
     weight_decay: float = setting(0.1, "weight decay of the network, times lr per step", least=0, group=_OPTIMISER)
     puzzle_emb_lr: float = setting(
@@ -302,6 +360,13 @@ class Recipe:
     )
     ema: float = setting(
         0.999, "decay per step of the averaged weights that predict; 0: no average", least=0, most=1, group=_OPTIMISER
+    )
+    ema_rises: bool = setting(
+        True,
+        "the decay of the averaged weights rises to its value, so that random weights are soon forgotten; otherwise it "
+        "is constant from the first step on, as the Tiny Recursive Model has it",
+        group=_OPTIMISER,
+        later=True,
     )
     canvas: str = setting(
         "tight", "each example on a canvas of its size, or all on the full one", CANVAS, group=_BATCHES
@@ -550,6 +615,21 @@ _DECODER = dict(
 # A short run gains from a learning rate that falls in its second half.
 _LATE_DECAY = dict(warmup_steps=200, constant_fraction=0.5, final_lr_ratio=0.05)
 
+# Adaptation of a published trunk, by what others report of the Tiny Recursive Model at test time. New embeddings start
+# from the mean of the pretrained ones (Trelis, arXiv 2511.02886), which an artifact brings along.
+_PUBLISHED_TRUNK = dict(
+    canvas="full",  # the only canvas that such weights have seen; all published adaptations kept it
+    tokens_per_step=96 * 900,  # per GPU; on four GPUs Trelis' batch of 384
+    lr=1e-4,  # Trelis: 1e-4 to 2e-4. The least, since each GPU learns its own tasks with a quarter of the batch
+    embeddings_only=0.25,  # Trelis: embeddings alone for the first quarter, then everything
+    warmup_steps=200,  # NVARC (github.com/1ytic/NVARC)
+    ema_rises=False,  # TRM's averages have a constant decay; here they start from weights worth keeping
+    visits=4000,  # NVARC: 2,000 epochs scored 7.5% on hidden tasks, 4,000 scored 10.0%
+    colour_permutations=248,  # with eight plain views 256. NVARC learned 128 views, Trelis voted over 256 to 512
+    vote_views=256,  # 256 to 512 differ little from 1,000 (arXiv 2512.11847)
+    outer_steps=10,  # NVARC; most accuracy is there at the first outer step (arXiv 2512.11847)
+)
+
 PRESETS = {
     "hrm-27m": Preset(
         ModelConfig(),
@@ -561,10 +641,35 @@ PRESETS = {
         AdaptConfig(tokens_per_step=96 * 900, **_LATE_DECAY),
         PretrainConfig(preset="transformer-27m", canvas="full", colour_permutations=1000, steps=400_000),
     ),
-    "shared-7m": Preset(
-        ModelConfig(architecture="shared", H_layers=0, L_layers=2, H_cycles=3, L_cycles=4, halting="halt-only"),
+    # The Tiny Recursive Model as published for ARC (SamsungSAILMontreal/TinyRecursiveModels).
+    "trm-7m": Preset(
+        ModelConfig(
+            architecture="shared",
+            H_layers=0,
+            L_layers=2,
+            H_cycles=3,
+            L_cycles=4,
+            puzzle_tokens=16,
+            halting="halt-only",
+        ),
         AdaptConfig(tokens_per_step=96 * 900, **_LATE_DECAY),
-        PretrainConfig(preset="shared-7m", canvas="full", colour_permutations=1000, steps=400_000),
+        PretrainConfig(preset="trm-7m", canvas="full", colour_permutations=1000, steps=400_000, ema_rises=False),
+        AdaptConfig(**_PUBLISHED_TRUNK),
+    ),
+    # The Universal Reasoning Model as published for ARC (arXiv 2512.14693). Its convolution sees where a row of the
+    # canvas ends, so every example lies on the full one.
+    "urm-14m": Preset(
+        ModelConfig(
+            architecture="looped",
+            L_layers=0,
+            H_cycles=2,
+            L_cycles=6,
+            mlp_convolution=True,
+            halting="halt-only",
+        ),
+        AdaptConfig(tokens_per_step=96 * 900, canvas="full", **_LATE_DECAY),
+        PretrainConfig(preset="urm-14m", canvas="full", colour_permutations=1000, steps=400_000, ema_rises=False),
+        AdaptConfig(**_PUBLISHED_TRUNK),  # nobody has reported an adaptation of this network: the other's recipe
     ),
     "hrm-3m": Preset(
         ModelConfig(

@@ -1,9 +1,11 @@
-"""Hold this implementation against numbers that were computed from the published reference.
+"""Hold this implementation against numbers that were computed from the published references.
 
     python -m hrm_offline parity tests/golden/*.json
 
-A case is `FILE.json`, with its tensors in `FILE.safetensors` beside it. There are three kinds: "hrm" (whole forward
-passes and training steps), "ops" (single operations) and "data" (encoding, dihedral transforms, decoding, voting).
+A case is `FILE.json`, with its tensors in `FILE.safetensors` beside it. The kinds "hrm" and "trm" are whole forward
+passes and training steps of the Hierarchical Reasoning Model and of the Tiny Recursive Model, and so is "urm" of the
+Universal Reasoning Model. The kind "ops" is single operations, and "data" is encoding, dihedral transforms, decoding
+and voting.
 `tests/golden/README.md` describes them. Everything runs through the code that trains and predicts, never through a
 second copy of it.
 """
@@ -18,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 
 from hrm_offline.answers.vote import Vote, choose_attempts, rank
-from hrm_offline.common.errors import InputError
+from hrm_offline.common.errors import InputError, shown
 from hrm_offline.common.files import read_json
 from hrm_offline.config import ModelConfig, Recipe
 from hrm_offline.data.augment import View
@@ -28,12 +30,14 @@ from hrm_offline.model.halting import Carry, Sequences
 from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.ops.adam_atan2 import adam_atan2_
 from hrm_offline.ops.attention import attention
+from hrm_offline.ops.muon import muon_
 from hrm_offline.ops.rms_norm import rms_norm
 from hrm_offline.ops.rope import rope, rope_cos_sin
 from hrm_offline.ops.sign_sgd import sign_sgd_
 from hrm_offline.ops.stablemax_cross_entropy import stablemax_cross_entropy
 from hrm_offline.ops.swiglu import swiglu
 from hrm_offline.train.learner import Learner, Part
+from hrm_offline.train.optim import Muon
 
 KEY_PREFIX = "model.inner."
 _BASE_TOLERANCE = 1e-4
@@ -110,49 +114,136 @@ def run_case(path: str | Path) -> Comparison:
     kind = case.get("kind") if isinstance(case, dict) else None
     if kind == "data":
         return _compare_data(case)
-    if kind not in ("hrm", "ops"):
-        raise InputError(f"{path}: kind is {kind!r}, expected hrm, ops or data")
+    if kind not in (*_NETWORKS, "ops"):
+        raise InputError(f"{path}: kind is {kind!r}, expected {', '.join(_NETWORKS)}, ops or data")
     tensors_path = path.with_suffix(".safetensors")
     try:
         tensors = load_file(tensors_path)
     except Exception as error:
         raise InputError(f"{tensors_path}: cannot be read as safetensors ({error})") from None
-    return _compare_hrm(case, tensors) if kind == "hrm" else _compare_ops(case, tensors)
+    try:
+        if kind == "ops":
+            return _compare_muon(case, tensors) if "muon" in case else _compare_ops(case, tensors)
+        return _compare_network(case, tensors, model_config(case["config"], kind), recipe_of(case["optim"]))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except KeyError as error:
+        raise InputError(f"{path}: {error} is missing or unknown") from None
 
 
-def model_config(reference: dict) -> ModelConfig:
-    """Return the reference's configuration in our terms. Its sequence becomes a canvas of one row."""
+def model_config(reference: dict, kind: str) -> ModelConfig:
+    """Return a reference's configuration in our terms. Its sequence becomes a canvas of one row.
+
+    Raises `InputError` for what our networks do not have.
+    """
     return ModelConfig(
+        **_NETWORKS[kind](reference),
         hidden_size=reference["hidden_size"],
         num_heads=reference["num_heads"],
-        H_layers=reference["H_layers"],
-        L_layers=reference["L_layers"],
         H_cycles=reference["H_cycles"],
         L_cycles=reference["L_cycles"],
         expansion=float(reference["expansion"]),
         rms_norm_eps=reference.get("rms_norm_eps", 1e-5),
         vocab_size=reference["vocab_size"],
-        positions={"rope": "rope-1d", "learned": "learned"}[reference["pos_encodings"]],
         rope_theta=reference.get("rope_theta", 10000.0),
         canvas_rows=1,
         canvas_cols=reference["seq_len"],
         puzzle_columns=1 if reference["puzzle_emb_ndim"] else 0,
         puzzle_emb_ndim=reference["puzzle_emb_ndim"],
-        halt_max_steps=reference["halt_max_steps"],
         halt_exploration_prob=reference["halt_exploration_prob"],
     )
 
 
-def _compare_hrm(case: dict, tensors: dict[str, torch.Tensor]) -> Comparison:
+def _positions(reference: dict) -> str:
+    known = {"rope": "rope-1d", "learned": "learned"}
+    if reference["pos_encodings"] not in known:
+        raise InputError(f"pos_encodings is {shown(reference['pos_encodings'])}, expected {' or '.join(known)}")
+    return known[reference["pos_encodings"]]
+
+
+def _hrm_settings(reference: dict) -> dict:
+    """Return what the Hierarchical Reasoning Model has of its own in our terms."""
+    return dict(
+        H_layers=reference["H_layers"],
+        L_layers=reference["L_layers"],
+        positions=_positions(reference),
+        halt_max_steps=reference["halt_max_steps"],
+    )
+
+
+def _trm_settings(reference: dict) -> dict:
+    """Return what the Tiny Recursive Model has of its own in our terms. Raises `InputError` for its form for Sudoku."""
+    if reference.get("mlp_t"):
+        raise InputError("mlp_t is true, expected false: only networks with attention are supported")
+    return dict(
+        architecture="shared",
+        H_layers=0,
+        L_layers=reference["L_layers"],
+        positions=_positions(reference),
+        puzzle_tokens=reference["puzzle_emb_len"],
+        halting="halt-only" if reference["no_ACT_continue"] else "q-learning",
+        halt_max_steps=reference["halt_max_steps"],
+    )
+
+
+def _urm_settings(reference: dict) -> dict:
+    """Return what the Universal Reasoning Model has of its own in our terms. Its positions are always rotary."""
+    return dict(
+        architecture="looped",
+        H_layers=reference["num_layers"],
+        L_layers=0,
+        mlp_convolution=True,
+        halting="halt-only",
+        halt_max_steps=reference["loops"],
+    )
+
+
+_NETWORKS = {"hrm": _hrm_settings, "trm": _trm_settings, "urm": _urm_settings}
+
+
+def recipe_of(optim: dict) -> Recipe:
+    """Return the recipe of a case's training in our terms. Raises `InputError` for what our optimisers do not have."""
+    muon, adam = optim.get("muon"), optim.get("adam", optim)
+    if muon is not None:
+        _require_our_muon(muon, adam)
+        for name in ("lr", "weight_decay"):
+            if muon[name] != adam[name]:
+                raise InputError(f"{name} of muon is {muon[name]} and that of adam {adam[name]}, expected one for both")
+    return Recipe(
+        optimizer="adam-atan2" if muon is None else "muon",
+        lr=adam["lr"],
+        beta1=adam["betas"][0],
+        beta2=adam["betas"][1],
+        weight_decay=adam["weight_decay"],
+        puzzle_emb_lr=optim["puzzle_emb_lr"],
+        puzzle_emb_weight_decay=optim["puzzle_emb_weight_decay"],
+        warmup_steps=0,
+        ema=optim.get("ema_rate", 0.0),
+        ema_rises=False,
+        loss="stablemax",
+        halting_target="look-ahead",
+    )
+
+
+def _require_our_muon(muon: dict, adam: dict) -> None:
+    """Raise `InputError` where a case's Muon, or the Adam beside it, has other constants than ours."""
+    ours = {"momentum": 0.95, "nesterov": True, "ns_steps": 5, "matched_adamw_rms": 0.2, "eps": 1e-8}
+    given = muon | {"eps": adam["eps"]}
+    for name, value in ours.items():
+        if given[name] != value:
+            raise InputError(f"{name} is {shown(given[name])}, expected {value}")
+
+
+def _compare_network(case: dict, tensors: dict[str, torch.Tensor], config: ModelConfig, recipe: Recipe) -> Comparison:
     compare = Comparison(case["float32_vs_float64"])
     weights = {
         key.removeprefix("weights/" + KEY_PREFIX): value for key, value in tensors.items() if key.startswith("weights/")
     }
-    model = RecursiveModel(model_config(case["config"]), case["config"]["num_puzzle_identifiers"])
+    model = RecursiveModel(config, case["config"]["num_puzzle_identifiers"])
     model.load_state_dict(weights)
     _compare_evaluation(compare, model, case, tensors)
     model.load_state_dict(weights)
-    _compare_training(compare, model, case, tensors)
+    _compare_training(compare, model, recipe, tensors)
     return compare
 
 
@@ -183,25 +274,15 @@ def _compare_evaluation(
             "q_continue_logits": output.q_continue,
             "z_H": z_H,
             "z_L": z_L,
+            "current_hidden": z_H,  # its name where it is the only state
         }
-        for name, value in ours.items():
-            compare.add(f"eval/{name}", value, tensors[f"eval/step{step}/{name}"])
+        for name in _names(tensors, f"eval/step{step}/"):
+            compare.add(f"eval/{name}", ours[name], tensors[f"eval/step{step}/{name}"])
 
 
-def _compare_training(compare: Comparison, model: RecursiveModel, case: dict, tensors: dict[str, torch.Tensor]) -> None:
-    optim = case["optim"]
-    recipe = Recipe(
-        lr=optim["lr"],
-        beta1=optim["betas"][0],
-        beta2=optim["betas"][1],
-        weight_decay=optim["weight_decay"],
-        puzzle_emb_lr=optim["puzzle_emb_lr"],
-        puzzle_emb_weight_decay=optim["puzzle_emb_weight_decay"],
-        warmup_steps=0,
-        ema=0.0,
-        loss="stablemax",
-        halting_target="look-ahead",
-    )
+def _compare_training(
+    compare: Comparison, model: RecursiveModel, recipe: Recipe, tensors: dict[str, torch.Tensor]
+) -> None:
     learner = Learner(model, recipe, total_steps=3, seed=0)
     step = 1
     while f"train/step{step}/loss" in tensors:
@@ -220,7 +301,16 @@ def _compare_training(compare: Comparison, model: RecursiveModel, case: dict, te
             name = key.removeprefix(KEY_PREFIX)
             flip = 2 * recipe.puzzle_emb_lr if name == "puzzle_emb.weights" else None
             compare.add("train/weights_after", model.state_dict()[name], tensors[f"{prefix}/weights_after/{key}"], flip)
+        averages = _averages(learner)
+        for key in _names(tensors, f"{prefix}/ema/"):
+            compare.add("train/ema", averages[key.removeprefix(KEY_PREFIX)], tensors[f"{prefix}/ema/{key}"])
         step += 1
+
+
+def _averages(learner: Learner) -> dict[str, torch.Tensor]:
+    """Return the averaged weights by the names of their parameters."""
+    names = [name for name, _ in learner.model.named_parameters()]
+    return dict(zip(names, learner.ema.average)) if learner.ema else {}
 
 
 def _names(tensors: dict[str, torch.Tensor], prefix: str) -> list[str]:
@@ -336,6 +426,67 @@ def _compare_optimisers(compare: Comparison, case: dict, tensors: dict[str, torc
         )
         compare.add("adam_atan2", param, tensors[f"adam_atan2/param_after{step}"])
         step += 1
+
+
+def _compare_muon(case: dict, tensors: dict[str, torch.Tensor]) -> Comparison:
+    """Compare five steps of Muon on matrices, and of the Adam beside it on other parameters."""
+    compare, muon, adam = Comparison(case["float32_vs_float64"]), case["muon"], case["adam"]
+    _require_our_muon(muon, adam)
+    params = {name: _leaf(tensors[f"muon/param/{name}"]) for name in _names(tensors, "muon/param/")}
+    unrounded = {name: param.detach().clone() for name, param in params.items() if param.ndim == 2}
+    momenta = {name: torch.zeros_like(value) for name, value in unrounded.items()}
+    groups = [
+        {
+            "params": [param for param in params.values() if (param.ndim == 2) is matrices],
+            "matrices": matrices,
+            "base_lr": given["lr"],
+            "weight_decay": given["weight_decay"],
+        }
+        for matrices, given in ((True, muon), (False, adam))
+    ]
+    optimizer = Muon(groups, tuple(adam["betas"]))
+    step = 1
+    while grads := {name: tensors[f"muon/grad{step}/{name}"] for name in _names(tensors, f"muon/grad{step}/")}:
+        before = {name: param.detach().clone() for name, param in params.items()}
+        for name, param in params.items():
+            param.grad = grads[name]
+        optimizer.step()
+        after = {name: param.detach() for name, param in params.items()}
+        _compare_muon_step(compare, "muon", step, before, after, muon, tensors)
+        for name in _names(tensors, f"muon/momentum{step}/"):
+            momentum = optimizer.state[params[name]]["m"]
+            compare.add("muon/momentum", momentum, tensors[f"muon/momentum{step}/{name}"])
+        before = {name: value.clone() for name, value in unrounded.items()}
+        muon_(
+            list(unrounded.values()),
+            [grads[name] for name in unrounded],
+            list(momenta.values()),
+            lr=muon["lr"],
+            weight_decay=muon["weight_decay"],
+            rounded=False,
+        )
+        _compare_muon_step(compare, "muon_float32", step, before, unrounded, muon, tensors)
+        step += 1
+    return compare
+
+
+def _compare_muon_step(
+    compare: Comparison,
+    version: str,
+    step: int,
+    before: dict[str, torch.Tensor],
+    after: dict[str, torch.Tensor],
+    muon: dict,
+    tensors: dict[str, torch.Tensor],
+) -> None:
+    """Compare parameters after a step, and the directions in which the matrices moved."""
+    for name in _names(tensors, f"{version}/param_after{step}/"):
+        compare.add(f"{version}/param_after", after[name], tensors[f"{version}/param_after{step}/{name}"])
+    for name in _names(tensors, f"{version}/direction{step}/"):
+        decayed = before[name].double() * (1 - muon["lr"] * muon["weight_decay"])
+        length = muon["lr"] * muon["matched_adamw_rms"] * max(decayed.shape) ** 0.5
+        moved = (decayed - after[name].double()) / length
+        compare.add(f"{version}/direction", moved, tensors[f"{version}/direction{step}/{name}"])
 
 
 def _compare_data(case: dict) -> Comparison:

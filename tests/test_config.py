@@ -39,15 +39,26 @@ def test_a_configuration_that_cannot_be_is_refused(change, word):
         {"architecture": "rnn"},
         {"architecture": "transformer"},
         {"architecture": "shared"},
+        {"architecture": "looped"},
         {"L_cycles": 0},
         {"architecture": "transformer", "L_layers": 0, "L_cycles": 1},
         {"context_pairs": 2},
         {"context_pairs": -1},
+        {"puzzle_tokens": -1},
+        {"puzzle_tokens": 1, "puzzle_columns": 2},
     ],
 )
 def test_an_architecture_with_another_ones_modules_is_refused(change):
     with pytest.raises(InputError):
         dataclasses.replace(ARCHITECTURES["hrm"], **change)
+
+
+def test_puzzle_tokens_are_as_many_as_asked_for_or_as_the_embeddings_fill():
+    assert TINY.prefix_tokens == 1
+    assert dataclasses.replace(TINY, puzzle_columns=3).prefix_tokens == 3
+    assert dataclasses.replace(TINY, puzzle_columns=3, puzzle_tokens=16).prefix_tokens == 16
+    assert dataclasses.replace(TINY, puzzle_columns=0, puzzle_tokens=16).prefix_tokens == 0
+    assert PRESETS["decoder-75m"].model.prefix_tokens == 0
 
 
 @pytest.mark.parametrize(

@@ -49,11 +49,9 @@ def _reduced(model: ModelConfig) -> ModelConfig:
 class Walk:
     """A reduced preset on a faked GPU."""
 
-    def __init__(self, name: str, capability: int, early_halting: bool = False):
+    def __init__(self, name: str, capability: int, **changes):
         preset = PRESETS[name]
-        self.recipe = dataclasses.replace(
-            preset.adapt, cuda_graphs="no", outer_steps=_OUTER_STEPS, early_halting=early_halting
-        )
+        self.recipe = dataclasses.replace(preset.adapt, cuda_graphs="no", outer_steps=_OUTER_STEPS, **changes)
         config = _reduced(preset.model).conditioned(self.recipe)
         self.puzzles = PuzzleSet(load_set("synthetic-3-sides-5").tasks, self.recipe, config, 0)
         dtype, _ = dtype_for_capability(divmod(capability, 10))
@@ -101,6 +99,14 @@ def test_no_step_and_no_prediction_waits_for_the_device(name, faked):
     trained, predicted = walk.train(), walk.predict()
     assert not trained.waits and not predicted.waits
     assert set(trained.launches) >= _LAUNCHED and set(predicted.launches) >= _LAUNCHED_FORWARD
+    has_convolution = walk.model.config.mlp_convolution
+    assert ({"conv_silu_forward", "conv_silu_backward"} <= set(trained.launches)) == has_convolution
+
+
+def test_no_step_with_muon_waits_for_the_device(faked):
+    trained = Walk("hrm-132k", 89, optimizer="muon").train()
+    assert not trained.waits
+    assert set(trained.launches) >= {"muon_smooth", "muon_apply"} and "adam_atan2_step" not in trained.launches
 
 
 def test_a_t4_waits_once_per_step_for_the_loss_scale_alone(faked):

@@ -36,6 +36,7 @@ from tools.vendor_wheels import DATASET_SLUG, LOCK, REQUIREMENTS_FILE, clear_ear
 KERNEL = environment.REPOSITORY / "kernel"
 _USER, _COMPETITION = "YOUR_USERNAME", "COMPETITION_SLUG"  # the placeholders in kernel/kernel-metadata.json
 _NAMED = re.compile(r'^COMPETITION = "(.*?)"', re.MULTILINE)  # the notebook's line with its competition
+_TO_LOAD = ("torch", "numpy", "safetensors")  # the packages that load an artifact
 _SUBMISSION_CELL = "cell-draft"  # the id of the cell that writes the first submission
 
 _WHEEL_CELL = """\
@@ -70,7 +71,9 @@ class Bundle:
 
 def main() -> int:
     options = _parse_arguments()
-    environment.ensure(only=("setuptools", "wheel"))
+    environment.ensure(only=("setuptools", "wheel", *(_TO_LOAD if options.artifact else ())))
+    if options.artifact:
+        print(describe_artifact(options.artifact))
     build(options.out, options.user, options.competition, options.artifact, options.single_file)
     _print_next_steps(read_bundle(options.out))
     return 0
@@ -111,6 +114,30 @@ def build(
     folder = make_folder(out / "notebook")
     write_json(folder / metadata["code_file"], notebook, indent=1)
     write_json(folder / KERNEL_FILE, metadata, indent=2)
+
+
+def describe_artifact(artifact: Path) -> str:
+    """Load an artifact as `solve` does in the notebook, and return a line about it.
+
+    Raises `InputError` for an artifact that `solve` would put aside for random weights, and for one whose canvas is too
+    small for a competition's tasks.
+    """
+    from hrm_offline.data.tasks import MAX_SIDE
+    from hrm_offline.model.artifact import load_artifact
+    from hrm_offline.solve.choice import nearest_preset
+
+    loaded = load_artifact(artifact)
+    config = loaded.config
+    side = min(config.canvas_rows, config.canvas_cols)
+    if side < MAX_SIDE:
+        raise InputError(
+            f"{artifact}: its largest canvas has a side of {side}, expected {MAX_SIDE}, as ARC's grids have"
+        )
+    numbers = sum(weight.numel() for weight in loaded.weights.values())
+    return (
+        f"artifact: {artifact}, {numbers:,} numbers, hidden_size {config.hidden_size}, H_cycles {config.H_cycles}, "
+        f"L_cycles {config.L_cycles}; solve adapts it by the recipe of {nearest_preset(config)}"
+    )
 
 
 def read_bundle(folder: Path) -> Bundle:

@@ -87,8 +87,12 @@ def _require_possible(options: argparse.Namespace) -> None:
     """Raise `InputError` for a flag that `solve` would refuse in the notebook, and for a number that makes no sense."""
     from hrm_offline.common.budget import parse_duration
     from hrm_offline.common.errors import InputError
+    from hrm_offline.common.settings import parse_setting
+    from hrm_offline.config import AdaptConfig
 
-    overrides = {} if options.visits is None else {"visits": options.visits}
+    overrides = dict(parse_setting(AdaptConfig, text) for text in options.settings)
+    if options.visits is not None:
+        overrides["visits"] = options.visits
     SolveOptions(
         Path(),
         Path(),
@@ -213,6 +217,8 @@ def _notebook_environment(options: argparse.Namespace) -> dict[str, str]:
         induce=options.induce,
         artifact="none" if options.artifact == "none" else None,  # else the notebook finds what there is
     )
+    if options.settings:
+        arguments += ["--set", *options.settings]
     return os.environ | {
         "HRM_OFFLINE_ROOT": str(options.out / "kaggle"),
         "HRM_OFFLINE_BUDGET": options.budget,
@@ -267,6 +273,14 @@ def _parse_arguments() -> argparse.Namespace:
         type=int,
         metavar="N",
         help="how often adaptation offers each demonstration (default: as the recipe says)",
+    )
+    parser.add_argument(
+        "--set",
+        dest="settings",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="settings of the recipe, as solve takes them; a large network rehearses on a CPU with smaller ones",
     )
     parser.add_argument(
         "--seed", type=seed_number, default=0, metavar="N", help="random seed of solve (default: %(default)s)"

@@ -114,7 +114,8 @@ def merged(own: Pool, sources: Iterable[Source]) -> Pool:
             count = votes * (candidate.count / total)
             if count:  # it may be too small for a float beside the others
                 pool.add(candidate.grid, count, count * candidate.confidence)
-                pool.elsewhere.add(key_of(candidate.grid))
+                key = key_of(candidate.grid)
+                pool.elsewhere[key] = pool.elsewhere.get(key, 0.0) + count
     return pool
 
 

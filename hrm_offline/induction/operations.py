@@ -149,12 +149,17 @@ def _colours(grid: Grid, label: np.ndarray) -> np.ndarray:
 
 def _alike(grid: Grid, label: np.ndarray) -> np.ndarray:
     """Return how many shapes look like each shape, itself included, by its label less 1."""
-    looks = []
-    for number in range(1, label.max() + 1):
-        mask = label == number
+    cells = _cells(grid, label)
+    alike = np.ones(len(cells), dtype=np.int64)
+    looks = {}
+    for number in np.flatnonzero(np.bincount(cells)[cells] > 1).tolist():  # others differ in their number of cells
+        mask = label == number + 1
         box = bounding_box(mask)
-        looks.append((mask[box].shape, (grid * mask)[box].tobytes()))
-    return np.array([looks.count(look) for look in looks])
+        looks[number] = mask[box].shape, (grid[box] * mask[box]).tobytes()
+    everything = list(looks.values())
+    for number, look in looks.items():
+        alike[number] = everything.count(look)
+    return alike
 
 
 def _crop_shape(grid: Grid, measure: str, most: bool, diagonal: bool) -> Grid | None:

@@ -20,7 +20,7 @@ from hrm_offline.data.tasks import MAX_SIDE, Task
 from hrm_offline.induction.foresight import Foresight
 from hrm_offline.induction.operations import FEATURES, Feature, Grid, Operation, Repertoire
 
-EFFORT = 30_000  # operations applied to a grid: 0.4 seconds of a core, with many large grids up to 1.5
+EFFORT = 8_000  # operations applied to a grid: 0.3 seconds of a busy core, with many large grids up to 0.7
 LONGEST = 3  # operations in a program
 # By how much a program's votes count less for each further operation. There are about a hundred times as many programs
 # that are one operation longer, so more of them fit by chance.
@@ -148,7 +148,7 @@ class Search:
         result = operation(grid)
         if result is None or not result.size or max(result.shape) > MAX_SIDE:
             return None
-        return result.astype(np.uint8, copy=False)
+        return result if result.dtype == np.uint8 else result.astype(np.uint8)
 
     def _recolour(self, state: State, feature: Feature | None) -> State | None:
         """Recolour a state's grids as the demonstrations teach: by colour, or by colour and a feature of each cell.

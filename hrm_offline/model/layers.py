@@ -7,6 +7,7 @@ D `hidden_size` and I `intermediate_size`.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from torch import nn
 
 from hrm_offline.config import ModelConfig
 from hrm_offline.ops.attention import attention
+from hrm_offline.ops.conv_silu import conv_silu
 from hrm_offline.ops.linear_rms_norm import linear_rms_norm
 from hrm_offline.ops.linear_swiglu import linear_swiglu
 
@@ -85,17 +87,40 @@ class Attention(nn.Module):
         return linear_rms_norm(seen, self.o_proj.weight.to(x.dtype), x, self.eps)  # [B, T, D]
 
 
+class Convolution(nn.Module):
+    """A weight for each token and one for the token before it, and a bias, for each of `width` channels; then SiLU.
+
+    Numbers are drawn as PyTorch draws those of a convolution, and keep its shapes.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        bound = 2**-0.5  # 1 / sqrt(the two numbers that each result is made of)
+        self.weight = nn.Parameter(torch.empty(width, 1, 2).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(width).uniform_(-bound, bound))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x [B, T, width] -> [B, T, width]."""
+        return conv_silu(x, self.weight.squeeze(1), self.bias)
+
+
 class SwiGLU(nn.Module):
-    """The second half of a block: rms_norm(x + W_down swiglu(W_gate_up x))."""
+    """The second half of a block: rms_norm(x + W_down swiglu(W_gate_up x)).
+
+    With `mlp_convolution`, a convolution along the sequence stands between the two.
+    """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.eps = config.rms_norm_eps
         self.gate_up_proj = Linear(config.hidden_size, 2 * config.intermediate_size)
+        self.dwconv = Convolution(config.intermediate_size) if config.mlp_convolution else None
         self.down_proj = Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         hidden = linear_swiglu(x, self.gate_up_proj.weight.to(x.dtype))  # [B, T, I]
+        if self.dwconv is not None:
+            hidden = self.dwconv(hidden)  # [B, T, I]
         return linear_rms_norm(hidden, self.down_proj.weight.to(x.dtype), x, self.eps)  # [B, T, D]
 
 
@@ -113,8 +138,22 @@ class Block(nn.Module):
         return self.mlp(self.self_attn(x, cos_sin, lengths))
 
 
+def pass_layers(
+    layers: Iterable[Block],
+    state: torch.Tensor,
+    injection: torch.Tensor,
+    cos_sin: torch.Tensor | None,
+    lengths: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Pass a stack of blocks with a state [B, T, D] plus an injection of the same shape, and return the new state."""
+    x = state + injection  # [B, T, D]
+    for layer in layers:
+        x = layer(x, cos_sin, lengths)
+    return x
+
+
 class ReasoningModule(nn.Module):
-    """A stack of blocks. It takes its state [B, T, D] plus an injection of the same shape, and returns a new state."""
+    """A stack of blocks with a name of its own; see `pass_layers`."""
 
     def __init__(self, config: ModelConfig, layers: int):
         super().__init__()
@@ -127,7 +166,4 @@ class ReasoningModule(nn.Module):
         cos_sin: torch.Tensor | None,
         lengths: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        x = state + injection  # [B, T, D]
-        for layer in self.layers:
-            x = layer(x, cos_sin, lengths)
-        return x
+        return pass_layers(self.layers, state, injection, cos_sin, lengths)

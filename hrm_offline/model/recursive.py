@@ -5,7 +5,8 @@ cycle is `L_cycles` passes of L and one pass of H. Only the last pass of each ca
 the next outer step detached (section 2, "approximate gradient").
 
 Without L the same code is a Transformer in an outer loop. With L in H's place and gradient through the whole last
-cycle, it is the Tiny Recursive Model (Jolicoeur-Martineau 2025, arXiv 2510.04871).
+cycle, it is the Tiny Recursive Model (Jolicoeur-Martineau 2025, arXiv 2510.04871). With one state and one stack of
+layers, which a cycle passes `L_cycles` times, it is the Universal Reasoning Model (Gao et al. 2025, arXiv 2512.14693).
 
 Weights have the key names of the published checkpoints, so that a state dict moves both ways.
 
@@ -24,10 +25,12 @@ from torch import nn
 from hrm_offline.common.tokens import COLOURS, Canvas
 from hrm_offline.config import ModelConfig
 from hrm_offline.model.layers import (
+    Block,
     Embedding,
     Linear,
     PuzzleEmbedding,
     ReasoningModule,
+    pass_layers,
     truncated_normal,
 )
 from hrm_offline.ops.embedding import embedding
@@ -58,17 +61,18 @@ class RecursiveModel(nn.Module):
         if config.puzzle_columns:
             self.puzzle_emb = PuzzleEmbedding(puzzle_rows, config.puzzle_emb_ndim)
         if config.positions == "learned":
-            longest = config.puzzle_tokens + config.canvas_rows * config.canvas_cols
+            longest = config.prefix_tokens + config.canvas_rows * config.canvas_cols
             self.embed_pos = Embedding(longest, hidden, std)
         if config.context_pairs:
             self.embed_canvas = Embedding(config.canvases, hidden, std)
-        if config.H_layers:
+        if config.architecture == "looped":
+            self.layers = nn.ModuleList(Block(config) for _ in range(config.H_layers))
+        elif config.H_layers:
             self.H_level = ReasoningModule(config, config.H_layers)
         if config.L_layers:
             self.L_level = ReasoningModule(config, config.L_layers)
-        # Drawn once and never trained, as published.
-        self.register_buffer("H_init", truncated_normal(hidden, std=1.0))
-        self.register_buffer("L_init", truncated_normal(hidden, std=1.0))
+        for name in self._state_names:  # drawn once and never trained, as published
+            self.register_buffer(name, truncated_normal(hidden, std=1.0))
         with torch.no_grad():
             # Halting starts near zero, so that learning it does not disturb the first steps.
             self.q_head.weight.zero_()
@@ -76,7 +80,12 @@ class RecursiveModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.H_init.device
+        return self.lm_head.weight.device
+
+    @property
+    def _state_names(self) -> tuple[str, ...]:
+        """Return the names of the initial states, z_H's first."""
+        return ("init_hidden",) if self.config.architecture == "looped" else ("H_init", "L_init")
 
     def puzzle_vectors(self, identifiers: torch.Tensor) -> torch.Tensor | None:
         """Look up identifiers int64 [B, ids]. Returns float32 [B, ids, ndim], None for a network without embeddings."""
@@ -85,11 +94,11 @@ class RecursiveModel(nn.Module):
     def initial_states(self, batch_size: int, canvas: Canvas) -> tuple[torch.Tensor, torch.Tensor]:
         """Return z_H and z_L [B, T, D] before the first outer step. z_L has no token where the network has no L."""
         config = self.config
-        tokens = config.puzzle_tokens + config.canvases * canvas[0] * canvas[1]
-        lengths = (tokens, tokens if config.L_cycles else 0)
+        tokens = config.prefix_tokens + config.canvases * canvas[0] * canvas[1]
+        lengths = (tokens, tokens if config.L_layers else 0)
         return tuple(
-            init.to(self.dtype).expand(batch_size, length, config.hidden_size)
-            for init, length in zip((self.H_init, self.L_init), lengths)
+            getattr(self, name).to(self.dtype).expand(batch_size, length, config.hidden_size)
+            for name, length in zip((self._state_names[0], self._state_names[-1]), lengths)
         )
 
     def forward(
@@ -123,11 +132,15 @@ class RecursiveModel(nn.Module):
         return z_H.detach(), z_L.detach(), Output(logits, q_halt, q_continue)
 
     def _cycle(self, z_H, z_L, embedded, cos_sin, lengths) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pass L `L_cycles` times, then H once.
+        """Pass L `L_cycles` times, then H once. With one state alone, pass H `L_cycles` times.
 
-        In the shared form all passes carry gradient, otherwise the last pass of L and that of H.
+        In the shared and the looped form all passes carry gradient, otherwise the last pass of L and that of H.
         """
         config, tracked = self.config, torch.is_grad_enabled()
+        if config.architecture == "looped":
+            for _ in range(config.L_cycles):
+                z_H = pass_layers(self.layers, z_H, embedded, cos_sin, lengths)  # [B, T, D]
+            return z_H, z_L
         for cycle in range(1, config.L_cycles + 1):
             carries_gradient = config.architecture == "shared" or cycle == config.L_cycles
             with torch.set_grad_enabled(tracked and carries_gradient):
@@ -162,7 +175,7 @@ class RecursiveModel(nn.Module):
             inputs,
             self.embed_tokens.embedding_weight,
             front,
-            config.puzzle_tokens,
+            config.prefix_tokens,
             sum(added) if added else None,
             scale,
             self.dtype,
@@ -170,7 +183,7 @@ class RecursiveModel(nn.Module):
 
     def _learned_positions(self, canvas: Canvas) -> torch.Tensor:
         """Return the row of the position table for each token, int64 [T]. Cells count along the widest canvas."""
-        prefix = self.config.puzzle_tokens
+        prefix = self.config.prefix_tokens
         row_starts = torch.arange(canvas[0], device=self.device)[:, None] * self.config.canvas_cols
         cell = row_starts + torch.arange(canvas[1], device=self.device)  # [rows, columns]
         cells = cell.flatten().repeat(self.config.canvases)
@@ -187,7 +200,7 @@ class RecursiveModel(nn.Module):
         cos_sin = rope_cos_sin(
             config.positions,
             canvas,
-            config.puzzle_tokens,
+            config.prefix_tokens,
             config.canvas_cols,
             config.head_dim,
             config.rope_theta,

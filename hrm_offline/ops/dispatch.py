@@ -49,10 +49,12 @@ RULES = {
     "rms_norm": _POINTWISE,
     "add_rms_norm": _POINTWISE,
     "swiglu": _POINTWISE,
+    "conv_silu": _POINTWISE,
     "rotate": _POINTWISE,
     "embedding": _POINTWISE,
     "stablemax_cross_entropy": _POINTWISE,
     "adam_atan2": Rule(_MIN_CAPABILITY, (torch.float32,)),
+    "muon": Rule(_MIN_CAPABILITY, (torch.float32,)),
     "sign_sgd": _POINTWISE,
     "encode_views": _POINTWISE,
 }
@@ -60,15 +62,17 @@ RULES = {
 VARIANTS = {"attention": ("rotate first", "rotate inside", "rotate first, small tiles")}
 _ALSO_LAUNCHED_BY = {"rms_norm": ("linear_rms_norm",)}  # in its backward pass
 # These work on weights or grids, whatever the dtype of the activations.
-FLOAT32_OPS = ("adam_atan2", "sign_sgd", "encode_views")
+FLOAT32_OPS = ("adam_atan2", "muon", "sign_sgd", "encode_views")
 # These are called by one kind of network only.
 _DECODER_OPS = ("causal_attention", "cached_attention", "add_rms_norm")
-_RECURSIVE_OPS = ("attention", "linear_rms_norm", "rms_norm", "embedding", "stablemax_cross_entropy")
+_RECURSIVE_OPS = ("attention", "linear_rms_norm", "rms_norm", "embedding", "stablemax_cross_entropy", "conv_silu")
 
 
-def foreign_ops(is_decoder: bool) -> tuple[str, ...]:
-    """Return the operations that a decoder never calls, or those that only a decoder calls."""
-    return _RECURSIVE_OPS if is_decoder else _DECODER_OPS
+def foreign_ops(is_decoder: bool, has_convolution: bool = True) -> tuple[str, ...]:
+    """Return the operations that a network never calls: a decoder, or another one with or without convolutions."""
+    if is_decoder:
+        return _RECURSIVE_OPS
+    return _DECODER_OPS if has_convolution else (*_DECODER_OPS, "conv_silu")
 
 
 @dataclass(frozen=True)

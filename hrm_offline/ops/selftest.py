@@ -24,11 +24,13 @@ from hrm_offline.ops.add_rms_norm import add_rms_norm, add_rms_norm_reference
 from hrm_offline.ops.attention import attention, attention_reference
 from hrm_offline.ops.cached_attention import cached_attention, cached_attention_reference
 from hrm_offline.ops.causal_attention import causal_attention, causal_attention_reference
+from hrm_offline.ops.conv_silu import conv_silu, conv_silu_reference
 from hrm_offline.ops.embedding import embedding, embedding_reference
 from hrm_offline.ops.encode_views import Grids, encode_views, encode_views_reference
 from hrm_offline.ops.faults import first_line, is_context_lost
 from hrm_offline.ops.linear_rms_norm import linear_rms_norm, linear_rms_norm_reference
 from hrm_offline.ops.linear_swiglu import linear_swiglu, linear_swiglu_reference
+from hrm_offline.ops.muon import muon_, muon_reference_
 from hrm_offline.ops.rms_norm import rms_norm, rms_norm_reference
 from hrm_offline.ops.rotate import rotate, rotate_reference
 from hrm_offline.ops.sign_sgd import sign_sgd_, sign_sgd_reference_
@@ -51,7 +53,8 @@ Tensors = tuple[torch.Tensor, ...]
 class Workload:
     """The shapes of a run: B sequences of T tokens, of which `puzzle_tokens` stand in front of the canvas.
 
-    `dtype` is that of the activations. `is_decoder` says which network's operations are tested; None tests all.
+    `dtype` is that of the activations. `is_decoder` and `has_convolution` say which network's operations are tested;
+    where `is_decoder` is None, all are.
     """
 
     batch: int
@@ -63,6 +66,7 @@ class Workload:
     puzzle_tokens: int
     dtype: torch.dtype
     is_decoder: bool | None = None
+    has_convolution: bool = True
 
 
 def workload_of(model: ModelConfig, tokens_per_step: int, area: int, dtype: torch.dtype) -> Workload:
@@ -70,7 +74,7 @@ def workload_of(model: ModelConfig, tokens_per_step: int, area: int, dtype: torc
 
     A larger batch would say no more about the kernels and cost more time and memory.
     """
-    tokens = model.puzzle_tokens + model.canvases * area
+    tokens = model.prefix_tokens + model.canvases * area
     batch = max(1, min(tokens_per_step, _MAX_TOKENS) // tokens)
     return Workload(
         batch,
@@ -79,8 +83,9 @@ def workload_of(model: ModelConfig, tokens_per_step: int, area: int, dtype: torc
         model.num_heads,
         model.intermediate_size,
         model.vocab_size,
-        model.puzzle_tokens,
+        model.prefix_tokens,
         dtype,
+        has_convolution=model.mlp_convolution,
     )
 
 
@@ -482,6 +487,14 @@ def make_cases(w: Workload) -> list[Case]:
         ),
         Case("swiglu", all_of(normal(*rows, 2 * w.intermediate)), one(swiglu), one(swiglu_reference), learned=(0,)),
         Case(
+            "conv_silu",
+            all_of(normal(*rows, w.intermediate), normal(w.intermediate, 2), normal(w.intermediate)),
+            one(conv_silu),
+            one(conv_silu_reference),
+            learned=(0, 1, 2),
+            exact=(1, 2),
+        ),
+        Case(
             "rms_norm",
             all_of(out, out),
             one(lambda x, residual: rms_norm(x, _EPS, residual)),
@@ -527,6 +540,13 @@ def make_cases(w: Workload) -> list[Case]:
             exact=(0, 1, 2, 3),
         ),
         Case(
+            "muon",
+            all_of(*[normal(w.hidden, w.hidden)] * 3),
+            gradient_free(_muon(muon_), (0, 2)),
+            gradient_free(_muon_twin, (0, 2)),
+            exact=(0, 1, 2),
+        ),
+        Case(
             "sign_sgd",
             all_of(normal(4 * w.batch, w.hidden), integers(4 * w.batch, w.batch), normal(w.batch, w.hidden)),
             gradient_free(lambda table, ids, grads: sign_sgd_(table, ids, grads, lr=0.01, weight_decay=0.1), (0,)),
@@ -537,7 +557,8 @@ def make_cases(w: Workload) -> list[Case]:
         ),
         _encode_case(w),
     ]
-    return cases if w.is_decoder is None else [c for c in cases if c.op not in dispatch.foreign_ops(w.is_decoder)]
+    foreign = () if w.is_decoder is None else dispatch.foreign_ops(w.is_decoder, w.has_convolution)
+    return [case for case in cases if case.op not in foreign]
 
 
 def _adam(update: Callable) -> Callable[..., None]:
@@ -549,6 +570,18 @@ def _adam(update: Callable) -> Callable[..., None]:
 
 def _adam_twin(param, m, v, grad) -> None:
     adam_atan2_reference_(param, grad, m, v, step=3, lr=1e-3, beta1=0.9, beta2=0.95, weight_decay=0.1)
+
+
+# A rate so small that a gradient which rounds to another bfloat16 moves no weight by more than its own rounding.
+def _muon(update: Callable) -> Callable[..., None]:
+    def run(param, momentum, grad) -> None:
+        update([param], [grad], [momentum], lr=1e-4, weight_decay=0.1)
+
+    return run
+
+
+def _muon_twin(param, momentum, grad) -> None:
+    muon_reference_(param, grad, momentum, lr=1e-4, weight_decay=0.1)
 
 
 def _encode_case(w: Workload) -> Case:

@@ -30,7 +30,8 @@ class Snapshot:
         self.scaler = learner.scaler.state_dict()
         self.updates = {param: state["step"] for param, state in learner.optimizer.state.items() if state}
         carries = [carry for (bucket, _), carry in learner.carries.items() if bucket == batch.bucket]
-        moments = [learner.optimizer.state[param][name] for param in self.updates for name in ("m", "v")]
+        optimizer = learner.optimizer
+        moments = [optimizer.state[param][name] for param in self.updates for name in optimizer.moment_shapes(param)]
         averages = learner.ema.average if learner.ema else []
         kept = [*learner.params, *moments, *averages, *(tensor for carry in carries for tensor in _tensors_of(carry))]
         self.kept = [(tensor, _on_cpu(tensor)) for tensor in kept]

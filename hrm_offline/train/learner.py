@@ -75,7 +75,7 @@ class Learner:
         self.micro_batches = recipe.micro_batches
         self.params = list(model.parameters())
         self.optimizer = make_optimizer(model, recipe)
-        self.ema = Ema(self.params, recipe.ema) if recipe.ema else None
+        self.ema = Ema(self.params, recipe.ema, recipe.ema_rises) if recipe.ema else None
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=model.dtype is torch.float16)
         self.carries: dict[tuple[int, int], Carry] = {}  # by bucket and part
         self.graphs = graphs or Choice.of(recipe.cuda_graphs, model.device)

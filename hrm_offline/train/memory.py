@@ -46,7 +46,7 @@ def open_memory(device: torch.device) -> DeviceMemory | None:
 def tokens_by_bucket(source: ExampleSource, config: ModelConfig) -> dict[int, int]:
     """Return the tokens of a batch of each bucket, those of the puzzles included."""
     return {
-        index: size * (config.puzzle_tokens + config.canvases * bucket.area)
+        index: size * (config.prefix_tokens + config.canvases * bucket.area)
         for index, (bucket, size) in enumerate(zip(source.buckets, source.batch_sizes))
     }
 

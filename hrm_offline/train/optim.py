@@ -10,6 +10,8 @@ import torch
 from hrm_offline.config import Recipe
 from hrm_offline.model.network import Network
 from hrm_offline.ops.adam_atan2 import adam_atan2_
+from hrm_offline.ops.muon import muon_
+from hrm_offline.ops.newton_schulz import newton_schulz
 
 
 class AdamATan2(torch.optim.Optimizer):
@@ -76,17 +78,18 @@ class AdamATan2(torch.optim.Optimizer):
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
 _MOMENTUM = 0.95
-_ADAM_BETAS, _ADAM_EPS = (0.9, 0.95), 1e-8
+_ADAM_EPS = 1e-8
 _TINY = 1e-10
 
 
-class NorMuon(torch.optim.Optimizer):
-    """Moves matrices by NorMuon (Li et al. 2025, arXiv 2510.05491), and all other parameters by AdamW.
+class MatrixOptimizer(torch.optim.Optimizer):
+    """Moves matrices in one way, which a subclass has, and all other parameters by Adam with decoupled weight decay.
 
-    NorMuon makes the momentum of a matrix orthogonal, as Muon does, and then divides each row by a running mean of its
-    size. Groups have "matrices" True or False, "base_lr" and "weight_decay". The state of a parameter is `step`, `m`
-    (the momentum) and `v` (mean squares: by row for a matrix, by element otherwise).
+    Groups have "matrices" True or False, "base_lr" and "weight_decay". The state of a parameter is `step`, `m` (the
+    momentum) and, but for Muon's matrices, `v` (mean squares).
     """
+
+    betas = (0.9, 0.95)  # of Adam
 
     def __init__(self, groups: list[dict]):
         super().__init__([group | {"lr": group["base_lr"]} for group in groups], {})
@@ -94,7 +97,21 @@ class NorMuon(torch.optim.Optimizer):
 
     def moment_shapes(self, param: torch.nn.Parameter) -> dict[str, torch.Size]:
         """Return the shapes of the moments of a parameter by name."""
-        return {"m": param.shape, "v": param[:, :1].shape if param in self._matrices else param.shape}
+        if param in self._matrices:
+            return self.matrix_moments(param)
+        return {"m": param.shape, "v": param.shape}
+
+    def matrix_moments(self, param: torch.nn.Parameter) -> dict[str, torch.Size]:
+        """Return the shapes of the moments of a matrix by name."""
+        raise NotImplementedError
+
+    def move_matrices(self, params: list[torch.nn.Parameter], group: dict) -> None:
+        """Move matrices of one shape that have gradients."""
+        raise NotImplementedError
+
+    def adam_eps(self, step: int) -> float:
+        """Return what is added to the root of Adam's mean squares after these were corrected for their bias."""
+        return _ADAM_EPS
 
     def take_memory(self) -> None:
         """Allocate the moments of all parameters that have gradients. May be called again after it failed."""
@@ -113,26 +130,58 @@ class NorMuon(torch.optim.Optimizer):
             for param in params:
                 self.state[param]["step"] += 1
             if not group["matrices"]:
-                self._adamw(params, group)
+                self._adam(params, group)
                 continue
             by_shape: dict[torch.Size, list[torch.nn.Parameter]] = {}
             for param in params:
                 by_shape.setdefault(param.shape, []).append(param)
             for alike in by_shape.values():
-                self._normuon(alike, group)
+                self.move_matrices(alike, group)
         return loss
 
-    def _adamw(self, params: list[torch.nn.Parameter], group: dict) -> None:
-        beta1, beta2 = _ADAM_BETAS
+    def _adam(self, params: list[torch.nn.Parameter], group: dict) -> None:
+        beta1, beta2 = self.betas
         for param in params:
             state, grad = self.state[param], param.grad
             state["m"].lerp_(grad, 1 - beta1)
             state["v"].lerp_(grad * grad, 1 - beta2)
-            size = (state["v"] / (1 - beta2 ** state["step"])).sqrt_().add_(_ADAM_EPS)
+            size = (state["v"] / (1 - beta2 ** state["step"])).sqrt_().add_(self.adam_eps(state["step"]))
             param.mul_(1 - group["lr"] * group["weight_decay"])
             param.addcdiv_(state["m"], size, value=-group["lr"] / (1 - beta1 ** state["step"]))
 
-    def _normuon(self, params: list[torch.nn.Parameter], group: dict) -> None:
+
+class Muon(MatrixOptimizer):
+    """Moves matrices by Muon (see `muon_`), as the Universal Reasoning Model was trained for ARC-AGI-2.
+
+    Adam's epsilon meets the root of the mean squares before these are corrected for their bias, as there.
+    """
+
+    def __init__(self, groups: list[dict], betas: tuple[float, float]):
+        super().__init__(groups)
+        self.betas = betas
+
+    def matrix_moments(self, param: torch.nn.Parameter) -> dict[str, torch.Size]:
+        return {"m": param.shape}
+
+    def adam_eps(self, step: int) -> float:
+        return _ADAM_EPS / (1 - self.betas[1] ** step) ** 0.5
+
+    def move_matrices(self, params: list[torch.nn.Parameter], group: dict) -> None:
+        grads, momenta = [param.grad for param in params], [self.state[param]["m"] for param in params]
+        muon_(params, grads, momenta, lr=group["lr"], weight_decay=group["weight_decay"])
+
+
+class NorMuon(MatrixOptimizer):
+    """Moves matrices by NorMuon (Li et al. 2025, arXiv 2510.05491).
+
+    NorMuon makes the momentum of a matrix orthogonal, as Muon does, and then divides each row by a running mean of its
+    size: `v` is by row for a matrix.
+    """
+
+    def matrix_moments(self, param: torch.nn.Parameter) -> dict[str, torch.Size]:
+        return {"m": param.shape, "v": param[:, :1].shape}
+
+    def move_matrices(self, params: list[torch.nn.Parameter], group: dict) -> None:
         """Move matrices [rows, cols] of one shape. The three square parts of a qkv projection count as three."""
         rows, cols = params[0].shape
         grads = torch.stack([param.grad for param in params]).float()  # [L, rows, cols]
@@ -153,38 +202,41 @@ class NorMuon(torch.optim.Optimizer):
 
 def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
     """Return matrices [L, rows, cols] with singular values near 1 and the singular vectors of those given."""
-    a, b, c = _QUINTIC
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    for _ in range(_ITERATIONS):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+    x = newton_schulz(x, [_QUINTIC] * _ITERATIONS)
     return x.mT if tall else x
 
 
-def make_optimizer(network: Network, recipe: Recipe) -> AdamATan2 | NorMuon:
+def make_optimizer(network: Network, recipe: Recipe) -> AdamATan2 | MatrixOptimizer:
     """Return the optimiser that the recipe names for a network's parameters.
 
-    With "normuon", matrices are the two-dimensional weights inside layers. The table of puzzle embeddings, where it is
-    a parameter, has a rate and a decay of its own, and nothing else decays.
+    With "normuon", matrices are the two-dimensional weights inside layers, and all else but a table of puzzle
+    embeddings does not decay. With "muon", matrices are all two-dimensional weights, heads and the table of tokens
+    among them, and all else has the same rate and decay. A table of puzzle embeddings that is a parameter has a rate
+    and a decay of its own.
     """
     if recipe.optimizer == "adam-atan2":
         return AdamATan2(network.parameters(), recipe.lr, (recipe.beta1, recipe.beta2), recipe.weight_decay)
+    is_muon = recipe.optimizer == "muon"
     matrices, embeddings, others = [], [], []
     for name, param in network.named_parameters():
-        if "layers." in name and param.ndim == 2:
+        if name.startswith("puzzle_emb."):
+            embeddings.append(param)
+        elif param.ndim == 2 and (is_muon or "layers." in name):
             matrices.append(param)
         else:
-            (embeddings if name.startswith("puzzle_emb.") else others).append(param)
+            others.append(param)
+    lr, decay = (recipe.lr, recipe.weight_decay) if is_muon else (recipe.matrix_lr, 0.0)
     groups = [
-        {"params": matrices, "matrices": True, "base_lr": recipe.matrix_lr, "weight_decay": recipe.weight_decay},
-        {"params": others, "matrices": False, "base_lr": recipe.lr, "weight_decay": 0.0},
+        {"params": matrices, "matrices": True, "base_lr": lr, "weight_decay": recipe.weight_decay},
+        {"params": others, "matrices": False, "base_lr": recipe.lr, "weight_decay": decay},
     ]
     if embeddings:
         decay = recipe.puzzle_emb_weight_decay
         groups.append({"params": embeddings, "matrices": False, "base_lr": recipe.puzzle_emb_lr, "weight_decay": decay})
-    return NorMuon(groups)
+    return Muon(groups, (recipe.beta1, recipe.beta2)) if is_muon else NorMuon(groups)
 
 
 def lr_factor(recipe: Recipe, step: int, total: int) -> float:
@@ -201,18 +253,20 @@ def lr_factor(recipe: Recipe, step: int, total: int) -> float:
 class Ema:
     """The exponential moving average of a network's parameters.
 
-    The decay rises as (1 + step) / (10 + step) to its final value, so that the average soon forgets random weights.
+    With `rises`, the decay rises as (1 + step) / (10 + step) to its final value, so that the average soon forgets
+    random weights. Otherwise it is constant.
     """
 
-    def __init__(self, params: Iterable[torch.nn.Parameter], decay: float):
+    def __init__(self, params: Iterable[torch.nn.Parameter], decay: float, rises: bool = True):
         self.decay = decay
+        self.rises = rises
         self.params = list(params)
         self.average = [p.detach().clone() for p in self.params]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the parameters after optimiser step `step`, counted from 1."""
-        decay = min(self.decay, (1 + step) / (10 + step))
+        decay = min(self.decay, (1 + step) / (10 + step)) if self.rises else self.decay
         torch._foreach_lerp_(self.average, [p.detach() for p in self.params], 1 - decay)
 
     @torch.no_grad()

@@ -120,7 +120,8 @@ def learner_tensors(learner: Learner) -> dict[str, torch.Tensor]:
     """Return what the learner has learned, on the CPU.
 
     `model/<name>` is the model's state dict. Parameter number i has its average in `ema/<i>`. Once it was updated, its
-    moments are in `adam/<i>/m` and `adam/<i>/v`, and the number of its updates is in `adam/<i>/step`.
+    moments are in `adam/<i>/m` and `adam/<i>/v`, and the number of its updates is in `adam/<i>/step`. Muon's matrices
+    have no `v`.
     """
     tensors = {f"model/{name}": value for name, value in learner.model.state_dict().items()}
     for i, param in enumerate(learner.params):
@@ -140,7 +141,8 @@ def restore_learner(learner: Learner, tensors: dict[str, torch.Tensor]) -> None:
         if learner.ema:
             learner.ema.average[i].copy_(tensors[f"ema/{i}"])
         if f"adam/{i}/m" in tensors:
-            moments = {name: tensors[f"adam/{i}/{name}"].to(param) for name in ("m", "v")}
+            names = learner.optimizer.moment_shapes(param)
+            moments = {name: tensors[f"adam/{i}/{name}"].to(param) for name in names}
             # A parameter has fewer updates than the learner has steps where only embeddings learned for a while.
             # States of earlier versions do not hold the number.
             step = int(tensors.get(f"adam/{i}/step", learner.step))

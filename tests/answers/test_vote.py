@@ -79,7 +79,7 @@ def test_votes_of_grids_gives_the_grids_back():
 
 
 def test_votes_from_elsewhere_keep_the_first_attempt_and_likelihood_chooses_the_second():
-    ranking = [Candidate(C, 9, 0.9, -9.0, elsewhere=True), Candidate(A, 5, 0.9, -30.0), Candidate(B, 1, 0.1, -2.0)]
+    ranking = [Candidate(C, 9, 0.9, -9.0, elsewhere=9), Candidate(A, 5, 0.9, -60.0), Candidate(B, 1, 0.1, -2.0)]
     assert [a.tolist() for a in choose_attempts(ranking)] == [C.tolist(), B.tolist()]
-    outvoted = [Candidate(A, 9, 0.9, -30.0), Candidate(C, 5, 0.9, -40.0, elsewhere=True), Candidate(B, 1, 0.1, -2.0)]
+    outvoted = [Candidate(A, 9, 0.9, -30.0), Candidate(C, 5, 0.9, -40.0, elsewhere=5), Candidate(B, 1, 0.1, -2.0)]
     assert [a.tolist() for a in choose_attempts(outvoted)] == [A.tolist(), B.tolist()]

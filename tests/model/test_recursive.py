@@ -140,9 +140,17 @@ def parameters(preset: str) -> int:
         return sum(p.numel() for p in hrm_offline.build_model(preset).parameters())
 
 
-def test_the_transformer_is_as_large_as_the_published_model_and_the_shared_one_a_quarter():
+def trunk(preset: str) -> int:
+    """Return the numbers of a preset's network but for its table of puzzle embeddings."""
+    with torch.device("meta"):
+        state = hrm_offline.build_model(preset).state_dict()
+    return sum(value.numel() for name, value in state.items() if name != "puzzle_emb.weights")
+
+
+def test_networks_are_as_large_as_published():
     assert parameters("transformer-27m") == pytest.approx(parameters("hrm-27m"), rel=0.02)
-    assert parameters("shared-7m") == pytest.approx(7e6, rel=0.05)
+    assert trunk("trm-7m") == 6_830_082
+    assert trunk("urm-14m") == 13_663_746  # 13.7M
 
 
 def by_hand(model: RecursiveModel, z_H, z_L, embedded, cos_sin):
@@ -152,6 +160,11 @@ def by_hand(model: RecursiveModel, z_H, z_L, embedded, cos_sin):
         with torch.no_grad():
             z_H = level["H_level"](z_H, embedded, cos_sin)
         return level["H_level"](z_H, embedded, cos_sin), z_L
+    if model.config.architecture == "looped":
+        for turn in range(4):
+            with torch.set_grad_enabled(turn > 1):
+                z_H = model.layers[0](z_H + embedded, cos_sin)
+        return z_H, z_L
     net = level["L_level"]
     with torch.no_grad():
         for _ in range(3):
@@ -162,7 +175,7 @@ def by_hand(model: RecursiveModel, z_H, z_L, embedded, cos_sin):
     return net(z_H, z_L, cos_sin), z_L
 
 
-@pytest.mark.parametrize("architecture", ["transformer", "shared"])
+@pytest.mark.parametrize("architecture", ["transformer", "shared", "looped"])
 def test_an_outer_step_is_the_one_written_out_with_its_gradients(architecture):
     torch.manual_seed(0)
     model = RecursiveModel(ARCHITECTURES[architecture], 2)
@@ -176,7 +189,7 @@ def test_an_outer_step_is_the_one_written_out_with_its_gradients(architecture):
     expected_H, expected_L = by_hand(model, *states, model._embed(tokens, vectors, (3, 3)), model._cos_sin((3, 3)))
     assert torch.allclose(z_H, expected_H, atol=1e-6)
     assert torch.equal(z_L, expected_L)
-    model.lm_head(expected_H)[:, 1:].square().sum().backward()
+    model.lm_head(expected_H)[:, model.config.prefix_tokens :].square().sum().backward()
     assert len(ours) == sum(p.grad is not None for p in model.parameters())
     for name, p in model.named_parameters():
         if p.grad is not None:

@@ -7,6 +7,7 @@ from kernels import DEVICE, difference, needs_triton, normal
 from hrm_offline.ops import launch
 from hrm_offline.ops.attention import attention
 from hrm_offline.ops.causal_attention import causal_attention
+from hrm_offline.ops.conv_silu import conv_silu
 from hrm_offline.ops.dispatch import override
 from hrm_offline.ops.linear_rms_norm import linear_rms_norm
 from hrm_offline.ops.linear_swiglu import linear_swiglu
@@ -36,11 +37,13 @@ def test_strided_arguments_and_gradients(dtype):
     def strided(*shape):
         return normal(*shape[:-1], 2 * shape[-1], dtype=dtype)[..., ::2]
 
+    channels = normal(32, 2, dtype=torch.float32)
     weight, bounds = strided(64, 32), torch.tensor([0, 3, 7], dtype=torch.int32, device=DEVICE)
     cases = [
         (lambda x, r: rms_norm(x, 1e-5, r), [strided(3, 5, 32), strided(3, 5, 32)]),
         (swiglu, [strided(3, 5, 64)]),
         (linear_swiglu, [strided(3, 5, 32), weight]),
+        (lambda x: conv_silu(x, channels, channels[:, 0]), [strided(3, 5, 32)]),
         (lambda x, w, r: linear_rms_norm(x, w, r, 1e-5), [strided(3, 5, 32), weight, strided(3, 5, 64)]),
         (lambda x: attention(x, 2), [strided(3, 5, 96)]),
         (lambda x: causal_attention(x, 2, None, bounds, 4), [strided(7, 96)]),

@@ -4,10 +4,11 @@ import json
 
 import numpy as np
 import pytest
-from ballots import A, B, C, entry
+from ballots import A, B, C, D, entry
 
-from hrm_offline.answers.vote import Votes
-from hrm_offline.solve.ledger import Ledger
+from hrm_offline.answers.candidates import Outside
+from hrm_offline.answers.vote import Candidate, Votes
+from hrm_offline.solve.ledger import INDUCTION, NETWORK, Ledger
 from hrm_offline.solve.ledger import test_keys as keys_of
 
 FALLBACK = {"a": [entry(A, B)], "b": [entry(A, B)]}
@@ -72,3 +73,24 @@ def test_a_disk_that_is_full_leaves_the_last_file(ledger, limit_file_size):
         ledger.write()
     assert json.loads(ledger.path.read_text()) == FALLBACK
     assert ["keeps its last state" in line for line in said] == [True]
+
+
+def test_the_best_program_has_an_attempt_and_the_network_keeps_the_other(ledger):
+    ledger.add((0, 0, 0), votes_for(0, C, count=9))
+    ledger.add((0, 0, 1), votes_for(0, B, count=2))
+    alone = ledger.submission()
+    ledger.add_induced("a", [[Candidate(D, 0.1, 1.0), Candidate(A, 0.01, 1.0)]])
+    ledger.add_induced("b", [[Candidate(C, 1.0, 1.0)]])
+    assert ledger.submission() == {"a": [entry(D, C)], "b": [entry(C, A)]}
+    assert ledger.alone() == {NETWORK: alone, INDUCTION: {"a": [entry(D, A)], "b": [entry(C, A)]}}
+    assert ledger.origins() == {"a": [["induction", "network"]], "b": [["induction", "fallback"]]}
+    ledger.add_induced("a", [[Candidate(C, 0.1, 1.0)]])  # the two agree
+    assert ledger.origins()["a"] == [["network and induction", "network"]]
+
+
+def test_induced_candidates_are_not_judged_and_others_are(ledger):
+    ledger.outside = Outside({("b", 0): [([Candidate(A, 1, 1.0)], 1.0)]})
+    ledger.add((0, 0, 0), votes_for(0, C))
+    ledger.add_induced("a", [[Candidate(D, 1, 1.0)]])
+    assert [(test, grid.tolist()) for test, grid in ledger.unjudged(0)] == [(0, C.tolist()), (1, A.tolist())]
+    assert ledger.origins()["b"][0][0] == "elsewhere"

@@ -41,6 +41,19 @@ ARCHITECTURES = {
         puzzle_emb_ndim=32,
         halt_max_steps=3,
     ),
+    "looped": ModelConfig(
+        architecture="looped",
+        hidden_size=32,
+        num_heads=2,
+        H_layers=1,
+        L_layers=0,
+        H_cycles=2,
+        L_cycles=2,
+        mlp_convolution=True,
+        puzzle_emb_ndim=32,
+        puzzle_tokens=2,
+        halt_max_steps=3,
+    ),
 }
 
 

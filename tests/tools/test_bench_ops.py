@@ -34,6 +34,7 @@ def test_the_benchmark_refuses_without_a_gpu_and_its_smoke_run_takes_every_path(
         "rms_norm",
         "add_rms_norm",
         "swiglu",
+        "conv_silu",
         "attention",
         "causal_attention",
         "cached_attention",

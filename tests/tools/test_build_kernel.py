@@ -1,9 +1,12 @@
 """Test the bundle that is uploaded, with its dataset or as a single notebook."""
 
+import dataclasses
+
 import pytest
 from notebooks import code_cells, lay_out
 from places import REPOSITORY
 from programs import run_python
+from runs import SMALL, save_random_artifact
 
 from hrm_offline.common.errors import InputError
 from hrm_offline.solve import kaggle
@@ -48,7 +51,7 @@ def test_the_bundle_is_complete_and_rebuilt_in_place(tmp_path):
     [
         (["--user", "Some Body", "--competition", "arc"], "user name 'Some Body'"),
         (["--user", "somebody", "--competition", "arc/prize"], "competition 'arc/prize'"),
-        (["--user", "somebody", "--competition", "arc", "--artifact", "nowhere"], "model.safetensors: no such file"),
+        (["--user", "somebody", "--competition", "arc", "--artifact", "nowhere"], "nowhere: no such artifact folder"),
     ],
 )
 def test_what_cannot_be_bundled_is_one_line_and_writes_nothing(tmp_path, arguments, said):
@@ -56,6 +59,26 @@ def test_what_cannot_be_bundled_is_one_line_and_writes_nothing(tmp_path, argumen
     assert tool.returncode == 2
     assert len(tool.stderr.splitlines()) == 1
     assert said in tool.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_artifact_is_loaded_before_it_is_packed(tmp_path):
+    folder = save_random_artifact(tmp_path / "artifact")
+    said = build_kernel.describe_artifact(folder)
+    assert "hidden_size 64" in said and "by the recipe of hrm-132k" in said
+
+    small = dataclasses.replace(SMALL.model, canvas_rows=20)
+    with pytest.raises(InputError, match="its largest canvas has a side of 20, expected 30"):
+        build_kernel.describe_artifact(save_random_artifact(tmp_path / "small", small))
+
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])  # as after a copy that was cut off
+    tool = run_python(
+        REPOSITORY / "tools" / "build_kernel.py",
+        *("--user", "somebody", "--competition", "arc", "--artifact", folder, "--out", tmp_path / "out"),
+    )
+    assert tool.returncode == 2
+    assert "model.safetensors: not a safetensors file" in tool.stderr and len(tool.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 

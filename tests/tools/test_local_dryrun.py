@@ -67,6 +67,17 @@ def test_what_solve_would_refuse_in_the_notebook_is_refused_at_once(tmp_path, mo
     assert not (tmp_path / "out").exists()
 
 
+def test_settings_of_the_recipe_reach_the_notebook(tmp_path, monkeypatch):
+    def options_of(*words):
+        monkeypatch.setattr(sys, "argv", ["local_dryrun.py", "--set", *words, "--out", str(tmp_path / "out")])
+        return local_dryrun._parse_arguments()
+
+    words = local_dryrun._notebook_environment(options_of("lr=1e-3", "vote_views=2"))["HRM_OFFLINE_SOLVE_ARGS"]
+    assert words.endswith(" --set lr=1e-3 vote_views=2")
+    with pytest.raises(InputError, match="vote_views is 0"):
+        local_dryrun.rehearse(options_of("vote_views=0"))
+
+
 def rehearse(tmp_path, *arguments):
     """Rehearse one tiny task with the network cut off. Return the finished process and its tree."""
     task = {"train": [{"input": [[1, 2]], "output": [[2, 1]]}] * 3, "test": [{"input": [[3, 4]], "output": [[4, 3]]}]}

@@ -6,7 +6,8 @@ import pytest
 
 from hrm_offline.config import PRESETS
 from hrm_offline.data.puzzles import PuzzleSet
-from tools.support.timetable import prediction_flop, timetable
+from hrm_offline.data.tasks import TaskSet
+from tools.support.timetable import Shares, prediction_flop, timetable
 
 SMALL = PRESETS["hrm-132k"]
 
@@ -27,3 +28,20 @@ def test_there_is_no_timetable_without_a_measurement_that_can_be_compared():
     assert "cuda" in line
     [line] = timetable((), report | {"device": "cpu", "adapted": {"examples": 0}}, workers=1)
     assert "nothing was adapted" in line
+
+
+@pytest.mark.parametrize(("architecture", "projected"), [("shared", "trm-7m"), ("decoder", "decoder-75m")])
+def test_what_is_projected_follows_the_rehearsed_network(make_task, monkeypatch, architecture, projected):
+    monkeypatch.setattr("tools.support.timetable._shares_of_peak", lambda *_: Shares(0.2, 0.2))
+    monkeypatch.setattr("tools.support.timetable.load_tasks", lambda _: TaskSet("x", (make_task("a"),)))
+    report = {
+        "device": "cpu",
+        "adapted": {"examples": 9},
+        "seconds": {"adapt": 1.0, "predict": 1.0, "start": 60.0},
+        "model": {"architecture": architecture},
+        "artifact": "an artifact",
+    }
+    lines = timetable((), report, workers=1)
+    recipe = PRESETS[projected].recipe(pretrained=True)
+    assert f"preset {projected}" in lines[1]
+    assert f"{recipe.visits:,} visits" in lines[4] and f"{recipe.vote_views} views" in lines[5]

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from networks import ARCHITECTURES
 
 from hrm_offline.config import Recipe
-from hrm_offline.train.optim import AdamATan2, Ema, NorMuon, lr_factor, orthogonal
+from hrm_offline.model.recursive import RecursiveModel
+from hrm_offline.train.optim import AdamATan2, Ema, Muon, NorMuon, lr_factor, make_optimizer, orthogonal
 
 
 def test_adam_atan2_reaches_a_minimum_and_ignores_the_gradients_scale():
@@ -53,6 +55,15 @@ def test_orthogonal_keeps_singular_vectors_and_brings_all_values_near_one(shape)
     assert (in_its_own_basis - torch.diag_embed(values)).abs().max() < 1e-4
 
 
+def test_the_average_may_decay_at_a_constant_rate_from_the_first_step_on():
+    param = torch.nn.Parameter(torch.zeros(3))
+    ema = Ema([param], 0.75, rises=False)
+    for step, value in ((1, 4.0), (2, 8.0)):
+        param.data.fill_(value)
+        ema.update(step)
+    assert torch.equal(ema.average[0], torch.full((3,), 0.75 * 1.0 + 0.25 * 8.0))
+
+
 def test_normuon_moves_each_row_alike_and_the_whole_as_muon_does():
     """After one step from no momentum the rows of the update have one size, and the update has Muon's norm."""
     matrix = torch.nn.Parameter(torch.zeros(8, 16))
@@ -84,3 +95,15 @@ def test_normuon_moves_all_but_matrices_as_adamw_does():
         normuon.step()
         adamw.step()
     torch.testing.assert_close(ours, theirs)
+
+
+def test_muon_has_all_matrices_and_adam_the_rest_at_one_rate():
+    model = RecursiveModel(ARCHITECTURES["looped"], 1)
+    optimizer = make_optimizer(model, Recipe(optimizer="muon", lr=0.5, weight_decay=0.25))
+    assert isinstance(optimizer, Muon)
+    names = {id(param): name for name, param in model.named_parameters()}
+    matrices, others = ({names[id(param)] for param in group["params"]} for group in optimizer.param_groups)
+    assert others == {"q_head.bias", "layers.0.mlp.dwconv.weight", "layers.0.mlp.dwconv.bias"}
+    assert {"embed_tokens.embedding_weight", "lm_head.weight", "q_head.weight"} < matrices
+    assert matrices | others == set(names.values())
+    assert {(group["base_lr"], group["weight_decay"]) for group in optimizer.param_groups} == {(0.5, 0.25)}

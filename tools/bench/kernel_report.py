@@ -53,11 +53,13 @@ from hrm_offline.ops import (
     attention,
     cached_attention,
     causal_attention,
+    conv_silu,
     dispatch,
     embedding,
     encode_views,
     linear_rms_norm,
     linear_swiglu,
+    muon,
     rms_norm,
     rotate,
     sign_sgd,
@@ -132,7 +134,7 @@ def variants(capability: int, everything: bool, usual_tiles: bool) -> list[Varia
         for dtype in dtypes if everything else [preferred]:
             samples = Samples(preset.model, dtype, usual_tiles)
             for op, launch_all in LAUNCHES.items():
-                if op in dispatch.foreign_ops(preset.model.is_decoder):
+                if op in dispatch.foreign_ops(preset.model.is_decoder, preset.model.mlp_convolution):
                     continue
                 op_dtype = torch.float32 if op in dispatch.FLOAT32_OPS else dtype
                 chosen = dispatch.decide_for(op, capability, op_dtype).triton
@@ -243,6 +245,12 @@ def _swiglu(s: Samples) -> None:
     swiglu.swiglu_backward(out, gate_up, gate_up)
 
 
+def _conv_silu(s: Samples) -> None:
+    hidden, weight, bias = s.activations(s.inner), s.float32(s.inner, 2), s.float32(s.inner)
+    conv_silu.conv_silu_forward(hidden, weight, bias, hidden)
+    conv_silu.conv_silu_backward(hidden, hidden, weight, bias, hidden, s.float32(15, 3, s.inner))
+
+
 def _embedding(s: Samples) -> None:
     embedding.embedding_forward(s.cells, s.float32(12, s.width), s.float32(s.batch, s.width), 1, None, 2.0, s.rows)
     embedding.embedding_backward(s.rows, s.cells, 1, s.float32(4, 12, s.width))
@@ -259,6 +267,12 @@ def _adam_atan2(s: Samples) -> None:
     one = [s.float32(1)]
     addresses, chunks = torch.zeros(8, dtype=torch.int64), torch.zeros(1, 3, dtype=torch.int64)
     adam_atan2.adam_atan2_step(one, one, one, one, addresses, chunks, 0.9, 0.9, 0.9, 1.5, 0.1)
+
+
+def _muon(s: Samples) -> None:
+    weight = s.float32(s.width, s.width)
+    muon.muon_smooth(weight, weight, weight, True)
+    muon.muon_apply(weight, weight, 0.9, 0.1)
 
 
 def _sign_sgd(s: Samples) -> None:
@@ -280,10 +294,12 @@ LAUNCHES = {
     "rms_norm": _rms_norm,
     "add_rms_norm": _add_rms_norm,
     "swiglu": _swiglu,
+    "conv_silu": _conv_silu,
     "rotate": _rotate,
     "embedding": _embedding,
     "stablemax_cross_entropy": _stablemax_cross_entropy,
     "adam_atan2": _adam_atan2,
+    "muon": _muon,
     "sign_sgd": _sign_sgd,
     "encode_views": _encode_views,
 }

@@ -1,11 +1,12 @@
 """Report how much memory a training step needs on a GPU, counted tensor by tensor on a machine without one.
 
-    python tools/bench/memory_report.py [--preset hrm-27m]
+    python tools/bench/memory_report.py [--preset hrm-27m | --table]
 
 Takes a training step (forward and backward) on tensors that have shapes but no contents, and adds up the tensors that
 live at the same time. The optimiser's moments, the averaged weights, and the states that each tight canvas keeps
 between steps are added. PyTorch's own workspaces and the gaps between allocations are not counted. A T4 lies between
-the two reported paths: it uses our pointwise kernels but the matrix products of cuBLAS.
+the two reported paths: it uses our pointwise kernels but the matrix products of cuBLAS. --table has one line for each
+preset, with its floating-point operations.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.ops import dispatch
 from hrm_offline.train.losses import outer_step_loss
 from tools.support.command_line import parser_of
+from tools.support.flop import outer_step_flop, training_flop
 
 GPUS = (("T4", 15.0, 48), ("L4", 22.5, 96))  # usable GiB, and the batch that has to fit on the full canvas
 _SMALL_BATCH, _LARGE_BATCH = 48, 96  # the two batches that are counted
@@ -96,7 +98,7 @@ def _empty(model: torch.nn.Module) -> None:
 def lines_of(name: str) -> dict[str, tuple[float, float]]:
     """Return for each mode of dispatch the bytes of a preset's step that are fixed, and the bytes per token."""
     config = PRESETS[name].model
-    tokens = config.puzzle_tokens + config.canvas_rows * config.canvas_cols
+    tokens = config.prefix_tokens + config.canvas_rows * config.canvas_cols
     lines = {}
     for mode, _ in _MODES:
         fixed, per_sequence = _line_of(PRESETS[name], mode)
@@ -116,20 +118,43 @@ def main() -> int:
     parser.add_argument(
         "--preset", default="hrm-27m", choices=RECURSIVE_PRESETS, help="network and recipe (default: %(default)s)"
     )
-    preset = PRESETS[parser.parse_args().preset]
+    parser.add_argument("--table", action="store_true", help="one line per preset, with the FLOP of an example-step")
+    arguments = parser.parse_args()
+    if arguments.table:
+        _print_table()
+        return 0
+    preset = PRESETS[arguments.preset]
     for mode, name in _MODES:
         _print_path(preset, mode, name)
     return 0
 
 
+def _print_table() -> None:
+    """Print a table of the presets: parameters, and the FLOP and memory of a training step on the full canvas."""
+    columns = ("preset", "parameters", "GFLOP per example-step", "forward alone", "memory, fused", "in plain PyTorch")
+    print(f"| {' | '.join(columns)} |\n{'| --- ' * len(columns)}|")
+    for name in RECURSIVE_PRESETS:
+        config = PRESETS[name].model
+        cells = config.canvas_rows * config.canvas_cols
+        with torch.device("meta"):
+            count = sum(parameter.numel() for parameter in RecursiveModel(config, 1).parameters())
+        flop = [function(config, cells) / 1e9 for function in (training_flop, outer_step_flop)]
+        memory = [
+            f"{fixed / _GIB:.2f} GiB + {token / 2**10:.1f} KiB per token" for fixed, token in lines_of(name).values()
+        ]
+        print(
+            " | ".join([f"| `{name}`", f"{count:,}", *(f"{value:,.1f}" for value in flop), *memory]) + " |", flush=True
+        )
+
+
 def _print_path(preset: Preset, mode: str, name: str) -> None:
     """Print the memory of one path, which grows linearly with the batch."""
     config = preset.model
-    tokens = config.puzzle_tokens + config.canvas_rows * config.canvas_cols
+    tokens = config.prefix_tokens + config.canvas_rows * config.canvas_cols
     fixed, per_sequence = _line_of(preset, mode)
     print(f"{name}: {fixed / _GIB:.2f} GiB + {per_sequence / tokens / 2**10:.1f} KiB per token")
-    # Two states of 2 bytes per number; the states of one canvas are in `per_sequence` already.
-    carried = (len(SIDES) - 1) * 2 * 2 * tokens * config.hidden_size
+    # States of 2 bytes per number; the states of one canvas are in `per_sequence` already.
+    carried = (len(SIDES) - 1) * (2 if config.L_layers else 1) * 2 * tokens * config.hidden_size
     for gpu, room, batch in GPUS:
         need = fixed + batch * per_sequence
         largest_batch = int((room * _GIB - fixed) / (per_sequence + carried))

@@ -40,6 +40,7 @@ from hrm_offline.ops.add_rms_norm import add_rms_norm
 from hrm_offline.ops.attention import attention
 from hrm_offline.ops.cached_attention import cached_attention
 from hrm_offline.ops.causal_attention import causal_attention
+from hrm_offline.ops.conv_silu import conv_silu
 from hrm_offline.ops.linear_rms_norm import linear_rms_norm
 from hrm_offline.ops.linear_swiglu import linear_swiglu
 from hrm_offline.ops.rms_norm import rms_norm
@@ -200,6 +201,8 @@ def _pointwise_cases(inputs: Inputs) -> Iterator[Case]:
     )
     gate_up = inputs.activations(2 * inner)
     yield Case("swiglu", swiglu, [gate_up], 0, 3 * rows * inner * itemsize, _liger_swiglu())
+    hidden, weights = inputs.activations(inner), [inputs.random(inner, 2).float(), inputs.random(inner).float()]
+    yield Case("conv_silu", conv_silu, [hidden, *weights], 0, 2 * rows * inner * itemsize)
 
 
 def _matrix_product_cases(inputs: Inputs) -> Iterator[Case]:
@@ -358,7 +361,7 @@ def bench_steps(
     The rows are ours, plain PyTorch, and the published code if `against` names a checkout of it. Each begins with an
     empty allocator.
     """
-    side = round((tokens - config.puzzle_tokens) ** 0.5)
+    side = round((tokens - config.prefix_tokens) ** 0.5)
     config = replace(config, canvas_rows=side, canvas_cols=side)
     cells = torch.from_numpy(np.random.default_rng(0).integers(2, config.vocab_size, size=(batch, side * side)))
     ids = torch.arange(batch)[:, None]

@@ -105,6 +105,19 @@ def _architecture(model: ModelConfig) -> Study:
             ),
             Arm("shared, same size", shared | {"L_layers": layers}),
             Arm("shared, same compute", shared | {"L_layers": model.L_layers}),
+            # Small forms of the presets `trm-7m` and `urm-14m`.
+            Arm("TRM's form", shared | {"L_layers": model.L_layers, "H_cycles": 2, "L_cycles": 2, "puzzle_tokens": 4}),
+            Arm(
+                "URM's form",
+                {
+                    "architecture": "looped",
+                    "H_layers": layers,
+                    "L_layers": 0,
+                    "H_cycles": 2,
+                    "L_cycles": 2,
+                    "mlp_convolution": True,
+                },
+            ),
         ),
         (
             Finding("a Transformer of the same size is within about 5 points of HRM", "Transformer", "HRM", 5),

@@ -19,7 +19,7 @@ L4_TFLOPS = 121.0
 
 def block_flop(config: ModelConfig, cells: int) -> float:
     """Return the FLOP of one block for one sequence whose canvases have `cells` cells each."""
-    tokens, width = config.canvases * cells + config.puzzle_tokens, config.hidden_size
+    tokens, width = config.canvases * cells + config.prefix_tokens, config.hidden_size
     weights = 4 * width * width + 3 * width * config.intermediate_size  # query, key, value, output; gate, up, down
     attention = 4 * tokens**2 * width  # queries with keys, and the weighted sum of values
     return 2 * tokens * weights + attention

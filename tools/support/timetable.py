@@ -8,15 +8,16 @@ import numpy as np
 import torch
 
 from hrm_offline.common.settings import from_dict
-from hrm_offline.config import AdaptConfig, ModelConfig, Preset, preset
+from hrm_offline.config import AdaptConfig, ModelConfig, preset
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.data.tasks import load_tasks
 from tools.support.flop import L4_TFLOPS, matrix_product_tflops, outer_step_flop, project, visit_flop
 
 CHIPS, BUDGET_HOURS, BUDGET = 4, 11.5, "11h30m"
 ADAPT_SHARE = 0.6  # the largest part of the budget that adaptation may take
-# What a large GPU would learn, by whether the rehearsed network is a decoder.
-_PRESETS = {True: "decoder-75m", False: "hrm-27m"}
+# What a large GPU would learn, by the rehearsed network's architecture.
+_PRESETS = {"decoder": "decoder-75m", "shared": "trm-7m", "looped": "urm-14m"}
+_PRESET_OF_OTHERS = "hrm-27m"
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,10 @@ def timetable(tasks, report: dict, workers: int) -> list[str]:
 
     public = load_tasks("arc2-eval").tasks
     hidden = public + public  # the hidden set of a competition has 240 tasks, twice the public one
-    projected = _PRESETS[report["model"]["architecture"] == "decoder"]
-    phases = _phases(preset(projected), hidden, shares, report["seconds"]["start"])
+    projected = _PRESETS.get(report["model"]["architecture"], _PRESET_OF_OTHERS)
+    chosen = preset(projected)
+    recipe = chosen.recipe(pretrained=report.get("artifact") is not None)
+    phases = _phases(chosen.model, recipe, hidden, shares, report["seconds"]["start"])
     return [
         f"measured here: {rate:.0f} examples per second in adaptation; adaptation reached {shares.adapt:.0%} of the "
         f"rate of a large matrix product, prediction {shares.predict:.0%}",
@@ -74,17 +77,17 @@ def prediction_flop(config: ModelConfig, puzzles: PuzzleSet) -> float:
     )
 
 
-def _phases(chosen: Preset, tasks, shares: Shares, start: float) -> list[Phase]:
-    """Return the phases of a run of a preset; `start` is the seconds until its workers are ready."""
-    recipe, puzzles = chosen.adapt, PuzzleSet(tasks, chosen.adapt, chosen.model, 0)
+def _phases(model: ModelConfig, recipe: AdaptConfig, tasks, shares: Shares, start: float) -> list[Phase]:
+    """Return the phases of a run; `start` is the seconds until its workers are ready."""
+    puzzles = PuzzleSet(tasks, recipe, model, 0)
     budget = BUDGET_HOURS * 3600
     most_seconds = ADAPT_SHARE * (budget - start)
-    possible = project(chosen.model, ExampleSource(puzzles, 0), CHIPS, L4_TFLOPS, shares.adapt, most_seconds / 3600)
+    possible = project(model, ExampleSource(puzzles, 0), CHIPS, L4_TFLOPS, shares.adapt, most_seconds / 3600)
     done = min(1.0, recipe.visits / possible.visits)  # adaptation ends when the recipe's visits are made
     adapt_seconds = done * most_seconds
 
     room = budget - start - adapt_seconds
-    wanted = prediction_flop(chosen.model, puzzles) / (CHIPS * L4_TFLOPS * 1e12 * shares.predict)
+    wanted = prediction_flop(model, puzzles) / (CHIPS * L4_TFLOPS * 1e12 * shares.predict)
     predict_seconds = min(wanted, room)
     return [
         Phase("start", start, "as measured here"),

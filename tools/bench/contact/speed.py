@@ -198,7 +198,7 @@ def _compare_memory(contact: Contact, preset: str) -> None:
         contact.add("memory", preset=preset, fault=f"memory_report ended with code {counting.returncode}")
         return
     largest = max(contact.found("step", "bucket"), key=lambda row: row["batch"] * row["canvas"])
-    tokens = largest["batch"] * (largest["canvas"] + PRESETS[preset].model.puzzle_tokens)
+    tokens = largest["batch"] * (largest["canvas"] + PRESETS[preset].model.prefix_tokens)
     for mode, (fixed, per_token) in json.loads(counting.stdout).items():
         counted = (fixed + tokens * per_token) / 2**30
         contact.add("memory", preset=preset, mode=mode, **{"counted GiB": counted, "peak GiB": largest["peak GiB"]})
