@@ -30,7 +30,7 @@ def run(tmp_path_factory):
                 "--budget",
                 "10m",
                 "--visits",
-                "300",
+                "1000",
                 "--adapt",
                 "per-task",
                 "--preset",
