@@ -30,9 +30,7 @@ _MAX_FAILURES = 5  # of processes in one place in a row, after which it stays em
 _MAX_TASK_FAILURES = 2  # processes that a task may cost
 _MOST_AT_ONCE = 64  # messages, after which the workers of the network get their turn
 _MAX_PROCESSES = 16
-_MAX_SILENCE = (
-    60.0  # seconds, after which a process of normal priority is replaced; it tells every second that it lives
-)
+_MAX_SILENCE = 60.0  # seconds for a process of normal priority; a sign of life comes every second
 
 
 @dataclass
