@@ -30,7 +30,7 @@ _MAX_FAILURES = 5  # of processes in one place in a row, after which it stays em
 _MAX_TASK_FAILURES = 2  # processes that a task may cost
 _MOST_AT_ONCE = 64  # messages, after which the workers of the network get their turn
 _MAX_PROCESSES = 16
-_MAX_SILENCE = 60.0  # seconds, after which a process is replaced; a sign of life comes every second
+_MAX_SILENCE = 60.0  # seconds for a process of normal priority; a sign of life comes every second
 
 
 @dataclass
@@ -67,7 +67,7 @@ class Induction:
         self.pool = ProcessPool(searcher.main_politely) if pool is None else pool
         self.tasks, self.ledger, self.budget = tasks, ledger, budget
         self.say = self.warn = say
-        self.journal, self.silence = journal, min(hang_after, _MAX_SILENCE)
+        self.journal, self.hang_after = journal, hang_after
         self.processes = 1
         self.polite = True  # towards the workers of the network
         self.places: dict[int, Place] = {}
@@ -226,7 +226,9 @@ class Induction:
 
     def _end_the_silent(self) -> None:
         for number, place in list(self.places.items()):
-            limit = self.silence * 2 ** self.failures[number]
+            # At the lowest priority a busy machine may leave a process without any time for minutes.
+            silence = self.hang_after if self.polite else min(self.hang_after, _MAX_SILENCE)
+            limit = silence * 2 ** self.failures[number]
             busy = place.task is not None or not place.ready
             if busy and self.budget.elapsed() - place.heard > limit:
                 self._fail(number, f"was silent for {limit:.0f} s")
