@@ -128,7 +128,8 @@ class Worker:
         if tested is None:
             return set()
         faulty = {row["op"] for row in tested["rows"] if row["fault"] is not None}
-        return {verdict["op"] for verdict in tested["verdicts"]} - faulty
+        # An operation whose kernel the self-test kept may still fail later, and that is told.
+        return dispatch.demotions().keys() - faulty
 
     def _tell_changes(self) -> None:
         """Tell which kernels have failed, and whether CUDA graphs serve, each once."""
