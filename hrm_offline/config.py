@@ -608,7 +608,7 @@ _LARGE_DECODER = _DECODER_RECIPE | dict(
 _DECODER_ADAPTATION = dict(
     constant_fraction=0.8, outer_steps=1, embeddings_only=0.0, search_branches=4, search_bound=0.03
 )
-_SMALL_DECODER_PREDICTION = dict(vote_views=8, predict_tokens=65536)
+_SMALL_DECODER_PREDICTION = dict(vote_views=8, predict_tokens=32768)
 _DECODER = dict(
     architecture="decoder",
     L_layers=0,

@@ -18,7 +18,16 @@ _PAIR = ("input", "output")
 # Folders that archivers and editors leave. Hidden ones, such as .ipynb_checkpoints, are left out too.
 _JUNK_FOLDERS = ("__MACOSX", "__pycache__")
 # What `solve`, downloads from Kaggle and RE-ARC leave beside tasks. A task may have such a name as well.
-_COMPANIONS = ("submission", "report", "candidates", "dataset-metadata", "kernel-metadata", "metadata")
+_COMPANIONS = (
+    "submission",
+    "submission_network",
+    "submission_induction",
+    "report",
+    "candidates",
+    "dataset-metadata",
+    "kernel-metadata",
+    "metadata",
+)
 # A folder of this name is the journal of a run of `solve` where it holds such a file.
 _JOURNAL = ("journal", "run.journal")
 

@@ -71,11 +71,11 @@ def rates_of(supervisor: Supervisor) -> dict[str, float]:
 
 
 def budget_shares(supervisor: Supervisor) -> dict[str, float]:
-    """Return what the budget went to, as shares of it, in order. They add up to 1 in a run that is not late.
+    """Return what the budget went to, as shares of it, in order. They add up to 1.
 
     Phases are means over the workers. "waiting" is time in which a worker had no job, and "left" is left at the end.
     """
-    total = max(supervisor.budget.total, 1e-9)
+    total = max(supervisor.budget.total, supervisor.budget.elapsed())  # a run may have had no time at all
     phases, workers = supervisor.phases(), max(1, len(supervisor.slots))
     further = {name: seconds / workers for name, seconds in supervisor.member_seconds.items()}
     seconds = {
