@@ -75,7 +75,7 @@ def budget_shares(supervisor: Supervisor) -> dict[str, float]:
 
     Phases are means over the workers. "waiting" is time in which a worker had no job, and "left" is left at the end.
     """
-    total = max(supervisor.budget.total, supervisor.budget.elapsed())  # a run may have had no time at all
+    total = max(supervisor.budget.total, supervisor.budget.elapsed(), 1e-9)  # a run may have had no time at all
     phases, workers = supervisor.phases(), max(1, len(supervisor.slots))
     further = {name: seconds / workers for name, seconds in supervisor.member_seconds.items()}
     seconds = {
