@@ -77,12 +77,16 @@ def _peaks(result: dict) -> str | None:
 def _operations(result: dict) -> str | None:
     verdicts = _rows(result, "selftest", "verdict")
     verdicts = [row for row in verdicts if row["preset"] == verdicts[0]["preset"]]
-    verdicts = [row for row in verdicts if row["shape"] == verdicts[0]["shape"]]
     if not verdicts:
         return None
-    ours = [row for row in verdicts if row["candidate"] != "PyTorch"]
+    tried = [row for row in verdicts if not str(row.get("reason")).startswith("not tested")]
+    ours = [row for row in tried if row["candidate"] != "PyTorch"]
     wrong = sorted({row["op"] for row in _rows(result, "selftest", "operation") if row["fault"]})
-    return f"kernels serve {len(ours)} of {len(verdicts)}; wrong or failed: {', '.join(wrong) or 'none'}"
+    untried = len(verdicts) - len(tried)
+    return (
+        f"kernels were faster in {len(ours)} of {len(tried)} trials; {untried} not tried; "
+        f"wrong or failed: {', '.join(wrong) or 'none'}"
+    )
 
 
 def _checks(stage: str) -> Callable[[dict], str | None]:
