@@ -38,7 +38,18 @@ def test_the_studies_are_those_of_the_analysis_and_its_open_questions():
         "conditioning",
         "augmentation-kinds",
         "induction",
+        "ingredients",
     ]
+    assert [study.name for study in STUDIES if not study.in_all] == ["ingredients"]
+
+
+def test_all_ingredients_together_change_network_and_recipe():
+    arms = {arm.name: arm for arm in next(study for study in STUDIES if study.name == "ingredients").arms}
+    whole, recipe, _ = configs_of(Trial(arms["all changed"].learn, 0, "hrm-132k", "small", 1), "all")
+    assert (whole.layer_passes, whole.halt_max_steps, whole.prefix_tokens, whole.pre_norm) == (4, 1, 0, True)
+    assert (recipe.optimizer, recipe.lr, recipe.tokens_per_step) == ("normuon", 0.002, 2000)
+    without, recipe, _ = configs_of(Trial(arms["all but NorMuon"].learn, 0, "hrm-132k", "small", 1), "all")
+    assert (without, recipe.optimizer, recipe.lr) == (whole, "adam-atan2", 0.003)
 
 
 def test_the_architectures_compared_have_the_sizes_they_say():

@@ -1,12 +1,24 @@
 """Test single trials of a study."""
 
+import argparse
+
 import pytest
 
 from hrm_offline.common.errors import InputError
 from hrm_offline.common.files import write_json
 from hrm_offline.data.leaks import find_leaks
 from hrm_offline.data.tasks import to_challenges
-from tools.study.trial import Trial, configs_of, learn, other_tasks, predict, score_votes, tasks_of
+from tools.study.trial import (
+    Trial,
+    add_length,
+    configs_of,
+    learn,
+    other_tasks,
+    predict,
+    score_votes,
+    tasks_of,
+    visits_of,
+)
 
 
 def test_others_are_new_to_the_tasks_studied_and_only_these_are_predicted():
@@ -71,3 +83,21 @@ def test_trials_may_begin_with_a_pretrained_network(artifact, tmp_path):
     for name in ("arc1-eval", "arc1-eval:9:9", f"{unlabelled}:0:2"):
         with pytest.raises(InputError, match=name):
             tasks_of(name)
+
+
+def test_a_trial_of_so_many_core_seconds_learns_that_long_and_its_rate_falls_to_the_end():
+    tasks = tasks_of("arc1-eval:1:4")
+    learned = learn(Trial({}, 0, "hrm-132k", "arc1-eval:1:4", 10**6, core_seconds=2.0), tasks)
+    assert 1.5 < learned.seconds < 4.0
+    assert 0 < learned.about()["steps"] < 10**5
+
+
+@pytest.mark.parametrize(
+    ("words", "visits"), [([], 300), (["--core-seconds", "9"], 10**6), (["--core-seconds", "9", "--visits", "5"], 5)]
+)
+def test_core_seconds_leave_the_visits_without_a_limit(words, visits):
+    parser = argparse.ArgumentParser()
+    add_length(parser)
+    assert visits_of(parser.parse_args(words)) == visits
+    with pytest.raises(InputError, match="expected more than 0"):
+        visits_of(parser.parse_args(["--core-seconds", "0"]))

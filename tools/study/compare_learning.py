@@ -31,7 +31,17 @@ from multiprocessing import get_context
 
 from hrm_offline.common.errors import InputError
 from hrm_offline.solve.worker import end_with_parent
-from tools.study.trial import Trial, configs_of, learn, predict, score_votes, tasks_of, test_losses_of
+from tools.study.trial import (
+    Trial,
+    add_length,
+    configs_of,
+    learn,
+    predict,
+    score_votes,
+    tasks_of,
+    test_losses_of,
+    visits_of,
+)
 from tools.support import environment
 from tools.support.command_line import absolute_path, add_seeds, parser_of, run_tool
 from tools.support.run_lines import RunLines
@@ -113,7 +123,7 @@ def main() -> int:
     options = _parse_arguments()
     arms = [_parse_arm(arm) for arm in options.arm]
     runs = [
-        Run(name, Trial(changes, seed, options.preset, options.set, options.visits, options.core_seconds))
+        Run(name, Trial(changes, seed, options.preset, options.set, visits_of(options), options.core_seconds))
         for seed in options.seeds
         for name, changes in arms
     ]
@@ -152,19 +162,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--preset", default="hrm-132k", help="network and recipe that the arms change (default: %(default)s)"
     )
-    parser.add_argument(
-        "--visits",
-        type=int,
-        default=300,
-        metavar="N",
-        help="how often each demonstration is offered (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--core-seconds",
-        type=float,
-        metavar="S",
-        help="learn so many core-seconds per run, with --visits as a ceiling (default: all visits)",
-    )
+    add_length(parser)
     add_seeds(parser, [0, 1, 2])
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="runs at a time (default: %(default)s)")
     parser.add_argument(

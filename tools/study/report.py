@@ -51,7 +51,8 @@ class Scale:
     """What all runs of a report have in common.
 
     `tasks` names the tasks as `tasks_of` does. `visits` is how often each demonstration is offered. `command` made the
-    report, and `workers` runs went side by side.
+    report, and `workers` runs went side by side. With `core_seconds` each run learned so long, and the visits are a
+    ceiling.
     """
 
     preset: str
@@ -60,6 +61,14 @@ class Scale:
     seeds: tuple[int, ...]
     command: str
     workers: int
+    core_seconds: float | None = None
+
+    @property
+    def length(self) -> str:
+        """Return in words how long each run learned."""
+        if self.core_seconds:
+            return f"each run learned for {self.core_seconds:g} core-seconds"
+        return f"each demonstration offered {self.visits} times unless an arm says otherwise"
 
 
 # ----- reports
@@ -204,8 +213,7 @@ def _scale_line(tasks: tuple[Task, ...], scale: Scale) -> str:
     outputs = sum(len(task.test) for task in tasks)
     return (
         f"Scale: preset `{scale.preset}`; {len(tasks)} tasks (`{scale.tasks}`, sides up to {longest_side}, "
-        f"{outputs} test outputs); each demonstration offered {scale.visits} times unless an arm says otherwise; seeds "
-        f"{', '.join(map(str, scale.seeds))}."
+        f"{outputs} test outputs); {scale.length}; seeds {', '.join(map(str, scale.seeds))}."
     )
 
 

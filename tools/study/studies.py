@@ -44,13 +44,17 @@ class Finding:
 
 @dataclass(frozen=True)
 class Study:
-    """A question and the arms that answer it. `axis` names the setting in which the arms differ."""
+    """A question and the arms that answer it. `axis` names the setting in which the arms differ.
+
+    A study that is not `in_all` runs only if it is named.
+    """
 
     name: str
     question: str
     axis: str
     arms: tuple[Arm, ...]
     findings: tuple[Finding, ...]
+    in_all: bool = True
 
 
 _DEPTHS = (1, 2, 4, 8, 16)
@@ -58,6 +62,7 @@ _POOLS = (1, 8, 30, 100, 300)
 _PLAIN = {"colour_permutations": 0, "translate": 0.0}
 _RECOLOURED = {"colour_permutations": 22}
 _INDUCTION = "induction, else the null baseline"
+_AS_IT_IS = "as it is"
 _NO_SYMMETRY = {"rotations": False, "flips": False}
 
 
@@ -87,7 +92,7 @@ def _kind(name: str, learn: dict) -> Arm:
 
 def studies_of(model: ModelConfig) -> tuple[Study, ...]:
     """Return all studies for a network in the form of the Hierarchical Reasoning Model."""
-    return (_architecture(model), *_OTHERS)
+    return (_architecture(model), *_OTHERS, _ingredients(model))
 
 
 def _architecture(model: ModelConfig) -> Study:
@@ -129,6 +134,47 @@ def _architecture(model: ModelConfig) -> Study:
             ),
         ),
     )
+
+
+def _ingredients(model: ModelConfig) -> Study:
+    """Return the study of one change at a time: from the preset, and back from a Transformer that has them all."""
+    one_step, layers = {"halt_max_steps": 1}, 2 * (model.H_layers + model.L_layers)
+    one_stack = {"architecture": "transformer", "L_layers": 0, "H_cycles": 1, "L_cycles": 0}
+    normuon = {"optimizer": "normuon", "matrix_lr": 0.01, "lr": 0.002}
+    added, batch = {"puzzle_place": "added"}, {"tokens_per_step": 2000}
+    changed = one_step | one_stack | normuon | added | batch
+    changed |= {"H_layers": layers, "pre_norm": True, "expansion": 3.0}
+    once, convolution = {"outer_steps": 1}, {"mlp_convolution": True}
+    arms = (
+        Arm(_AS_IT_IS),
+        Arm("1 outer step", one_step, once),
+        Arm("2 outer steps", {"halt_max_steps": 2}, {"outer_steps": 2}),
+        Arm("pre-norm", {"pre_norm": True}),
+        Arm("embedding on every token", added),
+        Arm("embedding in front and on every token", {"puzzle_place": "both"}),
+        Arm("NorMuon", normuon),
+        Arm("learning rate / 3", {"lr": 1e-3}),
+        Arm("learning rate x 2", {"lr": 6e-3}),
+        Arm("embeddings' rate / 3", {"puzzle_emb_lr": 1e-2}),
+        Arm("batches of 375 tokens", {"tokens_per_step": 375}),
+        Arm("batches of 2,000 tokens", batch),
+        Arm("twice the layers", {"H_layers": 2 * model.H_layers, "L_layers": 2 * model.L_layers}),
+        Arm("one stack", one_stack | {"H_layers": layers // 2}),
+        Arm("convolution", convolution),
+        Arm("8 recoloured views", {"colour_permutations": 8}),
+        Arm("all changed", changed, once),
+        Arm("all but NorMuon", {k: v for k, v in changed.items() if k not in normuon}, once),
+        Arm("all but pre-norm", changed | {"pre_norm": False, "expansion": 1.5}, once),
+        Arm("all but embedding on every token", changed | {"puzzle_place": "front"}, once),
+        Arm("all but batches of 2,000 tokens", {k: v for k, v in changed.items() if k not in batch}, once),
+        Arm("all but 1 outer step", changed | {"halt_max_steps": 2}, {"outer_steps": 2}),
+        Arm("all and convolution", changed | convolution, once),
+    )
+    findings = tuple(
+        Finding(f"does this learn more: {arm.name}?", arm.name, _AS_IT_IS, published=False) for arm in arms[1:]
+    )
+    question = "Which parts of the small network and of its recipe make it learn, and which does it waste?"
+    return Study("ingredients", question, "change", arms, findings, in_all=False)
 
 
 _OTHERS = (

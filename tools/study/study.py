@@ -3,6 +3,7 @@
     python tools/study/study.py all --budget 2h --workers 2
     python tools/study/study.py outer-loop halting --set arc1-eval --tasks 60 --visits 800 --seeds 0 1 2 3
     python tools/study/study.py all --set rehearsal deep-30 --tasks 30 --budget 8h --out runs/sixty
+    python tools/study/study.py ingredients --core-seconds 40
 
 tools/study/studies.py declares the studies and their arms. Once per seed, every arm learns the demonstrations of the
 smallest tasks of each set (by sizes, never by test outputs), predicts, votes and is scored. Arms begin with random
@@ -51,6 +52,7 @@ from tools.study.trial import (
     Learned,
     Pools,
     Trial,
+    add_length,
     busy_seconds,
     configs_of,
     learn,
@@ -58,6 +60,7 @@ from tools.study.trial import (
     score_votes,
     tasks_of,
     test_losses_of,
+    visits_of,
 )
 from tools.support import environment
 from tools.support.command_line import absolute_path, add_seeds, parser_of, run_tool
@@ -99,6 +102,8 @@ def name_of_learning(trial: Trial, tasks: tuple[Task, ...]) -> str:
         artifact and artifact.digest,
         {name: trial.changes.get(name) for name in ("alone", "others", "start")},
     ]
+    if trial.core_seconds:
+        about.append(trial.core_seconds)
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -139,7 +144,7 @@ def missing_jobs(studies: list[Study], scale: Scale, tasks: tuple[Task, ...], do
 
 
 def _trial(arm: Arm, scale: Scale, seed: int) -> Trial:
-    return Trial(arm.learn, seed, scale.preset, scale.tasks, scale.visits)
+    return Trial(arm.learn, seed, scale.preset, scale.tasks, scale.visits, scale.core_seconds)
 
 
 def do(job: Job) -> list[dict]:
@@ -244,14 +249,17 @@ def main() -> int:
     options = _parse_arguments()
     started = time.monotonic()
     every_study = studies_of(preset(options.preset).model)
-    studies = [study for study in every_study if "all" in options.studies or study.name in options.studies]
+    studies = [
+        study for study in every_study if study.name in options.studies or ("all" in options.studies and study.in_all)
+    ]
     scale = Scale(
         options.preset,
         "+".join(f"{name}:0:{options.tasks}" for name in options.set),
-        options.visits,
+        visits_of(options),
         tuple(options.seeds),
         f"python tools/study/study.py {' '.join(sys.argv[1:])}",
         options.workers,
+        options.core_seconds,
     )
     budget = parse_duration(options.budget)
     tasks = tasks_of(scale.tasks)
@@ -278,7 +286,11 @@ def _parse_arguments() -> argparse.Namespace:
     parser = parser_of(__doc__)
     names = [study.name for study in studies_of(PRESETS[_PRESET].model)]
     parser.add_argument(
-        "studies", nargs="+", metavar="NAME", choices=["all", *names], help="all, or some of: " + ", ".join(names)
+        "studies",
+        nargs="+",
+        metavar="NAME",
+        choices=["all", *names],
+        help="all (without ingredients), or some of: " + ", ".join(names),
     )
     parser.add_argument(
         "--budget", default="2h", metavar="TIME", help="time to run, such as 30m or 2h (default: %(default)s)"
@@ -298,13 +310,7 @@ def _parse_arguments() -> argparse.Namespace:
         help="take the N smallest tasks of each set (default: %(default)s)",
     )
     add_seeds(parser, list(range(MIN_SEEDS)))
-    parser.add_argument(
-        "--visits",
-        type=int,
-        default=300,
-        metavar="N",
-        help="how often each demonstration is offered (default: %(default)s)",
-    )
+    add_length(parser)
     parser.add_argument(
         "--preset",
         default=_PRESET,

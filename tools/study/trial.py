@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import math
 import re
@@ -40,6 +41,7 @@ BUNDLED = "bundled"
 _LARGER_SIDE, _LARGER_COUNT = 10, 20  # the set "larger": sides from 10 on, 20 tasks
 _PART = re.compile(r"(.+?):(\d+):(\d+)(?:\+(?=.)|$)")  # SET:FIRST:LAST, and what joins it to the next
 _OTHERS = "arc1-train"  # where tasks that are learned along come from
+_VISITS, _NO_LIMIT = 300, 10**6
 _STARTS = ("mean", "zeros", "nearest")
 _CANDIDATES = 32  # pretrained embeddings that "nearest" tries
 # Settings of a trial that are neither the recipe's nor the network's.
@@ -99,6 +101,31 @@ class Learned:
             "half": round(statistics.mean(_loss_at(report.losses, 0.5) for report in reports), 4),
             "parameters": sum(parameter.numel() for parameter in self.networks[0][0].parameters()),
         }
+
+
+# ----- how long
+
+
+def add_length(parser: argparse.ArgumentParser) -> None:
+    """Add `--visits` and `--core-seconds`, which say how long every trial learns."""
+    parser.add_argument(
+        "--visits",
+        type=int,
+        metavar="N",
+        help=f"how often each demonstration is offered (default: {_VISITS}; no limit with --core-seconds)",
+    )
+    parser.add_argument(
+        "--core-seconds", type=float, metavar="S", help="learn so many core-seconds per run (default: all visits)"
+    )
+
+
+def visits_of(options: argparse.Namespace) -> int:
+    """Return the visits that the flags of `add_length` ask for. Raises `InputError` for core-seconds below 0."""
+    if options.core_seconds is not None and not options.core_seconds > 0:
+        raise InputError(f"--core-seconds is {options.core_seconds:g}, expected more than 0")
+    if options.visits is None:
+        return _NO_LIMIT if options.core_seconds else _VISITS
+    return options.visits
 
 
 # ----- which tasks
