@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from hrm_offline.common.errors import InputError
+from hrm_offline.config import ModelConfig, Recipe
 from hrm_offline.ops import launch
 from hrm_offline.ops.faults import KernelFault
 
@@ -64,15 +65,29 @@ _ALSO_LAUNCHED_BY = {"rms_norm": ("linear_rms_norm",)}  # in its backward pass
 # These work on weights or grids, whatever the dtype of the activations.
 FLOAT32_OPS = ("adam_atan2", "muon", "sign_sgd", "encode_views")
 # These are called by one kind of network only.
-_DECODER_OPS = ("causal_attention", "cached_attention", "add_rms_norm")
-_RECURSIVE_OPS = ("attention", "linear_rms_norm", "rms_norm", "embedding", "stablemax_cross_entropy", "conv_silu")
+_DECODER_OPS = {"causal_attention", "cached_attention", "add_rms_norm"}
+_RECURSIVE_OPS = {"attention", "linear_rms_norm", "rms_norm", "embedding", "stablemax_cross_entropy", "conv_silu"}
+_RECURSIVE_OPS |= {"sign_sgd", "encode_views"}  # a decoder's embeddings are parameters, and its tokens have no canvas
+_OPTIMIZER_OPS = {"adam-atan2": "adam_atan2", "muon": "muon"}  # NorMuon has no kernel
 
 
-def foreign_ops(is_decoder: bool, has_convolution: bool = True) -> tuple[str, ...]:
-    """Return the operations that a network never calls: a decoder, or another one with or without convolutions."""
-    if is_decoder:
-        return _RECURSIVE_OPS
-    return _DECODER_OPS if has_convolution else (*_DECODER_OPS, "conv_silu")
+def ops_of(model: ModelConfig, recipe: Recipe | None = None) -> tuple[str, ...]:
+    """Return the operations that a network calls when it learns by a recipe and predicts; None stands for any recipe.
+
+    Some of them are called only where the kernel of another does not serve.
+    """
+    unused = _RECURSIVE_OPS if model.is_decoder else set(_DECODER_OPS)
+    if not model.mlp_convolution:
+        unused = unused | {"conv_silu"}
+    if not model.puzzle_columns:
+        unused = unused | {"sign_sgd"}
+    if model.positions == "learned":
+        unused = unused | {"rotate"}
+    if recipe is not None:
+        unused = unused | {op for name, op in _OPTIMIZER_OPS.items() if name != recipe.optimizer}
+        if recipe.loss != "stablemax":
+            unused = unused | {"stablemax_cross_entropy"}
+    return tuple(op for op in RULES if op not in unused)
 
 
 @dataclass(frozen=True)
