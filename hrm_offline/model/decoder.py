@@ -187,7 +187,7 @@ class DecoderModel(nn.Module):
 
     def _embed(self, tokens, conditioning: torch.Tensor | None, owners: torch.Tensor | None) -> torch.Tensor:
         """Return the embeddings [N, D] of tokens [N] plus their sequences' conditioning [B, D]."""
-        x = F.embedding(tokens, self.embed_tokens.embedding_weight)
+        x = take_rows(self.embed_tokens.embedding_weight, tokens)
         if conditioning is not None:
             x = x + (conditioning if owners is None else take_rows(conditioning, owners))
         return x.to(self.dtype)

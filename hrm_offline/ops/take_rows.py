@@ -17,12 +17,12 @@ def take_rows(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 
     The gradient of a row is the sum over its places in `index` (see `sum_rows`).
     """
-    return _TakeRows.apply(x, index) if tracked(x) else x[index]
+    return _TakeRows.apply(x, index) if tracked(x) else _rows(x, index)
 
 
 def take_each_once(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """Return the rows x[index] of x [rows, ...] for int64 [M] that names no row twice, which is not checked."""
-    return _TakeEachOnce.apply(x, index) if tracked(x) else x[index]
+    return _TakeEachOnce.apply(x, index) if tracked(x) else x.index_select(0, index)
 
 
 def sum_rows(values: torch.Tensor, index: torch.Tensor, rows: int) -> torch.Tensor:
@@ -42,12 +42,16 @@ def _adds_in_order(values: torch.Tensor) -> bool:
     return values.device.type == "cpu"
 
 
+def _rows(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    return x.index_select(0, index.flatten()).view(*index.shape, x.shape[1])
+
+
 class _TakeRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, index):
         ctx.save_for_backward(index)
         ctx.rows = len(x)
-        return x[index]
+        return _rows(x, index)
 
     @staticmethod
     @once_differentiable
@@ -61,7 +65,7 @@ class _TakeEachOnce(torch.autograd.Function):
     def forward(ctx, x, index):
         ctx.save_for_backward(index)
         ctx.rows = len(x)
-        return x[index]
+        return x.index_select(0, index)
 
     @staticmethod
     @once_differentiable
