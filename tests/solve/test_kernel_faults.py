@@ -35,12 +35,12 @@ LAUNCHERS = [
 ]
 OVERRIDES = {"visits": 2, "loss": "stablemax", "tokens_per_step": 60}
 # Kernels that another network calls, or another optimiser.
-_LOOPED = dataclasses.replace(ARCHITECTURES["looped"], puzzle_columns=2)
+_LOOPED = dataclasses.replace(ARCHITECTURES["looped"], puzzle_columns=2, H_cycles=1, L_cycles=1, halt_max_steps=1)
 OTHERS = {
     "forward": ("decoder", ["causal_attention_forward", "cached_attention_forward", "add_rms_norm_forward"]),
     "backward": ("decoder", ["causal_attention_backward", "add_rms_norm_backward"]),
     "half of a step": ("muon", ["muon_apply"]),
-    "convolution": ("looped", ["conv_silu_backward"]),
+    "convolution": ("looped", ["conv_silu_forward"]),
 }
 
 

@@ -44,8 +44,6 @@ _REPEATED_TOKENS = 16 * 900  # per step and per batch of prediction, so that the
 
 def prove_operations(contact: Contact) -> None:
     """Run the product's self-test at the shapes of real runs, and write every candidate and every verdict."""
-    # The interpreter serves on a CPU only where kernels are demanded.
-    demanded = dispatch.override("triton") if contact.smoke else contextlib.nullcontext()
     shapes = contact.pick(SHAPES, (("decoder-170k", 9), ("hrm-132k", 9)))
     for index, (name, area) in enumerate(shapes):
         recipe, model = PRESETS[name].adapt, PRESETS[name].model
@@ -53,7 +51,8 @@ def prove_operations(contact: Contact) -> None:
         workload = selftest.workload_of(model, recipe, area, contact.runtime.dtype)
         shape = f"{workload.batch} x {workload.tokens}"
         share = contact.left() * share_of(shapes, index)
-        with demanded:
+        # The interpreter serves on a CPU only where kernels are demanded.
+        with dispatch.override("triton") if contact.smoke else contextlib.nullcontext():
             found = selftest.run_selftest(
                 workload,
                 contact.device,
