@@ -64,10 +64,11 @@ VARIANTS = {"attention": ("rotate first", "rotate inside", "rotate first, small 
 _ALSO_LAUNCHED_BY = {"rms_norm": ("linear_rms_norm",)}  # in its backward pass
 # These work on weights or grids, whatever the dtype of the activations.
 FLOAT32_OPS = ("adam_atan2", "muon", "sign_sgd", "encode_views")
-# These are called by one kind of network only.
-_DECODER_OPS = {"causal_attention", "cached_attention", "add_rms_norm"}
-_RECURSIVE_OPS = {"attention", "linear_rms_norm", "rms_norm", "embedding", "stablemax_cross_entropy", "conv_silu"}
+# These are called by one kind of network only. The last two are of normalisation before or after each half of a layer.
+_DECODER_OPS = {"causal_attention", "cached_attention"}
+_RECURSIVE_OPS = {"attention", "embedding", "stablemax_cross_entropy", "conv_silu"}
 _RECURSIVE_OPS |= {"sign_sgd", "encode_views"}  # a decoder's embeddings are parameters, and its tokens have no canvas
+_PRE_NORM_OPS, _POST_NORM_OPS = {"add_rms_norm"}, {"linear_rms_norm", "rms_norm"}
 _OPTIMIZER_OPS = {"adam-atan2": "adam_atan2", "muon": "muon"}  # NorMuon has no kernel
 
 
@@ -76,17 +77,18 @@ def ops_of(model: ModelConfig, recipe: Recipe | None = None) -> tuple[str, ...]:
 
     Some of them are called only where the kernel of another does not serve.
     """
-    unused = _RECURSIVE_OPS if model.is_decoder else set(_DECODER_OPS)
+    unused = set(_RECURSIVE_OPS if model.is_decoder else _DECODER_OPS)
+    unused |= _POST_NORM_OPS if model.is_decoder or model.pre_norm else _PRE_NORM_OPS
     if not model.mlp_convolution:
-        unused = unused | {"conv_silu"}
+        unused.add("conv_silu")
     if not model.puzzle_columns:
-        unused = unused | {"sign_sgd"}
+        unused.add("sign_sgd")
     if model.positions == "learned":
-        unused = unused | {"rotate"}
+        unused.add("rotate")
     if recipe is not None:
-        unused = unused | {op for name, op in _OPTIMIZER_OPS.items() if name != recipe.optimizer}
+        unused |= {op for name, op in _OPTIMIZER_OPS.items() if name != recipe.optimizer}
         if recipe.loss != "stablemax":
-            unused = unused | {"stablemax_cross_entropy"}
+            unused.add("stablemax_cross_entropy")
     return tuple(op for op in RULES if op not in unused)
 
 

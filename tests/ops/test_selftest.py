@@ -59,6 +59,12 @@ def test_a_run_tests_only_the_operations_of_its_network():
     decoding = {"causal_attention", "cached_attention", "add_rms_norm"}
     assert {case.op for case in selftest.make_cases(workload)} == decoding | {"linear_swiglu", "swiglu", "rotate"}
     assert {case.op for case in selftest.make_cases(SMALL)} == set(dispatch.RULES)
+    pre_norm = dataclasses.replace(PRESETS["hrm-27m"].model, pre_norm=True)
+    assert set(dispatch.ops_of(PRESETS["hrm-27m"].model)) ^ set(dispatch.ops_of(pre_norm)) == {
+        "add_rms_norm",
+        "linear_rms_norm",
+        "rms_norm",
+    }
 
 
 def test_a_network_without_puzzle_tokens_is_tested():

@@ -2,7 +2,8 @@
 
     python tools/study/compare_learning.py --set small --arm tight --arm full canvas=full tokens_per_step=18000
 
-Every arm offers each demonstration equally often (--visits), then predicts, votes and is scored against the labels.
+Every arm offers each demonstration equally often (--visits) or learns equally long (--core-seconds), then predicts,
+votes and is scored against the labels.
 The set "small" is the rehearsal's 30 tasks, "larger" 20 ARC-AGI-1 training tasks with sides of 10 or more, and
 "arc1-eval:100:140" the 101st to 140th smallest task of a set. Each run has one thread. A finished run is a line of
 --out and is never repeated, so the same command goes on after a kill.
@@ -112,7 +113,7 @@ def main() -> int:
     options = _parse_arguments()
     arms = [_parse_arm(arm) for arm in options.arm]
     runs = [
-        Run(name, Trial(changes, seed, options.preset, options.set, options.visits))
+        Run(name, Trial(changes, seed, options.preset, options.set, options.visits, options.core_seconds))
         for seed in options.seeds
         for name, changes in arms
     ]
@@ -157,6 +158,12 @@ def _parse_arguments() -> argparse.Namespace:
         default=300,
         metavar="N",
         help="how often each demonstration is offered (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--core-seconds",
+        type=float,
+        metavar="S",
+        help="learn so many core-seconds per run, with --visits as a ceiling (default: all visits)",
     )
     add_seeds(parser, [0, 1, 2])
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="runs at a time (default: %(default)s)")

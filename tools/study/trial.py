@@ -51,6 +51,9 @@ Pools = dict[TestKey, Pool]
 class Trial:
     """A learning that is tried: which tasks, with which preset and seed, each demonstration offered `visits` times.
 
+    With `core_seconds`, all networks of the trial learn for so many core-seconds together, and the learning-rate
+    schedule spans them. The visits are then a ceiling.
+
     `changes` are JSON values by name. They are settings of the recipe or of the network, or
     - `artifact`: a folder of pretrained weights to begin with, or "bundled" for those of the package;
     - `start`: where the embeddings of new puzzles begin then: "mean" (the artifact's own way), "zeros" or "nearest";
@@ -64,6 +67,7 @@ class Trial:
     preset: str
     tasks: str
     visits: int
+    core_seconds: float | None = None
 
     @property
     def key(self) -> dict:
@@ -179,7 +183,8 @@ def learn(trial: Trial, tasks: tuple[Task, ...]) -> Learned:
     unlabelled += other_tasks(tasks, trial.changes.get("others", 0))
     groups = [(task,) for task in unlabelled] if trial.changes.get("alone") else [unlabelled]
     started = busy_seconds()
-    networks = [_learn_together(trial, group, *configs) for group in groups]
+    budget = (trial.core_seconds or math.inf) / len(groups)
+    networks = [_learn_together(trial, group, budget, *configs) for group in groups]
     return Learned(networks, configs[1], busy_seconds() - started)
 
 
@@ -192,7 +197,12 @@ def busy_seconds() -> float:
 
 
 def _learn_together(
-    trial: Trial, tasks: tuple[Task, ...], model_config: ModelConfig, recipe: AdaptConfig, artifact: Artifact | None
+    trial: Trial,
+    tasks: tuple[Task, ...],
+    seconds: float,
+    model_config: ModelConfig,
+    recipe: AdaptConfig,
+    artifact: Artifact | None,
 ) -> tuple[Network, PuzzleSet, AdaptReport]:
     puzzles, runtime = PuzzleSet(tasks, recipe, model_config, trial.seed), choose_runtime()
     model = (
@@ -202,7 +212,8 @@ def _learn_together(
     )
     model = model.to(runtime.device)
     _start_embeddings(model, puzzles, artifact, trial.changes.get("start", "mean"))
-    report = adapt(model, puzzles, recipe, Budget(1e9), trial.seed, pretrained=artifact is not None)
+    budget = Budget(seconds, clock=busy_seconds)
+    report = adapt(model, puzzles, recipe, budget, trial.seed, pretrained=artifact is not None)
     return model, puzzles, report
 
 
