@@ -17,6 +17,7 @@ from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.data.sets import load_set
 from hrm_offline.model.device import dtype_for_capability
 from hrm_offline.model.network import build_network, training_batches
+from hrm_offline.ops import dispatch
 from hrm_offline.predict.plan import PredictionPlan
 from hrm_offline.predict.predictor import Predictor
 from hrm_offline.train.decoder_learner import new_learner
@@ -85,12 +86,21 @@ class Walk:
         return witness
 
 
+def operations(*witnesses: Witness) -> set[str]:
+    """Return the operations whose kernels were launched."""
+    return {name.rpartition("_")[0] for witness in witnesses for name in witness.launches}
+
+
 @pytest.mark.parametrize("name", [name for name, preset in PRESETS.items() if preset.model.is_decoder])
 def test_no_step_of_a_decoder_waits_for_the_device(name, faked):
-    trained = Walk(name, 89).train()
+    walk = Walk(name, 89)
+    trained = walk.train()
     assert not trained.waits
     forward = {"causal_attention_forward", "add_rms_norm_forward", "rotate_rows", "linear_swiglu_forward"}
     assert set(trained.launches) >= forward | {"causal_attention_backward", "add_rms_norm_backward"}
+    # Prediction adds a cached attention; `swiglu` is called where a chip has no better kernel.
+    used = set(dispatch.ops_of(walk.model.config, walk.recipe))
+    assert operations(trained) == used - {"cached_attention", "swiglu"}
 
 
 @pytest.mark.parametrize("name", [name for name, preset in PRESETS.items() if not preset.model.is_decoder])
@@ -101,6 +111,7 @@ def test_no_step_and_no_prediction_waits_for_the_device(name, faked):
     assert set(trained.launches) >= _LAUNCHED and set(predicted.launches) >= _LAUNCHED_FORWARD
     has_convolution = walk.model.config.mlp_convolution
     assert ({"conv_silu_forward", "conv_silu_backward"} <= set(trained.launches)) == has_convolution
+    assert operations(trained, predicted) == set(dispatch.ops_of(walk.model.config, walk.recipe)) - {"swiglu"}
 
 
 def test_no_step_with_muon_waits_for_the_device(faked):

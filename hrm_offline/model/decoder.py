@@ -24,6 +24,7 @@ from hrm_offline.ops.add_rms_norm import add_rms_norm
 from hrm_offline.ops.cached_attention import cached_attention
 from hrm_offline.ops.causal_attention import causal_attention
 from hrm_offline.ops.rotate import rotate
+from hrm_offline.ops.take_rows import take_each_once, take_rows
 
 _EMBEDDING_STD = 0.02
 
@@ -73,7 +74,7 @@ class DecoderModel(nn.Module):
         return self.lm_head.weight.device
 
     def forward(self, pairs: PackedPairs, where: torch.Tensor, dropout: float = 0.0) -> torch.Tensor:
-        """Return the logits [M, vocabulary] of the tokens that follow the tokens `where`, int64 [M].
+        """Return the logits [M, vocabulary] of the tokens that follow the tokens `where`, int64 [M], each of them once.
 
         `dropout` is the share of each layer's results that is left out, for training.
         """
@@ -87,7 +88,7 @@ class DecoderModel(nn.Module):
             qkv = layer.qkv_proj(normed)  # [N, 3 x D]
             seen = causal_attention(qkv, config.num_heads, cos_sin, pairs.bounds, pairs.longest)  # [N, D]
             if number + 1 == len(passes):  # nothing after the last attention looks at other tokens
-                x, seen = x[where], seen[where]  # [M, D]
+                x, seen = take_each_once(x, where), take_each_once(seen, where)  # [M, D]
             delta = F.dropout(layer.o_proj(seen), dropout, training=dropout > 0)
             x, normed = add_rms_norm(x, delta, layer.mlp_norm.weight, config.rms_norm_eps)
             delta = F.dropout(layer.mlp(normed), dropout, training=dropout > 0)
@@ -100,7 +101,7 @@ class DecoderModel(nn.Module):
         """
         if not self.config.puzzle_columns:
             return None
-        vectors = self.puzzle_emb.weights[identifiers]  # [B, ids, D]
+        vectors = take_rows(self.puzzle_emb.weights, identifiers)  # [B, ids, D]
         if self.config.puzzle_columns < 3:
             return vectors.sum(1)
         named, colours = vectors.split([2, COLOURS], dim=1)
@@ -152,9 +153,9 @@ class DecoderModel(nn.Module):
 
     def _embed(self, tokens, conditioning: torch.Tensor | None, owners: torch.Tensor | None) -> torch.Tensor:
         """Return the embeddings [N, D] of tokens [N] plus their sequences' conditioning [B, D]."""
-        x = F.embedding(tokens, self.embed_tokens.embedding_weight)
+        x = take_rows(self.embed_tokens.embedding_weight, tokens)
         if conditioning is not None:
-            x = x + (conditioning if owners is None else conditioning[owners])
+            x = x + (conditioning if owners is None else take_rows(conditioning, owners))
         return x.to(self.dtype)
 
     def _logits(self, x: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:

@@ -35,6 +35,7 @@ from hrm_offline.model.layers import (
 )
 from hrm_offline.ops.embedding import embedding
 from hrm_offline.ops.rope import rope_cos_sin
+from hrm_offline.ops.take_rows import take_rows
 
 
 @dataclass
@@ -160,7 +161,7 @@ class RecursiveModel(nn.Module):
         config = self.config
         added = []  # embeddings [T, D] that are added to the tokens'
         if config.positions == "learned":
-            added.append(self.embed_pos.embedding_weight[self._learned_positions(canvas)])
+            added.append(take_rows(self.embed_pos.embedding_weight, self._learned_positions(canvas)))
         if config.context_pairs:
             added.append(self.embed_canvas.embedding_weight.repeat_interleave(canvas[0] * canvas[1], dim=0))
         # Token embeddings start with variance 1 / D, and so does each addition. The scale gives their sum variance 1.

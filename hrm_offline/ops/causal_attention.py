@@ -16,6 +16,7 @@ from hrm_offline.ops.dispatch import uses_triton
 from hrm_offline.ops.launch import LOG2_E, Config, dot, jit, launch, launcher, load_rows, pick, tracked, triton
 from hrm_offline.ops.rope import rope
 from hrm_offline.ops.rotate import rotate
+from hrm_offline.ops.take_rows import take_each_once
 
 if triton:
     import triton.language as tl
@@ -89,7 +90,7 @@ def causal_attention_reference(
     q, k = qk.chunk(2, dim=1)
     out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
     out = out.transpose(1, 2).reshape(batch * longest, width // 3)
-    return out.index_select(0, slots) if ragged else out
+    return take_each_once(out, slots) if ragged else out
 
 
 def _slots(bounds: torch.Tensor, tokens: int, longest: int) -> torch.Tensor:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from hrm_offline.common.errors import InputError
+from hrm_offline.config import ModelConfig, Recipe
 from hrm_offline.ops import launch
 from hrm_offline.ops.faults import KernelFault
 
@@ -63,18 +64,32 @@ VARIANTS = {"attention": ("rotate first", "rotate inside", "rotate first, small 
 _ALSO_LAUNCHED_BY = {"rms_norm": ("linear_rms_norm",)}  # in its backward pass
 # These work on weights or grids, whatever the dtype of the activations.
 FLOAT32_OPS = ("adam_atan2", "muon", "sign_sgd", "encode_views")
-# These are called by one kind of network only. The last two are of normalisation after each half of a layer.
-_DECODER_OPS = ("causal_attention", "cached_attention")
-_RECURSIVE_OPS = ("attention", "embedding", "stablemax_cross_entropy", "conv_silu")
-_PRE_NORM_OPS, _POST_NORM_OPS = ("add_rms_norm",), ("linear_rms_norm", "rms_norm")
+# These are called by one kind of network only. The last two are of normalisation before or after each half of a layer.
+_DECODER_OPS = {"causal_attention", "cached_attention"}
+_RECURSIVE_OPS = {"attention", "embedding", "stablemax_cross_entropy", "conv_silu"}
+_RECURSIVE_OPS |= {"sign_sgd", "encode_views"}  # a decoder's embeddings are parameters, and its tokens have no canvas
+_PRE_NORM_OPS, _POST_NORM_OPS = {"add_rms_norm"}, {"linear_rms_norm", "rms_norm"}
+_OPTIMIZER_OPS = {"adam-atan2": "adam_atan2", "muon": "muon"}  # NorMuon has no kernel
 
 
-def foreign_ops(is_decoder: bool, has_convolution: bool = True, is_pre_norm: bool = False) -> tuple[str, ...]:
-    """Return the operations that a network never calls: a decoder, or another one as the other arguments say."""
-    if is_decoder:
-        return (*_RECURSIVE_OPS, *_POST_NORM_OPS)
-    absent = _POST_NORM_OPS if is_pre_norm else _PRE_NORM_OPS
-    return (*_DECODER_OPS, *absent, *(() if has_convolution else ("conv_silu",)))
+def ops_of(model: ModelConfig, recipe: Recipe | None = None) -> tuple[str, ...]:
+    """Return the operations that a network calls when it learns by a recipe and predicts; None stands for any recipe.
+
+    Some of them are called only where the kernel of another does not serve.
+    """
+    unused = set(_RECURSIVE_OPS if model.is_decoder else _DECODER_OPS)
+    unused |= _POST_NORM_OPS if model.is_decoder or model.pre_norm else _PRE_NORM_OPS
+    if not model.mlp_convolution:
+        unused.add("conv_silu")
+    if not model.puzzle_columns:
+        unused.add("sign_sgd")
+    if model.positions == "learned":
+        unused.add("rotate")
+    if recipe is not None:
+        unused |= {op for name, op in _OPTIMIZER_OPS.items() if name != recipe.optimizer}
+        if recipe.loss != "stablemax":
+            unused.add("stablemax_cross_entropy")
+    return tuple(op for op in RULES if op not in unused)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import torch
 
 from hrm_offline.ops.dispatch import run_or_demote, uses_triton
 from hrm_offline.ops.launch import describe, jit, launch, launcher, triton
+from hrm_offline.ops.take_rows import sum_rows
 
 if triton:
     import triton.language as tl
@@ -48,7 +49,7 @@ def sign_sgd_reference_(
     in_order, order = ids.sort(stable=True)  # [R]
     is_first = torch.cat([torch.zeros_like(in_order[:1]), (in_order[1:] != in_order[:-1]).to(ids.dtype)])
     group = torch.empty_like(ids).scatter_(0, order, is_first.cumsum(0))  # [R], equal for equal ids
-    total = torch.zeros_like(grads).index_add_(0, group, grads)  # [R, D], by group
+    total = sum_rows(grads, group, len(ids))  # [R, D], by group
     # Equal ids write equal rows.
     table[ids] = table[ids] * (1 - lr * weight_decay) - lr * total.sign()[group]
 

@@ -20,6 +20,7 @@ from hrm_offline.model.network import Network
 from hrm_offline.model.pairs import PairMaker
 from hrm_offline.ops import dispatch
 from hrm_offline.ops.faults import KernelFault, is_out_of_memory
+from hrm_offline.ops.take_rows import sum_rows
 from hrm_offline.predict.greedy import Drafts, Written, grid_of, write_grids
 from hrm_offline.predict.predictor import Predictor
 
@@ -113,8 +114,7 @@ class DecoderPredictor:
         pairs = self.maker.make_with(*shown)
         logits = self.model(pairs, pairs.answers).float()  # [M, vocabulary]
         chosen = logits.log_softmax(-1).gather(1, pairs.targets[pairs.answers][:, None])[:, 0]  # [M]
-        sums = torch.zeros(len(pairs), dtype=torch.float64, device=chosen.device)
-        return sums.index_add(0, pairs.owners[pairs.answers], chosen.double()).cpu().numpy()
+        return sum_rows(chosen.double()[:, None], pairs.owners[pairs.answers], len(pairs))[:, 0].cpu().numpy()
 
     def _predict(self, batch: Batch) -> Votes:
         branches = batch.canvas[0] - 1

@@ -183,9 +183,7 @@ class Engine:
         area = max(bucket.area for bucket in puzzles.buckets(puzzles.demonstrations))
         budget = self.setup.seconds_per_task * len(self.tasks)
         seconds = min(_MAX_SELFTEST_SECONDS, _SELFTEST_SHARE * budget)
-        model, tokens = self.choice.model, self.choice.recipe.tokens_per_step
-        workload = selftest.workload_of(model, tokens, area, self.runtime.dtype)
-        workload = dataclasses.replace(workload, is_decoder=model.is_decoder)
+        workload = selftest.workload_of(self.choice.model, self.choice.recipe, area, self.runtime.dtype)
         found = selftest.run_selftest(workload, self.runtime.device, seconds)
         self.say(found.summary())
         with contextlib.suppress(OSError):  # another worker then tests for itself

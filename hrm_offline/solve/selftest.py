@@ -33,10 +33,10 @@ def show_selftest(
     json_path: str | None,
     say: Callable[[str], None],
 ) -> bool:
-    """Test all operations at the shapes of a preset on canvases of `side` x `side` cells. Return whether all are right.
+    """Test a preset's operations at its shapes on canvases of `side` x `side` cells. Return whether all are right.
 
-    On a CPU the shapes are tiny. No operation is begun after `seconds`. `json_path` is a file that also gets the
-    result, or None. Raises `InputError` where no kernel can run.
+    On a CPU the shapes are tiny, and all operations are tested. No operation is begun after `seconds`. `json_path` is
+    a file that also gets the result, or None. Raises `InputError` where no kernel can run.
     """
     runtime = choose_runtime(device, dtype)
     interpreted = runtime.device.type != "cuda"
@@ -45,14 +45,14 @@ def show_selftest(
     else:
         torch.cuda.set_device(runtime.device)
         chosen = preset(preset_name)
-        workload = selftest.workload_of(chosen.model, chosen.adapt.tokens_per_step, side * side, runtime.dtype)
+        workload = selftest.workload_of(chosen.model, chosen.adapt, side * side, runtime.dtype)
         chip = selftest.chip_name(runtime.device)
     say(f"computing on {runtime}; {chip}\n{_in_words(workload)}")
     if interpreted:
         say(_INTERPRETED)
     with dispatch.override("triton") if interpreted else contextlib.nullcontext():
         found = selftest.run_selftest(workload, runtime.device, seconds, measure=_once if interpreted else None)
-        untested = _untested(found, runtime)
+        untested = _untested(found, workload.ops, runtime)
     say(as_table(found))
     for line in untested:
         say(line)
@@ -83,12 +83,14 @@ def as_table(found: selftest.SelfTest) -> str:
     return "\n".join(lines)
 
 
-def _untested(found: selftest.SelfTest, runtime) -> list[str]:
-    """Return a line for each operation that no kernel would serve here."""
+def _untested(found: selftest.SelfTest, used: tuple[str, ...] | None, runtime) -> list[str]:
+    """Return a line for each operation of the network, `used`, that no kernel would serve here. None: all are used."""
     known = {verdict.op for verdict in found.verdicts}
     lines = []
     for op in dispatch.RULES:
-        if op not in known:
+        if used is not None and op not in used:
+            lines.append(f"{op:<25}the network does not call it")
+        elif op not in known:
             dtype = torch.float32 if op in dispatch.FLOAT32_OPS else runtime.dtype
             lines.append(f"{op:<25}PyTorch serves ({dispatch.decide(op, runtime.device, dtype).reason})")
     return lines

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from hrm_offline.config import PRESETS
 from hrm_offline.ops import adam_atan2 as adam_module
 from hrm_offline.ops import attention as attention_module
 from hrm_offline.ops import dispatch, launch, selftest
@@ -52,13 +53,25 @@ def test_right_and_fast_kernels_serve():
 
 
 def test_a_run_tests_only_the_operations_of_its_network():
-    recursive, decoder = (
-        {case.op for case in selftest.make_cases(dataclasses.replace(SMALL, is_decoder=is_decoder))}
-        for is_decoder in (False, True)
-    )
-    assert recursive | decoder == set(dispatch.RULES)
-    assert recursive - decoder >= {"attention", "embedding"}
-    assert decoder - recursive == {"causal_attention", "cached_attention", "add_rms_norm"}
+    preset = PRESETS["decoder-75m"]
+    workload = selftest.workload_of(preset.model, preset.adapt, 900, torch.bfloat16)
+    assert (workload.batch, workload.tokens) == (18, 900)
+    decoding = {"causal_attention", "cached_attention", "add_rms_norm"}
+    assert {case.op for case in selftest.make_cases(workload)} == decoding | {"linear_swiglu", "swiglu", "rotate"}
+    assert {case.op for case in selftest.make_cases(SMALL)} == set(dispatch.RULES)
+    pre_norm = dataclasses.replace(PRESETS["hrm-27m"].model, pre_norm=True)
+    assert set(dispatch.ops_of(PRESETS["hrm-27m"].model)) ^ set(dispatch.ops_of(pre_norm)) == {
+        "add_rms_norm",
+        "linear_rms_norm",
+        "rms_norm",
+    }
+
+
+def test_a_network_without_puzzle_tokens_is_tested():
+    """The gradient of its puzzle tokens has no numbers."""
+    workload = dataclasses.replace(SMALL, puzzle_tokens=0, ops=("embedding",))
+    found = selftest.run_selftest(workload, CPU, 1e9, measure=measured())
+    assert [(row.candidate, row.fault) for row in found.rows] == [(selftest.PLAIN, None), ("kernel", None)]
 
 
 def test_a_slow_kernel_does_not_serve():

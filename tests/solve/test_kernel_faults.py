@@ -1,11 +1,13 @@
 """Test that a kernel that fails costs the kernel and no task: the run ends as if plain PyTorch had served all along."""
 
+import dataclasses
 import importlib
 
 import pytest
 import torch
 from kernels import needs_triton
-from runs import check, inline, options_of, solve_quietly
+from networks import ARCHITECTURES
+from runs import check, inline, options_of, save_random_artifact, solve_quietly
 
 from hrm_offline.ops import dispatch, selftest
 from hrm_offline.ops.faults import KernelFault
@@ -32,6 +34,14 @@ LAUNCHERS = [
     ("encode_views", "encode_views_forward"),
 ]
 OVERRIDES = {"visits": 2, "loss": "stablemax", "tokens_per_step": 60}
+# Kernels that another network calls, or another optimiser.
+_LOOPED = dataclasses.replace(ARCHITECTURES["looped"], puzzle_columns=2, H_cycles=1, L_cycles=1, halt_max_steps=1)
+OTHERS = {
+    "forward": ("decoder", ["causal_attention_forward", "cached_attention_forward", "add_rms_norm_forward"]),
+    "backward": ("decoder", ["causal_attention_backward", "add_rms_norm_backward"]),
+    "half of a step": ("muon", ["muon_apply"]),
+    "convolution": ("looped", ["conv_silu_forward"]),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -49,8 +59,8 @@ def small(make_task, write_json):
     return write_json("challenges.json", value), value
 
 
-def answers(small, tmp_path, name, seconds=300):
-    report = solve_quietly(options_of(small, tmp_path, name, workers=0, overrides=OVERRIDES), seconds)
+def answers(small, tmp_path, name, seconds=300, overrides=OVERRIDES, **changes):
+    report = solve_quietly(options_of(small, tmp_path, name, workers=0, overrides=overrides, **changes), seconds)
     assert report["test inputs without a vote"] == 0
     return check(tmp_path / name, small[1])[0], report
 
@@ -73,7 +83,7 @@ def test_a_kernel_that_fails_is_replaced_and_the_answers_stay(
 ):
     if not plain_answers:
         plain_answers.update(answers(small, tmp_path, "plain")[0])
-    # One operation is served by our kernels, as if a GPU had chosen them. Its launcher fails, the others are not asked.
+    # One operation is served by our kernels, as if a GPU had chosen it. Its launcher fails, the others are not asked.
     served = {op, "linear_rms_norm"} if launcher == "rms_norm_backward" else {op}
     served |= {"attention"} if op == "rotate" else set()
     monkeypatch.setattr(dispatch, "_decide", lambda name, *_: dispatch.Decision(name in served, "for the test"))
@@ -88,6 +98,36 @@ def test_a_kernel_that_fails_is_replaced_and_the_answers_stay(
     assert any(op in line for line in report["failures"])
     if served == {op}:
         assert got == plain_answers
+
+
+@pytest.fixture(scope="module")
+def plain_answers_of():
+    """Return a place for the answers of other networks in plain PyTorch."""
+    return {}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_failing_kernels_of_other_networks_are_replaced_too(case, small, tmp_path, monkeypatch, plain_answers_of):
+    kind, launchers = OTHERS[case]
+    changes = {"overrides": OVERRIDES | {"optimizer": "muon"}}
+    if kind == "decoder":
+        changes = {"overrides": {"visits": 1, "tokens_per_step": 60, "vote_views": 1}, "preset": "decoder-170k"}
+    elif kind == "looped":
+        changes = {"artifact": save_random_artifact(tmp_path / "network", _LOOPED)}
+    if kind not in plain_answers_of:
+        plain_answers_of[kind] = answers(small, tmp_path, "plain", **changes)[0]
+    ops = {launcher: launcher.removesuffix("_" + launcher.split("_")[-1]) for launcher in launchers}
+    monkeypatch.setattr(dispatch, "_decide", lambda op, *_: dispatch.Decision(op in ops.values(), "for the test"))
+    for launcher, op in ops.items():
+
+        def fail(*_, op=op):
+            raise KernelFault(op, RuntimeError("out of resource: shared memory"))
+
+        monkeypatch.setattr(importlib.import_module(f"hrm_offline.ops.{op}"), launcher, fail)
+    got, report = answers(small, tmp_path, "faulty", **changes)
+    assert set(report["demoted operations"]) == set(ops.values())
+    assert all("out of resource" in reason for reason in report["demoted operations"].values())
+    assert got == plain_answers_of[kind]
 
 
 class LostOnce(Engine):

@@ -20,9 +20,10 @@ from kernels import needs_triton
 from places import REPOSITORY
 
 from hrm_offline.common.errors import InputError
+from hrm_offline.config import PRESETS
 from hrm_offline.data.tasks import digest_of, load_tasks
 from hrm_offline.model.device import choose_runtime
-from hrm_offline.ops import dispatch
+from hrm_offline.ops import dispatch, selftest
 from hrm_offline.solve.choice import pick_preset
 from hrm_offline.train.distributed import World
 from tools.bench import gpu_pages
@@ -73,17 +74,26 @@ def test_every_stage_ends_and_every_check_passes(walk):
 
 @needs_triton
 def test_the_stages_write_what_they_are_for(walk):
-    assert {row["op"] for row in rows_of(walk, "selftest", "verdict")} == set(dispatch.RULES)
+    presets = [PRESETS[name] for name in ("decoder-170k", "hrm-132k")]
+    used = {op for preset in presets for op in dispatch.ops_of(preset.model, preset.adapt)}
+    assert {row["op"] for row in rows_of(walk, "selftest", "verdict")} == used
     (demotion,) = [check for check in report.checks_of(walk) if check["name"] == "demotion is reported"]
     assert "on purpose" in demotion["detail"]
     decoder, hrm = rows_of(walk, "step", "visit")
     assert (decoder["preset"], hrm["preset"]) == ("decoder-170k", "hrm-132k")
     assert hrm["buckets"] == len(rows_of(walk, "step", "bucket"))
     assert {row["mode"] for row in rows_of(walk, "step", "memory")} == {"triton", "reference"}
-    assert {(row["implementation"], row["direction"]) for row in rows_of(walk, "block", "block")} == {
-        (name, direction) for name in ("ours", "eager") for direction in ("forward", "both")
-    }
+    for op in ("decoder layer", "block"):
+        rows = [row for row in rows_of(walk, "block", "block") if row["op"] == op]
+        assert {(row["implementation"], row["direction"]) for row in rows} == {
+            (name, direction) for name in ("ours", "eager") for direction in ("forward", "both")
+        }
     assert rows_of(walk, "predict", "prediction")[0]["probe by truth"] > 0
+    gradients = rows_of(walk, "repeat", "gradients")
+    assert [(row["preset"], row["loss"], row["differ"]) for row in gradients] == [
+        ("decoder-170k", True, 0),
+        ("hrm-132k", True, 0),
+    ]
     seconds = [row["GPU-seconds"] for row in rows_of(walk, "curve", "curve")]
     assert seconds == sorted(seconds)
     assert json.loads(json.dumps(walk)) == walk
@@ -100,6 +110,32 @@ def test_the_pages_for_people_say_what_was_found_and_what_was_not(walk):
     assert all("examples/s" in lines[f"training step of `{name}`"] for name in ("decoder-75m", "hrm-27m"))
     assert lines["`solve` of 30 real tasks"] == "not measured: not run"
     assert lines["training step beside the published one, compiled"].startswith("not measured: skipped (no checkout")
+
+
+def test_every_operation_is_tried_where_compiling_takes_the_most_time(monkeypatch):
+    """Each operation compiles for 5 s at the first shape of a preset, and takes half a second where it is compiled."""
+    now, compiled, tried = [0.0], set(), []
+
+    def test_case(case, dtype, device, measure):
+        kernel = (case.op, name)
+        now[0] += 0.5 if kernel in compiled else 5.0
+        compiled.add(kernel)
+        tried.append((case.op, name, area))
+        return [selftest.Row(case.op, selftest.PLAIN, 0.0, 0.0, 1.0)]
+
+    monkeypatch.setattr(selftest, "_test_case", test_case)
+    monkeypatch.setattr(dispatch, "_decide", lambda *_: dispatch.Decision(True, "for the test"))
+    for index, (name, area) in enumerate(proofs.SHAPES):
+        recipe, model = PRESETS[name].adapt, PRESETS[name].model
+        workload = selftest.workload_of(model, recipe, area, torch.bfloat16)
+        share = (140.0 - now[0]) * proofs.share_of(proofs.SHAPES, index)
+        with dispatch.override("triton"):  # so that nothing is demoted here
+            found = selftest.run_selftest(workload, torch.device("cpu"), share, clock=lambda: now[0])
+        assert all(verdict.reason != "not tested, there was no time" for verdict in found.verdicts)
+    assert len(tried) == sum(
+        len(dispatch.ops_of(PRESETS[name].model, PRESETS[name].adapt)) for name, _ in proofs.SHAPES
+    )
+    assert now[0] < 140.0
 
 
 def test_a_result_of_a_smoke_run_fills_no_table(tmp_path, walk):

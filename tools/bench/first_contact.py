@@ -1,6 +1,6 @@
 """Find out in half an hour what this package does on a GPU: right, whole, fast, in how much memory.
 
-    python tools/bench/first_contact.py --minutes 25
+    python tools/bench/first_contact.py --minutes 28
     python tools/bench/first_contact.py --minutes 9      # again and again, where a call may last ten minutes
     python tools/bench/first_contact.py --smoke          # every stage once at toy size, on a CPU
 

@@ -133,14 +133,22 @@ def _memory(result: dict) -> str | None:
 
 
 def _block(result: dict) -> str | None:
+    return _block_in_words(result, op="block", batch=768, direction="forward")
+
+
+def _decoder_layer(result: dict) -> str | None:
+    return _block_in_words(result, op="decoder layer", batch=96, direction="both")
+
+
+def _block_in_words(result: dict, **row: object) -> str | None:
     def ms(implementation: str) -> float | None:
-        rows = _rows(result, "block", "block", batch=768, direction="forward", implementation=implementation)
+        rows = _rows(result, "block", "block", **row, implementation=implementation)
         return rows[-1]["ms"] if rows else None
 
     ours = ms("ours")
     if ours is None:
         return None
-    share = _rows(result, "block", "block", batch=768, direction="forward", implementation="ours")[-1]["gemm_percent"]
+    share = _rows(result, "block", "block", **row, implementation="ours")[-1]["gemm_percent"]
     words = f"{ours:.1f} ms" + (f", {share:.0f}% of the product" if share is not None else "")
     for name, other in (("eager", ms("eager")), ("`torch.compile`", ms("compiled"))):
         words += f"; {other / ours:.2f} times as fast as {name}" if other is not None else f"; {name} not measured"
@@ -196,6 +204,7 @@ _LINES: tuple[tuple[str, str, Callable[[dict], str | None]], ...] = (
     ("training step of `decoder-75m`", "step", _decoder_step),
     ("training step of `hrm-27m`", "step", _hrm_step),
     ("peak memory of the latter", "step", _memory),
+    ("a layer of `decoder-75m` both ways, 96 sequences of up to 360 tokens", "block", _decoder_layer),
     ("a block of `hrm-27m` forward, 768 x 901 tokens", "block", _block),
     ("training step beside the published one, compiled", "published", _published),
     ("prediction of `decoder-75m`", "predict", _prediction),

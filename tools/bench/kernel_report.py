@@ -134,8 +134,7 @@ def variants(capability: int, everything: bool, usual_tiles: bool) -> list[Varia
         for dtype in dtypes if everything else [preferred]:
             samples = Samples(preset.model, dtype, usual_tiles)
             for op, launch_all in LAUNCHES.items():
-                model = preset.model
-                if op in dispatch.foreign_ops(model.is_decoder, model.mlp_convolution, model.pre_norm):
+                if op not in dispatch.ops_of(preset.model):
                     continue
                 op_dtype = torch.float32 if op in dispatch.FLOAT32_OPS else dtype
                 chosen = dispatch.decide_for(op, capability, op_dtype).triton

@@ -33,7 +33,7 @@ from hrm_offline.config import PRESETS, RECURSIVE_PRESETS, ModelConfig
 from hrm_offline.model.batching import fixed_batch
 from hrm_offline.model.device import choose_runtime
 from hrm_offline.model.halting import Sequences
-from hrm_offline.model.layers import Block
+from hrm_offline.model.layers import Block, PreNormLayer
 from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.ops import dispatch
 from hrm_offline.ops.add_rms_norm import add_rms_norm
@@ -282,6 +282,30 @@ def block_case(inputs: Inputs) -> Case:
         [inputs.activations(inputs.width), *block.parameters()],
         2 * inputs.rows * parameters + inputs.attention_flop,
         inputs.rows * (10 * inputs.width + inputs.inner) * inputs.itemsize,
+    )
+
+
+def decoder_layer_case(inputs: Inputs) -> Case:
+    """Return a layer of a decoder on packed sequences of unequal lengths: `tokens` at most, nine tenths on average."""
+    config, device = inputs.config, inputs.machine.device
+    layer = PreNormLayer(config).to(device)
+    lengths = inputs.tokens - torch.arange(inputs.batch) % 5 * (inputs.tokens // 20)
+    bounds = torch.cat([torch.zeros(1), lengths.cumsum(0)]).int().to(device)
+    rope = torch.cat([inputs.rope()[:length] for length in lengths.tolist()])  # [N, head_dim]
+    packed, parameters = len(rope), sum(p.numel() for p in layer.parameters())
+
+    def run(x: torch.Tensor, delta: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+        x, normed = add_rms_norm(x, delta, layer.attention_norm.weight, config.rms_norm_eps)
+        seen = causal_attention(layer.qkv_proj(normed), config.num_heads, rope, bounds, inputs.tokens)
+        x, normed = add_rms_norm(x, layer.o_proj(seen), layer.mlp_norm.weight, config.rms_norm_eps)
+        return x + layer.mlp(normed)
+
+    return Case(
+        "decoder layer",
+        run,
+        [inputs.random(packed, inputs.width), inputs.random(packed, inputs.width), *layer.parameters()],
+        2 * packed * parameters + 2 * inputs.width * float(lengths.square().sum()),  # half of the pairs are seen
+        packed * (12 * inputs.width + inputs.inner) * inputs.itemsize,
     )
 
 

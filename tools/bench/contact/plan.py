@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-MINUTES = 25  # of a whole contact, by default
+MINUTES = 28  # of a whole contact, by default
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,13 @@ class Stage:
 STAGES = (
     Stage("machine", 40, "chip, versions, and the chip's own peaks: a large matrix product and a large copy"),
     Stage("selftest", 140, "every operation against plain PyTorch, then timed, at four shapes of real runs"),
-    Stage("tests", 200, "the tests marked `gpu` (graphs and predictor included), then those of all operations"),
+    Stage("tests", 300, "the tests marked `gpu` (graphs and predictor included), then those of all operations"),
     Stage("solve", 150, "`solve` of 30 real tasks with `decoder-75m`, and a list of PASS and FAIL"),
     Stage("fault", 120, "the same with a kernel that fails on purpose once learning has begun"),
     Stage(
         "step", 180, "steps of `decoder-75m`, and of `hrm-27m` by bucket with and without CUDA graphs, on real tasks"
     ),
-    Stage("block", 150, "a block of `hrm-27m` on 96 and on 768 x 901 tokens, beside eager and `torch.compile`"),
+    Stage("block", 200, "a layer of `decoder-75m` and a block of `hrm-27m`, beside eager and `torch.compile`"),
     Stage("published", 120, "the published training step, compiled, where `--against` names a checkout"),
     Stage("predict", 90, "prediction, and how well the probe at the start of a run foresees its time"),
     Stage("repeat", 60, "two adaptations and predictions of one seed: are all bits the same?"),

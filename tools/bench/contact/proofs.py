@@ -16,18 +16,20 @@ import torch
 from hrm_offline.answers.vote import Votes
 from hrm_offline.config import PRESETS
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
+from hrm_offline.model.batching import OfferedBatch
 from hrm_offline.model.network import build_network, training_batches
 from hrm_offline.ops import dispatch, selftest
 from hrm_offline.predict.decoding import new_predictor
 from hrm_offline.predict.plan import PredictionPlan
 from hrm_offline.train.decoder_learner import new_learner
+from hrm_offline.train.learner import Learner, sum_metrics
 from tools.bench.contact.contact import Contact
 from tools.bench.contact.runner import die_with_parent
 from tools.bench.ops import KERNEL_TESTS
 from tools.support import environment
 
 # The shapes of runs, most important first: a preset, and the cells of its canvas.
-_SHAPES = (("decoder-75m", 900), ("hrm-27m", 900), ("decoder-75m", 225), ("hrm-27m", 225))
+SHAPES = (("decoder-75m", 900), ("hrm-27m", 900), ("decoder-75m", 225), ("hrm-27m", 225))
 MARKED_TESTS = (
     "tests/train/test_graphs.py",
     "tests/predict/test_predictor.py",
@@ -36,21 +38,21 @@ MARKED_TESTS = (
 )
 _OUTCOME = re.compile(r"^(\S+::.+?) (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b")
 _REPEATED_STEPS, _REPEATED_BATCHES = 20, 2
+_NAMES_SHOWN = 8
 _REPEATED_TOKENS = 16 * 900  # per step and per batch of prediction, so that the slowest chip has time for both runs
 
 
 def prove_operations(contact: Contact) -> None:
     """Run the product's self-test at the shapes of real runs, and write every candidate and every verdict."""
-    # The interpreter serves on a CPU only where kernels are demanded.
-    demanded = dispatch.override("triton") if contact.smoke else contextlib.nullcontext()
-    shapes = contact.pick(_SHAPES, (("hrm-132k", 9),))
+    shapes = contact.pick(SHAPES, (("decoder-170k", 9), ("hrm-132k", 9)))
     for index, (name, area) in enumerate(shapes):
         recipe, model = PRESETS[name].adapt, PRESETS[name].model
-        tokens = contact.pick(recipe.tokens_per_step, 2 * area)
-        workload = selftest.workload_of(model, tokens, area, contact.runtime.dtype)
+        recipe = replace(recipe, tokens_per_step=contact.pick(recipe.tokens_per_step, 2 * area))
+        workload = selftest.workload_of(model, recipe, area, contact.runtime.dtype)
         shape = f"{workload.batch} x {workload.tokens}"
-        share = contact.left() / (len(shapes) - index)
-        with demanded:
+        share = contact.left() * share_of(shapes, index)
+        # The interpreter serves on a CPU only where kernels are demanded.
+        with dispatch.override("triton") if contact.smoke else contextlib.nullcontext():
             found = selftest.run_selftest(
                 workload,
                 contact.device,
@@ -66,6 +68,15 @@ def prove_operations(contact: Contact) -> None:
     wrong = [row for row in contact.found("selftest", "operation") if row["fault"]]
     names = sorted({f"{row['op']} ({row['candidate']})" for row in wrong})
     contact.check("every operation is right", not wrong, ", ".join(names) or "as plain PyTorch, within rounding")
+
+
+def share_of(shapes: tuple[tuple[str, int], ...], index: int) -> float:
+    """Return the share of the time that is left which a shape gets; those before it are done.
+
+    The first shape of a preset compiles the kernels for all of them, so it gets three times as much as another.
+    """
+    weights = [1 if name in [before for before, _ in shapes[:at]] else 3 for at, (name, _) in enumerate(shapes)]
+    return weights[index] / sum(weights[index:])
 
 
 def _seconds_of_one_call(call: Callable[[], object], _: torch.device) -> float:
@@ -123,20 +134,54 @@ def repeat_a_seed(contact: Contact) -> None:
     contact.add("repeat", steps=steps, weights=same, votes=voted, difference=worst)
     detail = f"{steps} steps twice: weights {'equal' if same else f'differ by {worst:.2g}'}"
     contact.check("bits repeat", same and voted, f"{detail}, votes {'equal' if voted else 'differ'}")
+    for preset in (contact.preset, contact.pick("hrm-27m", "hrm-132k")):
+        dispatch.promote_all()
+        contact.use_proven_operations(preset)
+        _repeat_gradients(contact, preset)
 
 
-def _adapted(contact: Contact) -> tuple[list[torch.Tensor], list[Votes]]:
-    """Adapt some steps. Return the weights and embeddings, on the CPU, and the votes of some batches."""
-    chosen = PRESETS[contact.preset]
+def _repeat_gradients(contact: Contact, preset: str) -> None:
+    """Compute the gradients of one step twice from the same weights. Write which weights' gradients are other bits.
+
+    Where the loss repeats, what differs is made by the backward pass, in the layers up to the first name.
+    """
+    learner, offer, _ = _learner(contact, preset)
+    learner.lr_scale = 0.0  # so that the weights stay
+    losses, grads = [], []
+    for _ in range(2):
+        learner.step = 0  # dropout and exploration draw by it
+        learner.carries.clear()
+        losses.append(sum_metrics(learner.learn(offer(0)))["loss"].cpu())
+        grads.append([None if param.grad is None else param.grad.cpu() for param in learner.params])
+    names = [name for name, _ in learner.model.named_parameters()]
+    differ = [name for name, one, other in zip(names, *grads) if one is not None and not torch.equal(one, other)]
+    contact.add(
+        "gradients",
+        preset=preset,
+        loss=torch.equal(*losses),
+        weights=len(names),
+        differ=len(differ),
+        last=" ".join(differ[: -_NAMES_SHOWN - 1 : -1]),  # the backward pass comes from there
+    )
+
+
+def _learner(contact: Contact, preset: str) -> tuple[Learner, Callable[[int], OfferedBatch], PuzzleSet]:
+    """Return the learner of a preset with random weights of a seed, what offers its batches, and the tasks."""
+    chosen = PRESETS[preset]
     tokens = contact.pick(_REPEATED_TOKENS, 750)
-    recipe = replace(chosen.recipe(pretrained=False), tokens_per_step=tokens, predict_tokens=tokens)
+    recipe = replace(chosen.recipe(pretrained=False), tokens_per_step=tokens, predict_tokens=tokens, cuda_graphs="no")
     puzzles = PuzzleSet(contact.tasks("mixed"), recipe, chosen.model, seed=0)
     torch.manual_seed(0)
     model = build_network(chosen.model, puzzles.num_rows, contact.runtime.dtype).to(contact.device)
     learner = new_learner(model, recipe, contact.pick(_REPEATED_STEPS, 2), seed=0)
-    offer = training_batches(ExampleSource(puzzles, seed=0), contact.device)
+    return learner, training_batches(ExampleSource(puzzles, seed=0), contact.device), puzzles
+
+
+def _adapted(contact: Contact) -> tuple[list[torch.Tensor], list[Votes]]:
+    """Adapt some steps. Return the weights and embeddings, on the CPU, and the votes of some batches."""
+    learner, offer, puzzles = _learner(contact, contact.preset)
     for step in range(learner.total_steps):
         learner.learn(offer(step))
-    predictor, plan = new_predictor(model, puzzles, recipe), PredictionPlan(puzzles, recipe)
+    predictor, plan = new_predictor(learner.model, puzzles, learner.recipe), PredictionPlan(puzzles, learner.recipe)
     votes = [predictor.predict(batch) for batch in plan.rounds[0][:_REPEATED_BATCHES]]
-    return [value.cpu() for value in model.state_dict().values()], votes
+    return [value.cpu() for value in learner.model.state_dict().values()], votes

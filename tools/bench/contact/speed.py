@@ -23,7 +23,7 @@ from hrm_offline.train.decoder_learner import new_learner
 from hrm_offline.train.learner import Learner
 from tools.bench.contact.contact import Contact, Skipped
 from tools.bench.contact.runner import die_with_parent
-from tools.bench.ops import Inputs, Machine, bench_case, bench_steps, block_case, ways_of
+from tools.bench.ops import Inputs, Machine, bench_case, bench_steps, block_case, decoder_layer_case, ways_of
 from tools.support import environment
 from tools.support.flop import training_flop
 
@@ -33,7 +33,14 @@ _COUNTING_SECONDS = 30.0  # that memory_report may take, between the two passes
 _DECODER_WARM_UP, _DECODER_STEPS = 10, 100
 _SHARE = 0.9  # of the stage's time may go into steps
 _NO_END = 10_000  # steps of a learning rate schedule that the measured steps do not come to the end of
-_BLOCK_SHAPES = ((96, 901), (768, 901))
+# Preset, sequences, and tokens of the longest. A step of `decoder-75m` holds some 32,000 tokens.
+_BLOCK_SHAPES = (
+    ("decoder-75m", 96, 360),
+    ("decoder-75m", 18, 1860),
+    ("hrm-27m", 96, 901),
+    ("hrm-27m", 768, 901),
+)
+_SMOKE_BLOCK_SHAPES = (("decoder-170k", 2, 17), ("hrm-132k", 2, 17))
 _PUBLISHED_SHAPES = ((48, 901), (96, 901))
 
 
@@ -205,16 +212,23 @@ def _compare_memory(contact: Contact, preset: str) -> None:
 
 
 def time_block(contact: Contact) -> None:
-    """Time a block forward and both ways: ours and eager at all shapes first, then compiled, which may take minutes."""
-    preset = contact.pick("hrm-27m", "hrm-132k")
-    contact.use_proven_operations(preset)
-    machine, config = _machine(contact), PRESETS[preset].model
+    """Time a block and a decoder's layer, forward and both ways.
+
+    Ours and eager come first at all shapes, then compiled, which may take minutes.
+    """
+    machine = _machine(contact)
+    shapes = contact.pick(_BLOCK_SHAPES, _SMOKE_BLOCK_SHAPES)
     for compiled in contact.pick((False, True), (False,)):
-        for batch, tokens in contact.pick(_BLOCK_SHAPES, ((2, 17),)):
-            case = block_case(Inputs(config, batch, tokens, machine))
+        for preset, batch, tokens in shapes:
+            dispatch.promote_all()
+            contact.use_proven_operations(preset)
+            config = PRESETS[preset].model
+            inputs = Inputs(config, batch, tokens, machine)
+            case = decoder_layer_case(inputs) if config.is_decoder else block_case(inputs)
             ways = [way for way in ways_of(case, machine, compiled) if (way[0] == "compiled") == compiled]
             for row in bench_case(case, batch, tokens, machine, ways):
-                contact.add("block", **dataclasses.asdict(row))
+                contact.add("block", preset=preset, **dataclasses.asdict(row))
+    dispatch.promote_all()
 
 
 def time_published(contact: Contact) -> None:
