@@ -11,6 +11,12 @@ An arm may begin with a pretrained network, whose recipe the arm then changes:
 
     python tools/study/compare_learning.py --set arc1-eval:100:140 --arm soon artifact=DIR embeddings_only=0 start=zeros
 
+A setting "seconds" gives arms equal core-seconds. This asks what tasks that are learned along are worth (see
+`Trial` in trial.py for all settings):
+
+    python tools/study/compare_learning.py --preset decoder-170k --arm plain artifact=bundled seconds=60 \
+        --arm along artifact=bundled seconds=60 along=arc2-train along_share=0.5
+
 The setting "start" says where the embeddings of new puzzles begin: "mean" as the artifact says, "zeros" at zero, or
 "nearest" at the pretrained embedding of puzzles.safetensors with the least loss on the puzzle's demonstrations.
 """
@@ -30,7 +36,7 @@ from multiprocessing import get_context
 
 from hrm_offline.common.errors import InputError
 from hrm_offline.solve.worker import end_with_parent
-from tools.study.trial import Trial, configs_of, learn, predict, score_votes, tasks_of, test_losses_of
+from tools.study.trial import Trial, companions_of, configs_of, learn, predict, score_votes, tasks_of, test_losses_of
 from tools.support import environment
 from tools.support.command_line import absolute_path, add_seeds, parser_of, run_tool
 from tools.support.run_lines import RunLines
@@ -116,7 +122,10 @@ def main() -> int:
         for seed in options.seeds
         for name, changes in arms
     ]
-    tasks_of(options.set)  # raises its error before any run begins
+    tasks = tasks_of(options.set)  # raises its error before any run begins, as the following do
+    for name, changes in arms:
+        if companions := companions_of(changes, tasks):
+            print(f"arm {name}, learned along: {companions}")
     for run in runs:
         configs_of(run.trial, f"arm {run.arm}")
     done = RunLines(options.out)

@@ -96,7 +96,8 @@ def name_of_learning(trial: Trial, tasks: tuple[Task, ...]) -> str:
         trial.seed,
         digest_of(tasks),
         artifact and artifact.digest,
-        {name: trial.changes.get(name) for name in ("alone", "others", "start")},
+        {name: trial.changes.get(name) for name in ("alone", "others", "start")}
+        | {name: trial.changes[name] for name in ("along", "seconds") if name in trial.changes},
     ]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
