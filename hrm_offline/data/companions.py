@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from hrm_offline.common.errors import shown_name
 from hrm_offline.data.leaks import without_held_out, without_repeats
 from hrm_offline.data.sets import largest_side, load_set, require_distinct_ids
 from hrm_offline.data.tasks import Task
@@ -46,10 +47,10 @@ class Companions:
     def __str__(self) -> str:
         words = f"{len(self.tasks):,} tasks with {self.pairs:,} pairs"
         if self.left_out:
-            names = sorted(self.left_out)
+            first, *_ = names = sorted(self.left_out)
+            told = ", ".join(map(shown_name, names[:_MOST_NAMES]))
             more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-            first = names[0]
-            words += f"; left out: {', '.join(names[:_MOST_NAMES])}{more} ({first} {self.left_out[first]})"
+            words += f"; left out: {told}{more} ({shown_name(first)} {self.left_out[first]})"
         return words + (f"; {self.repeated} repeat earlier tasks" if self.repeated else "")
 
 

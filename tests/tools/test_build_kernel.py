@@ -52,7 +52,7 @@ def test_the_bundle_carries_the_tasks_to_learn_along(tmp_path, write_json, make_
     artifact = save_random_artifact(tmp_path / "artifact")
     tasks = write_json("public.json", to_challenges([make_task("a", seed=1), make_task("b", seed=2)]))
     out = tmp_path / "bundle"
-    build_kernel.build(out, "somebody", "arc", artifact, lock=None, along=(str(tasks), "synthetic-2-sides-4"))
+    build_kernel.build(out, "somebody", "arc", artifact, lock=None, along=(str(tasks), "synthetic-2-sides-5"))
     dataset = build_kernel.read_bundle(out).dataset
     assert {"puzzles.safetensors", "puzzles.json"} <= {path.name for path in dataset.iterdir()}
     assert vendor_wheels.verify(dataset) == []
@@ -63,7 +63,7 @@ def test_the_bundle_carries_the_tasks_to_learn_along(tmp_path, write_json, make_
     assert learned.left_out.keys() == {"b"}
     assert "*along_flags(INPUT)" in code_cells(build_kernel.read_bundle(out).notebook)[3]
 
-    build_kernel.build(out, "somebody", "arc", single_file=True, along=("synthetic-2-sides-4",))
+    build_kernel.build(out, "somebody", "arc", single_file=True, along=("synthetic-2-sides-5",))
     assert kaggle.along_flags(out) and not kaggle.find_artifact(out)
     with pytest.raises(InputError, match=r"nowhere\.json"):
         build_kernel.build(out, "somebody", "arc", lock=None, along=("nowhere.json",))
