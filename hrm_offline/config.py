@@ -22,6 +22,7 @@ OPTIMIZERS = ("adam-atan2", "muon", "normuon")
 CONDITIONING = ("table", "factored", "few-shot")
 HALTING_TARGETS = ("next-step", "look-ahead")
 CANVAS = ("tight", "full")
+PUZZLE_PLACES = ("front", "added", "both")
 VOTES = ("rotations", "flips", "colours", "translation")
 DTYPES = ("float32", "bfloat16", "float16")
 CUDA_GRAPHS = ("measured", "yes", "no")
@@ -83,6 +84,12 @@ class ModelConfig:
         "learned then depends on the width of the canvas",
         later=True,
     )
+    pre_norm: bool = setting(
+        False,
+        "normalise before each half of a layer and after the last layer, as a decoder always does, in place of after "
+        "each half",
+        later=True,
+    )
     rms_norm_eps: float = setting(1e-5, "added to the mean square in the normalisation", above=0, most=1)
     vocab_size: int = setting(
         12, "different tokens: PAD, EOS and ten colours, and three more for a decoder", above=0, most=2**16
@@ -111,6 +118,13 @@ class ModelConfig:
         "Recursive Model has 16); 0: as many as the embeddings fill",
         least=0,
         most=_MAX_PUZZLE_TOKENS,
+        later=True,
+    )
+    puzzle_place: str = setting(
+        "front",
+        "where puzzle embeddings enter a network that is no decoder: as tokens in front of the canvas (front), added "
+        "to every token (added), or both",
+        PUZZLE_PLACES,
         later=True,
     )
     context_pairs: int = setting(
@@ -148,7 +162,10 @@ class ModelConfig:
                 f"puzzle_tokens is {self.puzzle_tokens}, expected {self._filled_tokens} or more for "
                 f"{self.puzzle_columns} x {self.puzzle_emb_ndim} numbers"
             )
+        if self.pre_norm and self.architecture == "looped":
+            raise InputError("pre_norm is True, expected False for architecture 'looped'")
         self._require_decoder()
+        self._require_addable_embeddings()
 
     def _require_modules(self) -> None:
         """Raise `InputError` unless the architecture has all of its stacks, and no other."""
@@ -178,14 +195,21 @@ class ModelConfig:
             ("context_pairs", 0),
             ("puzzle_tokens", 0),
             ("mlp_convolution", False),
+            ("pre_norm", False),
+            ("puzzle_place", "front"),
         ):
             if getattr(self, name) != expected:
                 raise InputError(f"{name} is {getattr(self, name)}, expected {expected} for architecture 'decoder'")
         if self.vocab_size < DECODER_VOCABULARY:
             raise InputError(f"vocab_size is {self.vocab_size}, expected {DECODER_VOCABULARY} for a decoder")
-        if self.puzzle_columns and self.puzzle_emb_ndim != self.hidden_size:
+
+    def _require_addable_embeddings(self) -> None:
+        """Raise `InputError` where puzzle embeddings are added to tokens, and are not as wide as these."""
+        is_added = self.is_decoder or self.puzzle_place != "front"
+        if is_added and self.puzzle_columns and self.puzzle_emb_ndim != self.hidden_size:
+            where = "a decoder" if self.is_decoder else f"puzzle_place '{self.puzzle_place}'"
             raise InputError(
-                f"puzzle_emb_ndim is {self.puzzle_emb_ndim}, expected hidden_size {self.hidden_size} for a decoder"
+                f"puzzle_emb_ndim is {self.puzzle_emb_ndim}, expected hidden_size {self.hidden_size} for {where}"
             )
 
     def _require_affordable(self) -> None:
@@ -231,9 +255,9 @@ class ModelConfig:
     def intermediate_size(self) -> int:
         """Return the width of the SwiGLU: 2/3 of `expansion` x hidden, rounded up to a multiple of 256.
 
-        A decoder's is rounded up to a multiple of 64.
+        That of pre-norm layers is rounded up to a multiple of 64.
         """
-        multiple = 64 if self.is_decoder else 256
+        multiple = 64 if self.is_decoder or self.pre_norm else 256
         return _ceil_div(round(self.expansion * self.hidden_size * 2 / 3), multiple) * multiple
 
     @property
@@ -251,7 +275,7 @@ class ModelConfig:
 
     @property
     def _filled_tokens(self) -> int:
-        if self.is_decoder:  # adds the embeddings to every token
+        if self.is_decoder or self.puzzle_place == "added":  # adds the embeddings to every token
             return 0
         return _ceil_div(self.puzzle_columns * self.puzzle_emb_ndim, self.hidden_size)
 

@@ -46,11 +46,26 @@ def test_a_configuration_that_cannot_be_is_refused(change, word):
         {"context_pairs": -1},
         {"puzzle_tokens": -1},
         {"puzzle_tokens": 1, "puzzle_columns": 2},
+        {"puzzle_place": "added", "puzzle_emb_ndim": 16},
+        {"puzzle_place": "behind"},
     ],
 )
 def test_an_architecture_with_another_ones_modules_is_refused(change):
     with pytest.raises(InputError):
         dataclasses.replace(ARCHITECTURES["hrm"], **change)
+
+
+@pytest.mark.parametrize(
+    ("preset", "change"),
+    [
+        ("urm-14m", {"pre_norm": True}),
+        ("decoder-170k", {"pre_norm": True}),
+        ("decoder-170k", {"puzzle_place": "both"}),
+    ],
+)
+def test_settings_that_do_not_go_with_an_architecture_are_refused(preset, change):
+    with pytest.raises(InputError, match=f"{next(iter(change))} is .*, expected .* for architecture"):
+        dataclasses.replace(PRESETS[preset].model, **change)
 
 
 def test_puzzle_tokens_are_as_many_as_asked_for_or_as_the_embeddings_fill():

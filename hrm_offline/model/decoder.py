@@ -18,26 +18,14 @@ from torch import nn
 
 from hrm_offline.common.tokens import COLOURS
 from hrm_offline.config import ModelConfig
+from hrm_offline.model.layers import Matrix, Norm, PreNormLayer
 from hrm_offline.model.pairs import PackedPairs
 from hrm_offline.ops.add_rms_norm import add_rms_norm
 from hrm_offline.ops.cached_attention import cached_attention
 from hrm_offline.ops.causal_attention import causal_attention
-from hrm_offline.ops.linear_swiglu import linear_swiglu
 from hrm_offline.ops.rotate import rotate
 
 _EMBEDDING_STD = 0.02
-
-
-class _Matrix(nn.Module):
-    """The weight [out, in] of a linear map without bias, Glorot-uniform at first."""
-
-    def __init__(self, in_features: int, out_features: int):
-        super().__init__()
-        self.weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(out_features, in_features)))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x [..., in] -> [..., out]."""
-        return F.linear(x, self.weight.to(x.dtype))
 
 
 class _Embedding(nn.Module):
@@ -46,28 +34,6 @@ class _Embedding(nn.Module):
     def __init__(self, count: int, width: int, name: str):
         super().__init__()
         self.register_parameter(name, nn.Parameter(_EMBEDDING_STD * torch.randn(count, width)))
-
-
-class _Norm(nn.Module):
-    """The weight [width] of a normalisation."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-
-
-class DecoderLayer(nn.Module):
-    """The weights of a pre-norm layer, whose two halves each add to the residual stream."""
-
-    def __init__(self, config: ModelConfig):
-        super().__init__()
-        hidden, inner = config.hidden_size, config.intermediate_size
-        self.attention_norm = _Norm(hidden)
-        self.qkv_proj = _Matrix(hidden, 3 * hidden)
-        self.o_proj = _Matrix(hidden, hidden)
-        self.mlp_norm = _Norm(hidden)
-        self.gate_up_proj = _Matrix(hidden, 2 * inner)
-        self.down_proj = _Matrix(inner, hidden)
 
 
 @dataclass
@@ -98,9 +64,9 @@ class DecoderModel(nn.Module):
         self.embed_tokens = _Embedding(config.vocab_size, hidden, "embedding_weight")
         if config.puzzle_columns:
             self.puzzle_emb = _Embedding(puzzle_rows, hidden, "weights")
-        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.H_layers))
-        self.final_norm = _Norm(hidden)
-        self.lm_head = _Matrix(hidden, config.vocab_size)
+        self.layers = nn.ModuleList(PreNormLayer(config) for _ in range(config.H_layers))
+        self.final_norm = Norm(hidden)
+        self.lm_head = Matrix(hidden, config.vocab_size)
 
     @property
     def device(self) -> torch.device:
@@ -124,7 +90,7 @@ class DecoderModel(nn.Module):
                 x, seen = x[where], seen[where]  # [M, D]
             delta = F.dropout(layer.o_proj(seen), dropout, training=dropout > 0)
             x, normed = add_rms_norm(x, delta, layer.mlp_norm.weight, config.rms_norm_eps)
-            delta = F.dropout(self._mlp(layer, normed), dropout, training=dropout > 0)
+            delta = F.dropout(layer.mlp(normed), dropout, training=dropout > 0)
         return self._logits(x, delta)
 
     def conditioning(self, identifiers: torch.Tensor) -> torch.Tensor | None:
@@ -159,7 +125,7 @@ class DecoderModel(nn.Module):
             values[number][prompts.owners, :, place] = v
             seen = causal_attention(qkv, config.num_heads, None, prompts.bounds, prompts.longest)
             x, normed = add_rms_norm(x, layer.o_proj(seen), layer.mlp_norm.weight, config.rms_norm_eps)
-            delta = self._mlp(layer, normed)
+            delta = layer.mlp(normed)
         last = prompts.bounds[1:].long() - 1
         if conditioning is None:
             conditioning = x.new_zeros(sequences, config.hidden_size)
@@ -180,7 +146,7 @@ class DecoderModel(nn.Module):
             qkv = layer.qkv_proj(normed)
             seen = cached_attention(qkv, config.num_heads, cos_sin, keys, values, cache.lengths)
             x, normed = add_rms_norm(x, layer.o_proj(seen), layer.mlp_norm.weight, config.rms_norm_eps)
-            delta = self._mlp(layer, normed)
+            delta = layer.mlp(normed)
         cache.lengths += 1
         return self._logits(x, delta)
 
@@ -190,9 +156,6 @@ class DecoderModel(nn.Module):
         if conditioning is not None:
             x = x + (conditioning if owners is None else conditioning[owners])
         return x.to(self.dtype)
-
-    def _mlp(self, layer: DecoderLayer, normed: torch.Tensor) -> torch.Tensor:
-        return layer.down_proj(linear_swiglu(normed, layer.gate_up_proj.weight.to(normed.dtype)))
 
     def _logits(self, x: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
         _, normed = add_rms_norm(x, delta, self.final_norm.weight, self.config.rms_norm_eps)

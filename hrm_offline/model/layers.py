@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from hrm_offline.config import ModelConfig
+from hrm_offline.ops.add_rms_norm import add_rms_norm
 from hrm_offline.ops.attention import attention
 from hrm_offline.ops.conv_silu import conv_silu
 from hrm_offline.ops.linear_rms_norm import linear_rms_norm
@@ -138,6 +139,48 @@ class Block(nn.Module):
         return self.mlp(self.self_attn(x, cos_sin, lengths))
 
 
+class Matrix(nn.Module):
+    """The weight [out, in] of a linear map without bias, Glorot-uniform at first."""
+
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__()
+        self.weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(out_features, in_features)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x [..., in] -> [..., out]."""
+        return F.linear(x, self.weight.to(x.dtype))
+
+
+class Norm(nn.Module):
+    """The weight [width] of a normalisation."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+
+class PreNormLayer(nn.Module):
+    """The weights of a pre-norm layer, whose two halves each add to the residual stream."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        hidden, inner = config.hidden_size, config.intermediate_size
+        self.attention_norm = Norm(hidden)
+        self.qkv_proj = Matrix(hidden, 3 * hidden)
+        self.o_proj = Matrix(hidden, hidden)
+        self.mlp_norm = Norm(hidden)
+        self.gate_up_proj = Matrix(hidden, 2 * inner)
+        self.dwconv = Convolution(inner) if config.mlp_convolution else None
+        self.down_proj = Matrix(inner, hidden)
+
+    def mlp(self, normed: torch.Tensor) -> torch.Tensor:
+        """Return what the second half adds to the residual stream, for its normalised numbers [..., D]."""
+        hidden = linear_swiglu(normed, self.gate_up_proj.weight.to(normed.dtype))  # [..., I]
+        if self.dwconv is not None:
+            hidden = self.dwconv(hidden)
+        return self.down_proj(hidden)
+
+
 def pass_layers(
     layers: Iterable[Block],
     state: torch.Tensor,
@@ -153,11 +196,17 @@ def pass_layers(
 
 
 class ReasoningModule(nn.Module):
-    """A stack of blocks with a name of its own; see `pass_layers`."""
+    """A stack of blocks, or of pre-norm layers, with a name of its own.
+
+    `forward` takes what `pass_layers` takes, and returns normalised numbers in both cases.
+    """
 
     def __init__(self, config: ModelConfig, layers: int):
         super().__init__()
-        self.layers = nn.ModuleList(Block(config) for _ in range(layers))
+        self.num_heads, self.eps = config.num_heads, config.rms_norm_eps
+        kind = PreNormLayer if config.pre_norm else Block
+        self.layers = nn.ModuleList(kind(config) for _ in range(layers))
+        self.final_norm = Norm(config.hidden_size) if config.pre_norm else None
 
     def forward(
         self,
@@ -166,4 +215,12 @@ class ReasoningModule(nn.Module):
         cos_sin: torch.Tensor | None,
         lengths: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        return pass_layers(self.layers, state, injection, cos_sin, lengths)
+        if self.final_norm is None:
+            return pass_layers(self.layers, state, injection, cos_sin, lengths)
+        x, delta = state + injection, None  # the residual stream [B, T, D], and what is to be added to it
+        for layer in self.layers:
+            x, normed = add_rms_norm(x, delta, layer.attention_norm.weight, self.eps)
+            seen = attention(layer.qkv_proj(normed), self.num_heads, cos_sin, lengths)  # [B, T, D]
+            x, normed = add_rms_norm(x, layer.o_proj(seen), layer.mlp_norm.weight, self.eps)
+            delta = layer.mlp(normed)
+        return add_rms_norm(x, delta, self.final_norm.weight, self.eps)[1]

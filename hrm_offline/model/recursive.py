@@ -165,13 +165,16 @@ class RecursiveModel(nn.Module):
             added.append(self.embed_canvas.embedding_weight.repeat_interleave(canvas[0] * canvas[1], dim=0))
         # Token embeddings start with variance 1 / D, and so does each addition. The scale gives their sum variance 1.
         scale = math.sqrt(config.hidden_size / (1 + len(added)))
-        front = None
+        front = everywhere = None
         if puzzle_vectors is not None:
             if config.puzzle_ids > config.puzzle_columns:  # one column says what becomes of all ten colours
                 named, colours = puzzle_vectors.split([2, COLOURS], dim=1)  # [B, 2, ndim], [B, 10, ndim]
                 puzzle_vectors = torch.cat([named, colours.mean(1, keepdim=True)], dim=1)
-            front = puzzle_vectors.flatten(1)  # [B, columns x ndim]
-        return embedding(
+            if config.puzzle_place != "added":
+                front = puzzle_vectors.flatten(1)  # [B, columns x ndim]
+            if config.puzzle_place != "front":
+                everywhere = scale * puzzle_vectors.sum(1, keepdim=True).to(self.dtype)  # [B, 1, D]
+        embedded = embedding(
             inputs,
             self.embed_tokens.embedding_weight,
             front,
@@ -180,6 +183,7 @@ class RecursiveModel(nn.Module):
             scale,
             self.dtype,
         )
+        return embedded if everywhere is None else embedded + everywhere
 
     def _learned_positions(self, canvas: Canvas) -> torch.Tensor:
         """Return the row of the position table for each token, int64 [T]. Cells count along the widest canvas."""

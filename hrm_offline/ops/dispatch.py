@@ -63,16 +63,18 @@ VARIANTS = {"attention": ("rotate first", "rotate inside", "rotate first, small 
 _ALSO_LAUNCHED_BY = {"rms_norm": ("linear_rms_norm",)}  # in its backward pass
 # These work on weights or grids, whatever the dtype of the activations.
 FLOAT32_OPS = ("adam_atan2", "muon", "sign_sgd", "encode_views")
-# These are called by one kind of network only.
-_DECODER_OPS = ("causal_attention", "cached_attention", "add_rms_norm")
-_RECURSIVE_OPS = ("attention", "linear_rms_norm", "rms_norm", "embedding", "stablemax_cross_entropy", "conv_silu")
+# These are called by one kind of network only. The last two are of normalisation after each half of a layer.
+_DECODER_OPS = ("causal_attention", "cached_attention")
+_RECURSIVE_OPS = ("attention", "embedding", "stablemax_cross_entropy", "conv_silu")
+_PRE_NORM_OPS, _POST_NORM_OPS = ("add_rms_norm",), ("linear_rms_norm", "rms_norm")
 
 
-def foreign_ops(is_decoder: bool, has_convolution: bool = True) -> tuple[str, ...]:
-    """Return the operations that a network never calls: a decoder, or another one with or without convolutions."""
+def foreign_ops(is_decoder: bool, has_convolution: bool = True, is_pre_norm: bool = False) -> tuple[str, ...]:
+    """Return the operations that a network never calls: a decoder, or another one as the other arguments say."""
     if is_decoder:
-        return _RECURSIVE_OPS
-    return _DECODER_OPS if has_convolution else (*_DECODER_OPS, "conv_silu")
+        return (*_RECURSIVE_OPS, *_POST_NORM_OPS)
+    absent = _POST_NORM_OPS if is_pre_norm else _PRE_NORM_OPS
+    return (*_DECODER_OPS, *absent, *(() if has_convolution else ("conv_silu",)))
 
 
 @dataclass(frozen=True)

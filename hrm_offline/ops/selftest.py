@@ -53,8 +53,8 @@ Tensors = tuple[torch.Tensor, ...]
 class Workload:
     """The shapes of a run: B sequences of T tokens, of which `puzzle_tokens` stand in front of the canvas.
 
-    `dtype` is that of the activations. `is_decoder` and `has_convolution` say which network's operations are tested;
-    where `is_decoder` is None, all are.
+    `dtype` is that of the activations. `is_decoder`, `has_convolution` and `is_pre_norm` say which network's operations
+    are tested; where `is_decoder` is None, all are.
     """
 
     batch: int
@@ -67,6 +67,7 @@ class Workload:
     dtype: torch.dtype
     is_decoder: bool | None = None
     has_convolution: bool = True
+    is_pre_norm: bool = False
 
 
 def workload_of(model: ModelConfig, tokens_per_step: int, area: int, dtype: torch.dtype) -> Workload:
@@ -86,6 +87,7 @@ def workload_of(model: ModelConfig, tokens_per_step: int, area: int, dtype: torc
         model.prefix_tokens,
         dtype,
         has_convolution=model.mlp_convolution,
+        is_pre_norm=model.pre_norm,
     )
 
 
@@ -557,7 +559,7 @@ def make_cases(w: Workload) -> list[Case]:
         ),
         _encode_case(w),
     ]
-    foreign = () if w.is_decoder is None else dispatch.foreign_ops(w.is_decoder, w.has_convolution)
+    foreign = () if w.is_decoder is None else dispatch.foreign_ops(w.is_decoder, w.has_convolution, w.is_pre_norm)
     return [case for case in cases if case.op not in foreign]
 
 

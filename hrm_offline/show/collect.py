@@ -23,6 +23,7 @@ from hrm_offline.config import AdaptConfig, ModelConfig
 from hrm_offline.data.puzzles import PuzzleSet
 from hrm_offline.data.sets import load_set
 from hrm_offline.data.tasks import Pair, Task, TaskSet, digest_of, read_solutions
+from hrm_offline.model.network import Network
 from hrm_offline.predict.decoding import new_predictor
 from hrm_offline.predict.plan import PredictionPlan
 from hrm_offline.show.draw import Ballot, Curve, Unfolding, draw_ballots, draw_curves, draw_predictions, draw_unfoldings
@@ -172,16 +173,24 @@ class Album:
     def _is_right(self, key: TestKey, grid: np.ndarray) -> bool:
         return self.truths[key] is not None and np.array_equal(grid, self.truths[key])
 
-    def _unfold(self, group: int, wanted: list[TestKey]) -> dict[TestKey, Unfolding]:
-        """Run a group's adapted network on some of its test inputs."""
-        identity, keys = self.past.identity, self.keys[group]
-        where = str(self.folder / JOURNAL_FILE)
+    def adapted(self, group: int) -> tuple[Network, PuzzleSet, AdaptConfig] | None:
+        """Return the first network of a group on the CPU in float32, its puzzles and its recipe.
+
+        Return None if the network is not there any more.
+        """
+        if not network_path(self.folder, group).exists():
+            return None
+        identity, where = self.past.identity, str(self.folder / JOURNAL_FILE)
         model = from_dict(ModelConfig, identity["model"], where)
         recipe = from_dict(AdaptConfig, identity["recipe"], where)
         tasks = tuple(self.tasks[i].without_labels() for i in self.past.groups[group])
         puzzles = PuzzleSet(tasks, recipe, model, identity["seed"])
-        predictor = new_predictor(load_network(self.folder, group, model, puzzles, torch.float32), puzzles, recipe)
-        found = {}
+        return load_network(self.folder, group, model, puzzles, torch.float32), puzzles, recipe
+
+    def _unfold(self, group: int, wanted: list[TestKey]) -> dict[TestKey, Unfolding]:
+        """Run a group's adapted network on some of its test inputs."""
+        network, puzzles, recipe = self.adapted(group)
+        predictor, keys, found = new_predictor(network, puzzles, recipe), self.keys[group], {}
         for batch in PredictionPlan(puzzles, recipe).rounds[0]:
             rows = np.flatnonzero([keys[test] in wanted for test in batch.examples])
             if len(rows):

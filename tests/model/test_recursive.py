@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+import torch.nn.functional as F
 from few_shot import few_shot
 from kernels import DEVICE, needs_triton
 from networks import ARCHITECTURES, ROPE_2D, TINY, sequences
@@ -13,8 +14,10 @@ from hrm_offline.common.errors import InputError
 from hrm_offline.config import PRESETS
 from hrm_offline.data.puzzles import SHARED_ROWS
 from hrm_offline.data.sets import rehearsal_tasks
+from hrm_offline.model import layers
 from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.ops import dispatch
+from hrm_offline.ops.attention import attention_reference
 
 
 def test_model_of_a_fresh_start_has_zero_embeddings():
@@ -89,10 +92,11 @@ def test_only_the_last_cycle_carries_gradient_and_states_go_on_detached():
     assert torch.allclose(single.L_level.layers[0].mlp.down_proj.weight.grad, one_step, atol=1e-5)
 
 
-def test_cells_that_do_not_exist_are_not_seen():
+@pytest.mark.parametrize("config", [TINY, ARCHITECTURES["pre-norm"]])
+def test_cells_that_do_not_exist_are_not_seen(config):
     """Compare a canvas whose last rows are missing with the shorter canvas."""
     torch.manual_seed(0)
-    model = RecursiveModel(TINY, 1)
+    model = RecursiveModel(config, 1)
     tokens = sequences(2, 9).inputs
     tokens[1, 6:] = 0
     vectors = model.puzzle_vectors(torch.zeros(2, 1, dtype=torch.long))
@@ -121,6 +125,49 @@ def test_the_third_column_is_the_mean_of_what_becomes_of_each_colour():
     out.square().sum().backward()
     assert torch.equal(vectors.grad[0, 2], vectors.grad[0, 11])
     assert vectors.grad[0, 2].any()
+
+
+@pytest.mark.parametrize("place", ["added", "both"])
+def test_embeddings_of_puzzles_are_added_to_every_token(place):
+    """Compare with a network whose table of tokens already has them added."""
+    torch.manual_seed(0)
+    config = dataclasses.replace(ARCHITECTURES["pre-norm"], puzzle_columns=2, puzzle_place=place)
+    model = RecursiveModel(config, 2)
+    vectors = torch.randn(1, 2, 32, requires_grad=True)
+    tokens = sequences(1, 9).inputs
+    states = model.initial_states(1, (3, 3))
+    assert states[0].shape[1] == (9 if place == "added" else 11)
+    logits = model(*states, tokens, vectors, (3, 3))[2].logits
+    logits.square().sum().backward()
+    assert torch.allclose(vectors.grad[0, 0], vectors.grad[0, 1]) == (place == "added")  # their sum is all there is
+
+    front = vectors.detach() + (vectors.detach().sum(1, keepdim=True) if place == "both" else 0)
+    other = RecursiveModel(dataclasses.replace(config, puzzle_place="front" if place == "both" else "added"), 2)
+    other.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        other.embed_tokens.embedding_weight += vectors.detach().sum(1)
+    nothing = front if place == "both" else torch.zeros(1, 2, 32)
+    assert torch.allclose(other(*states, tokens, nothing, (3, 3))[2].logits, logits, atol=1e-5)
+
+
+def test_pre_norm_layers_are_those_written_out():
+    torch.manual_seed(0)
+    model = RecursiveModel(ARCHITECTURES["pre-norm"], 2)
+    for norm in (module for module in model.modules() if isinstance(module, layers.Norm)):
+        norm.weight.data.uniform_(0.5, 2.0)
+    module, eps = model.H_level, model.config.rms_norm_eps
+    state, injection, cos_sin = torch.randn(2, 9, 32), torch.randn(2, 9, 32), model._cos_sin((3, 3))
+
+    def normed(x: torch.Tensor, norm: layers.Norm) -> torch.Tensor:
+        return F.rms_norm(x, (32,), norm.weight, eps)
+
+    x = state + injection
+    for layer in module.layers:
+        qkv = normed(x, layer.attention_norm) @ layer.qkv_proj.weight.T
+        x = x + attention_reference(qkv, 2, cos_sin, None) @ layer.o_proj.weight.T
+        gate, up = (normed(x, layer.mlp_norm) @ layer.gate_up_proj.weight.T).chunk(2, dim=-1)
+        x = x + (F.silu(gate) * up) @ layer.down_proj.weight.T
+    assert torch.allclose(module(state, injection, cos_sin), normed(x, module.final_norm), atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -200,10 +247,9 @@ def test_an_outer_step_is_the_one_written_out_with_its_gradients(architecture):
 def test_counted_layer_passes_are_those_made(architecture, monkeypatch):
     model = RecursiveModel(ARCHITECTURES[architecture], 1)
     made = []
-    block = type(next(m for m in model.modules() if type(m).__name__ == "Block"))
-    forward = block.forward
+    once_per_layer = layers.linear_swiglu
     monkeypatch.setattr(
-        block, "forward", lambda self, *args: made.append(torch.is_grad_enabled()) or forward(self, *args)
+        layers, "linear_swiglu", lambda *args: made.append(torch.is_grad_enabled()) or once_per_layer(*args)
     )
     tokens = torch.zeros(1, 4, dtype=torch.int32)
     model(*model.initial_states(1, (2, 2)), tokens, model.puzzle_vectors(torch.zeros(1, 1, dtype=torch.long)), (2, 2))

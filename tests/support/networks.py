@@ -54,6 +54,19 @@ ARCHITECTURES = {
         puzzle_tokens=2,
         halt_max_steps=3,
     ),
+    "pre-norm": ModelConfig(
+        architecture="transformer",
+        hidden_size=32,
+        num_heads=2,
+        H_layers=2,
+        L_layers=0,
+        H_cycles=1,
+        L_cycles=0,
+        pre_norm=True,
+        puzzle_place="added",
+        puzzle_emb_ndim=32,
+        halt_max_steps=3,
+    ),
 }
 
 

@@ -1,5 +1,6 @@
 """Test the transfer report: which tasks and artifacts it refuses, and that it goes on where it was."""
 
+import csv
 import json
 import sys
 
@@ -46,8 +47,10 @@ def test_a_report_is_written_and_goes_on_where_it_was(artifact, tmp_path, monkey
     assert run_tool(transfer_report.main) == 0
     first = capsys.readouterr().out
     assert {path.name for path in out.iterdir()} >= {"runs.csv", "tasks.csv", "report.md", "transfer.png"}
-    runs = (out / "runs.csv").read_text().splitlines()
-    assert [line.split(",")[:2] for line in runs[1:]] == [["random weights", "5"], ["artifact", "5"]]
+    runs = list(csv.DictReader((out / "runs.csv").open()))
+    assert [(run["arm"], run["seed"]) for run in runs] == [("random weights", "5"), ("artifact", "5")]
+    assert all(0 < float(run["test loss"]) < 10 for run in runs)
+    assert "Test loss, artifact minus random weights: " in first
     assert len((out / "tasks.csv").read_text().splitlines()) == 1 + 3 * 3
     assert run_tool(transfer_report.main) == 0
     assert "seed 5\n" in first

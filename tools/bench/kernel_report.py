@@ -134,7 +134,8 @@ def variants(capability: int, everything: bool, usual_tiles: bool) -> list[Varia
         for dtype in dtypes if everything else [preferred]:
             samples = Samples(preset.model, dtype, usual_tiles)
             for op, launch_all in LAUNCHES.items():
-                if op in dispatch.foreign_ops(preset.model.is_decoder, preset.model.mlp_convolution):
+                model = preset.model
+                if op in dispatch.foreign_ops(model.is_decoder, model.mlp_convolution, model.pre_norm):
                     continue
                 op_dtype = torch.float32 if op in dispatch.FLOAT32_OPS else dtype
                 chosen = dispatch.decide_for(op, capability, op_dtype).triton

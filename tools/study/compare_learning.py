@@ -2,7 +2,8 @@
 
     python tools/study/compare_learning.py --set small --arm tight --arm full canvas=full tokens_per_step=18000
 
-Every arm offers each demonstration equally often (--visits), then predicts, votes and is scored against the labels.
+Every arm offers each demonstration equally often (--visits) or learns equally long (--core-seconds), then predicts,
+votes and is scored against the labels.
 The set "small" is the rehearsal's 30 tasks, "larger" 20 ARC-AGI-1 training tasks with sides of 10 or more, and
 "arc1-eval:100:140" the 101st to 140th smallest task of a set. Each run has one thread. A finished run is a line of
 --out and is never repeated, so the same command goes on after a kill.
@@ -11,11 +12,10 @@ An arm may begin with a pretrained network, whose recipe the arm then changes:
 
     python tools/study/compare_learning.py --set arc1-eval:100:140 --arm soon artifact=DIR embeddings_only=0 start=zeros
 
-A setting "seconds" gives arms equal core-seconds. This asks what tasks that are learned along are worth (see
-`Trial` in trial.py for all settings):
+An arm may learn other tasks along (see `Trial` in trial.py for all settings of an arm):
 
-    python tools/study/compare_learning.py --preset decoder-170k --arm plain artifact=bundled seconds=60 \
-        --arm along artifact=bundled seconds=60 along=arc2-train along_share=0.5
+    python tools/study/compare_learning.py --preset decoder-170k --core-seconds 60 --arm plain artifact=bundled \
+        --arm along artifact=bundled along=arc2-train along_share=0.5
 
 The setting "start" says where the embeddings of new puzzles begin: "mean" as the artifact says, "zeros" at zero, or
 "nearest" at the pretrained embedding of puzzles.safetensors with the least loss on the puzzle's demonstrations.
@@ -118,7 +118,7 @@ def main() -> int:
     options = _parse_arguments()
     arms = [_parse_arm(arm) for arm in options.arm]
     runs = [
-        Run(name, Trial(changes, seed, options.preset, options.set, options.visits))
+        Run(name, Trial(changes, seed, options.preset, options.set, options.visits, options.core_seconds))
         for seed in options.seeds
         for name, changes in arms
     ]
@@ -166,6 +166,12 @@ def _parse_arguments() -> argparse.Namespace:
         default=300,
         metavar="N",
         help="how often each demonstration is offered (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--core-seconds",
+        type=float,
+        metavar="S",
+        help="learn so many core-seconds per run, with --visits as a ceiling (default: all visits)",
     )
     add_seeds(parser, [0, 1, 2])
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="runs at a time (default: %(default)s)")

@@ -97,7 +97,7 @@ def name_of_learning(trial: Trial, tasks: tuple[Task, ...]) -> str:
         digest_of(tasks),
         artifact and artifact.digest,
         {name: trial.changes.get(name) for name in ("alone", "others", "start")}
-        | {name: trial.changes[name] for name in ("along", "seconds") if name in trial.changes},
+        | {name: trial.changes[name] for name in ("along",) if name in trial.changes},
     ]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -3,9 +3,10 @@
     python tools/study/transfer_report.py --set arc1-eval --tasks 100 --budget 3m --workers 2
 
 Runs `python -m hrm_offline solve` once per arm and seed, one after another, on the smallest tasks of a set. The size
-looks at no test output. The answers are scored against the labels and compared in three ways: the cells of the test
-outputs that are right, the tasks solved that the null baseline does not solve, and how soon the artifact reaches the
-loss at which random weights end. Tasks that the artifact was pretrained on are refused.
+looks at no test output. The answers are scored against the labels and compared in four ways: the test loss of the
+first network of each group, the cells of the test outputs that are right, the tasks solved that the null baseline does
+not solve, and how soon the artifact reaches the loss at which random weights end. Tasks that the artifact was
+pretrained on are refused.
 
 The tool writes into --out: runs.csv (a line per run), tasks.csv (a line per run and task), report.md and transfer.png.
 A finished run is never repeated, so the same command goes on after a kill.
@@ -35,7 +36,9 @@ from hrm_offline.data.leaks import find_leaks
 from hrm_offline.data.sets import scorable_tasks, select_tasks, smallest
 from hrm_offline.data.tasks import Task, TaskSet, digest_of, to_challenges, to_solutions
 from hrm_offline.model.artifact import CONFIG_FILE, bundled_artifact
+from hrm_offline.show.collect import Album
 from hrm_offline.train.adapt import LOOK_EVERY
+from tools.study.test_loss import test_losses
 from tools.support import environment
 from tools.support.command_line import absolute_path, add_seeds, parser_of, run_tool, solve_command
 from tools.support.intervals import bootstrap
@@ -46,12 +49,13 @@ _SMOOTHED = 5  # readings of the loss that are averaged
 
 @dataclass(frozen=True)
 class Run:
-    """One run of solve: its arm, its seed, its report.json and its scores."""
+    """One run of solve: its arm, seed, report.json and scores, and its test losses in nats per token, by task."""
 
     arm: str
     seed: int
     report: dict
     score: Score
+    losses: dict[str, float]
 
     def curves(self) -> list[np.ndarray]:
         """Return the smoothed losses of each group of tasks, in the order of the readings."""
@@ -112,6 +116,7 @@ def _solve(arm: str, seed: int, artifact: Path, options: argparse.Namespace) -> 
             visits=options.visits,
             induce="off",
         )
+        command.append("--keep-networks")
         make_folder(folder)
         with open(folder / "solve.log", "w") as log:
             if subprocess.run(command, cwd=environment.REPOSITORY, stdout=log, stderr=log).returncode:
@@ -119,7 +124,21 @@ def _solve(arm: str, seed: int, artifact: Path, options: argparse.Namespace) -> 
     found = read_json(report)
     if not found.get("adapted", {}).get("steps"):
         raise InputError(f"{report}: nothing was learned, a budget of {options.budget} is too short")
-    return Run(arm, seed, found, score_files(folder / "submission.json", options.out / "solutions.json"))
+    score = score_files(folder / "submission.json", options.out / "solutions.json")
+    return Run(arm, seed, found, score, _test_losses(folder, options.out / "solutions.json"))
+
+
+def _test_losses(folder: Path, solutions: Path) -> dict[str, float]:
+    """Return the test loss of each task of a run whose network is there still, by id, and keep the losses on disk."""
+    path = folder / "test_losses.json"
+    if path.exists():
+        return read_json(path)
+    album, found = Album(folder, solutions), {}
+    for group, members in enumerate(album.past.groups):
+        if adapted := album.adapted(group):
+            found |= test_losses(*adapted, tuple(album.tasks[i] for i in members))
+    write_json(path, found)
+    return found
 
 
 # ----- the report
@@ -136,19 +155,36 @@ def describe(runs: list[Run], null: Score, options: argparse.Namespace) -> str:
         f"{some['versions']['torch']}. The null baseline gets {_cells(null).mean():.1%} of the cells right and solves "
         f"{len(null.solved)} tasks.",
         "",
-        "| arm | seed | seconds | steps | loss at the end | cells right | points | solved | not by the null |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| arm | seed | seconds | steps | loss at the end | test loss | cells right | points | solved | beyond null |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for run in runs:
         adapted, score = run.report["adapted"], run.score
         lines.append(
             f"| {run.arm} | {run.seed} | {run.report['seconds in all']:.0f} | {adapted['steps']:,} | "
-            f"{adapted['loss']:.3f} | {_cells(score).mean():.1%} | {score.task_points(2):.2f} | "
-            f"{len(score.solved)} | {_beyond(score, null)} |"
+            f"{adapted['loss']:.3f} | {_mean_loss(run):.3f} | {_cells(score).mean():.1%} | "
+            f"{score.task_points(2):.2f} | {len(score.solved)} | {_beyond(score, null)} |"
         )
     # One pair per seed: random weights, then the artifact.
     pairs = list(zip(*([run for run in runs if run.arm == arm] for arm in ARMS)))
-    return "\n".join([*lines, "", _cell_line(pairs), "", _solved_line(pairs, null), "", _loss_line(pairs), ""])
+    compared = [_test_loss_line(pairs), _cell_line(pairs), _solved_line(pairs, null), _loss_line(pairs)]
+    return "\n\n".join(["\n".join(lines), *compared]) + "\n"
+
+
+def _mean_loss(run: Run) -> float:
+    return float(np.mean(list(run.losses.values()))) if run.losses else float("nan")
+
+
+def _test_loss_line(pairs: list[tuple[Run, Run]]) -> str:
+    known = set.intersection(*(set(run.losses) for pair in pairs for run in pair))
+    if not known:
+        return "Test loss: not known, since the adapted networks are not there any more."
+    gain = np.mean([[ours.losses[id] - theirs.losses[id] for id in sorted(known)] for theirs, ours in pairs], axis=0)
+    low, high = bootstrap(gain)
+    return (
+        f"Test loss, artifact minus random weights: {gain.mean():+.3f} nats per token (95% of resamplings of the "
+        f"tasks: {low:+.3f} to {high:+.3f})."
+    )
 
 
 def _cell_line(pairs: list[tuple[Run, Run]]) -> str:
@@ -221,7 +257,8 @@ def _beyond(score: Score, null: Score) -> int:
 
 def _write_tables(runs: list[Run], null: Score, out: Path) -> None:
     """Write runs.csv and tasks.csv."""
-    columns = ("arm", "seed", "seconds", "steps", "examples", "loss", "cells", "points", "solved", "beyond null")
+    columns = ("arm", "seed", "seconds", "steps", "examples", "loss", "test loss")
+    columns += ("cells", "points", "solved", "beyond null")
     _write_csv(out / "runs.csv", columns, (_run_row(run, null) for run in runs))
     scores = [("null", "", null), *((run.arm, run.seed, run.score) for run in runs)]
     rows = (
@@ -236,7 +273,7 @@ def _run_row(run: Run, null: Score) -> tuple:
     adapted, score = run.report["adapted"], run.score
     learned = (run.report["seconds in all"], adapted["steps"], adapted["examples"], round(adapted["loss"], 4))
     scored = (round(_cells(score).mean(), 4), round(score.task_points(2), 3), len(score.solved), _beyond(score, null))
-    return run.arm, run.seed, *learned, *scored
+    return run.arm, run.seed, *learned, round(_mean_loss(run), 4), *scored
 
 
 def _write_csv(path: Path, columns: Iterable[str], rows: Iterable[tuple]) -> None:

@@ -44,8 +44,7 @@ _OTHERS = "arc1-train"  # where the setting "others" takes its tasks from
 _STARTS = ("mean", "zeros", "nearest")
 _CANDIDATES = 32  # pretrained embeddings that "nearest" tries
 # Settings of a trial that are neither the recipe's nor the network's.
-_TRIAL_SETTINGS = ("artifact", "start", "alone", "others", "along", "visits_times", "seconds")
-_UNLIMITED = 1e9  # seconds
+_TRIAL_SETTINGS = ("artifact", "start", "alone", "others", "along", "visits_times")
 
 Pools = dict[TestKey, Pool]
 
@@ -54,14 +53,16 @@ Pools = dict[TestKey, Pool]
 class Trial:
     """A learning that is tried: which tasks, with which preset and seed, each demonstration offered `visits` times.
 
+    With `core_seconds`, all networks of the trial learn for so many core-seconds together, and the learning-rate
+    schedule spans them. The visits are then a ceiling.
+
     `changes` are JSON values by name. They are settings of the recipe or of the network, or
     - `artifact`: a folder of pretrained weights to begin with, or "bundled" for those of the package;
     - `start`: where the embeddings of new puzzles begin then: "mean" (the artifact's own way), "zeros" or "nearest";
     - `alone`: each task gets a network of its own;
     - `along`: a set whose tasks are learned along, as by `solve --along`, or some of its tasks as "SET:FIRST:LAST";
     - `others`: how many of ARC-AGI-1's training tasks are learned along, each pair as often as those of the tasks;
-    - `visits_times`: by what the visits are multiplied;
-    - `seconds`: the most core-seconds that each network may learn, which then makes as many visits as it can.
+    - `visits_times`: by what the visits are multiplied.
     """
 
     changes: dict
@@ -69,6 +70,7 @@ class Trial:
     preset: str
     tasks: str
     visits: int
+    core_seconds: float | None = None
 
     @property
     def key(self) -> dict:
@@ -198,7 +200,8 @@ def learn(trial: Trial, tasks: tuple[Task, ...]) -> Learned:
     companions = companions_of(trial.changes, tasks)
     groups = [(task,) for task in unlabelled] if trial.changes.get("alone") else [unlabelled]
     started = busy_seconds()
-    networks = [_learn_together(trial, group, companions, *configs) for group in groups]
+    budget = (trial.core_seconds or math.inf) / len(groups)
+    networks = [_learn_together(trial, group, companions, budget, *configs) for group in groups]
     return Learned(networks, configs[1], busy_seconds() - started)
 
 
@@ -214,6 +217,7 @@ def _learn_together(
     trial: Trial,
     tasks: tuple[Task, ...],
     companions: Companions | None,
+    seconds: float,
     model_config: ModelConfig,
     recipe: AdaptConfig,
     artifact: Artifact | None,
@@ -233,7 +237,7 @@ def _learn_together(
     _start_embeddings(model, learned, artifact, trial.changes.get("start", "mean"))
     if beside:
         beside.start_embeddings(model, learned, puzzles.num_rows)
-    budget = Budget(trial.changes.get("seconds", _UNLIMITED), clock=busy_seconds)
+    budget = Budget(seconds, clock=busy_seconds)
     report = adapt(model, learned, recipe, budget, trial.seed, pretrained=artifact is not None)
     return model, puzzles, report
 
