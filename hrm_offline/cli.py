@@ -48,7 +48,7 @@ _PICTURES = (*_TRAINING, "matplotlib")
 _LONGEST_REASON = 300  # characters of a foreign error, which may fill pages
 
 _TASKS_HELP = "Kaggle challenges file, file of one task, folder of such files, or name of a set"
-_SET_HELP = "bundled set (arc1-train, arc1-eval, arc2-train, arc2-eval), rehearsal, synthetic-N, file or folder"
+_SET_HELP = "bundled set (arc1-train, arc1-eval, arc2-train, arc2-eval), rehearsal, synthetic-N, deep-N, file or folder"
 
 
 def main(argv: list[str] | None = None, started: float | None = None) -> int:

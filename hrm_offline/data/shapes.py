@@ -35,6 +35,25 @@ def components(mask: np.ndarray, diagonal: bool = False) -> np.ndarray:
     return np.array(label, dtype=np.int64).reshape(ringed_mask.shape)[1:-1, 1:-1]
 
 
+def distances(mask: np.ndarray, start: tuple[int, int], diagonal: bool = False) -> np.ndarray:
+    """Return how many steps within a mask lead from a cell to each cell, int64 [rows, cols]; -1 where none lead.
+
+    mask bool [rows, cols], True at `start`. A step goes along a side, and with `diagonal` across a corner too.
+    """
+    steps = [(r, c) for r in (-1, 0, 1) for c in (-1, 0, 1) if (r or c) and (diagonal or not (r and c))]
+    found = np.full(mask.shape, -1, dtype=np.int64)
+    found[start] = 0
+    cells = [start]
+    for row, col in cells:  # the list grows while it is walked
+        for down, right in steps:
+            cell = row + down, col + right
+            inside = 0 <= cell[0] < mask.shape[0] and 0 <= cell[1] < mask.shape[1]
+            if inside and mask[cell] and found[cell] < 0:
+                found[cell] = found[row, col] + 1
+                cells.append(cell)
+    return found
+
+
 def sizes(label: np.ndarray) -> np.ndarray:
     """Return the number of cells of each component by its label; 0 for label 0, the outside."""
     counts = np.bincount(label.ravel())

@@ -17,11 +17,11 @@ import numpy as np
 
 from hrm_offline.common.errors import InputError
 from hrm_offline.common.tokens import COLOURS
+from hrm_offline.data.drawing import BLACK, Rng, draw_colours, draw_noise, draw_shape, place_shapes
 from hrm_offline.data.grids import dihedral
 from hrm_offline.data.shapes import bounding_box, components, sizes
 from hrm_offline.data.tasks import Pair, Task
 
-Rng = np.random.Generator
 Draw = Callable[[], tuple[np.ndarray, np.ndarray]]
 Family = Callable[[Rng, int], Draw]
 
@@ -56,7 +56,6 @@ FIRST_GENERATION = (
     "commonest",
 )
 
-_BLACK = 0
 _DEMONSTRATIONS = (3, 5)  # at least and at most
 _PAIR_DRAWS = 50  # of a task, among which enough must be distinct
 _MAX_TASK_DRAWS = 1000  # before a family is given up
@@ -116,58 +115,16 @@ def _distinct_pairs(draw: Draw, wanted: int, max_side: int) -> list[Pair]:
 # ----- what families are made of
 
 
-def _shape(rng: Rng, max_side: int, low: int = 3) -> tuple[int, int]:
-    """Draw rows and columns from `low` to `max_side`; half of the time they are made equal."""
-    rows, cols = rng.integers(low, max(low, max_side) + 1, 2)
-    return (rows, rows) if rng.random() < 0.5 else (rows, cols)
-
-
-def _colours(rng: Rng, count: int) -> np.ndarray:
-    """Draw `count` distinct colours, none of them black."""
-    return rng.choice(np.arange(1, COLOURS), count, replace=False)
-
-
-def _noise(rng: Rng, shape: tuple[int, int], colours, density: float) -> np.ndarray:
-    """Draw a black grid with single cells of the colours; `density` is the share of cells that are not black."""
-    return np.where(rng.random(shape) < density, rng.choice(colours, shape), _BLACK)
-
-
 def _pattern(rng: Rng, side: int, colours) -> np.ndarray:
     """Draw a square of the colours, half of the time with black among them."""
     if rng.random() < 0.5:
         return rng.choice(colours, (side, side))
-    return _noise(rng, (side, side), colours, 0.6)
-
-
-def _place_shapes(rng: Rng, shape: tuple[int, int], colours, count: int, side: int = 3) -> np.ndarray:
-    """Draw a black grid with up to `count` connected shapes of at most `side` rows and columns.
-
-    Each shape is of one colour, and none touches another. A shape that would touch one is left out.
-    """
-    grid = np.zeros(shape, dtype=np.int64)
-    for _ in range(count):
-        box = rng.integers(1, min(side, *shape) + 1, 2)
-        piece = _blob(rng, box) * rng.choice(colours)
-        top, left = (rng.integers(0, limit - size + 1) for limit, size in zip(shape, piece.shape))
-        bottom, right = top + piece.shape[0], left + piece.shape[1]
-        with_ring = grid[max(0, top - 1) : bottom + 1, max(0, left - 1) : right + 1]
-        if not with_ring.any():
-            grid[top:bottom, left:right] = piece
-    return grid
-
-
-def _blob(rng: Rng, sides) -> np.ndarray:
-    """Draw a connected shape in a rectangle, int64 [rows, cols] of 0 and 1: the largest one that random cells make."""
-    cells = rng.random(sides) < 0.7
-    cells[rng.integers(sides[0]), rng.integers(sides[1])] = True  # so that there is a cell
-    label = components(cells)
-    largest = np.bincount(label[label > 0]).argmax()
-    return (label == largest).astype(np.int64)
+    return draw_noise(rng, (side, side), colours, 0.6)
 
 
 def _colour_and_line(rng: Rng) -> np.ndarray:
     """Draw the colour of cells and the colour of the lines from them, half of the time the same."""
-    return _colours(rng, 2) if rng.random() < 0.5 else np.repeat(_colours(rng, 1), 2)
+    return draw_colours(rng, 2) if rng.random() < 0.5 else np.repeat(draw_colours(rng, 1), 2)
 
 
 def _dots(rng: Rng, shape: tuple[int, int], colour: int, most: int) -> np.ndarray:
@@ -184,13 +141,13 @@ def _dots(rng: Rng, shape: tuple[int, int], colour: int, most: int) -> np.ndarra
 @family
 def recolour(rng: Rng, max_side: int) -> Draw:
     """Some colours become others."""
-    colours = _colours(rng, 4)
+    colours = draw_colours(rng, 4)
     becomes = np.arange(COLOURS)
     changed = rng.integers(1, 4)
     becomes[colours[:changed]] = rng.permutation(np.arange(1, COLOURS))[:changed]
 
     def draw():
-        grid = _noise(rng, _shape(rng, max_side), colours, 0.7)
+        grid = draw_noise(rng, draw_shape(rng, max_side), colours, 0.7)
         return grid, becomes[grid]
 
     return draw
@@ -199,10 +156,10 @@ def recolour(rng: Rng, max_side: int) -> Draw:
 @family
 def transform(rng: Rng, max_side: int) -> Draw:
     """The grid is turned or mirrored."""
-    element, colours = int(rng.integers(1, 8)), _colours(rng, 3)
+    element, colours = int(rng.integers(1, 8)), draw_colours(rng, 3)
 
     def draw():
-        grid = _noise(rng, _shape(rng, max_side), colours, 0.6)
+        grid = draw_noise(rng, draw_shape(rng, max_side), colours, 0.6)
         return grid, dihedral(grid, element)
 
     return draw
@@ -211,10 +168,10 @@ def transform(rng: Rng, max_side: int) -> Draw:
 @family
 def enlarge(rng: Rng, max_side: int) -> Draw:
     """Every cell becomes a block."""
-    factor, colours = int(rng.integers(2, 4)), _colours(rng, 3)
+    factor, colours = int(rng.integers(2, 4)), draw_colours(rng, 3)
 
     def draw():
-        grid = _noise(rng, _shape(rng, max(2, max_side // factor), 2), colours, 0.7)
+        grid = draw_noise(rng, draw_shape(rng, max(2, max_side // factor), 2), colours, 0.7)
         return grid, np.kron(grid, np.ones((factor, factor), dtype=np.int64))
 
     return draw
@@ -225,11 +182,11 @@ def tile(rng: Rng, max_side: int) -> Draw:
     """Copies of the grid stand side by side, each mirrored along no axis, one or both."""
     rows, cols = ((1, 2), (2, 1), (2, 2), (3, 3))[rng.integers(4)]
     elements = rng.choice([0, 2, 4, 5], (rows, cols))  # those that keep the grid's sides
-    colours = _colours(rng, 3)
+    colours = draw_colours(rng, 3)
     largest = max(2, max_side // max(rows, cols))
 
     def draw():
-        grid = _noise(rng, _shape(rng, largest, 2), colours, 0.7)
+        grid = draw_noise(rng, draw_shape(rng, largest, 2), colours, 0.7)
         return grid, np.block([[dihedral(grid, int(element)) for element in row] for row in elements])
 
     return draw
@@ -238,12 +195,12 @@ def tile(rng: Rng, max_side: int) -> Draw:
 @family
 def fractal(rng: Rng, max_side: int) -> Draw:
     """A copy of the grid stands in place of each of its coloured cells (or each of its black cells)."""
-    colour, inverted = _colours(rng, 1), rng.random() < 0.3
+    colour, inverted = draw_colours(rng, 1), rng.random() < 0.3
     side = 3 if max_side >= 9 else 2
 
     def draw():
-        grid = _noise(rng, (side, side), colour, 0.5)
-        copied = (grid == _BLACK) if inverted else (grid != _BLACK)
+        grid = draw_noise(rng, (side, side), colour, 0.5)
+        copied = (grid == BLACK) if inverted else (grid != BLACK)
         return grid, np.kron(copied, grid)
 
     return draw
@@ -253,14 +210,14 @@ def fractal(rng: Rng, max_side: int) -> Draw:
 def shift(rng: Rng, max_side: int) -> Draw:
     """Everything moves by some cells; cells that leave on one side come back on the other, or are lost."""
     down, right = rng.integers(-2, 3, 2)
-    around, colours = rng.random() < 0.5, _colours(rng, 3)
+    around, colours = rng.random() < 0.5, draw_colours(rng, 3)
 
     def draw():
-        grid = _noise(rng, _shape(rng, max_side), colours, 0.4)
+        grid = draw_noise(rng, draw_shape(rng, max_side), colours, 0.4)
         moved = np.roll(grid, (down, right), (0, 1))
         if not around:
-            moved[_came_around(down)] = _BLACK
-            moved[:, _came_around(right)] = _BLACK
+            moved[_came_around(down)] = BLACK
+            moved[:, _came_around(right)] = BLACK
         return grid, moved
 
     return draw
@@ -276,13 +233,13 @@ def _came_around(steps: int) -> slice:
 @family
 def fall(rng: Rng, max_side: int) -> Draw:
     """Coloured cells fall to one side and pile up."""
-    element, colours = int(rng.integers(4)), _colours(rng, 3)
+    element, colours = int(rng.integers(4)), draw_colours(rng, 3)
 
     def draw():
-        grid = _noise(rng, _shape(rng, max_side), colours, 0.4)
+        grid = draw_noise(rng, draw_shape(rng, max_side), colours, 0.4)
         fallen = np.zeros_like(grid)
         for column, kept in zip(fallen.T, grid.T):
-            pile = kept[kept != _BLACK]
+            pile = kept[kept != BLACK]
             column[len(column) - len(pile) :] = pile
         return dihedral(grid, element), dihedral(fallen, element)
 
@@ -292,12 +249,12 @@ def fall(rng: Rng, max_side: int) -> Draw:
 @family
 def symmetrise(rng: Rng, max_side: int) -> Draw:
     """One half is given, the other becomes its mirror image."""
-    element, colours = int(rng.integers(4)), _colours(rng, 3)
+    element, colours = int(rng.integers(4)), draw_colours(rng, 3)
 
     def draw():
-        rows, cols = _shape(rng, max_side)
-        half = _noise(rng, (rows, cols // 2), colours, 0.5)
-        middle = _noise(rng, (rows, cols % 2), colours, 0.5)  # no column where the number of columns is even
+        rows, cols = draw_shape(rng, max_side)
+        half = draw_noise(rng, (rows, cols // 2), colours, 0.5)
+        middle = draw_noise(rng, (rows, cols % 2), colours, 0.5)  # no column where the number of columns is even
         given = np.hstack([half, middle, np.zeros_like(half)])
         answer = np.hstack([half, middle, half[:, ::-1]])
         return dihedral(given, element), dihedral(answer, element)
@@ -308,10 +265,10 @@ def symmetrise(rng: Rng, max_side: int) -> Draw:
 @family
 def repair(rng: Rng, max_side: int) -> Draw:
     """A repeating pattern has a hole of one colour; the hole is filled."""
-    hole, *colours = _colours(rng, 5)
+    hole, *colours = draw_colours(rng, 5)
 
     def draw():
-        rows, cols = _shape(rng, max_side, 5)
+        rows, cols = draw_shape(rng, max_side, 5)
         unit = rng.choice(colours, rng.integers(2, 4, 2))
         answer = np.tile(unit, (max_side, max_side))[:rows, :cols]
         top, left = rng.integers(0, rows - 1), rng.integers(0, cols - 1)
@@ -332,14 +289,14 @@ def overlay(rng: Rng, max_side: int) -> Draw:
 
     The halves stand side by side or one above the other, maybe with a line between them.
     """
-    first, second, line, marked = _colours(rng, 4)
+    first, second, line, marked = draw_colours(rng, 4)
     rules = (np.logical_and, np.logical_or, np.logical_xor, lambda a, b: ~(a | b))
     rule = rules[rng.integers(len(rules))]
     beside, has_line = rng.random() < 0.5, rng.random() < 0.7
     largest = max(2, (max_side - 1) // 2)
 
     def draw():
-        shape = _shape(rng, largest, 2)
+        shape = draw_shape(rng, largest, 2)
         one, other = (rng.random(shape) < 0.5 for _ in range(2))
         between = np.full((shape[0], int(has_line)), line)
         given = np.hstack([one * first, between, other * second])
@@ -352,11 +309,11 @@ def overlay(rng: Rng, max_side: int) -> Draw:
 @family
 def stack(rng: Rng, max_side: int) -> Draw:
     """Two halves are laid over one another; where both are coloured the first half shows."""
-    colours, beside = _colours(rng, 2), rng.random() < 0.5
+    colours, beside = draw_colours(rng, 2), rng.random() < 0.5
 
     def draw():
-        shape = _shape(rng, max(2, max_side // 2), 2)
-        one, other = (_noise(rng, shape, [colour], 0.5) for colour in colours)
+        shape = draw_shape(rng, max(2, max_side // 2), 2)
+        one, other = (draw_noise(rng, shape, [colour], 0.5) for colour in colours)
         given, answer = np.hstack([one, other]), np.where(one, one, other)
         return (given, answer) if beside else (given.T, answer.T)
 
@@ -366,11 +323,11 @@ def stack(rng: Rng, max_side: int) -> Draw:
 @family
 def half(rng: Rng, max_side: int) -> Draw:
     """One half, or one quarter, of the grid stays."""
-    element, quarter, colours = int(rng.integers(4)), rng.random() < 0.5, _colours(rng, 3)
+    element, quarter, colours = int(rng.integers(4)), rng.random() < 0.5, draw_colours(rng, 3)
 
     def draw():
-        rows, cols = _shape(rng, max(2, max_side // 2), 2)
-        grid = _noise(rng, (2 * rows, 2 * cols), colours, 0.6)
+        rows, cols = draw_shape(rng, max(2, max_side // 2), 2)
+        grid = draw_noise(rng, (2 * rows, 2 * cols), colours, 0.6)
         part = grid[:rows, :cols] if quarter else grid[:rows]
         return dihedral(grid, element), dihedral(part, element)
 
@@ -388,13 +345,13 @@ def rays(rng: Rng, max_side: int) -> Draw:
     chosen = steps[rng.choice(8, rng.integers(1, 3), replace=False)] if rng.random() < 0.7 else steps[:4]
 
     def draw():
-        grid = _dots(rng, _shape(rng, max_side, 4), colour, 2)
+        grid = _dots(rng, draw_shape(rng, max_side, 4), colour, 2)
         answer = grid.copy()
         for start in np.argwhere(grid):
             for step in chosen:
                 cell = start + step
                 while ((cell >= 0) & (cell < grid.shape)).all():
-                    if grid[tuple(cell)] == _BLACK:
+                    if grid[tuple(cell)] == BLACK:
                         answer[tuple(cell)] = line
                     cell = cell + step
         return grid, answer
@@ -409,8 +366,8 @@ def connect(rng: Rng, max_side: int) -> Draw:
     axes = ((0,), (1,), (0, 1))[rng.integers(3)]
 
     def draw():
-        grid = _noise(rng, _shape(rng, max_side, 4), [colour], 0.15)
-        is_coloured = grid != _BLACK
+        grid = draw_noise(rng, draw_shape(rng, max_side, 4), [colour], 0.15)
+        is_coloured = grid != BLACK
         answer = grid.copy()
         for axis in axes:
             before = np.logical_or.accumulate(is_coloured, axis)  # is there a coloured cell, here or before?
@@ -424,10 +381,10 @@ def connect(rng: Rng, max_side: int) -> Draw:
 @family
 def cross_lines(rng: Rng, max_side: int) -> Draw:
     """Whole rows (or columns) take the colour of a cell at their start, or of the single cell in them."""
-    colours, at_start, across = _colours(rng, 3), rng.random() < 0.5, int(rng.integers(2))
+    colours, at_start, across = draw_colours(rng, 3), rng.random() < 0.5, int(rng.integers(2))
 
     def draw():
-        rows, cols = _shape(rng, max_side)
+        rows, cols = draw_shape(rng, max_side)
         grid = np.zeros((rows, cols), dtype=np.int64)
         for row in np.flatnonzero(rng.random(rows) < 0.4):
             colour = rng.choice(colours)
@@ -441,11 +398,11 @@ def cross_lines(rng: Rng, max_side: int) -> Draw:
 @family
 def border(rng: Rng, max_side: int) -> Draw:
     """The grid gets a frame: along its edge, or around it."""
-    frame, *colours = _colours(rng, 3)
+    frame, *colours = draw_colours(rng, 3)
     around = rng.random() < 0.5
 
     def draw():
-        grid = _noise(rng, _shape(rng, max_side - 2 * around), colours, 0.4)
+        grid = draw_noise(rng, draw_shape(rng, max_side - 2 * around), colours, 0.4)
         if around:
             return grid, np.pad(grid, 1, constant_values=frame)
         answer = np.full_like(grid, frame)
@@ -461,13 +418,13 @@ def border(rng: Rng, max_side: int) -> Draw:
 @family
 def crop(rng: Rng, max_side: int) -> Draw:
     """The rectangle around the shape of one colour stays, with shapes of a second colour in the grid or without."""
-    colours, has_others = _colours(rng, 2), rng.random() < 0.5
+    colours, has_others = draw_colours(rng, 2), rng.random() < 0.5
 
     def draw():
-        grid = _place_shapes(rng, _shape(rng, max_side, 4), colours[:1], 1, 4)
+        grid = place_shapes(rng, draw_shape(rng, max_side, 4), colours[:1], 1, 4)
         if has_others:
-            others = _place_shapes(rng, grid.shape, colours[1:], 3, 2)
-            grid = np.where(grid == _BLACK, others, grid)
+            others = place_shapes(rng, grid.shape, colours[1:], 3, 2)
+            grid = np.where(grid == BLACK, others, grid)
         return grid, grid[bounding_box(grid == colours[0])]
 
     return draw
@@ -476,19 +433,19 @@ def crop(rng: Rng, max_side: int) -> Draw:
 @family
 def fill_holes(rng: Rng, max_side: int) -> Draw:
     """Cells that lines of a colour enclose are filled with another colour."""
-    wall, filling = _colours(rng, 2)
+    wall, filling = draw_colours(rng, 2)
 
     def draw():
-        rows, cols = _shape(rng, max_side, 5)
+        rows, cols = draw_shape(rng, max_side, 5)
         grid = np.zeros((rows, cols), dtype=np.int64)
         for _ in range(rng.integers(1, 4)):
             top, left = rng.integers(0, rows - 2), rng.integers(0, cols - 2)
             bottom = top + rng.integers(3, min(6, rows - top) + 1)
             right = left + rng.integers(3, min(6, cols - left) + 1)
             grid[top:bottom, left:right] = wall
-            grid[top + 1 : bottom - 1, left + 1 : right - 1] = _BLACK
+            grid[top + 1 : bottom - 1, left + 1 : right - 1] = BLACK
         # With a black ring around the grid, the cells that reach its edge are one component, the first.
-        region = components(np.pad(grid == _BLACK, 1, constant_values=True))[1:-1, 1:-1]
+        region = components(np.pad(grid == BLACK, 1, constant_values=True))[1:-1, 1:-1]
         return grid, np.where(region > 1, filling, grid)
 
     return draw
@@ -497,17 +454,17 @@ def fill_holes(rng: Rng, max_side: int) -> Draw:
 @family
 def outline(rng: Rng, max_side: int) -> Draw:
     """Every coloured cell gets neighbours of a colour: all eight, the four beside it, or the four diagonal ones."""
-    colour, ring = _colours(rng, 2)
+    colour, ring = draw_colours(rng, 2)
     steps = [(r, c) for r in (-1, 0, 1) for c in (-1, 0, 1) if r or c]
     beside, across = [step for step in steps if 0 in step], [step for step in steps if 0 not in step]
     chosen = (steps, beside, across)[rng.integers(3)]
 
     def draw():
-        grid = _dots(rng, _shape(rng, max_side, 4), colour, 3)
+        grid = _dots(rng, draw_shape(rng, max_side, 4), colour, 3)
         padded, answer = np.pad(grid, 1), grid.copy()
         for step in chosen:
             neighbour = np.roll(padded, step, (0, 1))[1:-1, 1:-1]
-            answer[(neighbour != _BLACK) & (grid == _BLACK)] = ring
+            answer[(neighbour != BLACK) & (grid == BLACK)] = ring
         return grid, answer
 
     return draw
@@ -516,19 +473,19 @@ def outline(rng: Rng, max_side: int) -> Draw:
 @family
 def by_size(rng: Rng, max_side: int) -> Draw:
     """The largest (or smallest) shape is marked, or is the only shape that stays."""
-    colour, mark = _colours(rng, 2)
+    colour, mark = draw_colours(rng, 2)
     largest, keeps = rng.random() < 0.6, rng.random() < 0.5
 
     def draw():
         while True:
-            grid = _place_shapes(rng, _shape(rng, max_side, 5), [colour], 5)
+            grid = place_shapes(rng, draw_shape(rng, max_side, 5), [colour], 5)
             label = components(grid > 0)
             cells = sizes(label)[1:]
             chosen = np.flatnonzero(cells == (cells.max() if largest else cells.min()))
             if len(cells) > 1 and len(chosen) == 1:
                 break
         found = label == 1 + chosen[0]
-        return grid, np.where(found, colour, _BLACK) if keeps else np.where(found, mark, grid)
+        return grid, np.where(found, colour, BLACK) if keeps else np.where(found, mark, grid)
 
     return draw
 
@@ -536,11 +493,11 @@ def by_size(rng: Rng, max_side: int) -> Draw:
 @family
 def colour_by_count(rng: Rng, max_side: int) -> Draw:
     """Each shape takes the colour that stands for its number of cells."""
-    given, *colours = _colours(rng, 5)
-    colour_of = np.array([_BLACK, *colours])  # by the number of cells: shapes of at most 2 x 2 have 1 to 4
+    given, *colours = draw_colours(rng, 5)
+    colour_of = np.array([BLACK, *colours])  # by the number of cells: shapes of at most 2 x 2 have 1 to 4
 
     def draw():
-        grid = _place_shapes(rng, _shape(rng, max_side, 4), [given], 6, 2)
+        grid = place_shapes(rng, draw_shape(rng, max_side, 4), [given], 6, 2)
         label = components(grid > 0)
         cells = sizes(label)[label]  # of each cell's shape
         return grid, colour_of[cells]
@@ -551,13 +508,13 @@ def colour_by_count(rng: Rng, max_side: int) -> Draw:
 @family
 def denoise(rng: Rng, max_side: int) -> Draw:
     """Single cells vanish, larger shapes stay; or the other way round."""
-    colours, keeps_single = _colours(rng, 2), rng.random() < 0.3
+    colours, keeps_single = draw_colours(rng, 2), rng.random() < 0.3
 
     def draw():
-        grid = _place_shapes(rng, _shape(rng, max_side, 5), colours, 6)
+        grid = place_shapes(rng, draw_shape(rng, max_side, 5), colours, 6)
         label = components(grid > 0)
         single = sizes(label)[label] == 1
-        return grid, np.where(single == keeps_single, grid, _BLACK)
+        return grid, np.where(single == keeps_single, grid, BLACK)
 
     return draw
 
@@ -565,11 +522,11 @@ def denoise(rng: Rng, max_side: int) -> Draw:
 @family
 def stamp(rng: Rng, max_side: int) -> Draw:
     """A small pattern, always the same, is drawn around every marked cell."""
-    colour, *colours = _colours(rng, 4)
+    colour, *colours = draw_colours(rng, 4)
     pattern = _pattern(rng, 3, colours)
 
     def draw():
-        grid = np.zeros(_shape(rng, max_side, 5), dtype=np.int64)
+        grid = np.zeros(draw_shape(rng, max_side, 5), dtype=np.int64)
         answer = grid.copy()
         for _ in range(rng.integers(1, 4)):
             row, col = (rng.integers(1, side - 1) for side in grid.shape)
@@ -584,16 +541,16 @@ def stamp(rng: Rng, max_side: int) -> Draw:
 @family
 def commonest(rng: Rng, max_side: int) -> Draw:
     """The commonest colour is the answer: as a single cell, as a whole grid, or with all other colours gone."""
-    colours, form = _colours(rng, 4), rng.integers(3)
+    colours, form = draw_colours(rng, 4), rng.integers(3)
 
     def draw():
         while True:
-            grid = rng.choice(colours, _shape(rng, max_side, 2))
+            grid = rng.choice(colours, draw_shape(rng, max_side, 2))
             counts = np.bincount(grid.ravel())
             if np.sum(counts == counts.max()) == 1:
                 break
         most = counts.argmax()
-        forms = (np.full((1, 1), most), np.full_like(grid, most), np.where(grid == most, grid, _BLACK))
+        forms = (np.full((1, 1), most), np.full_like(grid, most), np.where(grid == most, grid, BLACK))
         return grid, forms[form]
 
     return draw

@@ -124,7 +124,7 @@ class Predictor:
     def trace(self, batch: Batch) -> list[Votes]:
         """Return the votes that the batch would have after each outer step. No sequence ends before the last step."""
         votes = []
-        for step in self._outer_steps(self.maker.make(batch), batch.canvas, early_halting=False):
+        for step in self.outer_steps(self.maker.make(batch), batch.canvas, early_halting=False):
             self.sequence_steps += len(step.rows)
             votes.append(self._read(batch, *_answers(step.output)))
         return votes
@@ -137,7 +137,7 @@ class Predictor:
             return self._read(batch, *self._answer(sequences, batch.canvas))
         tokens = sequences.inputs.new_zeros(len(batch), batch.canvas[0] * batch.canvas[1])  # [B, S]
         confidence = torch.zeros(len(tokens), device=tokens.device)  # [B]
-        for step in self._outer_steps(sequences, batch.canvas, early_halting=True):
+        for step in self.outer_steps(sequences, batch.canvas, early_halting=True):
             self.sequence_steps += len(step.rows)
             rows = step.rows[step.ends]
             ended, confidence[rows] = _answers(step.output, step.ends)
@@ -152,7 +152,7 @@ class Predictor:
 
         def compute(inputs: torch.Tensor, identifiers: torch.Tensor, cells: torch.Tensor | None):
             given = Sequences(inputs, None, identifiers, cells)
-            for step in self._outer_steps(given, canvas, early_halting=False):
+            for step in self.outer_steps(given, canvas, early_halting=False):
                 output = step.output
             return _answers(output)
 
@@ -165,8 +165,8 @@ class Predictor:
         sides, cells = self.maker.read(tokens, shown.views, shown.corners, batch.canvas)
         return Votes(batch.examples, sides.cpu().numpy(), cells.cpu().numpy(), confidence.cpu().numpy())
 
-    def _outer_steps(self, sequences: Sequences, canvas: Canvas, early_halting: bool) -> Iterator[OuterStep]:
-        """Yield one outer step after another.
+    def outer_steps(self, sequences: Sequences, canvas: Canvas, early_halting: bool) -> Iterator[OuterStep]:
+        """Yield one outer step after another, up to the recipe's number of them.
 
         With `early_halting` a sequence that wants to halt leaves the batch. That costs one wait for the device per
         outer step.

@@ -40,6 +40,19 @@ def test_test_losses_are_compared_where_both_arms_have_them():
     assert compare(arm, result("base", [[0.0, 1.0]])).test_loss is None  # an older run has none
 
 
+def test_test_losses_tell_arms_apart_from_three_seeds_on():
+    def runs(name, loss, seeds):
+        outcomes = {str(task): (0.0, 0.0) for task in range(10)}
+        losses = {str(task): loss + task for task in range(10)}
+        return Result(name, {seed: {"outcomes": outcomes, "test losses": losses} for seed in range(seeds)})
+
+    for seeds, side in ((2, 0), (3, 1)):
+        found = compare(runs("arm", 0.4, seeds), runs("base", 0.5, seeds))
+        assert (found.side, found.base_loss, found.side_of_points) == (side, pytest.approx(5.0), 0)
+    assert verdict(Finding("", "arm", "base", size=5), found) == "agree"
+    assert verdict(Finding("", "arm", "base", margin=5), found) == "cannot tell"
+
+
 def test_only_seeds_that_both_arms_have_are_compared():
     arm, base = result("arm", [[0.0], [1.0], [1.0]]), result("base", [[0.0]])
     assert compare(arm, base).points == (0.0, 0.0, 0.0)

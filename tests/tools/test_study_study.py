@@ -53,6 +53,13 @@ def test_an_inductive_solver_votes_alone_or_with_the_network():
         return {task for task, (points, _) in run["outcomes"].items() if points == 1}
 
     assert solved(network) < solved(both) <= solved(network) | solved(induction)
+    assert ["test losses" in run for run in (network, induction, both)] == [True, False, False]
+
+
+def test_a_runs_test_losses_are_those_of_its_outer_steps():
+    votes = {"one": {"outer_steps": 1}, "two": {"outer_steps": 2}, "few views": {"outer_steps": 2, "vote_views": 1}}
+    one, two, few_views = (run["test losses"] for run in do(Job(Trial({}, 0, "hrm-132k", SCALE.tasks, 2), votes)))
+    assert one != two == few_views
 
 
 TWO_STUDIES = [

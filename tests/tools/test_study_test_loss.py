@@ -1,5 +1,6 @@
 """Test the test loss: known probabilities, and outputs that were learned."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -49,3 +50,20 @@ def test_an_output_that_was_learned_is_likelier_than_another(name, visits):
     learned = trial.learn(Trial({"ema": 0.0}, 0, name, "", visits), (known,))
     found = [trial.test_losses_of(learned, (task,))["first"] for task in (known, other)]
     assert found[0] < 0.5 < 1 < found[1]
+
+
+def test_the_test_loss_is_that_of_the_outer_step_with_which_a_prediction_ends():
+    chosen = preset("hrm-132k")
+    puzzles = PuzzleSet(tuple(task.without_labels() for task in TASKS), chosen.recipe(False), chosen.model, 0)
+    torch.manual_seed(0)
+    network = build_network(chosen.model, puzzles.num_rows)
+
+    def losses(halts, **changes):
+        with torch.no_grad():
+            network.q_head.bias.copy_(torch.tensor([1.0, 0.0] if halts else [-1.0, 0.0]))
+        return measure(network, puzzles, dataclasses.replace(chosen.recipe(False), **changes), TASKS)
+
+    first, last = (losses(False, outer_steps=steps) for steps in (1, 3))
+    assert first != pytest.approx(last, abs=1e-4)
+    assert losses(True, outer_steps=3, early_halting=True) == pytest.approx(first)
+    assert losses(False, outer_steps=3, early_halting=True) == pytest.approx(last)

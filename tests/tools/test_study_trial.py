@@ -66,6 +66,17 @@ def test_votes_need_no_labels_and_the_score_does():
     assert len(score_votes(many[0], tasks).tasks) == 2
 
 
+def test_sets_are_joined_by_a_plus():
+    joined = tasks_of("rehearsal:0:2+deep-4-sides-5:1:3")
+    assert [task.id for task in joined[:2]] == [task.id for task in tasks_of("rehearsal:0:2")]
+    assert [task.id for task in joined[2:]] == [task.id for task in tasks_of("deep-4-sides-5:1:3")]
+    with pytest.raises(InputError, match="two tasks have the id"):
+        tasks_of("rehearsal:0:2+rehearsal:1:3")
+    for name in ("rehearsal:0:2+", "rehearsal:0:2+deep-4:9:9", "rehearsal:0:2+deep-4"):
+        with pytest.raises(InputError, match="is none"):
+            tasks_of(name)
+
+
 def test_trials_may_begin_with_a_pretrained_network(artifact, tmp_path):
     tasks = tasks_of("arc1-eval:1:4")
 

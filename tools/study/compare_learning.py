@@ -5,8 +5,8 @@
 Every arm offers each demonstration equally often (--visits) or learns equally long (--core-seconds), then predicts,
 votes and is scored against the labels.
 The set "small" is the rehearsal's 30 tasks, "larger" 20 ARC-AGI-1 training tasks with sides of 10 or more, and
-"arc1-eval:100:140" the 101st to 140th smallest task of a set. Each run has one thread. A finished run is a line of
---out and is never repeated, so the same command goes on after a kill.
+"arc1-eval:100:140" the 101st to 140th smallest task of a set; "rehearsal:0:30+deep-30:0:30" joins sets. Each run has
+one thread. A finished run is a line of --out and is never repeated, so the same command goes on after a kill.
 
 An arm may begin with a pretrained network, whose recipe the arm then changes:
 
@@ -155,7 +155,7 @@ def _parse_arguments() -> argparse.Namespace:
         help="an arm and the settings that it changes; repeat the flag for more arms",
     )
     parser.add_argument(
-        "--set", default="small", metavar="small|larger|SET:FIRST:LAST", help="tasks (default: %(default)s)"
+        "--set", default="small", metavar="small|larger|SET:FIRST:LAST[+...]", help="tasks (default: %(default)s)"
     )
     parser.add_argument(
         "--preset", default="hrm-132k", help="network and recipe that the arms change (default: %(default)s)"

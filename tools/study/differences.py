@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tools.study.studies import Finding
-from tools.support.intervals import bootstrap
+from tools.support.intervals import clustered_bootstrap
 
 MIN_SEEDS = 3
-MIN_PARTED = 6  # tasks; with fewer, no sign test reaches 5%, and the interval of a bootstrap is too narrow
+MIN_PARTED = (
+    6  # tasks, to judge by points; with fewer, no sign test reaches 5%, and the interval of a bootstrap is too narrow
+)
 NULL = "the null baseline"
+AGREE, DISAGREE, CANNOT_TELL = "agree", "disagree", "cannot tell"
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,20 +44,49 @@ class Result:
         return float(np.mean([run[name] for run in self.runs.values()]))
 
 
+Measured = tuple[float, float, float]  # a mean and the two ends of its 95% interval
+
+
 @dataclass(frozen=True)
 class Difference:
-    """The difference of two arms, paired over tasks and averaged over the seeds that both have.
+    """The difference of two arms: the mean over tasks and over the seeds that both have, paired by both.
 
-    `points` is the difference of pass@2, in percentage points, with the two ends of its 95% interval over resampled
-    tasks. `cells` is the same for the cells that are right, and `test_loss` for the test loss, in nats per token: below
-    0 means better. `seeds` is the number of seeds, and `parted` the number of tasks that tell the two arms apart.
+    `points` is the difference of pass@2, in percentage points, and `cells` that of the cells that are right.
+    `test_loss` is that of the test loss, in nats per token, where below 0 means better; None where the two have no
+    test loss that could differ, for the reason `no_loss`. `base_loss` is the baseline's. Intervals are over other
+    tasks and other seeds (`clustered_bootstrap`). `seeds` is the number of seeds, and `parted` the number of tasks
+    whose points tell the two arms apart.
     """
 
-    points: tuple[float, float, float]
-    cells: tuple[float, float, float]
+    points: Measured
+    cells: Measured
     seeds: int
     parted: int
-    test_loss: tuple[float, float, float] | None = None
+    test_loss: Measured | None = None
+    base_loss: float | None = None
+    no_loss: str = ""
+
+    @property
+    def has_points(self) -> bool:
+        """Whether there are enough seeds and tasks for points to be evidence."""
+        return self.seeds >= MIN_SEEDS and self.parted >= MIN_PARTED
+
+    @property
+    def side_of_points(self) -> int:
+        """What `side` would be by points."""
+        _, low, high = self.points
+        return ((low > 0) - (high < 0)) * self.has_points
+
+    @property
+    def side(self) -> int:
+        """1 where the arm is better than its baseline, -1 where it is worse, 0 where the two cannot be told apart.
+
+        They are told apart where the whole interval, of the test loss or else of the points, lies on one side of 0.
+        """
+        if self.test_loss is None:
+            return self.side_of_points
+        _, low, high = self.test_loss
+        return ((high < 0) - (low > 0)) * (self.seeds >= MIN_SEEDS)
 
 
 def compare(arm: Result, baseline: Result) -> Difference | None:
@@ -63,42 +95,39 @@ def compare(arm: Result, baseline: Result) -> Difference | None:
     seeds = [seed for seed in arm.runs if is_null or seed in baseline.runs]
     if not seeds:
         return None
-    gains = []  # per task, in percentage points: of the outputs right, and of the cells right
-    for what in (0, 1):
-        base = baseline.measured(what) if is_null else baseline.measured(what, seeds)
-        gains.append(100 * (arm.measured(what, seeds) - base).mean(axis=0))
-    points, cells = ((float(gain.mean()), *bootstrap(gain)) for gain in gains)
-    return Difference(points, cells, len(seeds), int(np.count_nonzero(gains[0])), _of_test_losses(arm, baseline, seeds))
-
-
-def _of_test_losses(arm: Result, baseline: Result, seeds: list[int]) -> tuple[float, float, float] | None:
-    """Return the difference of the test losses with its interval, or None where either arm has none."""
-    if baseline.name == NULL:
-        return None
-    losses, base = arm.test_losses(seeds), baseline.test_losses(seeds)
+    base_seeds = None if is_null else seeds
+    points, cells = (100 * (arm.measured(what, seeds) - baseline.measured(what, base_seeds)) for what in (0, 1))
+    parted = int(np.count_nonzero(points.mean(axis=0)))
+    found = Difference(_measure(points), _measure(cells), len(seeds), parted)
+    losses, base = arm.test_losses(seeds), baseline.test_losses(base_seeds)
     if losses is None or base is None:
-        return None
-    gain = (losses - base).mean(axis=0)  # [tasks]
-    return float(gain.mean()), *bootstrap(gain)
+        return replace(found, no_loss=f"{(arm if losses is None else baseline).name} has no test loss")
+    if np.array_equal(losses, base):
+        return replace(found, no_loss="they are the same networks and differ in voting alone")
+    return replace(found, test_loss=_measure(losses - base), base_loss=float(base.mean()))
+
+
+def _measure(gains: np.ndarray) -> Measured:
+    """Return the mean of [seeds, tasks] with its interval."""
+    return float(gains.mean()), *clustered_bootstrap(gains)
 
 
 def verdict(finding: Finding, difference: Difference | None) -> str:
-    """Return in words whether the interval lies where the finding says.
+    """Return in words whether the difference is what the finding says.
 
-    A finding without a margin says that the difference is above 0, one with a margin that the difference is within the
-    margin on both sides of 0. Too few seeds, or too few tasks that tell the two apart, are not evidence.
+    A finding without a margin says which arm is better: see `Difference.side`. One with a margin says that the two are
+    about alike, within so many points, which no test loss can confirm. So there the interval of the points has to lie
+    within the margin on both sides of 0, or beyond it. A published size is compared with the points too.
     """
     if difference is None:
         return "not run"
     if not finding.published:
         return "open question"
-    if difference.seeds < MIN_SEEDS or difference.parted < MIN_PARTED:
-        return "cannot tell"
     _, low, high = difference.points
     margin = finding.margin
-    agrees = low > 0 if margin is None else -margin <= low and high <= margin
-    disagrees = high < 0 if margin is None else low > margin or high < -margin
-    if disagrees:
-        return "disagree"
-    smaller = finding.size is not None and high < finding.size
-    return ("agree" if agrees else "cannot tell") + ", but less than published" * smaller
+    if margin is None:
+        agreement = difference.side
+    else:
+        agreement = ((-margin <= low and high <= margin) - (low > margin or high < -margin)) * difference.has_points
+    smaller = finding.size is not None and difference.has_points and high < finding.size and agreement >= 0
+    return {1: AGREE, -1: DISAGREE, 0: CANNOT_TELL}[agreement] + ", but less than published" * smaller

@@ -10,10 +10,22 @@ import numpy as np
 
 from hrm_offline.data.sets import size_of
 from hrm_offline.data.tasks import Task
-from tools.study.differences import MIN_PARTED, MIN_SEEDS, NULL, Difference, Result, compare, verdict
+from tools.study.differences import (
+    AGREE,
+    CANNOT_TELL,
+    DISAGREE,
+    MIN_PARTED,
+    MIN_SEEDS,
+    NULL,
+    Difference,
+    Measured,
+    Result,
+    compare,
+    verdict,
+)
 from tools.study.studies import Finding, Study
 from tools.study.trial import null_score
-from tools.support.intervals import bootstrap
+from tools.support.intervals import clustered_bootstrap
 
 _CSV_COLUMNS = (
     "arm",
@@ -82,7 +94,7 @@ def _null_result(tasks: tuple[Task, ...]) -> Result:
 
 
 def _overview(rows: list[Row], found: Found, tasks: tuple[Task, ...], scale: Scale) -> str:
-    """Return the text of README.md: where the runs come from, and a row for each finding."""
+    """Return the text of README.md: where the runs come from, what was found in all, and a row for each finding."""
     runs = {run["run"]: run for runs in found.values() for run in runs.values()}.values()
     commits, machines = (sorted({run[name] for run in runs}) for name in ("commit", "machine"))
     learned = {(run["seed"], str(run["learn"])): run["seconds"] for run in runs}  # each learning once, whoever votes
@@ -97,25 +109,74 @@ def _overview(rows: list[Row], found: Found, tasks: tuple[Task, ...], scale: Sca
         f"Commit {', '.join(commits)}; {'; '.join(machines)}; {scale.workers} runs at a time, with one thread each; "
         f"{seconds:,.0f} core-seconds in all.",
         "",
-        "| study | published finding, or open question | difference | points of pass@2 | cells right | verdict |",
-        "| --- | --- | --- | --- | --- | --- |",
+        *_summary(rows),
+        "",
+        "| study | published finding, or open question | difference | test loss, nats per token | points of pass@2 | "
+        "cells right | told apart | verdict |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for study, finding, difference in rows:
-        numbers = ("", "") if difference is None else (_in_points(difference.points), _in_points(difference.cells))
         lines.append(
-            f"| [{study.name}]({study.name}.md) | {finding.text} | {_compared(finding)} | {' | '.join(numbers)} | "
-            f"{verdict(finding, difference)} |"
+            f"| [{study.name}]({study.name}.md) | {finding.text} | {_compared(finding)} | "
+            f"{' | '.join(_numbers(difference))} | {_verdict(finding, difference)} |"
         )
     return "\n".join([*lines, "", _RULES, "", _limits([d for _, _, d in rows if d]), ""])
 
 
+def _summary(rows: list[Row]) -> list[str]:
+    """Return lines that count the comparisons that can be told apart, and list the findings that agree or do not."""
+    apart = [difference for _, _, difference in rows if difference and difference.side]
+    by_loss = sum(difference.test_loss is not None for difference in apart)
+    not_run = sum(difference is None for _, _, difference in rows)
+    lines = [
+        f"**{len(apart)} of {len(rows)} comparisons can be told apart**, {by_loss} by test loss and "
+        f"{len(apart) - by_loss} by points{f'; {not_run} were not run' if not_run else ''}. Published findings:",
+        "",
+    ]
+    for word in (AGREE, DISAGREE, CANNOT_TELL):
+        found = [f"{f.text} ({study.name})" for study, f, difference in rows if verdict(f, difference).startswith(word)]
+        texts = "" if word == CANNOT_TELL or not found else f": {'; '.join(found)}"
+        lines.append(f"- {word}, {len(found)}{texts}")
+    return lines
+
+
+def _numbers(difference: Difference | None) -> tuple[str, ...]:
+    """Return the cells of a row about a difference: test loss, points, cells, and what can be told apart."""
+    if difference is None:
+        return ("",) * 4
+    return _in_nats(difference), _in_points(difference.points), _in_points(difference.cells), _apart(difference)
+
+
+def _apart(difference: Difference) -> str:
+    """Return in words whether the arm is better or worse, by which measure, and whether points say the opposite."""
+    words = {1: "better", -1: "worse", 0: "no"}
+    if difference.test_loss is None:
+        return f"{words[difference.side]}, by points"
+    opposed = difference.side * difference.side_of_points < 0
+    return f"{words[difference.side]}, by test loss" + f"; {words[-difference.side]}, by points" * opposed
+
+
+def _verdict(finding: Finding, difference: Difference | None) -> str:
+    """Return the verdict, with the margin where one was published."""
+    words = verdict(finding, difference)
+    has_margin = finding.margin is not None and finding.published and difference is not None
+    return f"{words} within {finding.margin:g} points" if has_margin else words
+
+
 _RULES = (
-    "A difference is in percentage points: paired over the tasks, averaged over the seeds, and in brackets the "
-    "interval that holds 95% of 10,000 resamplings of the tasks. The verdict looks at pass@2 only. `agree`: the whole "
-    "interval lies where the finding says, which is above 0, or within a margin if two arms are said to be alike. "
-    "`disagree`: the whole interval lies elsewhere. `cannot tell`: neither, or there are fewer than "
-    f"{MIN_SEEDS} seeds, or fewer than {MIN_PARTED} tasks tell the two arms apart. `but less than published`: the "
-    "whole interval lies below the published difference."
+    "Comparisons are judged by the test loss: how unlikely a network finds the true outputs, in nats per token, "
+    "so that less is better. Differences are means over tasks and seeds, paired by both. In brackets stands the "
+    "interval that holds 95% of 10,000 resamplings of the tasks, widened by what seeds differ beyond chance; "
+    "after `of`, the test loss of the second arm. Two arms are told apart where the whole interval lies on one "
+    f"side of 0 and there are at least {MIN_SEEDS} seeds. Where they have no test loss that could differ, the "
+    f"points of pass@2 (percentage points) take its place, and at least {MIN_PARTED} tasks must tell the two arms "
+    "apart.\n\n"
+    "`agree`: the arm that a finding calls better is better. `disagree`: it is worse. `cannot tell`: the two "
+    "cannot be told apart. No number of nats was published. So a finding that names a size is judged by its "
+    "direction alone, and its size is compared with the points: `but less than published` says that their whole "
+    "interval lies below it. A finding that two arms are about alike names a margin in points, and a test loss "
+    "cannot confirm it. So it is judged by the points: `agree` where their whole interval lies within the margin, "
+    "`disagree` where it lies beyond. The column `told apart` still says which arm is better by test loss."
 )
 
 
@@ -123,20 +184,26 @@ def _limits(differences: list[Difference]) -> str:
     """Return what the width of the intervals does not allow to conclude."""
     if not differences:
         return "Nothing was compared."
-    width = float(np.median([(high - low) / 2 for _, low, high in (d.points for d in differences)]))
+    reach = f"{_reach([difference.points for difference in differences]):.0f} points"
+    if losses := [difference.test_loss for difference in differences if difference.test_loss]:
+        reach += f", that of the test loss {_reach(losses):.3f} nats,"
     return (
-        f"Limits: the median interval reaches {width:.0f} points to either side. A smaller effect does not show, and a "
-        "smaller margin cannot be confirmed. The intervals tell about other tasks of this kind, not about larger "
-        "networks, larger grids or longer training. Among many comparisons at 95%, about one in twenty stands out by "
-        "chance."
+        f"Limits: the median interval reaches {reach} to either side. A smaller effect does not show, and a smaller "
+        "margin cannot be confirmed. The intervals tell about other tasks of this kind, not about larger networks, "
+        "larger grids or longer training. Among many comparisons at 95%, about one in twenty stands out by chance."
     )
+
+
+def _reach(measured: list[Measured]) -> float:
+    """Return half of the median interval's width."""
+    return float(np.median([(high - low) / 2 for _, low, high in measured]))
 
 
 def _scale_line(tasks: tuple[Task, ...], scale: Scale) -> str:
     longest_side = max(size_of(task)[0] for task in tasks)
     outputs = sum(len(task.test) for task in tasks)
     return (
-        f"Scale: preset `{scale.preset}`; {len(tasks)} real tasks (`{scale.tasks}`, sides up to {longest_side}, "
+        f"Scale: preset `{scale.preset}`; {len(tasks)} tasks (`{scale.tasks}`, sides up to {longest_side}, "
         f"{outputs} test outputs); each demonstration offered {scale.visits} times unless an arm says otherwise; seeds "
         f"{', '.join(map(str, scale.seeds))}."
     )
@@ -160,10 +227,10 @@ def _study_report(
         "",
         f"![{study.name}]({study.name}.png)",
         "",
-        f"| {study.axis} | pass@2 | each seed | cells right | test loss | parameters | example-steps | "
+        f"| {study.axis} | test loss | pass@2 | each seed | cells right | parameters | example-steps | "
         "outer steps of voting | core-seconds of learning, voting |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-        f"| {NULL} | {100 * null.measured(0).mean():.1f}% | | {100 * null.measured(1).mean():.1f}% | | | | | |",
+        f"| {NULL} | | {100 * null.measured(0).mean():.1f}% | | {100 * null.measured(1).mean():.1f}% | | | | |",
     ]
     lines += [_row(result) for result in results.values()]
     lines += [""]
@@ -176,27 +243,29 @@ def _row(result: Result) -> str:
     if not result.runs:
         return f"| {result.name} | not run | | | | | | | |"
     points, cells = (100 * result.measured(what) for what in (0, 1))
-    low, high = bootstrap(points.mean(axis=0))
     seeds = " ".join(f"{seed.mean():.1f}" for seed in points)
     losses = result.test_losses()
-    test_loss = "" if losses is None else f"{losses.mean():.3f}"
+    test_loss = "" if losses is None else _with_interval(losses, ".3f")
     return (
-        f"| {result.name} | {points.mean():.1f}% ({low:.1f} to {high:.1f}) | {seeds} | {cells.mean():.1f}% | "
-        f"{test_loss} | {result.mean('parameters'):,.0f} | {result.mean('examples'):,.0f} | "
-        f"{result.mean('vote steps'):,.0f} | {result.mean('seconds'):.0f}, {result.mean('vote seconds'):.0f} |"
+        f"| {result.name} | {test_loss} | {_with_interval(points, '.1f', '%')} | {seeds} | {cells.mean():.1f}% | "
+        f"{result.mean('parameters'):,.0f} | {result.mean('examples'):,.0f} | {result.mean('vote steps'):,.0f} | "
+        f"{result.mean('seconds'):.0f}, {result.mean('vote seconds'):.0f} |"
     )
+
+
+def _with_interval(values: np.ndarray, form: str, unit: str = "") -> str:
+    """Return the mean of [seeds, tasks] with its interval as text."""
+    low, high = clustered_bootstrap(values)
+    return f"{values.mean():{form}}{unit} ({low:{form}} to {high:{form}})"
 
 
 def _seen(finding: Finding, difference: Difference | None) -> str:
     if difference is None:
         return "Not run."
-    loss = ""
-    if difference.test_loss is not None:
-        loss = ", test loss {:+.3f} ({:+.3f} to {:+.3f})".format(*difference.test_loss)
     return (
-        f"Seen: {_compared(finding)}: {_in_points(difference.points)} points, cells {_in_points(difference.cells)}"
-        f"{loss}; {difference.seeds} seeds, {difference.parted} tasks tell the two apart. "
-        f"**{verdict(finding, difference)}**."
+        f"Seen: {_compared(finding)}: test loss {_in_nats(difference)}; {_in_points(difference.points)} points, cells "
+        f"{_in_points(difference.cells)}; {difference.seeds} seeds; {difference.parted} tasks tell the two apart by "
+        f"points. Told apart: {_apart(difference)}. **{_verdict(finding, difference)}**."
     )
 
 
@@ -205,7 +274,15 @@ def _compared(finding: Finding) -> str:
     return f"{finding.arm} minus {finding.baseline or NULL}"
 
 
-def _in_points(value: tuple[float, float, float]) -> str:
+def _in_nats(difference: Difference) -> str:
+    """Return the difference of test losses with its interval and the baseline's test loss, or why there is none."""
+    if difference.test_loss is None:
+        return f"none: {difference.no_loss}"
+    mean, low, high = difference.test_loss
+    return f"{mean:+.3f} ({low:+.3f} to {high:+.3f}) of {difference.base_loss:.3f}"
+
+
+def _in_points(value: Measured) -> str:
     mean, low, high = value
     return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
 
@@ -233,17 +310,21 @@ def _csv_row(result: Result, seed: int) -> dict:
 
 
 def _draw(study: Study, results: dict[str, Result], null: Result, path: Path) -> None:
-    """Draw pass@2 of each arm on the left, and its costs beside."""
+    """Draw test loss and pass@2 of each arm on the left, and its costs beside."""
     from matplotlib.figure import Figure
 
     shown = [result for result in results.values() if result.runs]
-    figure = Figure(figsize=(13, 1.6 + 0.42 * len(shown)), layout="tight")
-    left, middle, right = figure.subplots(1, 3, sharey=True, width_ratios=(3, 1, 1))
+    figure = Figure(figsize=(16, 1.6 + 0.42 * len(shown)), layout="tight")
+    left, points, middle, right = figure.subplots(1, 4, sharey=True, width_ratios=(3, 3, 1, 1))
     places = range(len(shown))
     for place, result in zip(places, shown):
-        _draw_points(left, place, 100 * result.measured(0))
-    left.axvline(100 * null.measured(0).mean(), color="tab:gray", linestyle="--", linewidth=0.8)
-    left.set(xlabel="pass@2 in %, 95% over tasks; dots: seeds; dashed: null baseline")
+        _draw_interval(points, place, 100 * result.measured(0))
+        losses = result.test_losses()
+        if losses is not None:
+            _draw_interval(left, place, losses)
+    points.axvline(100 * null.measured(0).mean(), color="tab:gray", linestyle="--", linewidth=0.8)
+    left.set(xlabel="test loss in nats per token (less is better), 95%; dots: seeds")
+    points.set(xlabel="pass@2 in %, 95%; dots: seeds; dashed: null baseline")
     left.set_yticks(places, [result.name for result in shown])
     left.invert_yaxis()
     for axes, name, label in ((middle, "examples", "example-steps"), (right, "seconds", "core-seconds of learning")):
@@ -254,9 +335,9 @@ def _draw(study: Study, results: dict[str, Result], null: Result, path: Path) ->
     figure.savefig(path, dpi=80)
 
 
-def _draw_points(axes, place: int, points: np.ndarray) -> None:
-    """Draw an arm's points [seeds, tasks] on a line of the figure: their interval, each seed, and the mean."""
-    low, high = bootstrap(points.mean(axis=0))
+def _draw_interval(axes, place: int, values: np.ndarray) -> None:
+    """Draw an arm's values [seeds, tasks] on a line of the figure: their interval, each seed, and the mean."""
+    low, high = clustered_bootstrap(values)
     axes.plot([low, high], [place, place], color="tab:blue", linewidth=1.5)
-    axes.plot(points.mean(axis=1), [place] * len(points), ".", color="tab:gray", markersize=5)
-    axes.plot(points.mean(), place, "o", color="tab:blue", markersize=7)
+    axes.plot(values.mean(axis=1), [place] * len(values), ".", color="tab:gray", markersize=5)
+    axes.plot(values.mean(), place, "o", color="tab:blue", markersize=7)

@@ -2,10 +2,11 @@
 
     python tools/study/study.py all --budget 2h --workers 2
     python tools/study/study.py outer-loop halting --set arc1-eval --tasks 60 --visits 800 --seeds 0 1 2 3
+    python tools/study/study.py all --set rehearsal deep-30 --tasks 30 --budget 8h --out runs/sixty
 
 tools/study/studies.py declares the studies and their arms. Once per seed, every arm learns the demonstrations of the
-smallest tasks of a set (by sizes, never by test outputs), predicts, votes and is scored. Arms begin with random
-weights unless they say otherwise.
+smallest tasks of each set (by sizes, never by test outputs), predicts, votes and is scored. Arms begin with random
+weights unless they say otherwise. Arms are compared by their test losses first, and by their points.
 
 A finished run is a line of runs.jsonl in --out and is never repeated, so the same command goes on after a kill. All
 arms run with one seed before any runs with the next. No run starts that would not end within --budget, and the report
@@ -153,8 +154,7 @@ def do(job: Job) -> list[dict]:
     try:
         tasks = tasks_of(job.trial.tasks)
         learned = learn(job.trial, tasks)
-        losses = test_losses_of(learned, tasks)
-        about |= learned.about() | {"test losses": {task.id: round(losses[task.id], 4) for task in tasks}}
+        about |= learned.about()
         return [{"run": run, "votes": votes} | about | _vote(learned, votes, tasks) for run, votes in job.votes.items()]
     except Exception as error:  # an arm that fails must not end the others
         reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
@@ -165,7 +165,8 @@ def _vote(learned: Learned, votes: dict, tasks: tuple[Task, ...]) -> dict:
     """Vote in one way, and return the part of a run's line that is about voting.
 
     "vote seconds" are core-seconds, "vote steps" the outer steps that were computed. "outcomes" holds, by task, the
-    share of its outputs that are right and the share of their cells.
+    share of its outputs that are right and the share of their cells. "test losses", by task too, are those of the
+    network's predictions, so they are there where the network votes alone.
     """
     changes = dict(votes)
     solver = changes.pop("solver", "network")
@@ -173,9 +174,13 @@ def _vote(learned: Learned, votes: dict, tasks: tuple[Task, ...]) -> dict:
     pools, steps = ({}, 0) if solver == "induction" else predict(learned, changes)
     if solver != "network":
         pools = _with_induced(pools, tasks)
+    found = {"vote seconds": round(busy_seconds() - started, 1), "vote steps": steps}
     score = score_votes(pools, tasks)
-    outcomes = {task.id: [round(task.right_either / task.outputs, 4), round(task.cells, 4)] for task in score.tasks}
-    return {"vote seconds": round(busy_seconds() - started, 1), "vote steps": steps, "outcomes": outcomes}
+    found["outcomes"] = {t.id: [round(t.right_either / t.outputs, 4), round(t.cells, 4)] for t in score.tasks}
+    if solver == "network":
+        losses = test_losses_of(learned, tasks, changes)
+        found["test losses"] = {task.id: round(losses[task.id], 4) for task in tasks}
+    return found
 
 
 def _with_induced(pools: Pools, tasks: tuple[Task, ...]) -> Pools:
@@ -243,7 +248,7 @@ def main() -> int:
     studies = [study for study in every_study if "all" in options.studies or study.name in options.studies]
     scale = Scale(
         options.preset,
-        f"{options.set}:0:{options.tasks}",
+        "+".join(f"{name}:0:{options.tasks}" for name in options.set),
         options.visits,
         tuple(options.seeds),
         f"python tools/study/study.py {' '.join(sys.argv[1:])}",
@@ -279,9 +284,19 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--budget", default="2h", metavar="TIME", help="time to run, such as 30m or 2h (default: %(default)s)"
     )
-    parser.add_argument("--set", default="rehearsal", help="a set's name or a file with labels (default: %(default)s)")
     parser.add_argument(
-        "--tasks", type=int, default=30, metavar="N", help="take the N smallest tasks of the set (default: %(default)s)"
+        "--set",
+        nargs="+",
+        default=["rehearsal"],
+        metavar="SET",
+        help="names of sets or files with labels (default: rehearsal)",
+    )
+    parser.add_argument(
+        "--tasks",
+        type=int,
+        default=30,
+        metavar="N",
+        help="take the N smallest tasks of each set (default: %(default)s)",
     )
     add_seeds(parser, list(range(MIN_SEEDS)))
     parser.add_argument(

@@ -13,6 +13,7 @@ from hrm_offline.model.batching import BatchMaker
 from hrm_offline.model.network import Network
 from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.predict.decoding import DecoderPredictor
+from hrm_offline.predict.predictor import Predictor
 from hrm_offline.train.losses import TOKEN_LOSSES
 
 
@@ -25,8 +26,8 @@ def test_losses(model: Network, puzzles: PuzzleSet, recipe: AdaptConfig, tasks: 
     and over the test outputs. p is the probability that the network gives to the true token.
 
     A decoder predicts each cell, each row's end and the grid's end, and sees the true tokens before. A network that
-    predicts in place predicts the cells and the edge beside them, each without the others, after `outer_steps`. Its
-    canvas has room for the true output.
+    predicts in place predicts the cells and the edge beside them, each without the others, after the outer steps that
+    `recipe` gives a prediction, early halting included. Its canvas has room for the true output.
     """
     labelled = PuzzleSet(tasks, puzzles.recipe, model.config, puzzles.seed)
     owners = np.array([p for p, task in enumerate(tasks) for _ in task.test])
@@ -52,7 +53,7 @@ def _of_in_place(model: RecursiveModel, puzzles: PuzzleSet, recipe: AdaptConfig)
     examples = _tests_with_outputs(puzzles)
     maker, contexts = BatchMaker(puzzles, examples, model.device), puzzles.contexts(examples)
     plain = np.array([views.plain for views in puzzles.views])[examples.puzzles]  # [tests]
-    sums = np.zeros(len(examples))
+    predictor, sums = Predictor(model, puzzles, recipe), np.zeros(len(examples))
     for index, bucket in enumerate(puzzles.buckets(examples)):
         shown = np.repeat(bucket.members, plain[bucket.members])
         ranks = np.concatenate([np.arange(plain[member]) for member in bucket.members])
@@ -62,19 +63,21 @@ def _of_in_place(model: RecursiveModel, puzzles: PuzzleSet, recipe: AdaptConfig)
         size = bucket.batch_size(recipe.predict_tokens)
         for start in range(0, len(whole), size):
             part = whole.rows(slice(start, start + size))
-            np.add.at(sums, part.examples, _losses_of(model, maker, part, recipe))
+            np.add.at(sums, part.examples, _losses_of(predictor, maker, part))
     return sums / plain
 
 
-def _losses_of(model: RecursiveModel, maker: BatchMaker, batch: Batch, recipe: AdaptConfig) -> np.ndarray:
-    """Return the mean loss of the tokens of each sequence after the last outer step, float64 [B]."""
-    sequences = maker.make(batch)
-    z_H, z_L = model.initial_states(len(batch), batch.canvas)
-    vectors = model.puzzle_vectors(sequences.puzzle_identifiers)
-    for _ in range(recipe.outer_steps):
-        z_H, z_L, output = model(z_H, z_L, sequences.inputs, vectors, batch.canvas, sequences.cells)
-    losses = TOKEN_LOSSES[recipe.loss](output.logits, sequences.labels).double()  # [B, S]
-    return (losses.sum(1) / (sequences.labels != IGNORE).sum(1)).cpu().numpy()
+def _losses_of(predictor: Predictor, maker: BatchMaker, batch: Batch) -> np.ndarray:
+    """Return the mean loss of the tokens of each sequence after the outer step with which it ends, float64 [B]."""
+    sequences, recipe = maker.make(batch), predictor.config
+    found = torch.zeros(len(batch), dtype=torch.float64, device=sequences.inputs.device)
+    for step in predictor.outer_steps(sequences, batch.canvas, recipe.early_halting):
+        if step.ends is not None:
+            rows = step.rows[step.ends]
+            labels = sequences.labels[rows]
+            losses = TOKEN_LOSSES[recipe.loss](step.output.logits[step.ends], labels).double()  # [E, S]
+            found[rows] = losses.sum(1) / (labels != IGNORE).sum(1)
+    return found.cpu().numpy()
 
 
 def _tests_with_outputs(puzzles: PuzzleSet) -> Examples:

@@ -40,6 +40,7 @@ from tools.study.test_loss import test_losses
 
 BUNDLED = "bundled"
 _LARGER_SIDE, _LARGER_COUNT = 10, 20  # the set "larger": sides from 10 on, 20 tasks
+_PART = re.compile(r"(.+?):(\d+):(\d+)(?:\+(?=.)|$)")  # SET:FIRST:LAST, and what joins it to the next
 _OTHERS = "arc1-train"  # where the setting "others" takes its tasks from
 _STARTS = ("mean", "zeros", "nearest")
 _CANDIDATES = 32  # pretrained embeddings that "nearest" tries
@@ -109,33 +110,48 @@ class Learned:
 def tasks_of(name: str) -> tuple[Task, ...]:
     """Return the tasks of a name: "small" (the rehearsal's), "larger" (larger grids), or "SET:FIRST:LAST".
 
-    "SET:FIRST:LAST" is the tasks of a set from rank FIRST up to LAST, the smallest first. All are chosen by sizes
-    alone. Raises `InputError`, also for a task whose test outputs are not known.
+    "SET:FIRST:LAST" is the tasks of a set from rank FIRST up to LAST, the smallest first. Several are joined by "+".
+    All are chosen by sizes alone. Raises `InputError`, also for a task whose test outputs are not known, and for two
+    tasks of one id.
     """
     if name == "small":
         return rehearsal_tasks()
     if name == "larger":
         tasks = load_set("arc1-train").require_good()
         return tuple(smallest((task for task in tasks if size_of(task)[0] >= _LARGER_SIDE), _LARGER_COUNT))
-    tasks = _ranked(name)
-    if not tasks:
-        raise InputError(f"set '{name}' is none, expected small, larger or SET:FIRST:LAST with a task between the two")
-    for task in tasks:
+    ranked = _ranked(name, needs_tests=True)
+    if not ranked or not all(ranked):
+        raise InputError(
+            f"set '{name}' is none, expected small, larger or SET:FIRST:LAST with a task between the two, or some "
+            "joined by +"
+        )
+    tasks: dict[str, Task] = {}
+    for task in (task for part in ranked for task in part):
+        if task.id in tasks:
+            raise InputError(
+                f"set '{name}': two tasks have the id {shown_name(task.id)}, expected sets without repeats"
+            )
         if any(pair.output is None for pair in task.test):
             raise InputError(
                 f"set '{name}': task {shown_name(task.id)}: has a test input without output, expected "
                 "labels to score against"
             )
-    return tuple(tasks)
+        tasks[task.id] = task
+    return tuple(tasks.values())
 
 
-def _ranked(name: str) -> list[Task]:
-    """Return the tasks of "SET:FIRST:LAST", which may lack test inputs; none where the name has another form."""
-    match = re.fullmatch(r"(.+):(\d+):(\d+)", name)
-    if not match:
+def _ranked(name: str, needs_tests: bool) -> list[list[Task]]:
+    """Return the tasks of each "SET:FIRST:LAST" that a name joins by "+"; no list where it has another form.
+
+    `needs_tests` is as for `load_set`.
+    """
+    parts = list(_PART.finditer(name))
+    if "".join(part[0] for part in parts) != name:
         return []
-    source, first, last = match[1], int(match[2]), int(match[3])
-    return smallest(load_set(source, needs_tests=False).require_good(), last)[first:]
+    return [
+        smallest(load_set(part[1], needs_tests=needs_tests).require_good(), int(part[3]))[int(part[2]) :]
+        for part in parts
+    ]
 
 
 def companions_of(changes: dict, tasks: tuple[Task, ...]) -> Companions | None:
@@ -153,7 +169,8 @@ def companions_of(changes: dict, tasks: tuple[Task, ...]) -> Companions | None:
         return dataclasses.replace(found, tasks=found.tasks[:others])
     if not name:
         return None
-    found = choose_companions(_ranked(name) or load_set(name, needs_tests=False).require_some(), tasks)
+    ranked = [task for part in _ranked(name, needs_tests=False) for task in part]
+    found = choose_companions(ranked or load_set(name, needs_tests=False).require_some(), tasks)
     if not found.tasks:
         raise InputError(f"along is '{name}', which has no task that is not among those studied")
     return found
@@ -296,12 +313,12 @@ def _demonstration_losses(model: Network, puzzles: PuzzleSet, row: torch.Tensor)
 # ----- prediction
 
 
-def test_losses_of(learned: Learned, tasks: tuple[Task, ...]) -> dict[str, float]:
-    """Return the test loss of each task, by id (see `test_losses`)."""
-    found = {}
+def test_losses_of(learned: Learned, tasks: tuple[Task, ...], changes: dict | None = None) -> dict[str, float]:
+    """Return the test loss of each task, by id (see `test_losses`). `changes` are those of `predict`."""
+    found, recipe = {}, _predicting(learned, changes)
     for model, puzzles, _ in learned.networks:
         known = {task.id for task in puzzles.tasks}
-        found |= test_losses(model, puzzles, learned.recipe, tuple(task for task in tasks if task.id in known))
+        found |= test_losses(model, puzzles, recipe, tuple(task for task in tasks if task.id in known))
     return found
 
 
@@ -310,7 +327,7 @@ def predict(learned: Learned, changes: dict | None = None) -> tuple[Pools, int]:
 
     `changes` are settings of prediction that differ from the recipe's.
     """
-    recipe = from_dict(AdaptConfig, dataclasses.asdict(learned.recipe) | (changes or {}), "prediction")
+    recipe = _predicting(learned, changes)
     votes: Pools = {}
     steps = 0
     for model, puzzles, _ in learned.networks:
@@ -318,6 +335,11 @@ def predict(learned: Learned, changes: dict | None = None) -> tuple[Pools, int]:
         votes |= collect_votes(predictor, PredictionPlan(puzzles, recipe))
         steps += predictor.sequence_steps
     return votes, steps
+
+
+def _predicting(learned: Learned, changes: dict | None) -> AdaptConfig:
+    """Return the recipe with changes of prediction."""
+    return from_dict(AdaptConfig, dataclasses.asdict(learned.recipe) | (changes or {}), "prediction")
 
 
 def score_votes(votes: Pools, tasks: tuple[Task, ...]) -> Score:
