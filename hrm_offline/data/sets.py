@@ -175,7 +175,7 @@ def select_tasks(config: PretrainConfig) -> Selection:
     sets = [load_set(source, config.max_side, needs_tests=False) for source in config.data]
     held_out = [load_set(source, needs_tests=False) for source in config.held_out]
     tasks = [task for found in sets for task in found.require_some()]
-    small = [task for task in tasks if _largest_side(task) <= config.max_side]
+    small = [task for task in tasks if largest_side(task) <= config.max_side]
     forbidden = [task for found in held_out for task in found.readable() or found.require_some()]
     clean = without_held_out(small, forbidden)
     distinct = without_repeats(clean)
@@ -184,7 +184,7 @@ def select_tasks(config: PretrainConfig) -> Selection:
         raise InputError(
             f"{', '.join(config.data)}: no task with sides of {config.max_side} or less that is not held out"
         )
-    _require_distinct_ids(chosen)
+    require_distinct_ids(chosen)
     copies = tuple(copy for task in chosen for copy in _recoloured(task, config.recoloured, config.seed))
     return Selection(
         chosen + copies,
@@ -213,7 +213,8 @@ def _viewed(task: Task, view: View, name: str) -> Task:
     return Task(name, apply_to_all(task.train), apply_to_all(task.test))
 
 
-def _require_distinct_ids(tasks: tuple[Task, ...]) -> None:
+def require_distinct_ids(tasks: tuple[Task, ...]) -> None:
+    """Raise `InputError` naming an id that two tasks have."""
     seen: set[str] = set()
     for task in tasks:
         if task.id in seen:
@@ -221,7 +222,8 @@ def _require_distinct_ids(tasks: tuple[Task, ...]) -> None:
         seen.add(task.id)
 
 
-def _largest_side(task: Task) -> int:
+def largest_side(task: Task) -> int:
+    """Return the most rows or columns of a task's grids. Known test outputs count too."""
     return max(
         max(grid.shape) for pair in (*task.train, *task.test) for grid in (pair.input, pair.output) if grid is not None
     )

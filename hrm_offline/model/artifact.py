@@ -2,8 +2,9 @@
 
 An artifact is a folder with two files. `model.safetensors` is the network, under the key names of the published
 checkpoints, with the first `SHARED_ROWS` puzzle embeddings. `config.json` holds the model's settings, the conditioning
-and the origin of the weights. Two more files may lie beside them, which adaptation does not need:
-`puzzles.safetensors` is the whole embedding table, and `puzzles.json` says what its rows stand for.
+and the origin of the weights. Two more files may lie beside them: `puzzles.safetensors` is the whole embedding table,
+and `puzzles.json` says what its rows stand for. Adaptation does not need them, but tasks that are learned along start
+from their rows there.
 
 An artifact may come from anybody. Its config and the header of its weights are checked against limits and against each
 other before anything is built. Weights are loaded as tensors, never as a pickle.
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, load_file, save_file
 
 from hrm_offline.common.errors import InputError, shown, shown_name
@@ -67,6 +69,49 @@ class Artifact:
             weights[TABLE_KEY] = table_of_new(weights[TABLE_KEY], num_rows)
         model.load_state_dict(weights)
         return model
+
+
+class KeptRows:
+    """The pretrained puzzles' rows of an embedding table, by name, that lie beside an artifact.
+
+    `places` says where the row of a name lies. Without the two files there are none. Raises `InputError` where the
+    files cannot be read, or fit neither each other nor the network.
+    """
+
+    def __init__(self, artifact: Artifact):
+        self.path, names = artifact.folder / PUZZLES_FILE, artifact.folder / PUZZLE_NAMES_FILE
+        self.places: dict[str, int] = {}
+        if not (self.path.is_file() and names.is_file() and artifact.config.puzzle_columns):
+            return
+        found, info = read_json(names), read_tensor_header(self.path).get(TABLE_KEY)
+        if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+            raise InputError(f"{names}: expected a list of names")
+        expected = (len(found), artifact.config.puzzle_emb_ndim)
+        if info is None or info.shape != expected:
+            raise InputError(
+                f"{self.path}: expected a tensor '{TABLE_KEY}' {list(expected)}, a row for each name in {names.name}"
+            )
+        self.places = {name: place for place, name in enumerate(found) if place >= SHARED_ROWS}
+
+    @torch.no_grad()
+    def fill(self, table: torch.Tensor, names: list[str], first: int) -> None:
+        """Put the rows with these names into a table [rows, ndim], from row `first` on.
+
+        A row stays as it is where its name is not kept, or where the kept row holds a number that is not finite.
+        Raises `InputError` where the file cannot be read.
+        """
+        known = [(row, self.places[name]) for row, name in enumerate(names, first) if name in self.places]
+        if not known:
+            return
+        try:
+            with safe_open(self.path, "pt") as file:  # row by row: the file may have gigabytes
+                kept = file.get_slice(TABLE_KEY)
+                rows = torch.cat([kept[place : place + 1] for _, place in known]).float()
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{self.path}: cannot be read as safetensors ({error})") from None
+        is_finite = rows.isfinite().all(1)
+        places = torch.tensor([row for row, _ in known])[is_finite]
+        table[places.to(table.device)] = rows[is_finite].to(table)
 
 
 def bundled_artifact(preset: str) -> Path | None:

@@ -20,10 +20,12 @@ from hrm_offline.common.errors import InputError
 from hrm_offline.common.files import checksum, read_json, write_json
 from hrm_offline.common.machine import peak_memory
 from hrm_offline.config import ModelConfig
+from hrm_offline.data.companions import load_companions
 from hrm_offline.data.puzzles import Batch, PuzzleSet
 from hrm_offline.data.sets import load_set
+from hrm_offline.data.tasks import TaskSet, digest_of
 from hrm_offline.model import graphs
-from hrm_offline.model.artifact import read_safetensors
+from hrm_offline.model.artifact import TABLE_KEY, read_safetensors
 from hrm_offline.model.device import Runtime, choose_runtime
 from hrm_offline.model.network import Network, build_network
 from hrm_offline.ops import dispatch, selftest
@@ -31,9 +33,10 @@ from hrm_offline.predict.decoding import AnyPredictor, new_predictor
 from hrm_offline.predict.plan import PredictionPlan, tokens_of
 from hrm_offline.solve.choice import Choice, choose
 from hrm_offline.solve.members import member_seed
-from hrm_offline.solve.messages import Adapt, Adapted, Hello, Judge, Judged, Predict, Setup, Voted
+from hrm_offline.solve.messages import Adapt, Adapted, Along, Hello, Judge, Judged, Predict, Setup, Voted
 from hrm_offline.solve.paths import network_path, selftest_path, state_folder
 from hrm_offline.train.adapt import Adaptation, Diverged
+from hrm_offline.train.companions import CompanionPuzzles
 from hrm_offline.train.distributed import World, leave_world, meet
 from hrm_offline.train.state import load_state, save_state
 
@@ -54,7 +57,8 @@ class Engine:
     """Adapt and predict on one device.
 
     `clock` gives seconds, and `say` takes lines for the user. `adaptation` is the adaptation that is going on, or None.
-    Raises `InputError` for a device, dtype or preset that this machine does not have.
+    Raises `InputError` for a device, dtype or preset that this machine does not have, and for a set of tasks that
+    cannot be read.
     """
 
     def __init__(self, setup: Setup, clock: Callable[[], float], say: Callable[[str], None]):
@@ -65,7 +69,10 @@ class Engine:
         if self.runtime.device.type == "cuda":
             torch.cuda.set_device(self.runtime.device)
         self.choice: Choice = choose(setup, self.runtime)
-        self.tasks = [task.without_labels() for task in load_set(self.options.challenges).tasks]
+        task_set = load_set(self.options.challenges)
+        self.tasks = [task.without_labels() for task in task_set.tasks]
+        self.companions = self._load_companions(task_set)
+        self.along = self._along()
         self.threads = self._set_threads()
         self.adaptation: Adaptation | None = None
         self.gone_on_from = 0  # the step of the saved state that the last adaptation went on from
@@ -93,6 +100,7 @@ class Engine:
             selftest=self.selftest,
             versions={"torch": str(torch.__version__)},  # a plain string: reading it must not load torch
             memory=peak_memory(),
+            along=self.along,
         )
 
     def use_threads(self, number: int) -> None:
@@ -111,13 +119,13 @@ class Engine:
         seed = member_seed(self.options.seed, job.member)
         puzzles = self._puzzles(job.tasks, job.member)
         torch.manual_seed(seed)
-        model = self._new_network(puzzles)
+        learned, model = self._new_lesson(puzzles)
         backend = "nccl" if self.runtime.device.type == "cuda" else "gloo"
         world = meet(backend, job.meeting, job.rank, job.size) if job.size > 1 else World()
         try:
             self.adaptation = Adaptation.of_model(
                 model,
-                puzzles,
+                learned,
                 recipe,
                 seed,
                 self.choice.artifact is not None,
@@ -132,7 +140,7 @@ class Engine:
             leave_world()
         finally:
             self.adaptation = None
-        saved = job.rank == 0 and report.steps > 0 and self._save_network(job.group, model)
+        saved = job.rank == 0 and report.steps > 0 and self._save_network(job.group, model, puzzles)
         crc = checksum(network_path(self.setup.folder, job.group)) if saved else 0
         seconds = round((self.clock() - began) * report.steps / max(1, report.steps - self.gone_on_from), 3)
         self.adapted = Adapted(job.group, dataclasses.asdict(report) | {"seconds": seconds}, saved, crc)
@@ -216,6 +224,36 @@ class Engine:
         )
         return model.to(self.runtime.device)
 
+    def _new_lesson(self, puzzles: PuzzleSet) -> tuple[PuzzleSet, Network]:
+        """Return a group's puzzles, with those that are learned along after them, and a new network for them all."""
+        if self.companions is None:
+            return puzzles, self._new_network(puzzles)
+        learned = self.companions.join(puzzles)
+        model = self._new_network(learned)
+        self.companions.start_embeddings(model, learned, puzzles.num_rows)
+        return learned, model
+
+    def _load_companions(self, task_set: TaskSet) -> CompanionPuzzles | None:
+        """Return the tasks that are learned along, None where none were asked for."""
+        if not self.options.along:
+            return None
+        found = load_companions(self.options.along, task_set.readable())
+        choice = self.choice
+        return CompanionPuzzles(found, choice.recipe, choice.model, choice.artifact, self.say)
+
+    def _along(self) -> Along | None:
+        if self.companions is None:
+            return None
+        found = self.companions.companions
+        return Along(
+            tasks=len(found.tasks),
+            pairs=found.pairs,
+            digest=digest_of(found.tasks),
+            left_out=found.left_out,
+            repeated=found.repeated,
+            words="\n".join([*found.unusable, f"learned along: {found}"]),
+        )
+
     def _new_predictor(self, model: Network, puzzles: PuzzleSet) -> AnyPredictor:
         return new_predictor(model, puzzles, self.choice.recipe, self.graphs["predict"])
 
@@ -271,6 +309,8 @@ class Engine:
         folder = state_folder(self.setup.folder, job.group)
         seed = member_seed(self.options.seed, job.member)
         identity = {"tasks": list(job.tasks), "seed": seed, "artifact": self._artifact_digest()}
+        if self.along is not None:
+            identity["along"] = self.along.digest
         try:
             progress = load_state(folder, adaptation.learner, identity)
         except (InputError, OSError) as error:
@@ -306,12 +346,17 @@ class Engine:
             return False
         return True
 
-    def _save_network(self, group: int, model: Network) -> bool:
-        """Save the adapted network for other workers, and for a run that goes on. Return False if the disk refuses."""
+    def _save_network(self, group: int, model: Network, puzzles: PuzzleSet) -> bool:
+        """Save the adapted network for other workers, and for a run that goes on. Return False if the disk refuses.
+
+        Of the embeddings only those of the group's `puzzles` are saved: no others are needed to predict.
+        """
         path = network_path(self.setup.folder, group)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
         try:
             weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+            if TABLE_KEY in weights:
+                weights[TABLE_KEY] = weights[TABLE_KEY][: puzzles.num_rows]
             save_file(weights, temporary)
             os.replace(temporary, path)
         except (OSError, SafetensorError) as error:

@@ -59,8 +59,8 @@ def solve(
     after SIGINT and with 0 otherwise. `pool` starts the workers; by default each worker is a process of its own.
 
     Raises `InputError` when nothing can be done at all. Without a readable challenges file or a writable folder, or
-    while another run is at work in the folder, nothing is left behind. Without a usable task, or if the device, preset
-    or artifact asked for does not exist, the fallback submission is left behind.
+    while another run is at work in the folder, nothing is left behind. Without a usable task, if the device, preset or
+    artifact asked for does not exist, or if a set to learn along cannot be read, the fallback is left behind.
     """
     files = [VotesFile.parse(text) for text in options.votes]
     watchdog = Watchdog(budget, budget.reserve / 2) if end_process else None

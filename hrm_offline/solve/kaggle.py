@@ -1,4 +1,4 @@
-"""Work inside a Kaggle session: find the pretrained artifact, and run `solve` under a limit.
+"""Work inside a Kaggle session: find what the dataset brings, and run `solve` under a limit.
 
 The notebook imports this module before any package is installed, so it needs the standard library alone.
 """
@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 ARTIFACT_FILES = ("model.safetensors", "config.json")
+ALONG_FILE = "learn_along.json"  # the tasks that `solve` learns along
 
 _SECONDS_TO_SAVE = 10  # for a command that is asked to end
 _SECONDS_TO_DRAIN = 10  # to read the last lines of a command that has ended or was killed
@@ -30,17 +31,31 @@ def find_artifact(root: str | Path, say: Say = print) -> Path | None:
     """
     weights, _ = ARTIFACT_FILES
     found = [p.parent for p in Path(root).rglob(weights) if all((p.parent / name).exists() for name in ARTIFACT_FILES)]
-    if not found:
+    return _taken(found, ARTIFACT_FILES, say)
+
+
+def along_flags(root: str | Path, say: Say = print) -> list[str]:
+    """Return the flags with which `solve` learns the tasks of the dataset along, none if there are no such tasks.
+
+    If there are several files of them under `root`, one is taken as for an artifact.
+    """
+    folder = _taken([path.parent for path in Path(root).rglob(ALONG_FILE)], (ALONG_FILE,), say)
+    return [] if folder is None else ["--along", str(folder / ALONG_FILE)]
+
+
+def _taken(folders: list[Path], names: tuple[str, ...], say: Say) -> Path | None:
+    """Return the folder with the shallowest path of those that hold files of these names, and tell of the others."""
+    if not folders:
         return None
-    taken, *others = sorted(found, key=lambda path: (len(path.parts), str(path)))
+    taken, *others = sorted(folders, key=lambda path: (len(path.parts), str(path)))
     if others:
-        told = [f"{path} ({'the same' if _same_artifact(taken, path) else 'DIFFERENT'})" for path in others]
-        say(f"found {len(found)} times: taken {taken}; not taken {', '.join(told)}")
+        told = [f"{path} ({'the same' if _are_same(taken, path, names) else 'DIFFERENT'})" for path in others]
+        say(f"found {len(folders)} times: taken {taken}; not taken {', '.join(told)}")
     return taken
 
 
-def _same_artifact(a: Path, b: Path) -> bool:
-    return all(filecmp.cmp(a / name, b / name, shallow=False) for name in ARTIFACT_FILES)
+def _are_same(a: Path, b: Path, names: tuple[str, ...]) -> bool:
+    return all(filecmp.cmp(a / name, b / name, shallow=False) for name in names)
 
 
 def run_with_limit(command: list[str], seconds: float, say: Say = print) -> int:

@@ -130,13 +130,30 @@ class Quit:
 
 
 @dataclass(frozen=True)
+class Along:
+    """Say what a worker learns along with each group, and what is left out of the sets that were asked for.
+
+    `tasks` and `pairs` count what is learned, and `digest` is a fingerprint of it. `left_out` has the reasons by task
+    id, and `repeated` counts tasks that repeat others. `words` tell the user.
+    """
+
+    tasks: int
+    pairs: int
+    digest: str
+    left_out: dict[str, str]
+    repeated: int
+    words: str
+
+
+@dataclass(frozen=True)
 class Hello:
     """Say that a worker is ready, what it computes on, and which network it adapts.
 
     `seconds_per_token` is the measured time to predict one canvas token. `artifact_digest` is the SHA-256 of the
     pretrained weights, or None for random weights. `reason` says why this network was chosen. `warning` names a wish of
     the user that could not be met. `selftest` holds the self-test of the operations on a GPU, as JSON. `memory` is the
-    most bytes that the worker has held so far, or 0 where nobody knows.
+    most bytes that the worker has held so far, or 0 where nobody knows. `along` is None where nothing was asked to be
+    learned along.
     """
 
     device: str
@@ -151,6 +168,7 @@ class Hello:
     warning: str | None = None
     selftest: dict | None = None
     memory: int = 0
+    along: Along | None = None
 
 
 @dataclass(frozen=True)

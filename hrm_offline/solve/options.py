@@ -43,6 +43,13 @@ class SolveOptions:
         overrides=AdaptConfig,
         group=_NETWORK,
     )
+    along: tuple[str, ...] = setting(
+        (),
+        "learn the tasks of these sets, files or folders along with those of the challenges (see along_share); what is "
+        "among the challenges is left out",
+        metavar="SET",
+        group=_NETWORK,
+    )
     device: str | None = setting(
         None, "cpu, cuda or cuda:N", metavar="DEVICE", group=_MACHINE, unset="all GPUs, or the CPU if there is none"
     )

@@ -13,6 +13,7 @@ import numpy as np
 from hrm_offline import __version__
 from hrm_offline.common.budget import in_words
 from hrm_offline.data.tasks import TaskSet
+from hrm_offline.solve.messages import Along
 from hrm_offline.solve.options import SolveOptions
 from hrm_offline.solve.supervisor import Supervisor
 
@@ -137,6 +138,7 @@ def _network_report(supervisor: Supervisor) -> dict:
     totals = {name: sum(report[name] for report in reports) for name in ("planned_steps", "steps", "examples")}
     losses = [report["loss"] for report in reports if report["steps"]]
     network = hello.network
+    along = {"learned along": _along(hello.along)} if hello.along else {}
     return {
         "device": hello.device,
         "workers": len(supervisor.slots),
@@ -146,8 +148,14 @@ def _network_report(supervisor: Supervisor) -> dict:
         "model": dataclasses.asdict(network.model),
         "artifact": str(network.artifact) if network.artifact else None,
         "adapt": dataclasses.asdict(network.recipe),
+        **along,
         "adapted": totals | {"loss": float(np.mean(losses)) if losses else None, "groups": reports},
     }
+
+
+def _along(along: Along) -> dict:
+    """Return what was learned along with the tasks, and what was left out of that."""
+    return {"tasks": along.tasks, "pairs": along.pairs, "left out": along.left_out, "repeats": along.repeated}
 
 
 def _without_nan(report: dict) -> dict:

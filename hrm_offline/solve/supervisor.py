@@ -274,6 +274,8 @@ class Supervisor:
         """Plan the run by what the first worker has said, and start the other workers."""
         self.started = self.budget.elapsed()
         self.say(f"computing on {hello.device}\noperations: {hello.operations}\n{hello.reason}")
+        if hello.along:
+            self.say(hello.along.words)
         if hello.warning:
             self.warn(hello.warning)
         suited = self._suited(hello)
@@ -371,10 +373,13 @@ class Supervisor:
     def _identity(self, hello: Hello) -> dict:
         """Return all that must be equal for a run to go on from a journal.
 
-        Of an artifact its bytes count, and not the folder where it lies. CUDA graphs change no answer.
+        Of an artifact its bytes count, and not the folder where it lies, and so it is with tasks learned along. CUDA
+        graphs change no answer, nor does a share of nothing.
         """
         recipe = dataclasses.asdict(hello.network.recipe)
         del recipe["cuda_graphs"]
+        if hello.along is None:
+            del recipe["along_share"]
         identity = {
             "version": __version__,
             "challenges": digest_of(self.tasks),
@@ -384,6 +389,8 @@ class Supervisor:
             "artifact": hello.artifact_digest,
             "sharing": self.options.sharing,
         }
+        if hello.along is not None:
+            identity["along"] = hello.along.digest
         return json.loads(json.dumps(identity))  # tuples become lists, as in the journal
 
     def _replay(self) -> None:

@@ -5,10 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from networks import DECODER
 
 from hrm_offline.common.errors import InputError
 from hrm_offline.common.tokens import IGNORE, PAD
-from hrm_offline.config import PRESETS, ModelConfig, Recipe
+from hrm_offline.config import PRESETS, AdaptConfig, ModelConfig, Recipe
 from hrm_offline.data.canvas import make_buckets
 from hrm_offline.data.context import NO_PAIR
 from hrm_offline.data.grids import decode_grid
@@ -145,6 +146,68 @@ def test_buckets_take_turns_in_proportion_to_their_work(make_task):
     expected = np.array([18 / (400 // 16), 3 / (400 // 121)])
     assert np.allclose(counts / 1000, expected / expected.sum(), atol=0.01)
     assert source.steps_per_visit == pytest.approx(expected.sum())
+
+
+def with_companions(make_task, recipe=TABLE, model=MODEL, seed=0, **changes):
+    """Return the puzzles of three tasks, and the same with those of five companions after them."""
+    recipe = AdaptConfig(**(vars(recipe) | changes))
+    own = PuzzleSet(some_tasks(make_task), recipe, model, seed)
+    shapes = [((3 + i, 3), (4, 4)) for i in range(5)]
+    along = tuple(make_task(f"along{i}", [shape] * 6, (), seed=50 + i) for i, shape in enumerate(shapes))
+    return own, own.with_companions(PuzzleSet(along, recipe, model, seed))
+
+
+@pytest.mark.parametrize(("decoder", "share"), [(False, 0.2), (False, 0.75), (True, 0.5)])
+def test_companions_have_their_share_of_the_steps_and_the_others_all_their_visits(make_task, decoder, share):
+    recipe, model = (PLAIN, DECODER) if decoder else (TABLE, MODEL)
+    own, joined = (
+        ExampleSource(puzzles, seed=3) for puzzles in with_companions(make_task, recipe, model, along_share=share)
+    )
+    assert joined.steps_per_visit == pytest.approx(own.steps_per_visit / (1 - share))
+    visits = 100
+    offered = np.zeros(len(joined.examples))
+    along = 0
+    for step in range(round(visits * joined.steps_per_visit)):
+        batch = joined.batch(step)
+        is_companion = batch.examples >= len(own.examples)
+        assert is_companion.all() or not is_companion.any()
+        along += is_companion.all()
+        np.add.at(offered, batch.examples, 1)
+    assert along / (step + 1) == pytest.approx(share, abs=0.01)
+    assert offered[: len(own.examples)] == pytest.approx(np.full(len(own.examples), visits), rel=0.2)
+    by_companion = offered[len(own.examples) :].reshape(5, 6).sum(1)
+    assert by_companion == pytest.approx(np.full(5, by_companion.mean()), rel=0.2)
+
+
+@pytest.mark.parametrize(("recipe", "model"), [(TABLE, MODEL), (FACTORED, THREE_COLUMNS)])
+def test_with_companions_all_else_keeps_its_place(make_task, recipe, model):
+    own, joined = with_companions(make_task, recipe, model)
+    assert np.array_equal(joined.identifiers()[: len(own.all_views)], own.identifiers())
+    assert joined.row_names()[: own.num_rows] == own.row_names()
+    assert joined.demonstrations.pairs[: len(own.demonstrations)] == own.demonstrations.pairs
+    assert joined.tests is own.tests
+    assert len(own.tasks) == 3 and own.num_companions == 0
+    source, plain = ExampleSource(joined, seed=3), ExampleSource(own, seed=3)
+    for bucket, same in zip(plain.buckets, source.buckets):
+        assert (bucket.canvas, bucket.members.tolist()) == (same.canvas, same.members.tolist())
+    views = joined.first_view[source.examples.puzzles]
+    for step in range(40):
+        batch = source.batch(step)
+        assert np.array_equal(batch.packed, ExampleSource(joined, seed=3).batch(step).packed)
+        assert (batch.views >= views[batch.examples]).all()
+        assert (batch.views < joined.first_view[source.examples.puzzles[batch.examples] + 1]).all()
+
+
+def test_companions_stand_in_no_other_context(make_task):
+    recipe = dataclasses.replace(PLAIN, conditioning="few-shot", context_pairs=2)
+    _, joined = with_companions(make_task, recipe, MODEL.conditioned(recipe))
+    source = ExampleSource(joined, seed=0)
+    owners = joined.demonstrations.puzzles
+    batches = [source.batch(step) for step in range(20)]
+    assert {owner >= 3 for batch in batches for owner in owners[batch.examples]} == {False, True}
+    for batch in batches:
+        shown = batch.contexts != NO_PAIR
+        assert (np.where(shown, owners[batch.contexts] == owners[batch.examples][:, None], True)).all()
 
 
 def test_batches_have_near_equal_token_counts():

@@ -41,6 +41,18 @@ def test_copies_of_the_artifact_are_told_and_compared(tmp_path):
     assert len(said) == 1
 
 
+def test_tasks_to_learn_along_are_found_and_become_flags(tmp_path):
+    assert kaggle.along_flags(tmp_path) == []
+    far = tmp_path / "datasets" / "bundle" / kaggle.ALONG_FILE
+    far.parent.mkdir(parents=True)
+    far.write_text("{}")
+    assert kaggle.along_flags(tmp_path) == ["--along", str(far)]
+    (tmp_path / kaggle.ALONG_FILE).write_text("{ }")
+    said = []
+    assert kaggle.along_flags(tmp_path, said.append) == ["--along", str(tmp_path / kaggle.ALONG_FILE)]
+    assert f"{far.parent} (DIFFERENT)" in said[0]
+
+
 def test_a_command_is_echoed_line_by_line_and_its_exit_code_returned():
     said = []
     code = "import sys; print('one'); print('two', file=sys.stderr); sys.exit(3)"

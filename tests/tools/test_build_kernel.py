@@ -9,6 +9,8 @@ from programs import run_python
 from runs import SMALL, save_random_artifact
 
 from hrm_offline.common.errors import InputError
+from hrm_offline.data.companions import load_companions
+from hrm_offline.data.tasks import to_challenges
 from hrm_offline.solve import kaggle
 from tools import build_kernel, vendor_wheels
 
@@ -44,6 +46,27 @@ def test_the_bundle_is_complete_and_rebuilt_in_place(tmp_path):
     (bundle.notebook).unlink()
     with pytest.raises(InputError, match="code_file"):
         build_kernel.read_bundle(out)
+
+
+def test_the_bundle_carries_the_tasks_to_learn_along(tmp_path, write_json, make_task):
+    artifact = save_random_artifact(tmp_path / "artifact")
+    tasks = write_json("public.json", to_challenges([make_task("a", seed=1), make_task("b", seed=2)]))
+    out = tmp_path / "bundle"
+    build_kernel.build(out, "somebody", "arc", artifact, lock=None, along=(str(tasks), "synthetic-2-sides-5"))
+    dataset = build_kernel.read_bundle(out).dataset
+    assert {"puzzles.safetensors", "puzzles.json"} <= {path.name for path in dataset.iterdir()}
+    assert vendor_wheels.verify(dataset) == []
+    flag, path = kaggle.along_flags(out)
+    assert (flag, path) == ("--along", str(dataset / kaggle.ALONG_FILE))
+    learned = load_companions([path], hidden=[make_task("b", seed=3)])
+    assert [task.id for task in learned.tasks] == ["a", "synthetic-recolour-0", "synthetic-transform-1"]
+    assert learned.left_out.keys() == {"b"}
+    assert "*along_flags(INPUT)" in code_cells(build_kernel.read_bundle(out).notebook)[3]
+
+    build_kernel.build(out, "somebody", "arc", single_file=True, along=("synthetic-2-sides-5",))
+    assert kaggle.along_flags(out) and not kaggle.find_artifact(out)
+    with pytest.raises(InputError, match=r"nowhere\.json"):
+        build_kernel.build(out, "somebody", "arc", lock=None, along=("nowhere.json",))
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,14 @@ import pytest
 from hrm_offline.common.errors import InputError
 from hrm_offline.common.files import write_json
 from hrm_offline.data.leaks import find_leaks
+from hrm_offline.data.sets import load_set
 from hrm_offline.data.tasks import to_challenges
 from tools.study.trial import (
     Trial,
     add_length,
+    companions_of,
     configs_of,
     learn,
-    other_tasks,
     predict,
     score_votes,
     tasks_of,
@@ -23,7 +24,7 @@ from tools.study.trial import (
 
 def test_others_are_new_to_the_tasks_studied_and_only_these_are_predicted():
     tasks = tasks_of("small")
-    others = other_tasks(tasks, 20)
+    others = companions_of({"others": 20}, tasks).tasks
     assert len(others) == 20
     assert not find_leaks(list(tasks), list(others))
     learned = learn(Trial({"others": 4}, 0, "hrm-132k", "", 3), tasks[:2])
@@ -31,7 +32,29 @@ def test_others_are_new_to_the_tasks_studied_and_only_these_are_predicted():
     assert {task_id for task_id, _ in votes} == {task.id for task in tasks[:2]}
     assert learned.about()["examples"] > learn(Trial({}, 0, "hrm-132k", "", 3), tasks[:2]).about()["examples"]
     with pytest.raises(InputError, match="others is 4000"):
-        other_tasks(tasks, 4000)
+        companions_of({"others": 4000}, tasks)
+
+
+def test_tasks_along_take_their_share_of_the_steps():
+    tasks = tasks_of("small")[:4]
+
+    def steps(**changes):
+        return learn(Trial({"tokens_per_step": 300} | changes, 0, "hrm-132k", "", 3), tasks).about()["steps"]
+
+    assert steps(along="synthetic-4-sides-5", along_share=0.75) == pytest.approx(4 * steps(), abs=4)
+
+
+def test_tasks_along_come_from_a_set_or_some_ranks_of_it_without_those_studied():
+    tasks = tasks_of("small")
+    ranked = companions_of({"along": "arc1-train:10:30"}, tasks)
+    assert len(ranked.tasks) + ranked.repeated + len(ranked.left_out) == 20
+    assert {task.id for task in tasks_of("arc1-train:10:20")} <= ranked.left_out.keys()  # the 20 smallest are studied
+    assert len(ranked.tasks) > 5
+    whole = companions_of({"along": "arc1-train"}, tasks)
+    assert len(whole.tasks) + len(whole.left_out) + whole.repeated == len(load_set("arc1-train").tasks)
+    assert companions_of({}, tasks) is None
+    with pytest.raises(InputError, match="along is 'rehearsal', which has no task that is not among those studied"):
+        companions_of({"along": "rehearsal"}, tasks)
 
 
 def test_alone_a_task_is_answered_the_same_whatever_is_beside_it():

@@ -12,6 +12,11 @@ An arm may begin with a pretrained network, whose recipe the arm then changes:
 
     python tools/study/compare_learning.py --set arc1-eval:100:140 --arm soon artifact=DIR embeddings_only=0 start=zeros
 
+An arm may learn other tasks along (see `Trial` in trial.py for all settings of an arm):
+
+    python tools/study/compare_learning.py --preset decoder-170k --core-seconds 60 --arm plain artifact=bundled \
+        --arm along artifact=bundled along=arc2-train along_share=0.5
+
 The setting "start" says where the embeddings of new puzzles begin: "mean" as the artifact says, "zeros" at zero, or
 "nearest" at the pretrained embedding of puzzles.safetensors with the least loss on the puzzle's demonstrations.
 """
@@ -34,6 +39,7 @@ from hrm_offline.solve.worker import end_with_parent
 from tools.study.trial import (
     Trial,
     add_length,
+    companions_of,
     configs_of,
     learn,
     predict,
@@ -127,7 +133,10 @@ def main() -> int:
         for seed in options.seeds
         for name, changes in arms
     ]
-    tasks_of(options.set)  # raises its error before any run begins
+    tasks = tasks_of(options.set)  # raises its error before any run begins, as the following do
+    for name, changes in arms:
+        if companions := companions_of(changes, tasks):
+            print(f"arm {name}, learned along: {companions}")
     for run in runs:
         configs_of(run.trial, f"arm {run.arm}")
     done = RunLines(options.out)

@@ -100,7 +100,8 @@ def name_of_learning(trial: Trial, tasks: tuple[Task, ...]) -> str:
         trial.seed,
         digest_of(tasks),
         artifact and artifact.digest,
-        {name: trial.changes.get(name) for name in ("alone", "others", "start")},
+        {name: trial.changes.get(name) for name in ("alone", "others", "start")}
+        | {name: trial.changes[name] for name in ("along",) if name in trial.changes},
     ]
     if trial.core_seconds:
         about.append(trial.core_seconds)

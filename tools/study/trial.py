@@ -22,7 +22,7 @@ from hrm_offline.common.budget import Budget
 from hrm_offline.common.errors import InputError, shown_name
 from hrm_offline.common.settings import from_dict
 from hrm_offline.config import AdaptConfig, ModelConfig, preset
-from hrm_offline.data.leaks import find_leaks
+from hrm_offline.data.companions import Companions, choose_companions
 from hrm_offline.data.puzzles import SHARED_ROWS, Batch, PuzzleSet
 from hrm_offline.data.sets import load_set, rehearsal_tasks, size_of, smallest
 from hrm_offline.data.tasks import Task, TaskSet
@@ -33,19 +33,21 @@ from hrm_offline.model.network import Network, build_network
 from hrm_offline.predict.decoding import new_predictor
 from hrm_offline.predict.loop import collect_votes
 from hrm_offline.predict.plan import PredictionPlan
+from hrm_offline.solve.schedule import task_costs
 from hrm_offline.train.adapt import AdaptReport, adapt
+from hrm_offline.train.companions import CompanionPuzzles
 from hrm_offline.train.losses import softmax_cross_entropy
 from tools.study.test_loss import test_losses
 
 BUNDLED = "bundled"
 _LARGER_SIDE, _LARGER_COUNT = 10, 20  # the set "larger": sides from 10 on, 20 tasks
 _PART = re.compile(r"(.+?):(\d+):(\d+)(?:\+(?=.)|$)")  # SET:FIRST:LAST, and what joins it to the next
-_OTHERS = "arc1-train"  # where tasks that are learned along come from
+_OTHERS = "arc1-train"  # where the setting "others" takes its tasks from
 _VISITS, _NO_LIMIT = 300, 10**6
 _STARTS = ("mean", "zeros", "nearest")
 _CANDIDATES = 32  # pretrained embeddings that "nearest" tries
 # Settings of a trial that are neither the recipe's nor the network's.
-_TRIAL_SETTINGS = ("artifact", "start", "alone", "others", "visits_times")
+_TRIAL_SETTINGS = ("artifact", "start", "alone", "others", "along", "visits_times")
 
 Pools = dict[TestKey, Pool]
 
@@ -61,7 +63,8 @@ class Trial:
     - `artifact`: a folder of pretrained weights to begin with, or "bundled" for those of the package;
     - `start`: where the embeddings of new puzzles begin then: "mean" (the artifact's own way), "zeros" or "nearest";
     - `alone`: each task gets a network of its own;
-    - `others`: how many further tasks are learned along;
+    - `along`: a set whose tasks are learned along, as by `solve --along`, or some of its tasks as "SET:FIRST:LAST";
+    - `others`: how many of ARC-AGI-1's training tasks are learned along, each pair as often as those of the tasks;
     - `visits_times`: by what the visits are multiplied.
     """
 
@@ -143,9 +146,8 @@ def tasks_of(name: str) -> tuple[Task, ...]:
     if name == "larger":
         tasks = load_set("arc1-train").require_good()
         return tuple(smallest((task for task in tasks if size_of(task)[0] >= _LARGER_SIDE), _LARGER_COUNT))
-    parts = list(_PART.finditer(name))
-    ranked = [smallest(load_set(part[1]).require_good(), int(part[3]))[int(part[2]) :] for part in parts]
-    if "".join(part[0] for part in parts) != name or not all(ranked):
+    ranked = _ranked(name, needs_tests=True)
+    if not ranked or not all(ranked):
         raise InputError(
             f"set '{name}' is none, expected small, larger or SET:FIRST:LAST with a task between the two, or some "
             "joined by +"
@@ -165,17 +167,40 @@ def tasks_of(name: str) -> tuple[Task, ...]:
     return tuple(tasks.values())
 
 
-def other_tasks(tasks: tuple[Task, ...], count: int) -> tuple[Task, ...]:
-    """Return the `count` smallest ARC-AGI-1 training tasks that share no pair, in any view, with `tasks`.
+def _ranked(name: str, needs_tests: bool) -> list[list[Task]]:
+    """Return the tasks of each "SET:FIRST:LAST" that a name joins by "+"; no list where it has another form.
 
-    All of their pairs are demonstrations. Raises `InputError` where there are not so many.
+    `needs_tests` is as for `load_set`.
     """
-    found = smallest(load_set(_OTHERS).require_good(), None)
-    leaked = {leak.id for leak in find_leaks(found, tasks)}
-    others = [task for task in found if task.id not in leaked][:count]
-    if len(others) < count:
-        raise InputError(f"others is {count}, but {_OTHERS} has {len(others)} tasks that are not among those studied")
-    return tuple(Task(f"other-{task.id}", (*task.train, *task.test), ()) for task in others)
+    parts = list(_PART.finditer(name))
+    if "".join(part[0] for part in parts) != name:
+        return []
+    return [
+        smallest(load_set(part[1], needs_tests=needs_tests).require_good(), int(part[3]))[int(part[2]) :]
+        for part in parts
+    ]
+
+
+def companions_of(changes: dict, tasks: tuple[Task, ...]) -> Companions | None:
+    """Return the tasks that a trial on `tasks` learns along with them, by its `changes`; None where there are none.
+
+    What is among `tasks` is left out. Raises `InputError` where that leaves no task, or fewer than `others`.
+    """
+    name, others = changes.get("along"), changes.get("others", 0)
+    if others:
+        found = choose_companions(smallest(load_set(_OTHERS).require_good(), None), tasks)
+        if len(found.tasks) < others:
+            raise InputError(
+                f"others is {others}, but {_OTHERS} has {len(found.tasks)} tasks that are not among those studied"
+            )
+        return dataclasses.replace(found, tasks=found.tasks[:others])
+    if not name:
+        return None
+    ranked = [task for part in _ranked(name, needs_tests=False) for task in part]
+    found = choose_companions(ranked or load_set(name, needs_tests=False).require_some(), tasks)
+    if not found.tasks:
+        raise InputError(f"along is '{name}', which has no task that is not among those studied")
+    return found
 
 
 # ----- learning
@@ -216,11 +241,11 @@ def learn(trial: Trial, tasks: tuple[Task, ...]) -> Learned:
     torch.manual_seed(trial.seed)
     configs = configs_of(trial, "trial")
     unlabelled = tuple(task.without_labels() for task in tasks)
-    unlabelled += other_tasks(tasks, trial.changes.get("others", 0))
+    companions = companions_of(trial.changes, tasks)
     groups = [(task,) for task in unlabelled] if trial.changes.get("alone") else [unlabelled]
     started = busy_seconds()
     budget = (trial.core_seconds or math.inf) / len(groups)
-    networks = [_learn_together(trial, group, budget, *configs) for group in groups]
+    networks = [_learn_together(trial, group, companions, budget, *configs) for group in groups]
     return Learned(networks, configs[1], busy_seconds() - started)
 
 
@@ -235,22 +260,38 @@ def busy_seconds() -> float:
 def _learn_together(
     trial: Trial,
     tasks: tuple[Task, ...],
+    companions: Companions | None,
     seconds: float,
     model_config: ModelConfig,
     recipe: AdaptConfig,
     artifact: Artifact | None,
 ) -> tuple[Network, PuzzleSet, AdaptReport]:
+    """Return a network that has learned the tasks and their companions, the puzzles of the tasks alone, the report."""
+    if trial.changes.get("others"):
+        recipe = _with_equal_visits(recipe, tasks, companions, model_config)
     puzzles, runtime = PuzzleSet(tasks, recipe, model_config, trial.seed), choose_runtime()
+    beside = companions and CompanionPuzzles(companions, recipe, model_config, artifact, print)
+    learned = beside.join(puzzles) if beside else puzzles
     model = (
-        artifact.build(puzzles.num_rows, runtime.dtype)
+        artifact.build(learned.num_rows, runtime.dtype)
         if artifact
-        else build_network(model_config, puzzles.num_rows, runtime.dtype)
+        else build_network(model_config, learned.num_rows, runtime.dtype)
     )
     model = model.to(runtime.device)
-    _start_embeddings(model, puzzles, artifact, trial.changes.get("start", "mean"))
+    _start_embeddings(model, learned, artifact, trial.changes.get("start", "mean"))
+    if beside:
+        beside.start_embeddings(model, learned, puzzles.num_rows)
     budget = Budget(seconds, clock=busy_seconds)
-    report = adapt(model, puzzles, recipe, budget, trial.seed, pretrained=artifact is not None)
+    report = adapt(model, learned, recipe, budget, trial.seed, pretrained=artifact is not None)
     return model, puzzles, report
+
+
+def _with_equal_visits(
+    recipe: AdaptConfig, tasks: tuple[Task, ...], companions: Companions, model: ModelConfig
+) -> AdaptConfig:
+    """Return the recipe with that share by which the pairs of companions come as often as those of the tasks."""
+    own, along = (task_costs(PuzzleSet(part, recipe, model, 0)).sum() for part in (tasks, companions.tasks))
+    return dataclasses.replace(recipe, along_share=float(along / (own + along)))
 
 
 def _loss_at(losses: tuple[float, ...], share: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,7 +58,8 @@ def timetable(tasks, report: dict, workers: int) -> list[str]:
     projected = _PRESETS.get(report["model"]["architecture"], _PRESET_OF_OTHERS)
     chosen = preset(projected)
     recipe = chosen.recipe(pretrained=report.get("artifact") is not None)
-    phases = _phases(chosen.model, recipe, hidden, shares, report["seconds"]["start"])
+    along_share = report["adapt"]["along_share"] if report.get("learned along") else 0.0
+    phases = _phases(chosen.model, recipe, hidden, shares, report["seconds"]["start"], along_share)
     return [
         f"measured here: {rate:.0f} examples per second in adaptation; adaptation reached {shares.adapt:.0%} of the "
         f"rate of a large matrix product, prediction {shares.predict:.0%}",
@@ -134,17 +136,26 @@ def spend(work: Work, seconds: float, adapt_rate: float, predict_rate: float, gr
     )
 
 
-def _phases(model: ModelConfig, recipe: AdaptConfig, tasks, shares: Shares, start: float) -> list[Phase]:
-    """Return the phases of a run; `start` is the seconds until its workers are ready."""
+def _phases(
+    model: ModelConfig, recipe: AdaptConfig, tasks, shares: Shares, start: float, along_share: float
+) -> list[Phase]:
+    """Return the phases of a run.
+
+    `start` is the seconds until its workers are ready. `along_share` of its steps learn other tasks along.
+    """
     budget = BUDGET_HOURS * 3600
     kept = Budget(budget).reserve
     peak = CHIPS * L4_TFLOPS * 1e12
     work = Work.of(model, recipe, tasks)
+    work = dataclasses.replace(work, visit=work.visit / (1 - along_share))  # steps are about equally long
+    along = f"; {along_share:.0%} of the steps learn other tasks along" if along_share else ""
     spent = spend(work, budget - start - kept, peak * shares.adapt, peak * shares.predict, CHIPS * GROUPS_PER_WORKER)
     further = f"{spent.networks - 1:.3g} more networks per task, of at most {recipe.members - 1}"
     return [
         Phase("start", start, "as measured here"),
-        Phase("adapt", spent.adapt, f"{spent.visits:,.0f} of at most {recipe.visits:,} visits per demonstration"),
+        Phase(
+            "adapt", spent.adapt, f"{spent.visits:,.0f} of at most {recipe.visits:,} visits per demonstration{along}"
+        ),
         Phase(
             "predict",
             spent.predict,
@@ -173,7 +184,8 @@ def _shares_of_peak(tasks, report: dict, workers: int) -> Shares:
     source = ExampleSource(puzzles, report["seed"])
     torch.set_num_threads(report["threads"])
     peak = workers * matrix_product_tflops() * 1e12
-    visits = report["adapted"]["examples"] / len(source.examples)
+    # Steps are about equally long, whether they learn these tasks or others along.
+    visits = report["adapted"]["steps"] / source.steps_per_visit
     adapt_rate = visits * visit_flop(model, source) / report["seconds"]["adapt"]
     predict_rate = prediction_flop(model, puzzles) / report["seconds"]["predict"]
     return Shares(adapt_rate / peak, predict_rate / peak)
