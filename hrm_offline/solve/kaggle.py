@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import filecmp
+import json
 import os
 import signal
 import subprocess
@@ -37,10 +38,22 @@ def find_artifact(root: str | Path, say: Say = print) -> Path | None:
 def along_flags(root: str | Path, say: Say = print) -> list[str]:
     """Return the flags with which `solve` learns the tasks of the dataset along, none if there are no such tasks.
 
-    If there are several files of them under `root`, one is taken as for an artifact.
+    If there are several files of them under `root`, one is taken as for an artifact. A damaged file gives no flags,
+    because `solve` refuses to start with it and the run would be lost.
     """
     folder = _taken([path.parent for path in Path(root).rglob(ALONG_FILE)], (ALONG_FILE,), say)
-    return [] if folder is None else ["--along", str(folder / ALONG_FILE)]
+    if folder is None:
+        return []
+    path = folder / ALONG_FILE
+    try:
+        tasks = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        say(f"WARNING: {path} cannot be read, so nothing is learned along: {error}")
+        return []
+    if not tasks:
+        say(f"WARNING: {path} has no task, so nothing is learned along")
+        return []
+    return ["--along", str(path)]
 
 
 def _taken(folders: list[Path], names: tuple[str, ...], say: Say) -> Path | None:

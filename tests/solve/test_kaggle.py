@@ -45,12 +45,20 @@ def test_tasks_to_learn_along_are_found_and_become_flags(tmp_path):
     assert kaggle.along_flags(tmp_path) == []
     far = tmp_path / "datasets" / "bundle" / kaggle.ALONG_FILE
     far.parent.mkdir(parents=True)
-    far.write_text("{}")
+    far.write_text('{"a": {}}')
     assert kaggle.along_flags(tmp_path) == ["--along", str(far)]
-    (tmp_path / kaggle.ALONG_FILE).write_text("{ }")
+    (tmp_path / kaggle.ALONG_FILE).write_text('{"b": {}}')
     said = []
     assert kaggle.along_flags(tmp_path, said.append) == ["--along", str(tmp_path / kaggle.ALONG_FILE)]
     assert f"{far.parent} (DIFFERENT)" in said[0]
+
+
+@pytest.mark.parametrize("text", ["{}", '{"a": {"tra'])
+def test_a_damaged_file_of_tasks_to_learn_along_does_not_cost_the_run(tmp_path, text):
+    (tmp_path / kaggle.ALONG_FILE).write_text(text)
+    said = []
+    assert kaggle.along_flags(tmp_path, said.append) == []
+    assert "nothing is learned along" in said[0]
 
 
 def test_a_command_is_echoed_line_by_line_and_its_exit_code_returned():
