@@ -482,9 +482,15 @@ class AdaptConfig(Recipe):
         least=0,
         most=1,
     )
+    along: tuple[str, ...] = setting(
+        (),
+        "task sets, files or folders that are learned along with the tasks to answer; what is among these is left out",
+        metavar="SET",
+        later=True,
+    )
     along_share: float = setting(
         0.5,
-        "share of the steps that learn the tasks of solve --along",
+        "share of the steps that learn the tasks of `along`",
         above=0,
         most=0.999,
         later=True,

@@ -133,7 +133,7 @@ def test_a_wrong_settings_file_is_one_line(write_json, tmp_path, capsys, content
     [
         (["--set", "lr=-1"], "lr is -1.0, expected more than 0"),
         (["--set", "canvas=round"], "canvas is 'round', expected one of tight, full"),
-        (["--set", "learning=1"], "unknown setting 'learning', expected one of along_share, beta1, "),
+        (["--set", "learning=1"], "unknown setting 'learning', expected one of along, along_share, beta1, "),
         (["--set", "visits"], "'visits' sets nothing, expected NAME=VALUE"),
         (["--visits", "many"], "visits is 'many', expected an integer"),
         (["--votes", "file=x"], "expected FILE or FILE=WEIGHT"),

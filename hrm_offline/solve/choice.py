@@ -67,6 +67,8 @@ def choose(setup: Setup, runtime: Runtime) -> Choice:
             "time of one run. Attach an artifact, or take --preset decoder-170k, which comes pretrained"
         )
     recipe = dataclasses.replace(recipe, **options.overrides)
+    if options.along is not None:
+        recipe = dataclasses.replace(recipe, along=options.along)
     if artifact is None:  # an override may ask for another conditioning than the preset's
         model = model.conditioned(recipe)
     return Choice(Network(model, recipe, artifact.folder if artifact else None), artifact, words, warning)

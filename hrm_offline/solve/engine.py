@@ -235,10 +235,10 @@ class Engine:
 
     def _load_companions(self, task_set: TaskSet) -> CompanionPuzzles | None:
         """Return the tasks that are learned along, None where none were asked for."""
-        if not self.options.along:
-            return None
-        found = load_companions(self.options.along, task_set.readable())
         choice = self.choice
+        if not choice.recipe.along:
+            return None
+        found = load_companions(choice.recipe.along, task_set.readable())
         return CompanionPuzzles(found, choice.recipe, choice.model, choice.artifact, self.say)
 
     def _along(self) -> Along | None:

@@ -43,12 +43,13 @@ class SolveOptions:
         overrides=AdaptConfig,
         group=_NETWORK,
     )
-    along: tuple[str, ...] = setting(
-        (),
+    along: tuple[str, ...] | None = setting(
+        None,
         "learn the tasks of these sets, files or folders along with those of the challenges (see along_share); what is "
-        "among the challenges is left out",
+        "among the challenges is left out; without a SET, learn none along",
         metavar="SET",
         group=_NETWORK,
+        unset="what the recipe says",
     )
     device: str | None = setting(
         None, "cpu, cuda or cuda:N", metavar="DEVICE", group=_MACHINE, unset="all GPUs, or the CPU if there is none"

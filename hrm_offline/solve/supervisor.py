@@ -377,7 +377,7 @@ class Supervisor:
         graphs change no answer, nor does a share of nothing.
         """
         recipe = dataclasses.asdict(hello.network.recipe)
-        del recipe["cuda_graphs"]
+        del recipe["cuda_graphs"], recipe["along"]
         if hello.along is None:
             del recipe["along_share"]
         identity = {

@@ -32,7 +32,7 @@ def public(make_task, write_json, challenges):
 def run(challenges, tmp_path, name, *along, kind="decoder", pool=None, said=None, **changes):
     """Run in this process. Return the answers, the report and the adapted networks, in order."""
     changes = {"groups": 2, "overrides": RECIPE, "keep_networks": True} | changes
-    options = options_of(challenges, tmp_path, name, workers=0, preset=KINDS[kind], along=along, **changes)
+    options = options_of(challenges, tmp_path, name, workers=0, preset=KINDS[kind], along=along or None, **changes)
     solve(options, Budget(300), (said if said is not None else []).append, pool=pool)
     networks = [read_safetensors(path) for path in sorted((options.out / "journal").glob("*.safetensors"))]
     return *check(options.out, challenges[1]), networks

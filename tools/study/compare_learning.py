@@ -134,11 +134,10 @@ def main() -> int:
         for name, changes in arms
     ]
     tasks = tasks_of(options.set)  # raises its error before any run begins, as the following do
-    for name, changes in arms:
-        if companions := companions_of(changes, tasks):
-            print(f"arm {name}, learned along: {companions}")
-    for run in runs:
-        configs_of(run.trial, f"arm {run.arm}")
+    for run in runs[: len(arms)]:  # the first seed's
+        _, recipe, _ = configs_of(run.trial, f"arm {run.arm}")
+        if companions := companions_of(run.trial.changes, tasks, recipe.along):
+            print(f"arm {run.arm}, learned along: {companions}")
     done = RunLines(options.out)
     missing = [run for run in runs if not _lines_of(run, done.lines)]
     with ProcessPoolExecutor(options.workers, get_context("spawn"), end_with_parent) as pool:

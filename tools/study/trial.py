@@ -22,7 +22,7 @@ from hrm_offline.common.budget import Budget
 from hrm_offline.common.errors import InputError, shown_name
 from hrm_offline.common.settings import from_dict
 from hrm_offline.config import AdaptConfig, ModelConfig, preset
-from hrm_offline.data.companions import Companions, choose_companions
+from hrm_offline.data.companions import Companions, choose_companions, load_companions
 from hrm_offline.data.puzzles import SHARED_ROWS, Batch, PuzzleSet
 from hrm_offline.data.sets import load_set, rehearsal_tasks, size_of, smallest
 from hrm_offline.data.tasks import Task, TaskSet
@@ -63,7 +63,8 @@ class Trial:
     - `artifact`: a folder of pretrained weights to begin with, or "bundled" for those of the package;
     - `start`: where the embeddings of new puzzles begin then: "mean" (the artifact's own way), "zeros" or "nearest";
     - `alone`: each task gets a network of its own;
-    - `along`: a set whose tasks are learned along, as by `solve --along`, or some of its tasks as "SET:FIRST:LAST";
+    - `along`: a set whose tasks are learned along in place of the recipe's, as by `solve --along`, or some of its tasks
+      as "SET:FIRST:LAST"; an empty text for none;
     - `others`: how many of ARC-AGI-1's training tasks are learned along, each pair as often as those of the tasks;
     - `visits_times`: by what the visits are multiplied.
     """
@@ -181,10 +182,11 @@ def _ranked(name: str, needs_tests: bool) -> list[list[Task]]:
     ]
 
 
-def companions_of(changes: dict, tasks: tuple[Task, ...]) -> Companions | None:
+def companions_of(changes: dict, tasks: tuple[Task, ...], usual: tuple[str, ...] = ()) -> Companions | None:
     """Return the tasks that a trial on `tasks` learns along with them, by its `changes`; None where there are none.
 
-    What is among `tasks` is left out. Raises `InputError` where that leaves no task, or fewer than `others`.
+    Without such a change they are those of the sets `usual`. What is among `tasks` is left out. Raises `InputError`
+    where that leaves no task, or fewer than `others`.
     """
     name, others = changes.get("along"), changes.get("others", 0)
     if others:
@@ -194,6 +196,8 @@ def companions_of(changes: dict, tasks: tuple[Task, ...]) -> Companions | None:
                 f"others is {others}, but {_OTHERS} has {len(found.tasks)} tasks that are not among those studied"
             )
         return dataclasses.replace(found, tasks=found.tasks[:others])
+    if name is None:
+        return load_companions(usual, tasks) if usual else None
     if not name:
         return None
     ranked = [task for part in _ranked(name, needs_tests=False) for task in part]
@@ -241,7 +245,7 @@ def learn(trial: Trial, tasks: tuple[Task, ...]) -> Learned:
     torch.manual_seed(trial.seed)
     configs = configs_of(trial, "trial")
     unlabelled = tuple(task.without_labels() for task in tasks)
-    companions = companions_of(trial.changes, tasks)
+    companions = companions_of(trial.changes, tasks, configs[1].along)
     groups = [(task,) for task in unlabelled] if trial.changes.get("alone") else [unlabelled]
     started = busy_seconds()
     budget = (trial.core_seconds or math.inf) / len(groups)
