@@ -170,7 +170,7 @@ def _used(weather: Weather, pool: SimulatedPool, challenges: Path, report: dict)
     if not pool.ready or "adapted" not in report:
         return None
     first = [network for network in report["adapted"]["groups"] if not network["member"]]
-    if _is_whole(first):
+    if first and _is_whole(first):
         return _used_beyond(weather, report, first)
     recipe = recipe_of(weather)
     puzzles = PuzzleSet(load_tasks(challenges).tasks, recipe, MODEL, 0)
