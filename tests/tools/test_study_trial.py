@@ -58,10 +58,10 @@ def test_tasks_along_come_from_a_set_or_some_ranks_of_it_without_those_studied()
 
 
 @pytest.mark.parametrize(
-    "changes", [{"along": "arc1-train", "others": 4}, {"along": 5}, {"others": "many"}, {"others": -1}, {"others": True}]
+    "changes", [{"along": "arc1-train", "others": 4}, {"along": 5}, {"others": "many"}, {"others": -1}]
 )
 def test_what_is_learned_along_is_the_name_of_a_set_or_a_number(changes):
-    with pytest.raises(InputError, match="along is .* and others is .*, expected"):
+    with pytest.raises(InputError, match=r"along is .* and others is .*, expected"):
         companions_of(changes, ())
 
 
