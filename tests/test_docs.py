@@ -47,7 +47,8 @@ def test_the_architecture_page_names_every_file_of_the_package():
     assert {room for room in rooms if f"**{room}**" not in text} == set()
 
 
-def test_the_architecture_page_names_no_file_that_is_not_there():
+def test_the_architecture_page_names_no_file_twice_and_none_that_is_not_there():
     text = (REPOSITORY / "docs" / "architecture.md").read_text()
     table = re.findall(r"^\| `([\w/]+\.py)` \|", text, flags=re.MULTILINE)
     assert [name for name in table if not (PACKAGE / name).exists()] == []
+    assert sorted(table) == sorted(set(table))

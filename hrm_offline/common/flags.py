@@ -109,7 +109,7 @@ def _argument(field: dataclasses.Field, kind) -> dict[str, typing.Any]:
     item = typing.get_args(kind)[0] if is_tuple else kind
     common["type"] = item
     if is_tuple:
-        common |= {"action": "append"} if metadata["repeat"] else {"nargs": "*"}
+        common |= {"action": "append"} if metadata["repeat"] else {"action": "extend", "nargs": "*"}
     if choices_of(field):
         common["choices"] = choices_of(field)
     if metadata["metavar"] or not choices_of(field):

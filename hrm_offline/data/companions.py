@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from hrm_offline.common.errors import shown_name
+from hrm_offline.common.errors import InputError, shown_name
 from hrm_offline.data.leaks import without_held_out, without_repeats
 from hrm_offline.data.sets import largest_side, load_set, require_distinct_ids
 from hrm_offline.data.tasks import Task
@@ -57,11 +57,15 @@ class Companions:
 def load_companions(sources: Iterable[str], hidden: Iterable[Task]) -> Companions:
     """Return the companions that some sets have for the tasks to be answered.
 
-    Raises `InputError` naming the set that cannot be read or has no usable task, or an id that two different tasks
-    have.
+    Raises `InputError` naming the set that cannot be read or has no usable task, or the sets in which two different
+    tasks have one id.
     """
     sets = [load_set(source, needs_tests=False) for source in sources]
-    chosen = choose_companions([task for found in sets for task in found.require_some()], hidden)
+    tasks = [task for found in sets for task in found.require_some()]
+    try:
+        chosen = choose_companions(tasks, hidden)
+    except InputError as error:
+        raise InputError(f"{', '.join(found.source for found in sets)}: {error}") from None
     return replace(chosen, unusable=tuple(filter(None, (found.left_out() for found in sets))))
 
 

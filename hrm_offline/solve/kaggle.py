@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import filecmp
-import json
 import os
 import signal
 import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
+
+from hrm_offline.common.errors import InputError
+from hrm_offline.common.task_files import is_pair_list, read_raw_tasks, tasks_in
 
 ARTIFACT_FILES = ("model.safetensors", "config.json")
 ALONG_FILE = "learn_along.json"  # the tasks that `solve` learns along
@@ -38,19 +40,19 @@ def find_artifact(root: str | Path, say: Say = print) -> Path | None:
 def along_flags(root: str | Path, say: Say = print) -> list[str]:
     """Return the flags with which `solve` learns the tasks of the dataset along, none if there are no such tasks.
 
-    If there are several files of them under `root`, one is taken as for an artifact. A damaged file gives no flags,
-    because `solve` refuses to start with it and the run would be lost.
+    If there are several files of them under `root`, one is taken as for an artifact. A file that is damaged, or that
+    holds no task, gives no flags, because `solve` refuses to start with it and the run would be lost.
     """
     folder = _taken([path.parent for path in Path(root).rglob(ALONG_FILE)], (ALONG_FILE,), say)
     if folder is None:
         return []
     path = folder / ALONG_FILE
     try:
-        tasks = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        say(f"WARNING: {path} cannot be read, so nothing is learned along: {error}")
+        tasks = read_raw_tasks(path)
+    except InputError as error:
+        say(f"WARNING: nothing is learned along: {error}")
         return []
-    if not tasks:
+    if not tasks_in(tasks) and not any(map(is_pair_list, tasks.values())):
         say(f"WARNING: {path} has no task, so nothing is learned along")
         return []
     return ["--along", str(path)]

@@ -56,6 +56,7 @@ def test_a_flag_that_is_not_given_leaves_no_trace():
         ("--is-on", {"is_on": True}),
         ("--no-is-on", {"is_on": False}),
         ("--names x y", {"names": ("x", "y")}),
+        ("--names x --names y z", {"names": ("x", "y", "z")}),
         ("--names", {"names": ()}),
         ("--files x --files y", {"files": ("x", "y")}),
         ("--set lr=3e-4 visits=2 --set visits=3", {"changes": {"lr": 3e-4, "visits": 3}}),

@@ -66,6 +66,9 @@ def test_a_set_that_cannot_be_used_is_named(write_json, make_task, hidden):
     found = load_companions([str(write_json("public.json", content))], [hidden])
     assert [task.id for task in found.tasks] == ["good"]
     assert "left out 1 of 2 tasks" in found.unusable[0] and "public.json" in found.unusable[0]
+    one, other = (write_json(name, to_challenges([make_task("a", seed=seed)])) for name, seed in (("1", 2), ("2", 3)))
+    with pytest.raises(InputError, match=f"^{one}, {other}: task a: two different tasks have this id"):
+        load_companions([str(one), str(other)], [hidden])
 
 
 def test_lists_of_pairs_are_read_too(write_json, make_task):

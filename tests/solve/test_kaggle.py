@@ -45,15 +45,15 @@ def test_tasks_to_learn_along_are_found_and_become_flags(tmp_path):
     assert kaggle.along_flags(tmp_path) == []
     far = tmp_path / "datasets" / "bundle" / kaggle.ALONG_FILE
     far.parent.mkdir(parents=True)
-    far.write_text('{"a": {}}')
+    far.write_text('{"a": {"train": []}}')
     assert kaggle.along_flags(tmp_path) == ["--along", str(far)]
-    (tmp_path / kaggle.ALONG_FILE).write_text('{"b": {}}')
+    (tmp_path / kaggle.ALONG_FILE).write_text('{"b": {"train": []}}')
     said = []
     assert kaggle.along_flags(tmp_path, said.append) == ["--along", str(tmp_path / kaggle.ALONG_FILE)]
     assert f"{far.parent} (DIFFERENT)" in said[0]
 
 
-@pytest.mark.parametrize("text", ["{}", '{"a": {"tra'])
+@pytest.mark.parametrize("text", ["{}", '{"a": {"tra', "[1]", '{"a": {}}', "[" * 100_000])
 def test_a_damaged_file_of_tasks_to_learn_along_does_not_cost_the_run(tmp_path, text):
     (tmp_path / kaggle.ALONG_FILE).write_text(text)
     said = []

@@ -18,7 +18,8 @@ def test_arms_are_compared_and_finished_runs_are_not_repeated(tmp_path, monkeypa
         return run_tool(compare_learning.main)
 
     assert compare(["tight"], ["factored", "conditioning=factored"]) == 0
-    lines = (tmp_path / "runs.jsonl").read_text()
+    lines = (tmp_path / "runs.jsonl").read_text().replace('"core_seconds": null, ', "")  # as older versions wrote them
+    (tmp_path / "runs.jsonl").write_text(lines)
     runs = {run["arm"]: run for run in map(json.loads, lines.splitlines())}
     assert runs["tight"]["examples"] == runs["factored"]["examples"] > 100
     assert runs["tight"]["loss"] > 0 < runs["tight"]["test"]

@@ -57,6 +57,14 @@ def test_tasks_along_come_from_a_set_or_some_ranks_of_it_without_those_studied()
         companions_of({"along": "rehearsal"}, tasks)
 
 
+@pytest.mark.parametrize(
+    "changes", [{"along": "arc1-train", "others": 4}, {"along": 5}, {"others": "many"}, {"others": -1}]
+)
+def test_what_is_learned_along_is_the_name_of_a_set_or_a_number(changes):
+    with pytest.raises(InputError, match=r"along is .* and others is .*, expected"):
+        companions_of(changes, ())
+
+
 def test_alone_a_task_is_answered_the_same_whatever_is_beside_it():
     tasks = tasks_of("small")
 

@@ -52,8 +52,8 @@ def test_beyond_the_ceiling_whole_members_of_groups_follow():
     assert spend(work(members=2), 500.0, 1.0, 1.0, groups=2).networks == 2.0
 
 
-@pytest.mark.parametrize(("architecture", "projected"), [("shared", "trm-7m"), ("decoder", "decoder-75m")])
-def test_what_is_projected_follows_the_rehearsed_network(make_task, monkeypatch, architecture, projected):
+def projection(make_task, monkeypatch, architecture, more=None):
+    """Return the timetable for a rehearsal with a network of this architecture. `more` is added to its report."""
     monkeypatch.setattr("tools.support.timetable._shares_of_peak", lambda *_: Shares(0.2, 0.2))
     monkeypatch.setattr("tools.support.timetable.load_tasks", lambda _: TaskSet("x", (make_task("a"),)))
     report = {
@@ -61,9 +61,21 @@ def test_what_is_projected_follows_the_rehearsed_network(make_task, monkeypatch,
         "adapted": {"examples": 9},
         "seconds": {"adapt": 1.0, "predict": 1.0, "start": 60.0},
         "model": {"architecture": architecture},
+        "adapt": {"along_share": 0.5},
         "artifact": "an artifact",
     }
-    lines = timetable((), report, workers=1)
+    return timetable((), report | (more or {}), workers=1)
+
+
+@pytest.mark.parametrize(("along", "is_told"), [({"tasks": 3}, True), ({"tasks": 0}, False), (None, False)])
+def test_tasks_learned_along_take_their_share_where_there_are_some(make_task, monkeypatch, along, is_told):
+    lines = projection(make_task, monkeypatch, "decoder", {"learned along": along} if along else {})
+    assert ("learn other tasks along" in lines[4]) == is_told
+
+
+@pytest.mark.parametrize(("architecture", "projected"), [("shared", "trm-7m"), ("decoder", "decoder-75m")])
+def test_what_is_projected_follows_the_rehearsed_network(make_task, monkeypatch, architecture, projected):
+    lines = projection(make_task, monkeypatch, architecture)
     recipe = PRESETS[projected].recipe(pretrained=True)
     assert f"preset {projected}" in lines[1]
     assert f"of at most {recipe.visits:,} visits" in lines[4] and f"{recipe.vote_views} views" in lines[5]

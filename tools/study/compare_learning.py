@@ -3,10 +3,10 @@
     python tools/study/compare_learning.py --set small --arm tight --arm full canvas=full tokens_per_step=18000
 
 Every arm offers each demonstration equally often (--visits) or learns equally long (--core-seconds), then predicts,
-votes and is scored against the labels.
-The set "small" is the rehearsal's 30 tasks, "larger" 20 ARC-AGI-1 training tasks with sides of 10 or more, and
-"arc1-eval:100:140" the 101st to 140th smallest task of a set; "rehearsal:0:30+deep-30:0:30" joins sets. Each run has
-one thread. A finished run is a line of --out and is never repeated, so the same command goes on after a kill.
+votes and is scored against the labels. The set "small" is the rehearsal's 30 tasks, "larger" 20 ARC-AGI-1 training
+tasks with sides of 10 or more, and "arc1-eval:100:140" the 101st to 140th smallest task of a set;
+"rehearsal:0:30+deep-30:0:30" joins sets. Each run has one thread. A finished run is a line of --out and is never
+repeated, so the same command goes on after a kill.
 
 An arm may begin with a pretrained network, whose recipe the arm then changes:
 
@@ -150,8 +150,8 @@ def main() -> int:
 
 
 def _lines_of(run: Run, lines: list[dict]) -> list[dict]:
-    """Return the lines of a run."""
-    return [line for line in lines if run.key.items() <= line.items()]
+    """Return the lines of a run. Those of an older version have no "core_seconds", and none were set."""
+    return [line for line in lines if run.key.items() <= ({"core_seconds": None} | line).items()]
 
 
 def _parse_arguments() -> argparse.Namespace:

@@ -145,7 +145,7 @@ def _test_losses(folder: Path, solutions: Path) -> dict[str, float]:
 
 
 def describe(runs: list[Run], null: Score, options: argparse.Namespace) -> str:
-    """Return the report in Markdown: the conditions, a row for each run, and the three comparisons."""
+    """Return the report in Markdown: the conditions, a row for each run, and the four comparisons."""
     some = runs[0].report
     lines = [
         f"# {len(null.tasks)} tasks of {options.set}, {options.budget} on {some['workers']} workers, "

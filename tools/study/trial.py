@@ -19,7 +19,7 @@ from hrm_offline.answers.score import Score, score_attempts
 from hrm_offline.answers.submission import ATTEMPTS, Submission, build_submission, fallback_submission
 from hrm_offline.answers.vote import Pool, TestKey
 from hrm_offline.common.budget import Budget
-from hrm_offline.common.errors import InputError, shown_name
+from hrm_offline.common.errors import InputError, shown, shown_name
 from hrm_offline.common.settings import from_dict
 from hrm_offline.config import AdaptConfig, ModelConfig, preset
 from hrm_offline.data.companions import Companions, choose_companions, load_companions
@@ -186,9 +186,14 @@ def companions_of(changes: dict, tasks: tuple[Task, ...], usual: tuple[str, ...]
     """Return the tasks that a trial on `tasks` learns along with them, by its `changes`; None where there are none.
 
     Without such a change they are those of the sets `usual`. What is among `tasks` is left out. Raises `InputError`
-    where that leaves no task, or fewer than `others`.
+    where that leaves no task, or fewer than `others`, and where both are asked for.
     """
-    name, others = changes.get("along"), changes.get("others", 0)
+    name, others = changes.get("along", ""), changes.get("others", 0)
+    if not isinstance(name, str) or type(others) is not int or others < 0 or (name and others):
+        raise InputError(
+            f"along is {shown(name)} and others is {shown(others)}, expected the name of a set, a number of tasks, or "
+            "neither"
+        )
     if others:
         found = choose_companions(smallest(load_set(_OTHERS).require_good(), None), tasks)
         if len(found.tasks) < others:
@@ -196,7 +201,7 @@ def companions_of(changes: dict, tasks: tuple[Task, ...], usual: tuple[str, ...]
                 f"others is {others}, but {_OTHERS} has {len(found.tasks)} tasks that are not among those studied"
             )
         return dataclasses.replace(found, tasks=found.tasks[:others])
-    if name is None:
+    if "along" not in changes:
         return load_companions(usual, tasks) if usual else None
     if not name:
         return None

@@ -58,7 +58,8 @@ def timetable(tasks, report: dict, workers: int) -> list[str]:
     projected = _PRESETS.get(report["model"]["architecture"], _PRESET_OF_OTHERS)
     chosen = preset(projected)
     recipe = chosen.recipe(pretrained=report.get("artifact") is not None)
-    along_share = report["adapt"]["along_share"] if report.get("learned along") else 0.0
+    has_companions = report.get("learned along", {}).get("tasks", 0) > 0
+    along_share = report["adapt"]["along_share"] if has_companions else 0.0
     phases = _phases(chosen.model, recipe, hidden, shares, report["seconds"]["start"], along_share)
     return [
         f"measured here: {rate:.0f} examples per second in adaptation; adaptation reached {shares.adapt:.0%} of the "
