@@ -243,7 +243,8 @@ def _study_report(
     lines += [_row(result) for result in results.values()]
     lines += [""]
     for finding, difference in zip(study.findings, differences):
-        lines.append(f"- {'Published' if finding.published else 'Asked'}: {finding.text}. {_seen(finding, difference)}")
+        text = finding.text if finding.text.endswith("?") else f"{finding.text}."
+        lines.append(f"- {'Published' if finding.published else 'Asked'}: {text} {_seen(finding, difference)}")
     return "\n".join([*lines, "", _RULES, "", _limits([d for d in differences if d]), ""])
 
 
