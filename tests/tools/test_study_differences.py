@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tools.study.differences import Result, compare, verdict
+from tools.study.differences import MIN_SEEDS, Result, compare, verdict
 from tools.study.studies import Finding
 
 
@@ -48,9 +48,22 @@ def test_test_losses_tell_arms_apart_from_three_seeds_on():
 
     for seeds, side in ((2, 0), (3, 1)):
         found = compare(runs("arm", 0.4, seeds), runs("base", 0.5, seeds))
-        assert (found.side, found.base_loss, found.side_of_points) == (side, pytest.approx(5.0), 0)
+        assert (found.side, found.base_loss, found.sides["points"]) == (side, pytest.approx(5.0), 0)
     assert verdict(Finding("", "arm", "base", size=5), found) == "agree"
     assert verdict(Finding("", "arm", "base", margin=5), found) == "cannot tell"
+
+
+def test_a_lower_test_loss_with_fewer_right_cells_tells_nothing_apart():
+    def runs(name, loss, cells):
+        outcomes = {str(task): (0.0, cells) for task in range(10)}
+        losses = {str(task): loss for task in range(10)}
+        return Result(name, {seed: {"outcomes": outcomes, "test losses": losses} for seed in range(MIN_SEEDS)})
+
+    found = compare(runs("arm", 0.4, 0.7), runs("base", 0.5, 0.8))
+    assert found.sides == {"points": 0, "cells": -1, "test loss": 1}
+    assert found.side == 0
+    assert verdict(Finding("", "arm", "base"), found) == "cannot tell"
+    assert compare(runs("arm", 0.4, 0.8), runs("base", 0.5, 0.8)).side == 1
 
 
 def test_only_seeds_that_both_arms_have_are_compared():

@@ -72,21 +72,26 @@ class Difference:
         return self.seeds >= MIN_SEEDS and self.parted >= MIN_PARTED
 
     @property
-    def side_of_points(self) -> int:
-        """What `side` would be by points."""
-        _, low, high = self.points
-        return ((low > 0) - (high < 0)) * self.has_points
+    def sides(self) -> dict[str, int]:
+        """By measure: 1 where the arm is better than its baseline, -1 where it is worse, 0 where it is neither.
+
+        It is one of the two where the whole interval lies on one side of 0.
+        """
+        enough = self.seeds >= MIN_SEEDS
+        sides = {"points": _side(self.points) * self.has_points, "cells": _side(self.cells) * enough}
+        if self.test_loss is not None:
+            sides["test loss"] = -_side(self.test_loss) * enough
+        return sides
 
     @property
     def side(self) -> int:
         """1 where the arm is better than its baseline, -1 where it is worse, 0 where the two cannot be told apart.
 
-        They are told apart where the whole interval, of the test loss or else of the points, lies on one side of 0.
+        The test loss decides, or else the points. A test loss is contradicted where points or cells lie on the other
+        side: such an arm is less sure of its answers, and they are not better. Then the two cannot be told apart.
         """
-        if self.test_loss is None:
-            return self.side_of_points
-        _, low, high = self.test_loss
-        return ((high < 0) - (low > 0)) * (self.seeds >= MIN_SEEDS)
+        side = self.sides.get("test loss", self.sides["points"])
+        return 0 if -side in self.sides.values() else side
 
 
 def compare(arm: Result, baseline: Result) -> Difference | None:
@@ -105,6 +110,12 @@ def compare(arm: Result, baseline: Result) -> Difference | None:
     if np.array_equal(losses, base):
         return replace(found, no_loss="they are the same networks and differ in voting alone")
     return replace(found, test_loss=_measure(losses - base), base_loss=float(base.mean()))
+
+
+def _side(measured: Measured) -> int:
+    """Return 1 or -1 where a whole interval lies above or below 0, else 0."""
+    _, low, high = measured
+    return (low > 0) - (high < 0)
 
 
 def _measure(gains: np.ndarray) -> Measured:

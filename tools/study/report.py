@@ -157,12 +157,13 @@ def _numbers(difference: Difference | None) -> tuple[str, ...]:
 
 
 def _apart(difference: Difference) -> str:
-    """Return in words whether the arm is better or worse, by which measure, and whether points say the opposite."""
-    words = {1: "better", -1: "worse", 0: "no"}
-    if difference.test_loss is None:
-        return f"{words[difference.side]}, by points"
-    opposed = difference.side * difference.side_of_points < 0
-    return f"{words[difference.side]}, by test loss" + f"; {words[-difference.side]}, by points" * opposed
+    """Return in words whether the arm is better or worse, and by which measure, or how measures contradict."""
+    words, sides = {1: "better", -1: "worse", 0: "no"}, difference.sides
+    judge = "points" if difference.test_loss is None else "test loss"
+    if difference.side == sides[judge]:
+        return f"{words[difference.side]}, by {judge}"
+    others = " and ".join(name for name, side in sides.items() if side == -sides[judge])
+    return f"no: {words[sides[judge]]} by {judge}, {words[-sides[judge]]} by {others}"
 
 
 def _verdict(finding: Finding, difference: Difference | None) -> str:
@@ -179,7 +180,8 @@ _RULES = (
     "after `of`, the test loss of the second arm. Two arms are told apart where the whole interval lies on one "
     f"side of 0 and there are at least {MIN_SEEDS} seeds. Where they have no test loss that could differ, the "
     f"points of pass@2 (percentage points) take its place, and at least {MIN_PARTED} tasks must tell the two arms "
-    "apart.\n\n"
+    "apart. Where the whole interval of the points or of the cells says the opposite, the arm is less sure of its "
+    "answers, but these are not better: the two are not told apart.\n\n"
     "`agree`: the arm that a finding calls better is better. `disagree`: it is worse. `cannot tell`: the two "
     "cannot be told apart. No number of nats was published. So a finding that names a size is judged by its "
     "direction alone, and its size is compared with the points: `but less than published` says that their whole "
