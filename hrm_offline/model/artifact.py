@@ -33,7 +33,7 @@ from hrm_offline.common.files import (
 )
 from hrm_offline.common.settings import from_dict
 from hrm_offline.common.tokens import VOCABULARY
-from hrm_offline.config import ModelConfig
+from hrm_offline.config import ModelConfig, Recipe
 from hrm_offline.data.puzzles import NEW_PUZZLE_ROW, SHARED_ROWS
 from hrm_offline.model.network import Network, build_network
 
@@ -57,6 +57,16 @@ class Artifact:
     conditioning: str  # as in `Recipe`
     weights: dict[str, torch.Tensor]  # float32
     digest: str  # SHA-256 of its two files
+
+    def conditioned(self, recipe: Recipe) -> Artifact:
+        """Return the artifact as a network for the recipe's embeddings, where the network can be changed so.
+
+        A decoder sums its embeddings. So it can take the third, which names the colours' mapping, or go without it:
+        the weights stay the same. The rows of an embedding that was not pretrained are small.
+        """
+        if self.config.is_decoder and self.conditioning == recipe.conditioning == "factored":
+            return dataclasses.replace(self, config=self.config.conditioned(recipe))
+        return self
 
     def build(self, num_rows: int, dtype: torch.dtype) -> Network:
         """Return the network with an embedding table of `num_rows`, whose new puzzles start from the row for them.

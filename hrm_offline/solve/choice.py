@@ -46,6 +46,7 @@ def choose(setup: Setup, runtime: Runtime) -> Choice:
     """
     if setup.network is not None:
         artifact, warning = _load(setup.network.artifact)
+        artifact = artifact and artifact.conditioned(setup.network.recipe)
         return Choice(setup.network, artifact, "as the first worker chose", warning)
     options = setup.options
     artifact, warning = _load(options.artifact)
@@ -59,7 +60,7 @@ def choose(setup: Setup, runtime: Runtime) -> Choice:
     model, recipe = preset(name).model, preset(name).recipe(artifact is not None)
     words = f"preset {name} ({reason}), from random weights"
     if artifact is not None:
-        model, recipe = artifact.config, _conditioned(recipe, artifact)
+        recipe = _conditioned(recipe, artifact)
         words = f"network of {artifact.folder}, adapted by the recipe of {name} ({reason})"
     elif warning is None and options.preset is None and model.hidden_size >= _LARGE_WIDTH:
         warning = (
@@ -71,6 +72,9 @@ def choose(setup: Setup, runtime: Runtime) -> Choice:
         recipe = dataclasses.replace(recipe, along=options.along)
     if artifact is None:  # an override may ask for another conditioning than the preset's
         model = model.conditioned(recipe)
+    else:
+        artifact = artifact.conditioned(recipe)
+        model = artifact.config
     return Choice(Network(model, recipe, artifact.folder if artifact else None), artifact, words, warning)
 
 
@@ -115,9 +119,12 @@ def _conditioned(recipe: AdaptConfig, artifact: Artifact) -> AdaptConfig:
     """Return the recipe with the artifact's conditioning."""
     changes: dict = {"conditioning": artifact.conditioning}
     if artifact.conditioning == "factored":
-        # The third column names what becomes of each colour. Without it, recoloured views look all alike.
-        names_colours = artifact.config.puzzle_columns == 3
-        changes["colour_permutations"] = max(1, recipe.colour_permutations) if names_colours else 0
+        # The third column names what becomes of each colour. Without it, recoloured views look all alike. A decoder
+        # gets it where the recipe has recoloured views.
+        if artifact.config.puzzle_columns < 3 and not artifact.config.is_decoder:
+            changes["colour_permutations"] = 0
+        elif artifact.config.puzzle_columns == 3:
+            changes["colour_permutations"] = max(1, recipe.colour_permutations)
     elif artifact.conditioning == "few-shot":
         changes["context_pairs"] = artifact.config.context_pairs
     return dataclasses.replace(recipe, **changes)

@@ -1,9 +1,13 @@
 """Test which preset, recipe and artifact a run chooses."""
 
+import dataclasses
+
+import pytest
 import torch
 from runs import options_of, solve_quietly
 
 from hrm_offline.config import PRESETS
+from hrm_offline.model.artifact import bundled_artifact, load_artifact
 from hrm_offline.model.device import Runtime
 from hrm_offline.solve.choice import nearest_preset, pick_preset
 
@@ -35,3 +39,28 @@ def test_a_corrupt_artifact_costs_a_warning(challenges, tmp_path):
     assert "artifact cannot be used" in report["failures"][0]
     assert report["artifact"] is None
     assert report["test inputs without a vote"] == 0
+
+
+@pytest.mark.parametrize(
+    ("preset", "overrides", "recoloured", "columns"),
+    [
+        ("decoder-170k", {}, PRESETS["decoder-170k"].recipe(pretrained=True).colour_permutations, 3),
+        ("decoder-170k", {"colour_permutations": 0}, 0, 2),
+        ("hrm-132k", {}, 0, 2),
+    ],
+)
+def test_a_decoder_pretrained_in_plain_colours_adapts_to_recoloured_views(
+    challenges, tmp_path, preset, overrides, recoloured, columns
+):
+    assert load_artifact(bundled_artifact(preset)).config.puzzle_columns == 2
+    shorter = {"visits": 1, "vote_views": 1} | overrides
+    report = solve_quietly(options_of(challenges, tmp_path, workers=0, preset=preset, bundled=True, overrides=shorter))
+    assert report["artifact"]
+    assert (report["adapt"]["colour_permutations"], report["model"]["puzzle_columns"]) == (recoloured, columns)
+    assert report["test inputs without a vote"] == 0
+
+
+def test_a_network_in_place_keeps_the_columns_of_its_artifact():
+    recipe = dataclasses.replace(PRESETS["hrm-132k"].recipe(pretrained=True), colour_permutations=4)
+    artifact = load_artifact(bundled_artifact("hrm-132k"))
+    assert artifact.conditioned(recipe).config == artifact.config
