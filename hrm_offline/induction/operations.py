@@ -9,17 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial, reduce
+from functools import cached_property, partial, reduce
 
 import numpy as np
 
 from hrm_offline.common.tokens import COLOURS
 from hrm_offline.data.grids import DIHEDRAL_INVERSE, dihedral
-from hrm_offline.data.shapes import bounding_box, components, ringed, sizes
-
-Grid = np.ndarray
-Operation = Callable[[Grid], "Grid | None"]
-Feature = Callable[[Grid], np.ndarray]  # a number 0 or more for each cell, [rows, cols]
+from hrm_offline.data.shapes import ringed
+from hrm_offline.induction.features import enclosed, has_hole, neighbours, touches_edge
+from hrm_offline.induction.parts import (
+    MEASURES,
+    Grid,
+    Operation,
+    box_of,
+    crop_shape,
+    extreme_of,
+    labels_of,
+    pieces_of,
+    shapes_of,
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,7 @@ class Repertoire:
         takes one of the outputs', `wanted`.
         """
         return cls(
-            _TURNS | _FALLS,
+            _TURNS | _FALLS | _ROLLS | _EACH_TURNED,
             _FILLING | _for_each(_FILLING_OF_WANTED, wanted),
             _ERASING | _for_each(_ERASING_OF_GIVEN, given),
             _FREE | _for_each(_FREE_OF_WANTED, wanted),
@@ -84,30 +92,18 @@ def _for_each(operations: dict[str, Callable], colours: Sequence[int]) -> dict[s
     }
 
 
-# ----- parts of a grid
-
-
-def _pieces(grid: Grid, count: int, axis: int) -> list[Grid] | None:
-    """Cut a grid along an axis into equal parts, side by side or one line apart; None where that cannot be."""
-    side = grid.shape[axis]
-    gap = 1 if side % count else 0
-    length = (side - gap * (count - 1)) // count
-    if length < 1 or length * count + gap * (count - 1) != side:
-        return None
-    turned = grid.T if axis else grid
-    parts = [turned[start : start + length] for start in range(0, side, length + gap)]
-    return [part.T for part in parts] if axis else parts
+# ----- pieces and shapes of a grid
 
 
 def _piece(grid: Grid, count: int, axis: int, index: int) -> Grid | None:
     """Return one of the equal parts."""
-    pieces = _pieces(grid, count, axis)
+    pieces = pieces_of(grid, count, axis)
     return pieces and pieces[index]
 
 
 def _overlay(grid: Grid, rule: Callable[[Grid, Grid], Grid], count: int, axis: int) -> Grid | None:
     """Lay the equal parts over one another by a rule."""
-    pieces = _pieces(grid, count, axis)
+    pieces = pieces_of(grid, count, axis)
     return pieces and reduce(rule, pieces)
 
 
@@ -121,71 +117,34 @@ _RULES: dict[str, Callable[[Grid, Grid], Grid]] = {
 }
 
 
-def _box(grid: Grid, mask: np.ndarray) -> Grid | None:
-    """Return the rectangle around the cells of a mask; None where there is none."""
-    return grid[bounding_box(mask)] if mask.any() else None
+def _each(grid: Grid, operation: Operation) -> Grid | None:
+    """Apply an operation to the rectangle of every shape, in its place; None where that cannot be."""
+    shapes = shapes_of(grid, diagonal=True)
+    result = np.zeros_like(grid)
+    for mask, box in shapes:
+        piece = operation(np.where(mask[box], grid[box], 0))
+        if piece is None or piece.shape != mask[box].shape:
+            return None
+        result[box] = np.where(piece, piece, result[box])
+    return result if shapes else None
 
 
-def _labels(mask: np.ndarray, diagonal: bool) -> np.ndarray:
-    """Return `components` of a mask, remembered: several operations in a row ask for the same."""
-    return _labels_of(mask.tobytes(), mask.shape, diagonal)
+def _each_filled(grid: Grid, operation: Operation) -> Grid | None:
+    """Fill black cells from the results of an operation on every shape."""
+    result = _each(grid, operation)
+    return None if result is None else np.where(grid, grid, result)
 
 
-@lru_cache(256)
-def _labels_of(mask: bytes, shape: tuple[int, int], diagonal: bool) -> np.ndarray:
-    return components(np.frombuffer(mask, dtype=bool).reshape(shape), diagonal)
+def _each_moved(grid: Grid, operation: Operation) -> Grid | None:
+    """Apply an operation that only moves cells to every shape; None where two results overlap."""
+    result = _each(grid, operation)
+    return result if result is not None and np.count_nonzero(result) == np.count_nonzero(grid) else None
 
 
-def _cells(grid: Grid, label: np.ndarray) -> np.ndarray:
-    """Return how many cells each shape has, by its label less 1."""
-    return sizes(label)[1:]
-
-
-def _colours(grid: Grid, label: np.ndarray) -> np.ndarray:
-    """Return how many colours each shape has, by its label less 1."""
-    pairs = np.unique(label.astype(np.int64) * COLOURS + grid)  # the distinct (label, colour)
-    return np.bincount(pairs // COLOURS)[1:]
-
-
-def _alike(grid: Grid, label: np.ndarray) -> np.ndarray:
-    """Return how many shapes look like each shape, itself included, by its label less 1."""
-    cells = _cells(grid, label)
-    alike = np.ones(len(cells), dtype=np.int64)
-    looks = {}
-    for number in np.flatnonzero(np.bincount(cells)[cells] > 1).tolist():  # others differ in their number of cells
-        mask = label == number + 1
-        box = bounding_box(mask)
-        looks[number] = mask[box].shape, (grid[box] * mask[box]).tobytes()
-    everything = list(looks.values())
-    for number, look in looks.items():
-        alike[number] = everything.count(look)
-    return alike
-
-
-def _crop_shape(grid: Grid, measure: str, most: bool, diagonal: bool) -> Grid | None:
-    """Return the rectangle around the shape whose measure is the most, or the least.
-
-    None where there are fewer than two shapes, or where two share the extreme.
-    """
-    box = _extremes(grid.tobytes(), grid.shape, diagonal).get((measure, most))
-    return None if box is None else grid[box]
-
-
-@lru_cache(256)
-def _extremes(grid: bytes, shape: tuple[int, int], diagonal: bool) -> dict[tuple[str, bool], tuple[slice, slice]]:
-    """Return the rectangles of `_crop_shape` by measure and `most`. Remembered: all of them are asked for in a row."""
-    cells = np.frombuffer(grid, dtype=np.uint8).reshape(shape)
-    label = _labels(cells != 0, diagonal)
-    found: dict[tuple[str, bool], tuple[slice, slice]] = {}
-    if label.max() < 2:
-        return found
-    for name, measure in _MEASURES.items():
-        measured = measure(cells, label)
-        for most in (True, False):
-            chosen = np.flatnonzero(measured == (measured.max() if most else measured.min()))
-            if len(chosen) == 1:
-                found[name, most] = bounding_box(label == chosen[0] + 1)
-    return found
+def _without_shapes(grid: Grid, keeps: bool, measure: str, most: bool, diagonal: bool) -> Grid | None:
+    """Keep only the shapes whose measure is extreme, or erase them; None where all shapes share it."""
+    mask = extreme_of(grid, measure, most, diagonal)
+    return None if mask is None else np.where(mask == keeps, grid, 0)
 
 
 # ----- whole grids
@@ -207,6 +166,84 @@ def _smear(grid: Grid) -> Grid:
     row = np.arange(len(grid))[:, None]
     last_coloured = np.maximum.accumulate(np.where(grid, row, 0))
     return np.take_along_axis(grid, last_coloured, 0)
+
+
+def _shift(grid: Grid) -> Grid:
+    """Move all cells down by one; the last row is lost."""
+    return np.concatenate([np.zeros_like(grid[:1]), grid[:-1]])
+
+
+def _roll(grid: Grid) -> Grid:
+    """Move all cells down by one; the last row becomes the first."""
+    return np.concatenate([grid[-1:], grid[:-1]])
+
+
+def _shadow(grid: Grid) -> Grid:
+    """Give black cells the colour of the cell above."""
+    return np.where(grid, grid, _shift(grid))
+
+
+def _diagonal_smear(grid: Grid) -> Grid:
+    """Give black cells the colour of the next cell up and to the left that has one."""
+    result = grid.copy()
+    for row in range(1, len(grid)):
+        before = np.concatenate([[0], result[row - 1, :-1]])
+        result[row] = np.where(result[row], result[row], before)
+    return result.astype(grid.dtype)
+
+
+def _at_once(grid: Grid, operations: Sequence[Operation]) -> Grid:
+    """Fill black cells from the results of several operations on the grid; of two, the first one's colour counts."""
+    result = grid
+    for operation in operations:
+        result = np.where(result, result, operation(grid))
+    return result
+
+
+def _fill_own(grid: Grid) -> Grid:
+    """Give enclosed black regions the colour of the shape around them; the largest colour of several."""
+    label = labels_of(ringed(grid == 0, True), False)[1:-1, 1:-1]
+    result = grid.copy()
+    for number in np.unique(label[enclosed(grid) > 0]).tolist():
+        mask = label == number
+        result[mask] = grid[neighbours(mask, False) & ~mask].max()
+    return result
+
+
+def _box_filled(piece: Grid) -> Grid:
+    """Fill black cells with the commonest other colour."""
+    counts = np.bincount(piece.ravel(), minlength=COLOURS)
+    counts[0] = 0
+    return np.where(piece, piece, counts.argmax())
+
+
+def _grow(grid: Grid, diagonal: bool) -> Grid:
+    """Give the black cells beside coloured ones their colour; the largest of several."""
+    wide = ringed(grid, 0)
+    around = [wide[1:-1, 2:], wide[1:-1, :-2], wide[2:, 1:-1], wide[:-2, 1:-1]]
+    if diagonal:
+        around += [wide[2:, 2:], wide[:-2, :-2], wide[2:, :-2], wide[:-2, 2:]]
+    return np.where(grid, grid, np.maximum.reduce(around))
+
+
+def _hollow(grid: Grid) -> Grid:
+    """Erase the cells that have no black cell and no edge beside them."""
+    return np.where(neighbours(ringed(grid == 0, True), True)[1:-1, 1:-1], grid, 0)
+
+
+def _odd_piece(grid: Grid, count: int, axis: int, rule: str) -> Grid | None:
+    """Return the equal part that stands out: unlike all others, or with the most or the least coloured cells."""
+    pieces = pieces_of(grid, count, axis)
+    if pieces is None:
+        return None
+    if rule == "unlike":
+        measured = np.array([sum(np.array_equal(a, b) for b in pieces) for a in pieces])
+        extreme = 1
+    else:
+        measured = np.array([np.count_nonzero(piece) for piece in pieces])
+        extreme = measured.max() if rule == "most" else measured.min()
+    chosen = np.flatnonzero(measured == extreme)
+    return pieces[chosen[0]] if len(chosen) == 1 else None
 
 
 def _connect(grid: Grid) -> Grid:
@@ -280,6 +317,11 @@ def _keep_colour(grid: Grid, rarest: bool) -> Grid | None:
     return np.where(grid == chosen[0], grid, 0) if len(chosen) == 1 else None
 
 
+def _commonest_cell(grid: Grid) -> Grid | None:
+    """Return one cell of the commonest colour other than black; None where there is none."""
+    return np.array([[np.bincount(grid[grid > 0]).argmax()]], dtype=np.uint8) if grid.any() else None
+
+
 def _grounded(grid: Grid) -> Grid:
     """Let the commonest colour and black change places."""
     becomes = np.arange(COLOURS)
@@ -318,124 +360,30 @@ def _repeated_rows(grid: Grid) -> Grid:
 
 def _fill(grid: Grid, colour: int) -> Grid:
     """Colour the black regions that do not reach the edge."""
-    return np.where(_enclosed(grid), colour, grid)
-
-
-def _neighbours(mask: np.ndarray, diagonal: bool) -> np.ndarray:
-    """Return the cells of a mask and the cells beside them, with `diagonal` across corners too."""
-    padded = ringed(mask, False)
-    column = padded[2:] | padded[:-2] | padded[1:-1]  # here, above or below; [rows, cols + 2]
-    if diagonal:
-        return column[:, 2:] | column[:, :-2] | column[:, 1:-1]
-    return column[:, 1:-1] | padded[1:-1, 2:] | padded[1:-1, :-2]
+    return np.where(enclosed(grid), colour, grid)
 
 
 def _outline(grid: Grid, colour: int, diagonal: bool) -> Grid:
     """Colour the black cells beside coloured ones."""
-    return np.where((grid == 0) & _neighbours(grid != 0, diagonal), colour, grid)
+    return np.where((grid == 0) & neighbours(grid != 0, diagonal), colour, grid)
 
 
 def _interior(grid: Grid, colour: int) -> Grid:
     """Colour the cells that have no black cell and no edge beside them."""
-    is_near = _neighbours(ringed(grid == 0, True), True)[1:-1, 1:-1]
+    is_near = neighbours(ringed(grid == 0, True), True)[1:-1, 1:-1]
     return np.where(is_near, grid, colour)
-
-
-# ----- features: what can be said of a cell, beside its colour
-
-
-def _ends(grid: Grid, diagonal: bool) -> np.ndarray:
-    """Return 1 in the smallest shapes, 2 in the largest ones, 3 where all shapes have one size, 0 outside."""
-    label = _labels(grid != 0, diagonal)
-    cells = sizes(label)
-    least, most = min(cells[1:], default=0), max(cells[1:], default=0)
-    end = (cells == least) + 2 * (cells == most)  # by label
-    return end[label] * (label > 0)
-
-
-def _enclosed(grid: Grid) -> np.ndarray:
-    """Return how many cells the region has in black regions that do not reach the edge, 0 elsewhere."""
-    # With a black ring around the grid, all regions that reach its edge are one component, the first.
-    label = _labels(ringed(grid == 0, True), False)
-    cells = sizes(label)
-    cells[1] = 0
-    return cells[label[1:-1, 1:-1]]
-
-
-def _has_hole(grid: Grid) -> np.ndarray:
-    """Tell whether a cell's shape borders on an enclosed region."""
-    label = _labels(grid != 0, True)
-    bordering = label[_neighbours(_enclosed(grid) > 0, False)]
-    return np.isin(label, bordering) & (label > 0)
-
-
-def _is_box(grid: Grid) -> np.ndarray:
-    """Tell whether a cell's shape fills the rectangle around it."""
-    label = _labels(grid != 0, False)
-    found = np.zeros(grid.shape, dtype=bool)
-    for number in range(1, label.max() + 1):
-        mask = label == number
-        found |= mask & mask[bounding_box(mask)].all()
-    return found
-
-
-def _count_near(grid: Grid, diagonal: bool) -> np.ndarray:
-    """Return how many coloured cells lie beside a cell, with `diagonal` across its corners too."""
-    wide = ringed((grid != 0).astype(np.uint8), 0)
-    beside = wide[2:, 1:-1] + wide[:-2, 1:-1] + wide[1:-1, 2:] + wide[1:-1, :-2]
-    across = wide[2:, 2:] + wide[:-2, 2:] + wide[2:, :-2] + wide[:-2, :-2]
-    return beside + across if diagonal else beside
-
-
-def _directions(grid: Grid) -> np.ndarray:
-    """Return 1 where a coloured cell lies to the left or right, 2 where above or below, 3 where both, else 0."""
-    wide = ringed(grid != 0, False)
-    is_beside = wide[1:-1, 2:] | wide[1:-1, :-2]
-    is_above_or_below = wide[2:, 1:-1] | wide[:-2, 1:-1]
-    return is_beside + 2 * is_above_or_below
-
-
-def _depth(grid: Grid) -> np.ndarray:
-    """Return how many cells lie between a cell and the nearest edge of the grid."""
-    rows, cols = np.ogrid[: grid.shape[0], : grid.shape[1]]
-    return np.minimum(np.minimum(rows, rows[::-1]), np.minimum(cols, cols[:, ::-1]))
-
-
-def _empty_lines(grid: Grid) -> np.ndarray:
-    """Return 1 in black rows, 2 in black columns, 3 where both cross, else 0."""
-    is_black_row, is_black_col = ~grid.any(1), ~grid.any(0)
-    return is_black_row[:, None] + 2 * is_black_col
-
-
-def _size(grid: Grid) -> np.ndarray:
-    """Return how many cells a cell's shape has, 0 outside."""
-    label = _labels(grid != 0, False)
-    return sizes(label)[label]
-
-
-# A feature that tells fewer cases apart comes first: of two that agree with the demonstrations it is the simpler rule.
-FEATURES: dict[str, Feature] = {
-    "enclosed": lambda grid: _enclosed(grid) > 0,
-    "has hole": _has_hole,
-    "is box": _is_box,
-    "checkers": lambda grid: np.indices(grid.shape).sum(0) % 2,
-    "ends": partial(_ends, diagonal=False),
-    "ends diagonal": partial(_ends, diagonal=True),
-    "empty lines": _empty_lines,
-    "directions": _directions,
-    "near": partial(_count_near, diagonal=False),
-    "near diagonal": partial(_count_near, diagonal=True),
-    "depth": _depth,
-    "size": _size,
-    "enclosed cells": _enclosed,
-}
 
 
 # ----- the operations by name, in the order in which the search tries them
 
 _SIDES = {"down": 0, "left": 1, "up": 2, "right": 3}  # the dihedral element that turns each side down
-_MEASURES = {"cells": _cells, "colours": _colours, "alike": _alike}
 _TURNS: dict[str, Operation] = {f"turn {element}": partial(dihedral, element=element) for element in range(1, 8)}
+_EACH_TURNED = {
+    f"each turn {element}": partial(_each_moved, operation=partial(dihedral, element=element))
+    for element in range(1, 8)
+}
+_ROLLS = {f"roll {side}": _turned(_roll, element) for side, element in _SIDES.items()}
+_DIAGONAL_SMEARS = {f"diagonal smear {side}": _turned(_diagonal_smear, element) for side, element in _SIDES.items()}
 _FALLS = {f"fall {side}": _turned(_fall, element) for side, element in _SIDES.items()}
 _FILLING: dict[str, Operation] = {
     **{f"smear {side}": _turned(_smear, element) for side, element in _SIDES.items()},
@@ -444,12 +392,44 @@ _FILLING: dict[str, Operation] = {
     "connect": _connect_all,
     **{f"symmetrise {element}": partial(_symmetrise, element=element) for element in (2, 4, 5, 6, 7)},
     "repeated": _repeated,
+    **_DIAGONAL_SMEARS,
+    "smear both ways": partial(_at_once, operations=[_smear, _turned(_smear, 2)]),
+    "smear across": partial(_at_once, operations=[_turned(_smear, 1), _turned(_smear, 3)]),
+    "smear all ways": partial(_at_once, operations=[_turned(_smear, element) for element in range(4)]),
+    "smear diagonals": partial(_at_once, operations=list(_DIAGONAL_SMEARS.values())),
+    **{f"shadow {side}": _turned(_shadow, element) for side, element in _SIDES.items()},
+    "fill own": _fill_own,
+    "grow": partial(_grow, diagonal=False),
+    "grow diagonal": partial(_grow, diagonal=True),
+    "each filled": partial(_each_filled, operation=_box_filled),
+    **{
+        f"each symmetrise {element}": partial(_each_filled, operation=partial(_symmetrise, element=element))
+        for element in (2, 4, 5)
+    },
 }
 _ERASING: dict[str, Operation] = {
     "keep commonest": partial(_keep_colour, rarest=False),
     "keep rarest": partial(_keep_colour, rarest=True),
+    "hollow": _hollow,
+    "keep at edge": lambda grid: np.where(touches_edge(grid), grid, 0),
+    "drop at edge": lambda grid: np.where(touches_edge(grid), 0, grid),
+    "keep with hole": lambda grid: np.where(has_hole(grid), grid, 0),
+    "drop with hole": lambda grid: np.where(has_hole(grid), 0, grid),
+    **{
+        f"{'keep' if keeps else 'drop'} {'most' if most else 'least'} {measure}{' diagonal' * diagonal}": partial(
+            _without_shapes, keeps=keeps, measure=measure, most=most, diagonal=diagonal
+        )
+        for keeps in (True, False)
+        for measure in ("cells", "colours", "alike", "symmetries")
+        for most in (True, False)
+        for diagonal in (True, False)
+    },
 }
-_FREE: dict[str, Operation] = {"grounded": _grounded, "swap": _swap}
+_FREE: dict[str, Operation] = {
+    "grounded": _grounded,
+    "swap": _swap,
+    **{f"shift {side}": _turned(_shift, element) for side, element in _SIDES.items()},
+}
 _SIZING: dict[str, Operation] = {
     **{
         f"part {index} of {count} along {axis}": partial(_piece, count=count, axis=axis, index=index)
@@ -475,14 +455,21 @@ _SIZING: dict[str, Operation] = {
     "edge doubled": _edge_doubled,
 }
 _CROPPING: dict[str, Operation] = {
-    "crop": lambda grid: _box(grid, grid != 0),
+    "crop": lambda grid: box_of(grid, grid != 0),
+    "commonest cell": _commonest_cell,
     **{
         f"crop {'most' if most else 'least'} {measure}{' diagonal' * diagonal}": partial(
-            _crop_shape, measure=measure, most=most, diagonal=diagonal
+            crop_shape, measure=measure, most=most, diagonal=diagonal
         )
-        for measure in _MEASURES
+        for measure in MEASURES
         for most in (True, False)
         for diagonal in (True, False)
+    },
+    **{
+        f"{rule} of {count} along {axis}": partial(_odd_piece, count=count, axis=axis, rule=rule)
+        for rule in ("unlike", "most", "least")
+        for count in (2, 3, 4, 5)
+        for axis in (0, 1)
     },
 }
 _THINNING: dict[str, Operation] = {
@@ -501,5 +488,5 @@ _ERASING_OF_GIVEN = {
     "erase": lambda grid, colour: np.where(grid == colour, 0, grid),
 }
 _FREE_OF_WANTED = {"interior": _interior}
-_CROPPING_OF_GIVEN = {"crop to": lambda grid, colour: _box(grid, grid == colour)}
+_CROPPING_OF_GIVEN = {"crop to": lambda grid, colour: box_of(grid, grid == colour)}
 _FRAMING_OF_WANTED = {"border": lambda grid, colour: ringed(grid, colour)}

@@ -17,17 +17,17 @@ from hrm_offline.answers.vote import Candidate, Pool
 from hrm_offline.common.errors import InputError
 from hrm_offline.common.tokens import COLOURS
 from hrm_offline.data.tasks import MAX_SIDE, Task
+from hrm_offline.induction.composition import State, key_of_state, put_together
+from hrm_offline.induction.features import FEATURES
 from hrm_offline.induction.foresight import Foresight
-from hrm_offline.induction.operations import FEATURES, Feature, Grid, Operation, Repertoire
+from hrm_offline.induction.operations import Repertoire
+from hrm_offline.induction.parts import Feature, Grid, Operation
 
-EFFORT = 7_000  # operations applied to a grid: 0.3 seconds of a busy core, with many large grids up to 0.6
+EFFORT = 10_000  # operations applied to a grid: 0.3 seconds of a core, with many large grids up to 0.6
 LONGEST = 3  # operations in a program
 # By how much a program's votes count less for each further operation. There are about a hundred times as many programs
 # that are one operation longer, so more of them fit by chance.
 _ODDS = 8.0
-
-# What a program makes of the demonstrations' inputs, then of the test inputs. Only a test input may have None.
-State = tuple["Grid | None", ...]
 
 
 def induce(task: Task, effort: int = EFFORT, beat: Callable[[], None] = lambda: None) -> list[list[Candidate]]:
@@ -70,7 +70,7 @@ class Search:
         self.goal = [pair.output for pair in train]
         self.repertoire = Repertoire.of_colours(_common(pair.input for pair in task.train), _common(self.goal))
         self.foresight = Foresight(self.repertoire, self.goal)
-        self.seen = {_key(self.start)}
+        self.seen = {key_of_state(self.start)}
         self.left = effort
         self.beat = beat
 
@@ -91,8 +91,17 @@ class Search:
                         if self._is_new(solution):
                             yield length, solution[len(self.goal) :]
                 states = self._longer(known, is_last=length == LONGEST - 1)
+                if length == 1:
+                    states = sorted(states, key=self._nearness, reverse=True)
+                    yield from self._compositions([self.start, *states])
         except _Spent:
             return
+
+    def _compositions(self, states: list[State]) -> Iterator[tuple[int, State]]:
+        """Yield what programs of one operation make together. Such a program counts as one of two operations."""
+        for answers in put_together(states, self.goal):
+            if any(answer is not None for answer in answers) and self._is_new((*self.goal, *answers)):
+                yield 2, answers
 
     def _longer(self, states: list[State], is_last: bool) -> Iterator[State]:
         """Yield the new states that are one operation further on; if these are the last, those that may be solved."""
@@ -189,7 +198,7 @@ class Search:
 
     def _is_new(self, state: State) -> bool:
         """Tell whether a state was not seen before, and note that it is seen now."""
-        key = _key(state)
+        key = key_of_state(state)
         is_new = key not in self.seen
         self.seen.add(key)
         return is_new
@@ -212,8 +221,3 @@ def _common(grids: Iterable[Grid]) -> list[int]:
 
 def _equal(one: Grid, other: Grid) -> bool:
     return one.shape == other.shape and one.tobytes() == other.tobytes()
-
-
-def _key(state: State) -> bytes:
-    """Return bytes that two states share only if all their grids are equal."""
-    return b"".join(b"-" if grid is None else bytes(grid.shape) + grid.tobytes() for grid in state)

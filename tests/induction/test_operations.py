@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from hrm_offline.induction.operations import FEATURES, Repertoire
+from hrm_offline.induction.features import FEATURES
+from hrm_offline.induction.operations import Repertoire
 
 SHAPES = [(1, 1), (1, 1), (1, 1), (1, 7), (7, 1), (2, 2), (3, 4), (5, 5), (8, 8), (30, 30), (30, 1), (29, 30)]
 RANDOM = [

@@ -33,6 +33,8 @@ PLANTED = [
     (2, lambda g: ORDER[fall(g)]),
     (2, lambda g: fall(g).T),
     (2, lambda g: np.kron(g[:, ::-1], np.ones((2, 2), dtype=int))),
+    (2, lambda g: np.hstack([g, fall(g), np.zeros_like(g)])),
+    (2, lambda g: np.where(fall(g), fall(g), fall(g.T).T)),
     (3, lambda g: ORDER[np.kron(fall(g), np.ones((2, 2), dtype=int))]),
     (3, lambda g: ORDER[fall(g).T]),
 ]
