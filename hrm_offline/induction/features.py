@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 
 from hrm_offline.data.shapes import bounding_box, ringed, sizes
-from hrm_offline.induction.parts import MEASURES, Feature, Grid, labels_of
+from hrm_offline.induction.parts import Feature, Grid, labels_of, measured_of
 
 
 def neighbours(mask: np.ndarray, diagonal: bool) -> np.ndarray:
@@ -104,7 +104,7 @@ def _measured(grid: Grid, measure: str, diagonal: bool = True) -> np.ndarray:
     label = labels_of(grid != 0, diagonal)
     if not label.any():
         return label
-    return np.concatenate([[0], MEASURES[measure](grid, label)])[label]
+    return np.concatenate([[0], measured_of(grid, measure, diagonal)])[label]
 
 
 # A feature that tells fewer cases apart comes first: of two that agree with the demonstrations it is the simpler rule.

@@ -470,6 +470,7 @@ _CROPPING: dict[str, Operation] = {
         for rule in ("unlike", "most", "least")
         for count in (2, 3, 4, 5)
         for axis in (0, 1)
+        if (rule, count) != ("unlike", 2)  # either both are unlike, or none
     },
 }
 _THINNING: dict[str, Operation] = {

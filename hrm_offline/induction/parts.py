@@ -74,8 +74,8 @@ def _extremes(grid: bytes, shape: tuple[int, int], diagonal: bool) -> dict[tuple
     found: dict[tuple[str, bool], tuple[slice, slice]] = {}
     if label.max() < 2:
         return found
-    for name, measure in MEASURES.items():
-        measured = measure(cells, label)
+    for name in MEASURES:
+        measured = measured_of(cells, name, diagonal)
         for most in (True, False):
             chosen = np.flatnonzero(measured == (measured.max() if most else measured.min()))
             if len(chosen) == 1:
@@ -88,12 +88,23 @@ def extreme_of(grid: Grid, measure: str, most: bool, diagonal: bool) -> np.ndarr
     label = labels_of(grid != 0, diagonal)
     if label.max() < 2:
         return None
-    measured = MEASURES[measure](grid, label)
+    measured = measured_of(grid, measure, diagonal)
     chosen = np.flatnonzero(measured == (measured.max() if most else measured.min()))
     return None if len(chosen) == len(measured) else np.isin(label, chosen + 1)
 
 
 # ----- measures
+
+
+def measured_of(grid: Grid, measure: str, diagonal: bool) -> np.ndarray:
+    """Return a measure of each shape, by its label less 1. Remembered: several operations in a row ask for the same."""
+    return _measured(grid.tobytes(), grid.shape, measure, diagonal)
+
+
+@lru_cache(1024)
+def _measured(grid: bytes, shape: tuple[int, int], measure: str, diagonal: bool) -> np.ndarray:
+    cells = np.frombuffer(grid, dtype=np.uint8).reshape(shape)
+    return MEASURES[measure](cells, labels_of(cells != 0, diagonal))
 
 
 def _cells(grid: Grid, label: np.ndarray) -> np.ndarray:
@@ -139,7 +150,9 @@ def _density(grid: Grid, label: np.ndarray) -> np.ndarray:
 
 
 def _symmetries(grid: Grid, label: np.ndarray) -> np.ndarray:
-    """Return how many dihedral transforms leave each shape as it is."""
+    """Return how many turns and flips leave each shape as it is; 0 for all where there are more than `_MOST_SHAPES`."""
+    if label.max() > _MOST_SHAPES:
+        return np.zeros(label.max(), dtype=np.int64)
     found = []
     for number in range(1, label.max() + 1):
         mask = label == number

@@ -9,6 +9,7 @@ demonstrations (see `Search`).
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -23,7 +24,7 @@ from hrm_offline.induction.foresight import Foresight
 from hrm_offline.induction.operations import Repertoire
 from hrm_offline.induction.parts import Feature, Grid, Operation
 
-EFFORT = 10_000  # operations applied to a grid: 0.3 seconds of a core, with many large grids up to 0.6
+EFFORT = 10_000  # operations applied to a grid: 0.3 seconds of a core, with hundreds of shapes up to 2
 LONGEST = 3  # operations in a program
 # By how much a program's votes count less for each further operation. There are about a hundred times as many programs
 # that are one operation longer, so more of them fit by chance.
@@ -92,10 +93,18 @@ class Search:
                             yield length, solution[len(self.goal) :]
                 states = self._longer(known, is_last=length == LONGEST - 1)
                 if length == 1:
-                    states = sorted(states, key=self._nearness, reverse=True)
+                    states = self._nearest_first(states)
                     yield from self._compositions([self.start, *states])
         except _Spent:
             return
+
+    def _nearest_first(self, states: Iterable[State]) -> list[State]:
+        """Return the states, or those that the effort allows, the nearest to the demonstrated outputs first."""
+        found: list[State] = []
+        with contextlib.suppress(_Spent):
+            for state in states:
+                found.append(state)
+        return sorted(found, key=self._nearness, reverse=True)
 
     def _compositions(self, states: list[State]) -> Iterator[tuple[int, State]]:
         """Yield what programs of one operation make together. Such a program counts as one of two operations."""
@@ -108,6 +117,7 @@ class Search:
         for state in sorted(states, key=self._nearness, reverse=True):
             all_operations = self.repertoire.all.values()
             for operation in self.foresight.last_but_one(state[0], 0) if is_last else all_operations:
+                self.beat()
                 result = self._apply(operation, state, self._may_end if is_last else None)
                 if result is not None and self._is_new(result):
                     yield result

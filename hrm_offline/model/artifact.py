@@ -64,7 +64,8 @@ class Artifact:
         A decoder sums its embeddings. So it can take the third, which names the colours' mapping, or go without it:
         the weights stay the same. The rows of an embedding that was not pretrained are small.
         """
-        if self.config.is_decoder and self.conditioning == recipe.conditioning == "factored":
+        is_summed = self.config.is_decoder and self.config.puzzle_columns > 0
+        if is_summed and self.conditioning == recipe.conditioning == "factored":
             return dataclasses.replace(self, config=self.config.conditioned(recipe))
         return self
 

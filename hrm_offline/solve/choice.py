@@ -120,11 +120,12 @@ def _conditioned(recipe: AdaptConfig, artifact: Artifact) -> AdaptConfig:
     changes: dict = {"conditioning": artifact.conditioning}
     if artifact.conditioning == "factored":
         # The third column names what becomes of each colour. Without it, recoloured views look all alike. A decoder
-        # gets it where the recipe has recoloured views.
-        if artifact.config.puzzle_columns < 3 and not artifact.config.is_decoder:
-            changes["colour_permutations"] = 0
-        elif artifact.config.puzzle_columns == 3:
+        # that has the other two gets it where the recipe has recoloured views.
+        columns = artifact.config.puzzle_columns
+        if columns == 3:
             changes["colour_permutations"] = max(1, recipe.colour_permutations)
+        elif columns == 0 or not artifact.config.is_decoder:
+            changes["colour_permutations"] = 0
     elif artifact.conditioning == "few-shot":
         changes["context_pairs"] = artifact.config.context_pairs
     return dataclasses.replace(recipe, **changes)

@@ -112,3 +112,10 @@ def test_real_tasks_are_solved():
         assert [entry[0] for entry in answers(task.without_labels(), effort=4000)] == [
             pair.output.tolist() for pair in task.test
         ]
+
+
+def test_results_are_put_together_where_the_effort_ends_among_first_operations():
+    """Upside down beside itself: both results are there long before every first operation has been applied."""
+    task = planted(lambda g: np.hstack([g[::-1], fall(g)]), grids(6))
+    found = answers(task, effort=500)
+    assert [entry[0] for entry in found] == [pair.output.tolist() for pair in task.test]

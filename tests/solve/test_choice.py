@@ -4,11 +4,14 @@ import dataclasses
 
 import pytest
 import torch
+from networks import DECODER
 from runs import options_of, solve_quietly
 
 from hrm_offline.config import PRESETS
-from hrm_offline.model.artifact import bundled_artifact, load_artifact
+from hrm_offline.data.puzzles import SHARED_ROWS
+from hrm_offline.model.artifact import bundled_artifact, load_artifact, save_artifact
 from hrm_offline.model.device import Runtime
+from hrm_offline.model.network import build_network
 from hrm_offline.solve.choice import nearest_preset, pick_preset
 
 
@@ -64,3 +67,13 @@ def test_a_network_in_place_keeps_the_columns_of_its_artifact():
     recipe = dataclasses.replace(PRESETS["hrm-132k"].recipe(pretrained=True), colour_permutations=4)
     artifact = load_artifact(bundled_artifact("hrm-132k"))
     assert artifact.conditioned(recipe).config == artifact.config
+
+
+def test_a_decoder_without_embeddings_learns_plain_views(challenges, tmp_path):
+    model = dataclasses.replace(DECODER, puzzle_columns=0)
+    save_artifact(tmp_path / "bare", model, "factored", build_network(model, SHARED_ROWS).state_dict(), None, {})
+    overrides = {"visits": 1, "vote_views": 1, "search_branches": 0}
+    report = solve_quietly(options_of(challenges, tmp_path, workers=0, artifact=tmp_path / "bare", overrides=overrides))
+    assert report["artifact"]
+    assert (report["adapt"]["colour_permutations"], report["model"]["puzzle_columns"]) == (0, 0)
+    assert report["test inputs without a vote"] == 0

@@ -241,8 +241,8 @@ def configs_of(trial: Trial, where: str) -> tuple[ModelConfig, AdaptConfig, Arti
             settings = model if name in model and name not in recipe else recipe
             settings[name] = value
     adapt_config = from_dict(AdaptConfig, recipe, where)
-    artifact = artifact and artifact.conditioned(adapt_config)
-    return from_dict(ModelConfig, model, where).conditioned(adapt_config), adapt_config, artifact
+    model_config = from_dict(ModelConfig, model, where).conditioned(adapt_config)
+    return model_config, adapt_config, artifact and artifact.conditioned(adapt_config)
 
 
 def learn(trial: Trial, tasks: tuple[Task, ...]) -> Learned:
