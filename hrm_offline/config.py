@@ -476,6 +476,13 @@ class AdaptConfig(Recipe):
         metavar="N",
         later=True,
     )
+    group_tasks: int = setting(
+        0,
+        "tasks that share one network, at most, where no number of groups is given; 0: no limit",
+        least=0,
+        metavar="N",
+        later=True,
+    )
     embeddings_only: float = setting(
         0.25,
         "share of the steps, at the start, in which only new puzzle embeddings of a pretrained network learn",
@@ -645,7 +652,8 @@ _LARGE_DECODER = _DECODER_RECIPE | dict(
 _DECODER_ADAPTATION = dict(
     constant_fraction=0.8, outer_steps=1, embeddings_only=0.0, search_branches=4, search_bound=0.03
 )
-_SMALL_DECODER_PREDICTION = dict(vote_views=8, predict_tokens=32768)
+# A network of this size learns recoloured views of 40 tasks; 200 were too many: see LOG.md, 2026-11-26.
+_SMALL_DECODER_RUN = dict(vote_views=8, predict_tokens=32768, group_tasks=40)
 _DECODER = dict(
     architecture="decoder",
     L_layers=0,
@@ -790,9 +798,7 @@ PRESETS = {
         ModelConfig(
             **_DECODER, hidden_size=64, num_heads=4, H_layers=4, expansion=3.0, puzzle_columns=3, puzzle_emb_ndim=64
         ),
-        AdaptConfig(
-            **_SMALL_DECODER, **_DECODER_ADAPTATION, **_SMALL_DECODER_PREDICTION, visits=300, members=_SMALL_MEMBERS
-        ),
+        AdaptConfig(**_SMALL_DECODER, **_DECODER_ADAPTATION, **_SMALL_DECODER_RUN, visits=300, members=_SMALL_MEMBERS),
         # Recoloured views help adaptation. Pretraining with them is no better: see LOG.md, 2026-11-26.
         PretrainConfig(
             preset="decoder-170k", **(_SMALL_DECODER | {"colour_permutations": 0}), constant_fraction=0.7, steps=20_000
@@ -803,7 +809,7 @@ PRESETS = {
         AdaptConfig(
             **(_SMALL_DECODER | dict(lr=1e-3, matrix_lr=5e-3, puzzle_emb_lr=1e-2, ema=0.98)),
             **_DECODER_ADAPTATION,
-            **_SMALL_DECODER_PREDICTION,
+            **_SMALL_DECODER_RUN,
             visits=160,
             members=_SMALL_MEMBERS,
         ),

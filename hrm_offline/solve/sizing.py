@@ -44,11 +44,13 @@ def group_count(options: SolveOptions, hello: Hello, workers: int, tasks: int) -
         return 1
     if options.groups is not None:
         return options.groups
+    limit = hello.network.recipe.group_tasks
+    least = -(-tasks // limit) if limit else 1
     if workers == 1:
-        return 1
+        return least
     # The cores of a CPU are alike, so none falls behind.
     is_counted = options.workers is None and _shares_cpu(options, hello)
-    return workers if is_counted else GROUPS_PER_WORKER * workers
+    return max(least, workers if is_counted else GROUPS_PER_WORKER * workers)
 
 
 def threads_per_worker(options: SolveOptions, hello: Hello, workers: int) -> int:

@@ -14,6 +14,8 @@ from hrm_offline.solve.sizing import group_count, threads_per_worker, worker_cou
 SMALL = PRESETS["hrm-132k"]
 CPU = Hello("cpu in float32", 0, Network(SMALL.model, SMALL.adapt, None), None, "", 1.0, 1, "", {}, memory=10**9)
 GPU = dataclasses.replace(CPU, device="cuda in bfloat16", gpus=4, threads=8)
+_UP_TO_25 = Network(SMALL.model, dataclasses.replace(SMALL.adapt, group_tasks=25), None)
+LIMITED = dataclasses.replace(CPU, network=_UP_TO_25)
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +47,12 @@ def sizes(hello, tasks, **changes):
         (CPU, 120, {"sharing": "joint"}, (1, 1)),
         (GPU, 120, {}, (4, 8)),
         (GPU, 120, {"device": "cuda:1"}, (1, 1)),
+        (LIMITED, 120, {"workers": 1}, (1, 5)),
+        (LIMITED, 120, {}, (8, 8)),
+        (LIMITED, 401, {}, (8, 17)),
+        (LIMITED, 401, {"groups": 2}, (2, 2)),
+        (LIMITED, 401, {"sharing": "joint"}, (1, 1)),
+        (dataclasses.replace(GPU, network=_UP_TO_25), 401, {}, (4, 17)),
     ],
 )
 def test_workers_and_groups(hello, tasks, changes, expected):
