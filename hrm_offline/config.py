@@ -643,17 +643,17 @@ _DECODER_RECIPE = dict(
     translate=0.0,
 )
 _SMALL_DECODER = _DECODER_RECIPE | dict(
-    tokens_per_step=2000, lr=2e-3, matrix_lr=1e-2, puzzle_emb_lr=5e-3, colour_permutations=24
+    tokens_per_step=2000, lr=2e-3, matrix_lr=1e-2, puzzle_emb_lr=5e-3, colour_permutations=0
 )
 _LARGE_DECODER = _DECODER_RECIPE | dict(
     lr=1e-3, matrix_lr=1.66e-3, puzzle_emb_lr=1e-3, dropout=0.1, colour_permutations=300
 )
+# Recoloured views gain much on small grids, and lose on large ones in an hour of two cores: see LOG.md, 2026-11-26.
 # The search was chosen on ConceptARC's tasks of ranks 30 to 70 by size: see LOG.md, 2026-11-26.
 _DECODER_ADAPTATION = dict(
     constant_fraction=0.8, outer_steps=1, embeddings_only=0.0, search_branches=4, search_bound=0.03
 )
-# A network of this size learns recoloured views of 40 tasks; 200 were too many: see LOG.md, 2026-11-26.
-_SMALL_DECODER_RUN = dict(vote_views=8, predict_tokens=32768, group_tasks=40)
+_SMALL_DECODER_PREDICTION = dict(vote_views=8, predict_tokens=32768)
 _DECODER = dict(
     architecture="decoder",
     L_layers=0,
@@ -796,20 +796,19 @@ PRESETS = {
     ),
     "decoder-170k": Preset(
         ModelConfig(
-            **_DECODER, hidden_size=64, num_heads=4, H_layers=4, expansion=3.0, puzzle_columns=3, puzzle_emb_ndim=64
+            **_DECODER, hidden_size=64, num_heads=4, H_layers=4, expansion=3.0, puzzle_columns=2, puzzle_emb_ndim=64
         ),
-        AdaptConfig(**_SMALL_DECODER, **_DECODER_ADAPTATION, **_SMALL_DECODER_RUN, visits=300, members=_SMALL_MEMBERS),
-        # Recoloured views help adaptation. Pretraining with them is no better: see LOG.md, 2026-11-26.
-        PretrainConfig(
-            preset="decoder-170k", **(_SMALL_DECODER | {"colour_permutations": 0}), constant_fraction=0.7, steps=20_000
+        AdaptConfig(
+            **_SMALL_DECODER, **_DECODER_ADAPTATION, **_SMALL_DECODER_PREDICTION, visits=300, members=_SMALL_MEMBERS
         ),
+        PretrainConfig(preset="decoder-170k", **_SMALL_DECODER, constant_fraction=0.7, steps=20_000),
         # Half the rates of random weights, but for the embeddings, which are new. The visits were chosen among 80, 160
         # and 320 on ConceptARC's 30 smallest tasks: see LOG.md, 2026-11-25. Averaged weights have a lower test loss
         # there: see LOG.md, 2026-11-26.
         AdaptConfig(
             **(_SMALL_DECODER | dict(lr=1e-3, matrix_lr=5e-3, puzzle_emb_lr=1e-2, ema=0.98)),
             **_DECODER_ADAPTATION,
-            **_SMALL_DECODER_RUN,
+            **_SMALL_DECODER_PREDICTION,
             visits=160,
             members=_SMALL_MEMBERS,
         ),
