@@ -642,13 +642,13 @@ _DECODER_RECIPE = dict(
     learned_halting=False,
     translate=0.0,
 )
+# Recoloured views gained on ConceptARC, and lost on ARC-AGI-1's evaluation set: see LOG.md, 2026-11-26.
 _SMALL_DECODER = _DECODER_RECIPE | dict(
     tokens_per_step=2000, lr=2e-3, matrix_lr=1e-2, puzzle_emb_lr=5e-3, colour_permutations=0
 )
 _LARGE_DECODER = _DECODER_RECIPE | dict(
     lr=1e-3, matrix_lr=1.66e-3, puzzle_emb_lr=1e-3, dropout=0.1, colour_permutations=300
 )
-# Recoloured views gain much on small grids, and lose on large ones in an hour of two cores: see LOG.md, 2026-11-26.
 # The search was chosen on ConceptARC's tasks of ranks 30 to 70 by size: see LOG.md, 2026-11-26.
 _DECODER_ADAPTATION = dict(
     constant_fraction=0.8, outer_steps=1, embeddings_only=0.0, search_branches=4, search_bound=0.03

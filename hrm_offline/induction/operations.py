@@ -141,7 +141,7 @@ def _each_moved(grid: Grid, operation: Operation) -> Grid | None:
     return result if result is not None and np.count_nonzero(result) == np.count_nonzero(grid) else None
 
 
-def _without_shapes(grid: Grid, keeps: bool, measure: str, most: bool, diagonal: bool) -> Grid | None:
+def _select_shapes(grid: Grid, keeps: bool, measure: str, most: bool, diagonal: bool) -> Grid | None:
     """Keep only the shapes whose measure is extreme, or erase them; None where all shapes share it."""
     mask = extreme_of(grid, measure, most, diagonal)
     return None if mask is None else np.where(mask == keeps, grid, 0)
@@ -417,7 +417,7 @@ _ERASING: dict[str, Operation] = {
     "drop with hole": lambda grid: np.where(has_hole(grid), 0, grid),
     **{
         f"{'keep' if keeps else 'drop'} {'most' if most else 'least'} {measure}{' diagonal' * diagonal}": partial(
-            _without_shapes, keeps=keeps, measure=measure, most=most, diagonal=diagonal
+            _select_shapes, keeps=keeps, measure=measure, most=most, diagonal=diagonal
         )
         for keeps in (True, False)
         for measure in ("cells", "colours", "alike", "symmetries")

@@ -85,5 +85,5 @@ ROPE_2D = ModelConfig(
 
 
 DECODER = dataclasses.replace(
-    PRESETS["decoder-170k"].model, hidden_size=32, num_heads=2, H_layers=2, puzzle_columns=2, puzzle_emb_ndim=32
+    PRESETS["decoder-170k"].model, hidden_size=32, num_heads=2, H_layers=2, puzzle_emb_ndim=32
 )

@@ -47,7 +47,7 @@ def test_a_network_that_knows_nothing_has_the_loss_of_a_guess(name, vocabulary):
 def test_an_output_that_was_learned_is_likelier_than_another(name, visits):
     known = Task("first", DEMONSTRATIONS, (DEMONSTRATIONS[0],))
     other = Task("first", DEMONSTRATIONS, (Pair(DEMONSTRATIONS[0].input, grid([1, 1], [2, 2])),))
-    learned = trial.learn(Trial({"ema": 0.0, "colour_permutations": 0}, 0, name, "", visits), (known,))
+    learned = trial.learn(Trial({"ema": 0.0}, 0, name, "", visits), (known,))
     found = [trial.test_losses_of(learned, (task,))["first"] for task in (known, other)]
     assert found[0] < 0.5 < 1 < found[1]
 

@@ -21,12 +21,7 @@ from hrm_offline.train.companions import CompanionPuzzles
 
 SMALL = PRESETS["hrm-132k"]
 RECIPES = {
-    "decoder": (
-        DECODER,
-        dataclasses.replace(
-            PRESETS["decoder-170k"].adapt, tokens_per_step=300, search_branches=0, colour_permutations=0
-        ),
-    ),
+    "decoder": (DECODER, dataclasses.replace(PRESETS["decoder-170k"].adapt, tokens_per_step=300, search_branches=0)),
     "in place": (SMALL.model, dataclasses.replace(SMALL.adapt, tokens_per_step=200)),
 }
 
