@@ -26,6 +26,7 @@ from hrm_offline.data.canvas import (
     sequence_length,
 )
 from hrm_offline.data.context import NO_PAIR, ContextSource
+from hrm_offline.data.epochs import Epochs
 from hrm_offline.data.grids import TRANSPOSES
 from hrm_offline.data.tasks import Pair, Task
 
@@ -171,7 +172,7 @@ class PuzzleSet:
         self.canvases = model.canvases
         self.is_for_decoder = model.is_decoder
         self.largest_canvas = (model.canvas_rows, model.canvas_cols)
-        self._set_views([views_of(t, seed, recipe.rotations, recipe.flips, recipe.colour_permutations) for t in tasks])
+        self._set_views([views_of(t, seed, recipe.rotations, recipe.flips, self._recolourings(t)) for t in tasks])
         self.demonstrations = self._examples([(p, pair, True) for p, task in enumerate(tasks) for pair in task.train])
         self.tests = self._examples([(p, pair, False) for p, task in enumerate(tasks) for pair in task.test])
 
@@ -191,6 +192,14 @@ class PuzzleSet:
             np.concatenate([own.rooms, others.rooms]),
         )
         return joined
+
+    def _recolourings(self, task: Task) -> int:
+        """Return how many recoloured views a task gets at most."""
+        limit = self.recipe.recoloured_tokens
+        if self.is_for_decoder and limit:
+            tokens = sum(sequence_length(pair.input.shape, pair.output.shape) for pair in task.train)
+            return self.recipe.colour_permutations if tokens <= limit else 0
+        return self.recipe.colour_permutations
 
     def _set_views(self, views: list[Views]) -> None:
         self.views = views
@@ -283,9 +292,13 @@ class PuzzleSet:
     def buckets(self, examples: Examples) -> list[Bucket]:
         """Group the examples by canvas, as the recipe says, or for a decoder by the length of their sequences."""
         if self.is_for_decoder:
-            sides = zip((pair.input.shape for pair in examples.pairs), examples.rooms.tolist())
-            return make_length_buckets(np.array([sequence_length(*both) for both in sides]))
+            return make_length_buckets(self.lengths(examples))
         return make_buckets(examples.rooms, self.recipe.canvas, self.largest_canvas)
+
+    def lengths(self, examples: Examples) -> np.ndarray:
+        """Return the tokens of each example as a sequence of a decoder, int [N]."""
+        sides = zip((pair.input.shape for pair in examples.pairs), examples.rooms.tolist())
+        return np.array([sequence_length(*both) for both in sides])
 
 
 def _output_sides(task: Task, pair: Pair, with_output: bool) -> tuple[int, int]:
@@ -309,8 +322,9 @@ class ExampleSource:
     A batch depends on (seed, step) alone. So a run that was resumed, or that is spread over several processes, sees
     the same batches as an unbroken run.
 
-    By bucket, `batch_sizes` is the number of sequences in a batch, and `shares` the share of the steps that learns
-    from it, such that all examples are offered equally often. `steps_per_visit` steps offer each example once.
+    By bucket, `batch_sizes` is the number of sequences in a batch. A batch is drawn from one bucket, and each bucket
+    has such a share of the steps that all examples are offered equally often. `steps_per_visit` steps offer each
+    example once. The examples of a decoder are dealt in `Epochs` instead, whatever their buckets.
 
     Companions have buckets of their own, after the others. Their steps lie in between, so many that they are the
     recipe's `along_share` of all steps, and offer the companions' examples equally often. `steps_per_visit` steps then
@@ -324,20 +338,25 @@ class ExampleSource:
         is_companion = self.examples.puzzles >= len(puzzles.tasks) - puzzles.num_companions
         own, others = self._buckets_of(~is_companion), self._buckets_of(is_companion)
         self.buckets = own + others
+        self._lengths = puzzles.lengths(self.examples) if puzzles.is_for_decoder else None
         self._sides = np.array([np.maximum(p.input.shape, p.output.shape) for p in self.examples.pairs])
         self._first_view = puzzles.first_view[self.examples.puzzles]
         self._num_views = puzzles.first_view[self.examples.puzzles + 1] - self._first_view
         self._contexts = puzzles.contexts(self.examples)
         tokens = puzzles.recipe.tokens_per_step // puzzles.canvases
         self.batch_sizes = [min(b.batch_size(tokens), int(self._num_views[b.members].sum())) for b in self.buckets]
-        steps_to_cover = np.array([len(b.members) / size for b, size in zip(self.buckets, self.batch_sizes)])
+        self._epochs = self._deal(is_companion, tokens) if puzzles.is_for_decoder else []
+        first = 1 if self._epochs else len(own)  # of the companions
+        steps_to_cover = [float(epochs.batches) for epochs in self._epochs] or [
+            len(bucket.members) / size for bucket, size in zip(self.buckets, self.batch_sizes)
+        ]
+        steps_to_cover = np.array(steps_to_cover)
         if others:
-            first, share = len(own), puzzles.recipe.along_share
+            share = puzzles.recipe.along_share
             along = steps_to_cover[:first].sum() * share / (1 - share)
             steps_to_cover[first:] *= along / steps_to_cover[first:].sum()
         self.steps_per_visit = float(steps_to_cover.sum())
-        self.shares = steps_to_cover / steps_to_cover.sum()
-        self._cumulative = np.cumsum(self.shares)
+        self._cumulative = np.cumsum(steps_to_cover / steps_to_cover.sum())
         self._phase = np.random.default_rng(seed).random()
 
     def _buckets_of(self, chosen: np.ndarray) -> list[Bucket]:
@@ -348,26 +367,46 @@ class ExampleSource:
         buckets = self.puzzles.buckets(self.examples.some(index))
         return [Bucket(bucket.canvas, index[bucket.members]) for bucket in buckets]
 
+    def _deal(self, is_companion: np.ndarray, tokens: int) -> list[Epochs]:
+        """Return the epochs of the tasks' own examples, and those of the companions' where there are some."""
+        pools = [pool for pool in map(np.flatnonzero, (~is_companion, is_companion)) if len(pool)]
+        return [Epochs(pool, self._lengths[pool], tokens, self.seed, i) for i, pool in enumerate(pools)]
+
     def batch(self, step: int) -> Batch:
         """Return the batch that `step` learns from."""
-        return self.batch_of(self._bucket(step), step)
+        return self._dealt(step) if self._epochs else self.batch_of(int(self._turns(step)), step)
+
+    def _dealt(self, step: int) -> Batch:
+        """Return the batch of a decoder that `step` learns from."""
+        pool, number = 0, step
+        if len(self._epochs) > 1:
+            turns = self._turns(np.arange(step + 1))
+            pool = int(turns[step])
+            number = int((turns[:step] == pool).sum())  # of the pool's batches that came before
+        examples = self._epochs[pool].batch(number)
+        views = self._draw_views(np.random.default_rng([self.seed, step]), examples)
+        return Batch.of(0, (1, int(self._lengths[examples].max())), examples, views)
 
     def batch_of(self, index: int, step: int) -> Batch:
-        """Return the batch of bucket `index` that `step` would learn from."""
+        """Return a batch of bucket `index`: for `step` if the bucket has its turn then, else to measure with."""
         bucket, size = self.buckets[index], self.batch_sizes[index]
         rng = np.random.default_rng([self.seed, step])
         # Whole permutations one after another, so that all examples come equally often, give or take one.
         times = -(-size // len(bucket.members))
         examples = np.concatenate([rng.permutation(bucket.members) for _ in range(times)])[:size]
-        views = self._first_view[examples] + rng.integers(self._num_views[examples])
+        views = self._draw_views(rng, examples)
         corners = self._corners(rng, examples, views, bucket.canvas)
         contexts = self._contexts.draw(rng, examples)
         return Batch.of(index, bucket.canvas, examples, views, corners, contexts)
 
-    def _bucket(self, step: int) -> int:
-        """Return the index of the bucket that `step` learns from. Each bucket comes as often as its share says."""
-        point = (self._phase + step * _GOLDEN_RATIO) % 1.0
-        return min(int(np.searchsorted(self._cumulative, point, side="right")), len(self.buckets) - 1)
+    def _turns(self, steps: int | np.ndarray) -> np.ndarray:
+        """Return which bucket, or which pool of epochs, has its turn at each step. Each comes as often as it should."""
+        points = (self._phase + steps * _GOLDEN_RATIO) % 1.0
+        return np.minimum(np.searchsorted(self._cumulative, points, side="right"), len(self._cumulative) - 1)
+
+    def _draw_views(self, rng: np.random.Generator, examples: np.ndarray) -> np.ndarray:
+        """Return a view of its puzzle for each example."""
+        return self._first_view[examples] + rng.integers(self._num_views[examples])
 
     def _corners(self, rng: np.random.Generator, examples: np.ndarray, views: np.ndarray, canvas: Canvas) -> np.ndarray:
         """Return the corner [B, 2] of each example: (0, 0), or for a share of them anywhere that both grids fit."""

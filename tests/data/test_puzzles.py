@@ -218,6 +218,20 @@ def test_batches_have_near_equal_token_counts():
     assert min(tokens) > 0.95 * max(tokens)
 
 
+def test_a_large_task_of_a_decoder_gets_no_recoloured_views(make_task):
+    tasks = (make_task("small", [((3, 3), (3, 3))] * 2), make_task("large", [((3, 3), (3, 3)), ((3, 4), (3, 3))]))
+    pair = 2 + 3 * 4 + 3 * 4  # tokens of 3 x 3 grids
+    recipe = dataclasses.replace(PLAIN, colour_permutations=5, recoloured_tokens=2 * pair)
+
+    def views(recipe, model):
+        puzzles = PuzzleSet(tasks, recipe, model.conditioned(recipe), 0)
+        return [len(of_task) - of_task.plain for of_task in puzzles.views]
+
+    assert views(recipe, DECODER) == [5, 0]
+    assert views(dataclasses.replace(recipe, recoloured_tokens=0), DECODER) == [5, 5]
+    assert views(recipe, MODEL) == [5, 5]
+
+
 def test_translation_moves_input_and_label_together_and_can_be_off(make_task):
     tasks = (make_task("t", [((2, 3), (4, 2))] * 3),)
 

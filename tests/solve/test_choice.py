@@ -47,8 +47,8 @@ def test_a_corrupt_artifact_costs_a_warning(challenges, tmp_path):
 @pytest.mark.parametrize(
     ("preset", "overrides", "recoloured", "columns"),
     [
-        ("decoder-170k", {}, 0, 2),
-        ("decoder-170k", {"colour_permutations": 4}, 4, 3),
+        ("decoder-170k", {}, PRESETS["decoder-170k"].recipe(pretrained=True).colour_permutations, 3),
+        ("decoder-170k", {"colour_permutations": 0}, 0, 2),
         ("hrm-132k", {}, 0, 2),
     ],
 )

@@ -97,7 +97,7 @@ def _draw_arm(contact: Contact, name: str, pretrained: bool, share: float) -> No
     recipe = PRESETS[name].recipe(pretrained)
     torch.manual_seed(0)
     if pretrained:
-        artifact = load_artifact(bundled_artifact(name))
+        artifact = load_artifact(bundled_artifact(name)).conditioned(recipe)
         puzzles = PuzzleSet(tasks, recipe, artifact.config, seed=0)
         model = artifact.build(puzzles.num_rows, contact.runtime.dtype)
     else:
