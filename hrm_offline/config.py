@@ -429,7 +429,7 @@ class Recipe:
     )
     recoloured_tokens: int = setting(
         0,
-        "a decoder's task whose demonstrations have more tokens together gets no recoloured views; 0: no limit",
+        "most tokens of a task's demonstrations, summed, for which a decoder gets recoloured views; 0: no limit",
         least=0,
         group=_VIEWS,
         metavar="N",
@@ -791,7 +791,8 @@ PRESETS = {
             **_DECODER_ADAPTATION,
             tokens_per_step=64 * 512,
             # 650 are published for hundreds of tasks at a time. On an H200, 30 small tasks made 288 steps in 2,000
-            # visits, and their loss was still 0.40: see LOG.md, 2026-11-26.
+            # visits, and their loss was still 0.40: see LOG.md, 2026-11-26. By epoch they make 2,000 steps or more,
+            # which was not tried there.
             visits=2000,
             members=_LARGE_MEMBERS,
             vote_views=64,
@@ -812,7 +813,7 @@ PRESETS = {
         # Half the rates of random weights, but for the embeddings, which are new. The visits were chosen among 80, 160
         # and 320 on ConceptARC's 30 smallest tasks: see LOG.md, 2026-11-25. Averaged weights have a lower test loss
         # there: see LOG.md, 2026-11-26. More recoloured views solve more of ConceptARC, and fewer of the tasks that are
-        # new in ARC-AGI-2. Larger tasks learn too little in the time of a CPU to gain from any.
+        # new in ARC-AGI-2. The limit on a task's tokens was not tuned.
         AdaptConfig(
             **(_SMALL_DECODER | dict(lr=1e-3, matrix_lr=5e-3, puzzle_emb_lr=1e-2, ema=0.98, colour_permutations=4)),
             recoloured_tokens=1000,

@@ -5,16 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 # Batches whose examples are sorted by length together. More of them waste less where attention pads, and fewer mix the
-# tasks better.
+# tasks better. A batch that was drawn from sequences of one length would often hold one task alone, many times over.
 _WINDOW = 8
 
 
 class Epochs:
     """The batches of some examples.
 
-    `batches` is their number in each epoch. A batch depends on its number and on what `__init__` is given alone, and
-    holds an example at most once. A batch drawn from sequences of one length would often hold one task alone, many
-    times over.
+    `batches` is their number in each epoch. A batch depends only on its number and on the arguments of `__init__`. It
+    holds an example at most once.
     """
 
     def __init__(self, examples: np.ndarray, lengths: np.ndarray, tokens: int, seed: int, pool: int = 0):

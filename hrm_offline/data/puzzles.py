@@ -81,8 +81,9 @@ def unpack(packed) -> Unpacked:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """The sequences of a batch in one bucket: which example each shows, in which view, where on the canvas.
+    """The sequences of a batch: which example each shows, in which view, where on the canvas.
 
+    `bucket` is the bucket that they are from, 0 for a batch that a decoder learns from, which is from several.
     `packed` int32 [B, 4 + context pairs] holds the columns side by side, so that a batch crosses to the device in one
     copy. The tokens are made of it there (`hrm_offline.model.batching`).
     """
@@ -358,6 +359,7 @@ class ExampleSource:
         self.steps_per_visit = float(steps_to_cover.sum())
         self._cumulative = np.cumsum(steps_to_cover / steps_to_cover.sum())
         self._phase = np.random.default_rng(seed).random()
+        self._known_turns = np.zeros(0, dtype=np.int64)  # of the first steps, where there are two pools
 
     def _buckets_of(self, chosen: np.ndarray) -> list[Bucket]:
         """Return the buckets of some of the examples, bool [N]."""
@@ -374,15 +376,18 @@ class ExampleSource:
 
     def batch(self, step: int) -> Batch:
         """Return the batch that `step` learns from."""
-        return self._dealt(step) if self._epochs else self.batch_of(int(self._turns(step)), step)
+        if self.puzzles.is_for_decoder:
+            return self._dealt(step)
+        return self.batch_of(int(self._turns(step)), step)
 
     def _dealt(self, step: int) -> Batch:
         """Return the batch of a decoder that `step` learns from."""
         pool, number = 0, step
         if len(self._epochs) > 1:
-            turns = self._turns(np.arange(step + 1))
-            pool = int(turns[step])
-            number = int((turns[:step] == pool).sum())  # of the pool's batches that came before
+            if step >= len(self._known_turns):
+                self._known_turns = self._turns(np.arange(2 * step + 1))
+            pool = int(self._known_turns[step])
+            number = int(np.count_nonzero(self._known_turns[:step] == pool))  # the pool's batches so far
         examples = self._epochs[pool].batch(number)
         views = self._draw_views(np.random.default_rng([self.seed, step]), examples)
         return Batch.of(0, (1, int(self._lengths[examples].max())), examples, views)

@@ -179,7 +179,7 @@ def test_companions_have_their_share_of_the_steps_and_the_others_all_their_visit
     assert by_companion == pytest.approx(np.full(5, by_companion.mean()), rel=0.2)
 
 
-@pytest.mark.parametrize(("recipe", "model"), [(TABLE, MODEL), (FACTORED, THREE_COLUMNS)])
+@pytest.mark.parametrize(("recipe", "model"), [(TABLE, MODEL), (FACTORED, THREE_COLUMNS), (PLAIN, DECODER)])
 def test_with_companions_all_else_keeps_its_place(make_task, recipe, model):
     own, joined = with_companions(make_task, recipe, model)
     assert np.array_equal(joined.identifiers()[: len(own.all_views)], own.identifiers())

@@ -184,8 +184,7 @@ def _spending(card: Card, name: str, pretrained: bool, budget: float) -> list[st
 @functools.cache
 def _work(name: str, pretrained: bool) -> Work:
     """Return the work of a preset on tasks like those of a competition, which number twice the public ones."""
-    recipe = preset(name).recipe(pretrained)
-    work = Work.of(preset(name).model.conditioned(recipe), recipe, load_tasks("arc2-eval").tasks)
+    work = Work.of(preset(name).model, preset(name).recipe(pretrained), load_tasks("arc2-eval").tasks)
     return dataclasses.replace(work, visit=2 * work.visit, base=2 * work.base, extra=2 * work.extra)
 
 

@@ -98,6 +98,7 @@ class Work:
     @classmethod
     def of(cls, model: ModelConfig, recipe: AdaptConfig, tasks) -> Work:
         """Count the work on tasks. A decoder alone judges candidates, and searches for more in the plain views."""
+        model = model.conditioned(recipe)
         puzzles = PuzzleSet(tasks, recipe, model, 0)
         base = prediction_flop(model, puzzles, _BASE_VIEWS)
         extra = prediction_flop(model, puzzles) - base
