@@ -88,7 +88,7 @@ def plan_memory(source: ExampleSource, model: Network, world: World) -> MemoryPl
     """Return a plan for the batches of a source, None where nothing is planned: on a CPU, and in several processes.
 
     Processes that learn together would have to agree on the parts. A decoder's batches leave nothing behind. Their
-    lengths differ, up to about twice `tokens_per_step`, and a batch that does not fit is halved.
+    tokens differ, up to about twice `tokens_per_step`. A batch that does not fit is halved.
     """
     device = open_memory(model.device)
     if device is None or world.size > 1 or model.config.is_decoder:

@@ -1,3 +1,5 @@
+"""Test how a decoder's examples are dealt into batches."""
+
 import numpy as np
 import pytest
 
