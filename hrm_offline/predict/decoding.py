@@ -56,6 +56,14 @@ class DecoderPredictor:
         """
         return self._within_memory(self._predict, batch, Batch.rows, Votes.joined)
 
+    def rehearse(self, batch: Batch) -> None:
+        """Write grids that take all their room, to time the longest work that a batch can be. Nothing is kept."""
+
+        def write(part: Batch) -> None:
+            write_grids(self.model, self.maker.prompts(part), self._room(part), fills=True)
+
+        self._within_memory(write, batch, Batch.rows, lambda parts: None)
+
     def try_graphs(self, batch: Batch) -> None:
         """Leave all work unrecorded (see `new_predictor`)."""
 

@@ -114,12 +114,14 @@ def write_grids(
     room: np.ndarray,
     drafts: Drafts | None = None,
     floor: float = -math.inf,
+    fills: bool = False,
 ) -> Written:
     """Write a grid after each prompt, of at most `room` tokens with its EOS, int64 [B].
 
     A sequence that does not end within its room has no EOS among its tokens, nor has one that was given up because
     its log-likelihood fell below `floor`. Drafts save time and change nothing but rounding; to use them waits for the
-    device. Call it in inference mode.
+    device. With `fills` a grid without draft takes all its room, so that the longest work can be timed. Call it in
+    inference mode.
     """
     size, most, device = len(prompts), int(room.max()), model.device
     blank = torch.zeros(size, most, dtype=torch.int64, device=device)
@@ -133,7 +135,7 @@ def write_grids(
         alive = (~(written.tokens == EOS).any(1) & (begun < limits) & (written.scores >= floor)).nonzero()[:, 0]
         prompts = prompts.continued(alive, written.tokens[alive], begun[alive]) if len(alive) else prompts
     if len(alive):
-        _write_on(model, prompts, limits, written, alive, begun, floor)
+        _write_on(model, prompts, limits, written, alive, begun, floor, fills)
     return written
 
 
@@ -145,6 +147,7 @@ def _write_on(
     alive: torch.Tensor,
     begun: torch.Tensor,
     floor: float,
+    fills: bool,
 ) -> None:
     """Write the sequences `alive` [A] of a batch to their ends. `prompts` [A] hold the `begun` [B] tokens already."""
     most, device = written.tokens.shape[1], model.device
@@ -153,7 +156,10 @@ def _write_on(
     drawn = _Drawn.along(torch.cat([written.tokens[alive], torch.zeros_like(alive)[:, None]], dim=1))
     drawn, done = drawn.at(torch.arange(len(alive), device=device), places), torch.zeros_like(alive, dtype=torch.bool)
     for step in range(steps):
-        tokens = _choose(written, logits, drawn, done, alive, places)  # [A]
+        possible = drawn.allowed(logits.shape[1])
+        if fills:
+            possible[:, EOS] = False
+        tokens = _choose(written, logits, possible, done, alive, places)  # [A]
         places = places + 1
         done = done | (tokens == EOS) | (places >= limits[alive]) | (written.scores[alive] < floor)
         left = _leave(done, step, device)
@@ -167,11 +173,13 @@ def _write_on(
         drawn = drawn.advance(tokens)
 
 
-def _choose(written: Written, logits, drawn: _Drawn, done, alive, places) -> torch.Tensor:
-    """Write down the next token of each sequence in work at its place, and return the tokens int64 [A]."""
-    chances = logits.float().log_softmax(-1)  # [A, vocabulary]
-    possible = chances.masked_fill(~drawn.allowed(chances.shape[1]), -math.inf)
-    (best_chance, second_chance), (tokens, second) = (part.unbind(1) for part in possible.topk(2, dim=1))
+def _choose(written: Written, logits, possible, done, alive, places) -> torch.Tensor:
+    """Write down the next token of each sequence in work at its place, and return the tokens int64 [A].
+
+    `possible` bool [A, vocabulary] says which tokens may be chosen.
+    """
+    chances = logits.float().log_softmax(-1).masked_fill(~possible, -math.inf)  # [A, vocabulary]
+    (best_chance, second_chance), (tokens, second) = (part.unbind(1) for part in chances.topk(2, dim=1))
     before = written.scores[alive]
     kept = (written.turns[alive, places], written.others[alive, places], written.tokens[alive, places])
     written.turns[alive, places] = torch.where(done, kept[0], before + second_chance)

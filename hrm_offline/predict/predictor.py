@@ -81,6 +81,10 @@ class Predictor:
         half = len(batch) // 2
         return [batch.rows(slice(half)), batch.rows(slice(half, None))]
 
+    def rehearse(self, batch: Batch) -> None:
+        """Predict a batch to see how long that takes."""
+        self.predict(batch)
+
     def try_graphs(self, batch: Batch) -> None:
         """Decide whether batches are recorded from now on, where that is to be measured."""
         choice = self.recorder.choice

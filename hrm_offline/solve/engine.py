@@ -46,7 +46,7 @@ _GUESS = 2.0
 # predicted, so the probe is repeated where there is time.
 _PROBE_SECONDS = 0.1
 _PROBES, _MORE_PROBES = 3, 7
-_PROBING_SHARE = 0.005  # of the budget may go into the further probes
+_PROBING_SHARE = 0.005  # of the budget may go into the further probes, and on a CPU into all but the first
 _MAX_SELFTEST_SECONDS, _SELFTEST_SHARE = 60.0, 0.01  # the least of both; the share is of the budget
 _JUDGED_AT_ONCE = 64  # candidates
 _MAX_CARRY_BYTES = 2**28
@@ -152,13 +152,13 @@ class Engine:
         for number in job.batches:
             batch = plan.rounds[job.round][number]
             before = self.clock()
-            if before + _GUESS * self.seconds_per_token * tokens_of(batch) > job.until:
+            if before + _GUESS * self.seconds_per_token * plan.cost_of(batch) > job.until:
                 return
             votes = predictor.predict(batch)
             if not np.isfinite(votes.confidence).all():
                 raise Diverged(f"group {job.group}: the network predicts no numbers")
             seconds = self.clock() - before
-            self.seconds_per_token = seconds / tokens_of(batch)
+            self.seconds_per_token = seconds / plan.cost_of(batch)
             yield Voted((job.group, job.round, number), votes, tokens_of(batch), seconds)
 
     def judge(self, job: Judge) -> Iterator[Judged]:
@@ -258,7 +258,7 @@ class Engine:
         return new_predictor(model, puzzles, self.choice.recipe, self.graphs["predict"])
 
     def _probe(self) -> float:
-        """Measure the seconds per canvas token of prediction, on the largest task that suits the model.
+        """Measure the seconds per unit of the cost of prediction, on the largest task that suits the model.
 
         Return 0 if no task suits; the supervising process finds that out by itself.
         """
@@ -269,26 +269,28 @@ class Engine:
         plan = PredictionPlan(puzzles, self.choice.recipe)
         batch = plan.rounds[0][-1]
         full, rows = plan.buckets[batch.bucket].batch_size(self.choice.recipe.predict_tokens), 1
-        before = None
+        before, on_cpu = None, self.runtime.device.type == "cpu"
         while True:
             trial = batch.rows(np.arange(rows) % len(batch))
-            predictor.predict(trial)  # the first call of a shape compiles kernels and takes memory
+            first = self._seconds_of(1, predictor, trial)  # on a GPU this compiles kernels
+            if on_cpu and self._affordable_probes(first) < _PROBES:
+                return first / plan.cost_of(trial)
             seconds = self._seconds_of(_PROBES, predictor, trial)
             # While four times the rows take less than twice the time, launching is measured and not computing.
-            computes = self.runtime.device.type == "cpu" or (before is not None and seconds > 2 * before)
+            computes = on_cpu or (before is not None and seconds > 2 * before)
             before = seconds
             if rows >= full or (computes and seconds >= _PROBES * _PROBE_SECONDS):
                 more = self._affordable_probes(seconds / _PROBES)
                 seconds += self._seconds_of(more, predictor, trial)
                 if more == _MORE_PROBES:  # there is time for a trial, which takes about as long
                     predictor.try_graphs(trial)
-                return seconds / (_PROBES + more) / tokens_of(trial)
+                return seconds / (_PROBES + more) / plan.cost_of(trial)
             rows = min(full, 4 * rows)
 
     def _seconds_of(self, times: int, predictor: AnyPredictor, batch: Batch) -> float:
         before = self.clock()
         for _ in range(times):
-            predictor.predict(batch)
+            predictor.rehearse(batch)
         return self.clock() - before
 
     def _affordable_probes(self, seconds: float) -> int:

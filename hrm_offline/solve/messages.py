@@ -149,11 +149,11 @@ class Along:
 class Hello:
     """Say that a worker is ready, what it computes on, and which network it adapts.
 
-    `seconds_per_token` is the measured time to predict one canvas token. `artifact_digest` is the SHA-256 of the
-    pretrained weights, or None for random weights. `reason` says why this network was chosen. `warning` names a wish of
-    the user that could not be met. `selftest` holds the self-test of the operations on a GPU, as JSON. `memory` is the
-    most bytes that the worker has held so far, or 0 where nobody knows. `along` is None where nothing was asked to be
-    learned along.
+    `seconds_per_token` is the measured time of prediction per unit of cost (see `PredictionPlan.cost_of`).
+    `artifact_digest` is the SHA-256 of the pretrained weights, or None for random weights. `reason` says why this
+    network was chosen. `warning` names a wish of the user that could not be met. `selftest` holds the self-test of the
+    operations on a GPU, as JSON. `memory` is the most bytes that the worker has held so far, or 0 where nobody knows.
+    `along` is None where nothing was asked to be learned along.
     """
 
     device: str

@@ -16,7 +16,7 @@ from hrm_offline.answers.vote import BatchKey
 from hrm_offline.config import AdaptConfig, ModelConfig
 from hrm_offline.data.puzzles import PuzzleSet
 from hrm_offline.data.tasks import Task
-from hrm_offline.predict.plan import BASE_ROUNDS, PredictionPlan, tokens_of
+from hrm_offline.predict.plan import BASE_ROUNDS, PredictionPlan
 from hrm_offline.solve.members import Roster
 from hrm_offline.solve.messages import Adapt, Judge, Predict
 
@@ -93,30 +93,31 @@ class Group:
         report = self.report or {}
         return 0 < report.get("planned_steps", 0) <= report.get("steps", 0) and "seconds" in report
 
-    def tokens(self, base: bool) -> int:
-        """Return the canvas tokens still to be predicted, in the base rounds or in the extra ones."""
+    def prediction_cost(self, base: bool) -> int:
+        """Return the cost of the base rounds or of the extra ones, as far as they are still to be predicted."""
         all_rounds = range(len(self.outstanding))
         rounds = all_rounds[:BASE_ROUNDS] if base else all_rounds[BASE_ROUNDS:]
-        return sum(tokens_of(self.plan.rounds[r][b]) for r in rounds for b in self.outstanding[r])
+        return sum(self.plan.cost_of(self.plan.rounds[r][b]) for r in rounds for b in self.outstanding[r])
 
 
 @dataclass
 class Speed:
     """How fast a worker predicts.
 
-    `seconds_per_token` is the time per canvas token. `slowdown` says how many times slower training steps have become
-    since that was measured. `seconds` and `tokens` are fading sums over the batches so far.
+    `seconds_per_token` is the time per unit of a batch's cost (see `PredictionPlan.cost_of`). `slowdown` says how many
+    times slower training steps have become since that was measured. `seconds` and `cost` are fading sums over the
+    batches so far.
     """
 
     seconds_per_token: float
     slowdown: float = 1.0
     seconds: float = 0.0
-    tokens: float = 0.0
+    cost: float = 0.0
 
-    def measured(self, seconds: float, tokens: int) -> None:
+    def measured(self, seconds: float, cost: int) -> None:
         """Take in the time of one batch. The mean over batches, in which the last weigh most, replaces the guess."""
-        self.seconds, self.tokens = _FADING * self.seconds + seconds, _FADING * self.tokens + tokens
-        self.seconds_per_token, self.slowdown = self.seconds / self.tokens, 1.0
+        self.seconds, self.cost = _FADING * self.seconds + seconds, _FADING * self.cost + cost
+        self.seconds_per_token, self.slowdown = self.seconds / self.cost, 1.0
 
 
 def task_costs(puzzles: PuzzleSet) -> np.ndarray:
@@ -173,7 +174,7 @@ class Schedule:
     `speeds` has an entry for each worker that is alive. `loaded` is the group whose network each worker has in memory.
     `spent` are workers for whom no further batch ends in time. With `sharing` "joint" all workers learn one group
     together. With "per-task" each task is a group. `began` is when the first adaptation was given out, and `begun_with`
-    are the canvas tokens to predict at that time, in base rounds and in extra ones. `overruns` are the seconds by
+    is the cost of the predictions at that time, of base rounds and of extra ones. `overruns` are the seconds by
     which adaptations missed their ends. `unjudged` returns the candidates of a group that are to be judged, or is None
     for a network that cannot judge. `make_group` makes the group of a number (see `Roster`), and there may be `most`
     groups, further members included. `has_room` says whether the machine has room for another network.
@@ -353,13 +354,13 @@ class Schedule:
     def adaptation_end(self) -> float:
         """Return when the last adaptation should end so that enough time is left for prediction."""
         span, seconds = self.end - self.began, self._seconds_per_token()
-        base_tokens, extra_tokens = self.begun_with
-        reserved = reserved_seconds(seconds * base_tokens, seconds * extra_tokens, span, self.unjudged is not None)
-        predicted = seconds * (base_tokens + extra_tokens - sum(self._tokens()))  # this time has been spent already
+        base, extra = self.begun_with
+        reserved = reserved_seconds(seconds * base, seconds * extra, span, self.unjudged is not None)
+        predicted = seconds * (base + extra - sum(self._prediction_costs()))  # this time has been spent already
         return self.end - max(0.0, reserved - predicted)
 
     def _seconds_per_token(self) -> float:
-        """Return the seconds in which all workers together predict one canvas token."""
+        """Return the seconds that all workers together take per unit of the cost of prediction."""
         speeds = [speed.seconds_per_token * speed.slowdown for speed in self.speeds.values()]
         return sum(speeds) / max(1, len(speeds)) / max(1, self.workers)
 
@@ -380,7 +381,7 @@ class Schedule:
     def _until(self, group: Group, now: float) -> float:
         """Return when a group's adaptation that begins now should end."""
         if self.began is None:
-            self.began, self.begun_with = now, self._tokens()
+            self.began, self.begun_with = now, self._prediction_costs()
         return self._member_end(group) if group.member else self._slice(group, now)
 
     def _further_member(self, worker: int, now: float) -> Adapt | None:
@@ -412,8 +413,8 @@ class Schedule:
 
     def _member_end(self, group: Group) -> float:
         """Return when the adaptation of a further member must end, so that the worker predicts and judges in time."""
-        tokens = sum(tokens_of(batch) for batches in group.plan.rounds for batch in batches)
-        seconds = self._seconds_per_token() * max(1, self.workers) * tokens
+        cost = sum(group.plan.cost_of(batch) for batches in group.plan.rounds for batch in batches)
+        seconds = self._seconds_per_token() * max(1, self.workers) * cost
         judging = _JUDGING_SHARE if self.unjudged is not None else 0.0
         return self.end - _SAFETY * (1 + 2 * judging) * seconds
 
@@ -436,10 +437,11 @@ class Schedule:
         min_seconds = (1 - MAX_PREDICT_SHARE) * (self.end - now) * share
         return max(min(end, now + worker_seconds * share), now + min_seconds)
 
-    def _tokens(self) -> tuple[int, int]:
-        """Return the canvas tokens still to be predicted, in base rounds and in extra ones."""
+    def _prediction_costs(self) -> tuple[int, int]:
+        """Return the cost of the predictions still to be made, of base rounds and of extra ones."""
         groups = [group for group in self.groups if group.lost is None and not group.member]
-        return sum(group.tokens(True) for group in groups), sum(group.tokens(False) for group in groups)
+        base, extra = (sum(group.prediction_cost(base) for group in groups) for base in (True, False))
+        return base, extra
 
     def _first_rounds(self, group: Group) -> int:
         """Return how many rounds a group predicts right after its adaptation.

@@ -462,7 +462,9 @@ class Supervisor:
 
     def _voted(self, index: int, message: Voted) -> None:
         self.schedule.voted(message.key)
-        self.schedule.speeds[index].measured(message.seconds, message.tokens)
+        group, number, batch = message.key
+        plan = self.schedule.groups[group].plan
+        self.schedule.speeds[index].measured(message.seconds, plan.cost_of(plan.rounds[number][batch]))
         self.predicted_tokens += message.tokens
         self.ledger.add(message.key, message.votes)
         if self.history is not None:

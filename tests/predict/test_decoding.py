@@ -76,6 +76,24 @@ def test_drafts_change_no_grid_and_save_steps(predictor, monkeypatch):
             assert count < most_steps
 
 
+def test_a_rehearsal_fills_the_room_of_every_grid_each_time_and_keeps_nothing(predictor, monkeypatch):
+    model, steps = predictor.model, []
+    extend = type(model).extend
+    monkeypatch.setattr(model, "extend", lambda *given: steps.append(1) or extend(model, *given))
+    lean_towards(model, 1, 30.0)  # grids end as soon as they may
+    batch = PredictionPlan(predictor.puzzles, predictor.config).rounds[1][0]
+    longest = int(predictor._room(batch).max())
+    votes = predict_all(predictor)
+    assert (votes.sides[:, 0] == 1).any()
+    for _ in range(2):
+        steps.clear()
+        predictor.rehearse(batch)
+        assert len(steps) == longest - 1
+    steps.clear()
+    predictor.predict(batch)
+    assert len(steps) < longest - 1
+
+
 def test_leaving_sequences_and_short_memory_change_no_vote(predictor, monkeypatch):
     expected = predict_all(predictor)
     monkeypatch.setattr(greedy, "_LEAVING_SHARE", 0.01)  # every one leaves at once

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from decoders import make_decoder
 from few_shot import few_shot
 from plans import make_plan
 
@@ -13,7 +14,7 @@ from hrm_offline.config import PRESETS
 from hrm_offline.data.context import NO_PAIR
 from hrm_offline.data.puzzles import PuzzleSet
 from hrm_offline.model.batching import BatchMaker
-from hrm_offline.predict.plan import PredictionPlan
+from hrm_offline.predict.plan import PredictionPlan, tokens_of
 
 
 def test_a_test_inputs_context_may_hold_every_demonstration_and_rows_that_lack_are_blank(make_task):
@@ -47,6 +48,21 @@ def test_rounds_cover_every_view_of_every_test_input_once(make_task):
     assert max(len(rows) for rows in rounds) <= 4 * 7
     fewer = make_plan(tasks, predict_tokens=32, vote_views=4)
     assert sum(len(batch) for batches in fewer.rounds for batch in batches) == 4 * 4
+
+
+def test_a_step_of_a_decoder_has_a_cost_beside_that_of_its_rows(make_task):
+    """Two batches cost more than the batch of all their rows, and a search more than the grids that it starts from."""
+    tasks = (make_task("a"), make_task("b", seed=1))
+    _, puzzles, recipe = make_decoder(tasks, search_branches=4)
+    plan = PredictionPlan(puzzles, recipe)
+    batch, searched = plan.rounds[1][0], plan.rounds[-1][0]
+    parts = [batch.rows(slice(0, 3)), batch.rows(slice(3, None))]
+    assert sum(map(tokens_of, parts)) == tokens_of(batch)
+    one_step = sum(map(plan.cost_of, parts)) - plan.cost_of(batch)
+    assert one_step > tokens_of(batch.rows(slice(1)))
+    assert plan.cost_of(searched) > plan.cost_of(batch.rows(slice(len(searched))))
+    in_place = make_plan(tasks)
+    assert in_place.cost_of(in_place.rounds[1][0]) == tokens_of(in_place.rounds[1][0])
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,10 @@ from runs import check, inline, options_of, solve_quietly
 
 from hrm_offline.common.budget import Budget
 from hrm_offline.model import graphs
+from hrm_offline.predict.predictor import Predictor
+from hrm_offline.solve.engine import Engine
 from hrm_offline.solve.job import solve
+from hrm_offline.solve.messages import Setup
 from hrm_offline.train import graphs as trials
 from hrm_offline.train import learner
 
@@ -66,3 +69,16 @@ def test_graphs_that_a_trial_finds_faster_are_reported_and_change_no_answer(
     for choice in report["cuda graphs"].values():
         assert choice.startswith("CUDA graphs on: same numbers, faster")
     assert check(tmp_path / "out", challenges[1])[0] == reference
+
+
+def test_a_probe_that_takes_long_on_a_cpu_is_not_repeated(challenges, tmp_path, monkeypatch):
+    """The clock stands still but for the probes, each of which takes a share of the budget."""
+    calls = []
+    monkeypatch.setattr(Predictor, "rehearse", lambda self, batch: calls.append(len(batch)))
+    options = options_of(challenges, tmp_path)
+    for share, expected in ((0.01, 1), (0.001, 9)):
+        calls.clear()
+        setup = Setup(options, tmp_path, 60.0)
+        engine = Engine(setup, lambda share=share: share * 60 * 5 * len(calls), print)
+        assert len(calls) == expected
+        assert engine.seconds_per_token > 0

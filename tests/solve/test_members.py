@@ -5,7 +5,6 @@ import pytest
 
 from hrm_offline.config import MAX_SEED, PRESETS
 from hrm_offline.data.puzzles import PuzzleSet
-from hrm_offline.predict.plan import tokens_of
 from hrm_offline.solve.members import Roster, member_seed
 from hrm_offline.solve.messages import Adapt, Judge, Predict
 from hrm_offline.solve.schedule import Schedule, Speed, split_tasks
@@ -34,7 +33,8 @@ def run(schedule, steps=10):
             report = {"steps": made, "planned_steps": 10, "seconds": SECONDS}
             schedule.adapted(job.group, 0, report, saved=True)
         for batch in getattr(job, "batches", ()):
-            now += 1e-4 * tokens_of(schedule.groups[job.group].plan.rounds[job.round][batch])
+            plan = schedule.groups[job.group].plan
+            now += 1e-4 * plan.cost_of(plan.rounds[job.round][batch])
             schedule.voted((job.group, job.round, batch))
         schedule.finished(0, now)
     assert now <= schedule.end

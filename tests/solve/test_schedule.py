@@ -5,7 +5,6 @@ import pytest
 
 from hrm_offline.config import PRESETS
 from hrm_offline.data.puzzles import PuzzleSet
-from hrm_offline.predict.plan import tokens_of
 from hrm_offline.solve.messages import Adapt, Judge
 from hrm_offline.solve.schedule import Schedule, Speed, split_tasks
 
@@ -96,7 +95,7 @@ def test_alone_every_task_has_its_votes_and_its_share_of_a_budget_too_short_for_
             schedule.adapted(job.group, 0, {"steps": 1}, saved=True)
         else:
             for batch in job.batches:
-                now += 1e-3 * tokens_of(group.plan.rounds[job.round][batch])
+                now += 1e-3 * group.plan.cost_of(group.plan.rounds[job.round][batch])
                 schedule.voted((job.group, job.round, batch))
         schedule.finished(0, now)
     assert now <= 240

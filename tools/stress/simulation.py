@@ -249,7 +249,7 @@ class SimulatedEngine(Engine):
         return None
 
     def _new_predictor(self, model, puzzles):
-        return SimpleNamespace(predict=self._predict, try_graphs=lambda batch: None)
+        return SimpleNamespace(predict=self._predict, rehearse=self._predict, try_graphs=lambda batch: None)
 
     def _predictor(self, job):
         puzzles = self._puzzles(job.tasks, job.member)

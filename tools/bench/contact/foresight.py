@@ -46,25 +46,26 @@ def foresee_prediction(contact: Contact) -> None:
     until = contact.until - contact.pick(_RESERVE_SECONDS, 0.0)
     engine = Engine(Setup(options, folder, contact.pick(_SECONDS_PER_TASK, 0.1)), time.monotonic, print)
     probed = engine.seconds_per_token
-    contact.add("probe", **{"tokens/s": 1 / probed, "microseconds per token": 1e6 * probed})
+    contact.add("probe", **{"microseconds per unit of cost": 1e6 * probed})
     everything = tuple(range(len(tasks)))
     for _ in engine.adapt(Adapt(0, everything, until)):
         pass
     plan = PredictionPlan(
         PuzzleSet(tuple(engine.tasks), engine.choice.recipe, engine.choice.model, options.seed), engine.choice.recipe
     )
-    tokens = seconds = 0.0
+    tokens = seconds = cost = 0.0
     for number in range(contact.pick(len(plan.rounds), 1)):
         batches = tuple(range(len(plan.rounds[number])))
         for voted in engine.predict(Predict(0, everything, number, batches, until)):
             tokens, seconds = tokens + voted.tokens, seconds + voted.seconds
+            cost += plan.cost_of(plan.rounds[number][voted.key[2]])
     if not tokens:
         raise RuntimeError("no batch was predicted in the time of this stage")
     contact.add(
         "prediction",
         tokens=tokens,
         seconds=seconds,
-        **{"tokens/s": tokens / seconds, "probe by truth": probed * tokens / seconds},
+        **{"tokens/s": tokens / seconds, "probe by truth": probed * cost / seconds},
     )
 
 
