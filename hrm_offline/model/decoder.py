@@ -68,6 +68,9 @@ class DecoderModel(nn.Module):
         self.layers = nn.ModuleList(PreNormLayer(config) for _ in range(config.H_layers))
         self.final_norm = Norm(hidden)
         self.lm_head = Matrix(hidden, config.vocab_size)
+        axes, frequencies = _rotary_frequencies(config)
+        self.register_buffer("axes", axes, persistent=False)
+        self.register_buffer("frequencies", frequencies, persistent=False)
 
     @property
     def device(self) -> torch.device:
@@ -163,20 +166,24 @@ class DecoderModel(nn.Module):
         return self.lm_head(normed)
 
     def _cos_sin(self, positions: torch.Tensor) -> torch.Tensor:
-        """Return what rotates queries and keys [N, head_dim] at positions int64 [N, 3] (see `rope_cos_sin`).
-
-        A quarter of the frequencies (at least one) turns with the part of the sequence, the rest half and half with
-        row and column.
-        """
-        half = self.config.head_dim // 2
-        parts = max(1, half // 4)
-        rows = (half - parts) // 2
-        angles = []
-        for axis, count in enumerate((rows, half - parts - rows, parts)):
-            exponents = torch.arange(count, dtype=torch.float32, device=positions.device) / max(1, count)
-            frequencies = torch.exp(-math.log(self.config.rope_theta) * exponents)
-            angles.append(positions[:, axis, None] * frequencies)  # [N, count]
-        angle = torch.cat(angles, dim=1)
+        """Return what rotates queries and keys [N, head_dim] at positions int64 [N, 3] (see `rope_cos_sin`)."""
+        angle = positions[:, self.axes] * self.frequencies  # [N, head_dim / 2]
         # As in the recursive network, float16 keeps cosines finer than bfloat16 would.
         dtype = torch.float16 if self.dtype.itemsize == 2 else torch.float32
         return torch.cat([angle.cos(), angle.sin()], dim=1).to(dtype)
+
+
+def _rotary_frequencies(config: ModelConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return by which coordinate of a position each pair of numbers turns, and how fast.
+
+    axes int64 [head_dim / 2]: 0 for the row, 1 for the column, 2 for the part of the sequence. frequencies float32
+    [head_dim / 2]: the angle per step. A quarter of them (at least one) are the part's, the rest half and half the
+    row's and the column's.
+    """
+    half = config.head_dim // 2
+    parts = max(1, half // 4)
+    rows = (half - parts) // 2
+    counts = (rows, half - parts - rows, parts)
+    axes = [torch.full((count,), axis) for axis, count in enumerate(counts)]
+    exponents = [torch.arange(count, dtype=torch.float32) / max(1, count) for count in counts]
+    return torch.cat(axes), torch.exp(-math.log(config.rope_theta) * torch.cat(exponents))
