@@ -126,6 +126,15 @@ def sequence_length(inputs: tuple[int, int], outputs: tuple[int, int]) -> int:
     return 2 + max(upright, transposed)
 
 
+def output_lengths(sides: np.ndarray) -> np.ndarray:
+    """Return the tokens int64 [N] that a decoder writes for outputs of sides int [N, 2], in the longer orientation.
+
+    EOS is one of them.
+    """
+    rows, cols = sides.astype(np.int64).T
+    return np.maximum(rows * (cols + 1), cols * (rows + 1)) + 1
+
+
 def make_length_buckets(lengths: np.ndarray) -> list[Bucket]:
     """Group a decoder's sequences by their length, int [N], the shortest first.
 

@@ -11,7 +11,7 @@ import torch
 
 from hrm_offline.answers.vote import Votes
 from hrm_offline.config import AdaptConfig
-from hrm_offline.data.canvas import sequence_length
+from hrm_offline.data.canvas import output_lengths, sequence_length
 from hrm_offline.data.puzzles import Batch, PuzzleSet
 from hrm_offline.data.tasks import MAX_SIDE
 from hrm_offline.model.decoder import DecoderModel
@@ -60,7 +60,8 @@ class DecoderPredictor:
         """Write grids that take all their room, to time the longest work that a batch can be. Nothing is kept."""
 
         def write(part: Batch) -> None:
-            write_grids(self.model, self.maker.prompts(part), self._room(part), fills=True)
+            written = write_grids(self.model, self.maker.prompts(part), self._room(part), fills=True)
+            written.scores.cpu()  # waits for a GPU
 
         self._within_memory(write, batch, Batch.rows, lambda parts: None)
 
@@ -180,8 +181,7 @@ class DecoderPredictor:
 
     def _room(self, batch: Batch) -> np.ndarray:
         """Return how many tokens each output may have, its EOS included, int64 [B]."""
-        sides = self.puzzles.tests.rooms[batch.examples].astype(np.int64)
-        return np.maximum(sides[:, 0] * (sides[:, 1] + 1), sides[:, 1] * (sides[:, 0] + 1)) + 1
+        return output_lengths(self.puzzles.tests.rooms[batch.examples])
 
 
 class _Turn(NamedTuple):

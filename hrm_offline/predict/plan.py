@@ -10,7 +10,7 @@ import numpy as np
 from hrm_offline.answers.vote import TestKey
 from hrm_offline.common.tokens import COLOURS, Canvas
 from hrm_offline.config import AdaptConfig
-from hrm_offline.data.canvas import Bucket
+from hrm_offline.data.canvas import Bucket, output_lengths
 from hrm_offline.data.grids import symmetries
 from hrm_offline.data.puzzles import Batch, PuzzleSet
 
@@ -20,9 +20,10 @@ _VIEWS_PER_ROUND = 16  # recoloured views
 # The identity, then the other dihedral views: every test input should have these before any has more.
 BASE_ROUNDS = 2
 
-# Each step of a decoder costs as much as so many rows more, however many it has. 1 to 32 rows of `decoder-170k` with
-# 614 and 770 tokens took (rows + 12) x tokens x 131 us, to a quarter, on one core of a CPU.
-_ROWS_PER_STEP = 12
+# A step of a decoder costs as much as so many rows more, however many it has, and reading a token of the prompt costs
+# such a share of writing one. On one core of a CPU 1 to 32 rows of `decoder-170k`, with canvases of 614 and 770 tokens
+# and outputs of half of them, took this cost x 0.25 ms, to a tenth.
+_ROWS_PER_STEP, _READING = 15, 0.05
 
 
 class PredictionPlan:
@@ -42,7 +43,6 @@ class PredictionPlan:
         self.keys: list[TestKey] = [(task.id, index) for task in puzzles.tasks for index in range(len(task.test))]
         self.buckets = puzzles.buckets(puzzles.tests)
         self.predict_tokens = config.predict_tokens // puzzles.canvases
-        self._rows_per_step = _ROWS_PER_STEP if puzzles.is_for_decoder else 0
         self._contexts = puzzles.contexts(puzzles.tests)
         self._translates = "translation" in config.vote_augmentations
         self._find_voters(config)
@@ -58,9 +58,15 @@ class PredictionPlan:
     def cost_of(self, batch: Batch) -> int:
         """Return the cost of predicting a batch, by which its time is reckoned.
 
-        It is the number of canvas tokens, and for a decoder a fixed cost per step too, as that of so many more.
+        It is the number of canvas tokens, and for a decoder the number of tokens to be written, with a fixed cost per
+        step and a small one per token that is read.
         """
-        return tokens_of(batch) + self._rows_per_step * batch.canvas[1]
+        if not self.puzzles.is_for_decoder:
+            return tokens_of(batch)
+        branches, length = batch.canvas
+        steps = int(output_lengths(self.puzzles.tests.rooms[batch.examples]).max(initial=0))
+        rows = branches * len(batch)
+        return (rows + _ROWS_PER_STEP) * steps + round(_READING * rows * length)
 
     def _for_search(self, bucket: Bucket, branches: int) -> Bucket:
         """Return a bucket for sequences that each write `branches` grids beside the greedy one."""

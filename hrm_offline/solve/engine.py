@@ -46,7 +46,8 @@ _GUESS = 2.0
 # predicted, so the probe is repeated where there is time.
 _PROBE_SECONDS = 0.1
 _PROBES, _MORE_PROBES = 3, 7
-_PROBING_SHARE = 0.005  # of the budget may go into the further probes, and on a CPU into all but the first
+# Shares of the budget: for the repeats of the first call of each size, and for the further ones of the last size.
+_REPEATING_SHARE, _PROBING_SHARE = 0.02, 0.005
 _MAX_SELFTEST_SECONDS, _SELFTEST_SHARE = 60.0, 0.01  # the least of both; the share is of the budget
 _JUDGED_AT_ONCE = 64  # candidates
 _MAX_CARRY_BYTES = 2**28
@@ -269,22 +270,23 @@ class Engine:
         plan = PredictionPlan(puzzles, self.choice.recipe)
         batch = plan.rounds[0][-1]
         full, rows = plan.buckets[batch.bucket].batch_size(self.choice.recipe.predict_tokens), 1
-        before, on_cpu = None, self.runtime.device.type == "cpu"
+        before, found, on_cpu = math.inf, math.inf, self.runtime.device.type == "cpu"
         while True:
             trial = batch.rows(np.arange(rows) % len(batch))
             first = self._seconds_of(1, predictor, trial)  # on a GPU this compiles kernels
-            if on_cpu and self._affordable_probes(first) < _PROBES:
-                return first / plan.cost_of(trial)
-            seconds = self._seconds_of(_PROBES, predictor, trial)
+            times = max(min(_PROBES, self._affordable_probes(first, _REPEATING_SHARE)), int(not on_cpu))
+            if not times:
+                return min(found, first / plan.cost_of(trial))
+            seconds = self._seconds_of(times, predictor, trial) / times
+            more = self._affordable_probes(seconds, _PROBING_SHARE)
             # While four times the rows take less than twice the time, launching is measured and not computing.
-            computes = on_cpu or (before is not None and seconds > 2 * before)
-            before = seconds
-            if rows >= full or (computes and seconds >= _PROBES * _PROBE_SECONDS):
-                more = self._affordable_probes(seconds / _PROBES)
-                seconds += self._seconds_of(more, predictor, trial)
+            computes = on_cpu or seconds > 2 * before
+            if rows >= full or (computes and seconds >= _PROBE_SECONDS) or not more:
+                further = self._seconds_of(more, predictor, trial)
                 if more == _MORE_PROBES:  # there is time for a trial, which takes about as long
                     predictor.try_graphs(trial)
-                return seconds / (_PROBES + more) / plan.cost_of(trial)
+                return (times * seconds + further) / (times + more) / plan.cost_of(trial)
+            before, found = seconds, seconds / plan.cost_of(trial)
             rows = min(full, 4 * rows)
 
     def _seconds_of(self, times: int, predictor: AnyPredictor, batch: Batch) -> float:
@@ -293,10 +295,10 @@ class Engine:
             predictor.rehearse(batch)
         return self.clock() - before
 
-    def _affordable_probes(self, seconds: float) -> int:
-        """Return how many further probes of `seconds` each the budget has time for."""
+    def _affordable_probes(self, seconds: float, share: float) -> int:
+        """Return how many further probes of `seconds` each a share of the budget has time for."""
         budget = self.setup.seconds_per_task * len(self.tasks)
-        return min(_MORE_PROBES, int(_PROBING_SHARE * budget / max(seconds, 1e-6)))
+        return min(_MORE_PROBES, int(share * budget / max(seconds, 1e-6)))
 
     def _largest_puzzle(self) -> PuzzleSet | None:
         sizes = [max(pair.input.size for pair in task.test) for task in self.tasks]

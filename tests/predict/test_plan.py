@@ -50,19 +50,23 @@ def test_rounds_cover_every_view_of_every_test_input_once(make_task):
     assert sum(len(batch) for batches in fewer.rounds for batch in batches) == 4 * 4
 
 
-def test_a_step_of_a_decoder_has_a_cost_beside_that_of_its_rows(make_task):
+def test_a_decoder_costs_as_many_steps_as_its_longest_output_has_tokens_and_more_with_more_rows(make_task):
     """Two batches cost more than the batch of all their rows, and a search more than the grids that it starts from."""
     tasks = (make_task("a"), make_task("b", seed=1))
     _, puzzles, recipe = make_decoder(tasks, search_branches=4)
     plan = PredictionPlan(puzzles, recipe)
     batch, searched = plan.rounds[1][0], plan.rounds[-1][0]
-    parts = [batch.rows(slice(0, 3)), batch.rows(slice(3, None))]
-    assert sum(map(tokens_of, parts)) == tokens_of(batch)
-    one_step = sum(map(plan.cost_of, parts)) - plan.cost_of(batch)
-    assert one_step > tokens_of(batch.rows(slice(1)))
+    cost, one = plan.cost_of(batch), plan.cost_of(batch.rows(slice(1)))
+    assert one < cost < len(batch) * one
     assert plan.cost_of(searched) > plan.cost_of(batch.rows(slice(len(searched))))
     in_place = make_plan(tasks)
     assert in_place.cost_of(in_place.rounds[1][0]) == tokens_of(in_place.rounds[1][0])
+
+    shrinking = (make_task("c", [((20, 20), (2, 2))] * 3), make_task("d", [((20, 20), (20, 20))] * 3))
+    _, puzzles, recipe = make_decoder(shrinking)
+    plan = PredictionPlan(puzzles, recipe)
+    small, large = (plan.cost_of(batch) for batch in plan.rounds[0])
+    assert large > 20 * small
 
 
 @pytest.mark.parametrize(

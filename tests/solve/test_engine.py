@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import faults
+import pytest
 from fake_cuda import FakeCuda
 from runs import check, inline, options_of, solve_quietly
 
@@ -73,12 +74,23 @@ def test_graphs_that_a_trial_finds_faster_are_reported_and_change_no_answer(
 
 def test_a_probe_that_takes_long_on_a_cpu_is_not_repeated(challenges, tmp_path, monkeypatch):
     """The clock stands still but for the probes, each of which takes a share of the budget."""
-    calls = []
-    monkeypatch.setattr(Predictor, "rehearse", lambda self, batch: calls.append(len(batch)))
+    calls, shares = [], []
+
+    def rehearse(self, batch):
+        calls.append((len(batch), shares[min(len(calls), len(shares) - 1)]))
+
+    monkeypatch.setattr(Predictor, "rehearse", rehearse)
     options = options_of(challenges, tmp_path)
-    for share, expected in ((0.01, 1), (0.001, 9)):
-        calls.clear()
+
+    def probe(*given):
+        shares[:], calls[:] = given, []
         setup = Setup(options, tmp_path, 60.0)
-        engine = Engine(setup, lambda share=share: share * 60 * 5 * len(calls), print)
-        assert len(calls) == expected
-        assert engine.seconds_per_token > 0
+        return Engine(setup, lambda: 60 * 5 * sum(share for _, share in calls), print).seconds_per_token
+
+    assert probe(0.03) > 0
+    assert len(calls) == 1
+    usual = probe(0.001)
+    assert len(calls) == 1 + 3 + 5
+    assert probe(0.019, 0.001) == pytest.approx(usual)  # the first call was cold
+    few = [1e-5] * 4  # so short that more rows are tried
+    assert probe(*few, 0.03) == pytest.approx(probe(*few, 1.0))  # a call that stalls spoils nothing

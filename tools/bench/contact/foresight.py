@@ -32,7 +32,7 @@ _LOOKS = (1 / 8, 1 / 4, 1 / 2, 1.0)  # shares of an adaptation's time after whic
 
 
 def foresee_prediction(contact: Contact) -> None:
-    """Compare the probe's seconds per token with the seconds that real prediction takes. The network is untrained."""
+    """Compare the seconds that the probe foresees with those that real prediction takes. The network is untrained."""
     tasks, folder = contact.tasks("mixed"), make_folder(contact.folder / "predict")
     challenges = folder / "challenges.json"
     write_json(challenges, to_challenges(tasks))
