@@ -1,4 +1,4 @@
-"""Prediction by a decoder: greedy grids for every view, a search for others, and judging grids by their likelihood."""
+"""Prediction by a decoder: greedy grids for every view, a search for others, and scores that judge grids."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import torch
 
+from hrm_offline.answers.invariants import DOUBT_WEIGHT, Invariants
 from hrm_offline.answers.vote import Votes
 from hrm_offline.config import AdaptConfig
 from hrm_offline.data.canvas import output_lengths, sequence_length
@@ -42,6 +43,7 @@ class DecoderPredictor:
         self.puzzles = puzzles
         self.maker = PairMaker(puzzles, puzzles.tests, model.device)
         self.sequence_steps = 0
+        self._invariants: dict[int, Invariants] = {}  # by puzzle
         self._written: dict[tuple[int, int], np.ndarray] = {}  # the grids written so far, by test input and view
 
     def predict(self, batch: Batch) -> Votes:
@@ -73,10 +75,11 @@ class DecoderPredictor:
         return [self.predict(batch)]
 
     def judge(self, tests: np.ndarray, outputs: list[np.ndarray]) -> np.ndarray:
-        """Return the log-likelihood float64 [K] of K grids as outputs of test inputs, summed over views.
+        """Return the scores float64 [K] of K grids as outputs of test inputs.
 
-        tests int64 [K] are indices into the puzzle set's tests. The views are those of the puzzle that keep the
-        colours, so that all candidates for a test input are judged by the same views.
+        A score is the log-likelihood summed over views, less what the task's invariants make doubtful (see
+        `Invariants.doubt`). tests int64 [K] are indices into the puzzle set's tests. The views are those of the puzzle
+        that keep the colours, so that all candidates for a test input are judged by the same views.
         """
         of_puzzle = [self._judging_views(int(self.puzzles.tests.puzzles[test])) for test in tests]
         owners = np.repeat(np.arange(len(tests)), [len(views) for views in of_puzzle])
@@ -87,12 +90,18 @@ class DecoderPredictor:
         ]
         lengths = np.array(sides)[owners]
         order = np.argsort(lengths, kind="stable")
-        scores = np.zeros(len(tests))
+        scores = -DOUBT_WEIGHT * np.array([self._doubt(test, grid) for test, grid in zip(tests.tolist(), outputs)])
         for part in _parts(order, lengths, self.config.predict_tokens):
             shown = (tests[owners[part]], views[part], [outputs[owner] for owner in owners[part]])
             likelihoods = self._within_memory(self._likelihoods, shown, _rows_of_shown, np.concatenate)
             np.add.at(scores, owners[part], likelihoods)
         return scores
+
+    def _doubt(self, test: int, output: np.ndarray) -> float:
+        puzzle = int(self.puzzles.tests.puzzles[test])
+        if puzzle not in self._invariants:
+            self._invariants[puzzle] = Invariants.of(self.puzzles.tasks[puzzle].train)
+        return self._invariants[puzzle].doubt(self.puzzles.tests.pairs[test].input, output)
 
     def _judging_views(self, puzzle: int) -> np.ndarray:
         first = self.puzzles.first_view[puzzle]

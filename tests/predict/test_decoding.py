@@ -7,6 +7,7 @@ import pytest
 import torch
 from decoders import lean_towards, make_decoder
 
+from hrm_offline.answers.invariants import DOUBT_WEIGHT, Invariants
 from hrm_offline.answers.vote import Votes
 from hrm_offline.predict import decoding, greedy
 from hrm_offline.predict.plan import PredictionPlan
@@ -115,10 +116,11 @@ def test_leaving_sequences_and_short_memory_change_no_vote(predictor, monkeypatc
         np.testing.assert_allclose(found.confidence, expected.confidence, rtol=1e-4)
 
 
-def test_a_score_is_the_sum_over_the_puzzles_plain_views_whatever_is_judged_beside_it(predictor):
+def test_a_score_is_the_sum_over_the_puzzles_plain_views_less_its_doubt_whatever_is_judged_beside_it(predictor):
     rng = np.random.default_rng(0)
     tests = np.array([0, 1, 2, 0, 2])
     grids = [rng.integers(0, 10, (2 + i % 3, 3)).astype(np.uint8) for i in range(5)]
+    grids[2] = predictor.puzzles.tests.pairs[2].input  # no demonstration leaves its input as it is
     scores = predictor.judge(tests, grids)
     small = decoding.new_predictor(
         predictor.model, predictor.puzzles, dataclasses.replace(predictor.config, predict_tokens=30)
@@ -128,7 +130,10 @@ def test_a_score_is_the_sum_over_the_puzzles_plain_views_whatever_is_judged_besi
     views = predictor.puzzles.first_view[puzzle] + np.arange(8)
     with torch.inference_mode():
         one_by_one = [predictor._likelihoods((np.array([2]), np.array([view]), [grids[2]]))[0] for view in views]
-    assert scores[2] == pytest.approx(sum(one_by_one), rel=1e-5)
+    task, test = predictor.puzzles.tasks[puzzle], predictor.puzzles.tests.pairs[2]
+    doubt = Invariants.of(task.train).doubt(test.input, grids[2])
+    assert doubt > 0
+    assert scores[2] == pytest.approx(sum(one_by_one) - DOUBT_WEIGHT * doubt, rel=1e-5)
 
 
 def test_an_output_has_the_room_that_its_task_lets_one_expect(make_task):
