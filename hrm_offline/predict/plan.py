@@ -23,7 +23,7 @@ BASE_ROUNDS = 2
 # A step of a decoder costs as much as so many rows more, however many it has, and reading a token of the prompt costs
 # such a share of writing one. On one core of a CPU 1 to 32 rows of `decoder-170k`, with canvases of 614 and 770 tokens
 # and outputs of half of them, took this cost x 0.25 ms, to a tenth.
-_ROWS_PER_STEP, _READING = 15, 0.05
+_ROWS_PER_STEP, READING = 15, 0.05
 
 
 class PredictionPlan:
@@ -66,7 +66,7 @@ class PredictionPlan:
         branches, length = batch.canvas
         steps = int(output_lengths(self.puzzles.tests.rooms[batch.examples]).max(initial=0))
         rows = branches * len(batch)
-        return (rows + _ROWS_PER_STEP) * steps + round(_READING * rows * length)
+        return (rows + _ROWS_PER_STEP) * steps + round(READING * rows * length)
 
     def _for_search(self, bucket: Bucket, branches: int) -> Bucket:
         """Return a bucket for sequences that each write `branches` grids beside the greedy one."""

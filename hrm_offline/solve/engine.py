@@ -30,7 +30,7 @@ from hrm_offline.model.device import Runtime, choose_runtime
 from hrm_offline.model.network import Network, build_network
 from hrm_offline.ops import dispatch, selftest
 from hrm_offline.predict.decoding import AnyPredictor, new_predictor
-from hrm_offline.predict.plan import PredictionPlan, tokens_of
+from hrm_offline.predict.plan import READING, PredictionPlan, tokens_of
 from hrm_offline.solve.choice import Choice, choose
 from hrm_offline.solve.members import member_seed
 from hrm_offline.solve.messages import Adapt, Adapted, Along, Hello, Judge, Judged, Predict, Setup, Voted
@@ -49,7 +49,7 @@ _PROBES, _MORE_PROBES = 3, 7
 # Shares of the budget: for the repeats of the first call of each size, and for the further ones of the last size.
 _REPEATING_SHARE, _PROBING_SHARE = 0.02, 0.005
 _MAX_SELFTEST_SECONDS, _SELFTEST_SHARE = 60.0, 0.01  # the least of both; the share is of the budget
-_JUDGED_AT_ONCE = 64  # candidates
+_JUDGED_BATCHES = 4  # of `predict_tokens`, after which the scores are handed over
 _MAX_CARRY_BYTES = 2**28
 _SAVING_SHARE = 0.01  # of the time may go into saving states
 
@@ -163,19 +163,21 @@ class Engine:
             yield Voted((job.group, job.round, number), votes, tokens_of(batch), seconds)
 
     def judge(self, job: Judge) -> Iterator[Judged]:
-        """Yield the log-likelihoods of some candidates after another. Raises `Diverged` if they are no numbers."""
+        """Yield the scores of some candidates after another. Raises `Diverged` if they are no numbers."""
         predictor, _ = self._predictor(job)
-        seconds = 0.0
-        for start in range(0, len(job.tests), _JUDGED_AT_ONCE):
-            before = self.clock()
-            if before + _GUESS * seconds > job.until:
+        tokens = predictor.judging_tokens(np.array(job.tests), list(job.grids))
+        part_of = (np.cumsum(tokens) - 1) // (_JUDGED_BATCHES * self.choice.recipe.predict_tokens)
+        seconds_per_token = READING * self.seconds_per_token
+        for part in (np.flatnonzero(part_of == number) for number in np.unique(part_of)):
+            before, work = self.clock(), int(tokens[part].sum())
+            if before + _GUESS * seconds_per_token * work > job.until:
                 return
-            tests, grids = (column[start : start + _JUDGED_AT_ONCE] for column in (job.tests, job.grids))
-            scores = predictor.judge(np.array(tests), list(grids))
+            tests, grids = ([column[i] for i in part] for column in (job.tests, job.grids))
+            scores = predictor.judge(np.array(tests), grids)
             if not np.isfinite(scores).all():
                 raise Diverged(f"group {job.group}: the network judges by no numbers")
             yield Judged(job.group, Votes.of_grids(np.array(tests), grids, scores))
-            seconds = self.clock() - before
+            seconds_per_token = (self.clock() - before) / work
 
     def _prove_operations(self) -> dict | None:
         """Test our kernels on this GPU, or take over the test of another worker on the same chip. None on a CPU."""

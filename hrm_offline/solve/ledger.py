@@ -61,7 +61,7 @@ class Ledger:
         self.keys: list[list[TestKey]] = []  # the test inputs of each group of tasks
         self.tally = Tally()
         self.pooled: dict[int, dict[int, Pool]] = {}  # of all members, by the first member's number
-        # By the number of a network, then by test input: log-likelihoods of the grids that it judged, by `key_of`.
+        # By the number of a network, then by test input: scores of the grids that it judged, by `key_of`.
         self.scores: dict[int, dict[int, dict[tuple, float]]] = {}
         self.lock = threading.Lock()
         self.dirty = False
@@ -79,7 +79,7 @@ class Ledger:
             self.dirty = True
 
     def add_scores(self, group: int, votes: Votes) -> None:
-        """Take in the log-likelihoods of judged candidates (see `Judged`)."""
+        """Take in the scores of judged candidates (see `Judged`)."""
         with self._locked():
             judged = self.scores.setdefault(group, {})
             for i, test in enumerate(votes.tests.tolist()):

@@ -93,7 +93,7 @@ class Predict:
 
 @dataclass(frozen=True, eq=False)
 class Judge:
-    """Ask a worker for the log-likelihoods of candidates, by the network of a group.
+    """Ask a worker for the scores of candidates, by the network of a group.
 
     `tests` are indices into the group's test inputs, in order, and `grids` the candidate for each of them. The worker
     leaves out those for which the time `until` does not suffice.
@@ -235,7 +235,7 @@ class Voted:
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """Hand over the log-likelihoods of some candidates: `votes` has them in the place of confidences."""
+    """Hand over the scores of some candidates: `votes` has them in the place of confidences."""
 
     group: int
     votes: Votes

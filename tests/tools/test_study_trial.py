@@ -106,7 +106,11 @@ def test_trials_may_begin_with_a_pretrained_network(artifact, tmp_path):
     losses = {start: learn(trial(start=start), tasks).about()["loss"] for start in ("mean", "zeros", "nearest")}
     assert len(set(losses.values())) == 3
     assert learn(trial(visits=0), tasks).about()["steps"] == 0
-    for wrong, word in ((trial(artifact="nowhere"), "nowhere"), (trial(start="best"), "arm: start is 'best'")):
+    for wrong, word in (
+        (trial(artifact="nowhere"), "nowhere"),
+        (trial(start="best"), "arm: start is 'best'"),
+        (trial(H_layers=2), "H_layers"),
+    ):
         with pytest.raises(InputError, match=word):
             configs_of(wrong, "arm")
     unlabelled = tmp_path / "challenges.json"

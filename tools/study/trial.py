@@ -219,7 +219,8 @@ def configs_of(trial: Trial, where: str) -> tuple[ModelConfig, AdaptConfig, Arti
     """Return the network's settings, the recipe, and the artifact where the trial begins with one.
 
     They are the preset's, or the artifact's and the preset's recipe for pretrained weights, with the trial's changes.
-    Raises `InputError`, which begins with `where`, for a change that is a setting of neither.
+    Raises `InputError`, which begins with `where`, for a change that is a setting of neither, and for one of the
+    network where the trial begins with an artifact.
     """
     folder, start = trial.changes.get("artifact"), trial.changes.get("start", "mean")
     if start not in _STARTS:
@@ -238,8 +239,10 @@ def configs_of(trial: Trial, where: str) -> tuple[ModelConfig, AdaptConfig, Arti
     for name, value in trial.changes.items():
         if name not in _TRIAL_SETTINGS:
             # A setting that both have (context_pairs) is the recipe's; `conditioned` tells the network.
-            settings = model if name in model and name not in recipe else recipe
-            settings[name] = value
+            is_of_network = name in model and name not in recipe
+            if is_of_network and artifact is not None:
+                raise InputError(f"{where}: {name} is a setting of the network, and the artifact {folder} has its own")
+            (model if is_of_network else recipe)[name] = value
     adapt_config = from_dict(AdaptConfig, recipe, where)
     model_config = from_dict(ModelConfig, model, where).conditioned(adapt_config)
     return model_config, adapt_config, artifact and artifact.conditioned(adapt_config)
