@@ -90,18 +90,6 @@ class Invariants:
         """Return how much an output is to be doubted, in nats: the sum of -log `BROKEN` of what it breaks."""
         return -sum(math.log(BROKEN[name]) for name in self.broken_by(inputs, output))
 
-    def possible_colours(self, inputs: np.ndarray) -> list[int]:
-        """Return the colours that an output may have without breaking an invariant by one, in order; else all."""
-        possible = frozenset(range(COLOURS))
-        before = frozenset(np.unique(inputs).tolist())
-        if ("new colours",) in self.values:
-            possible &= before | self.values["new colours",]
-        if ("lost colours",) in self.values:
-            possible -= self.values["lost colours",]
-        if ("colours",) in self.values:
-            possible &= self.values["colours",]
-        return sorted(possible or range(COLOURS))
-
 
 def properties(inputs: np.ndarray, output: np.ndarray) -> dict[tuple, Hashable]:
     """Return the properties of a pair by name and, where there is one per colour, by colour.

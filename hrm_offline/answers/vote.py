@@ -1,9 +1,9 @@
 """Votes for predicted grids, and the rule that makes two attempts of them.
 
 The votes for a test input are counted in a `Pool`. `Pool.ranking` orders the distinct grids, the candidates: by count,
-then by mean confidence. A decoder also judges candidates: their scores are log-likelihoods, less what
-is doubtful. `choose_attempts` is the rule that turns ranking and scores into attempts. For another rule, write a
-function like it here and give it to `build_submission`, where `hrm_offline.solve.ledger` calls that.
+then by mean confidence. A decoder also judges candidates: their scores are log-likelihoods, less what is doubtful.
+`choose_attempts` is the rule that turns ranking and scores into attempts. For another rule, write a function like it
+here and give it to `build_submission`, where `hrm_offline.solve.ledger` calls that.
 """
 
 from __future__ import annotations

@@ -72,12 +72,6 @@ def test_a_colours_invariant_says_nothing_where_the_colour_is_not_in_the_input()
     assert invariants.broken_by(grid("010"), grid("000")).count("as many cells of a colour") == 2
 
 
-def test_the_possible_colours_break_no_invariant_by_one():
-    assert shared((("01",), ("15",)), (("02",), ("25",))).possible_colours(grid("034")) == [3, 4, 5]
-    assert shared((("01",), ("23",)), (("04",), ("23",))).possible_colours(grid("06")) == [2, 3]
-    assert shared((("01",), ("11",)), (("10",), ("11",))).possible_colours(grid("00")) == list(range(10))
-
-
 def test_what_one_demonstration_alone_shows_is_no_invariant():
     assert Invariants.of([Pair(grid("01"), grid("10"))]).values == {}
     assert Invariants.of([]).values == {}

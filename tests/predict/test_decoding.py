@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 import torch
 from decoders import lean_towards, make_decoder
-from networks import DECODER
 
 from hrm_offline.answers.invariants import DOUBT_WEIGHT, Invariants
 from hrm_offline.answers.vote import Votes
-from hrm_offline.data.tasks import Pair, Task
 from hrm_offline.predict import decoding, greedy
 from hrm_offline.predict.plan import PredictionPlan
 
@@ -146,32 +144,6 @@ def test_an_output_has_the_room_that_its_task_lets_one_expect(make_task):
     votes = predict_all(predictor)
     assert predictor.sequence_steps == 8 * (2 * 3 + 1)
     assert not votes.sides.any()  # none has ended
-
-
-def test_no_grid_has_a_colour_that_the_demonstrations_rule_out(make_task):
-    """All demonstrations have colours 0 to 2 and lose 2, so an output has 0 and 1, in recoloured views too."""
-    rng = np.random.default_rng(0)
-    pairs = [(rng.permutation([0, 1, 2, 0, 1, 2]).reshape(2, 3), rng.permutation([0, 0, 1])[None]) for _ in range(4)]
-    pairs = tuple(Pair(*(grid.astype(np.uint8) for grid in pair)) for pair in pairs)
-    kinds = ("rotations", "flips", "colours")
-    model, puzzles, recipe = make_decoder(
-        (Task("a", pairs[:3], pairs[3:]),),
-        dataclasses.replace(DECODER, puzzle_columns=3),
-        vote_augmentations=kinds,
-        vote_views=12,
-        search_branches=4,
-        search_bound=1e-9,
-    )
-    lean_towards(model, 14, 3.0)
-    lean_towards(model, 1, 3.0)
-    predictor = decoding.new_predictor(model, puzzles, recipe)
-    votes = predict_all(predictor)
-    found = {colour for i in range(len(votes)) for colour in np.unique(votes.grid(i)).tolist()}
-    assert len(votes) > len(puzzles.all_views)
-    assert found == {0, 1}
-    predictor._choices = lambda batch: torch.ones(len(batch), DECODER.vocab_size, dtype=torch.bool)
-    votes = predict_all(predictor)
-    assert len({colour for i in range(len(votes)) for colour in np.unique(votes.grid(i)).tolist()}) > 2
 
 
 def test_a_search_finds_other_grids_than_the_greedy_ones_and_knows_their_likelihood(predictor):

@@ -52,7 +52,7 @@ def test_beyond_the_ceiling_whole_members_of_groups_follow():
     assert spend(work(members=2), 500.0, 1.0, 1.0, groups=2).networks == 2.0
 
 
-def projection(make_task, monkeypatch, architecture, more=None):
+def projection(make_task, monkeypatch, architecture, more=None, hidden_size=64):
     """Return the timetable for a rehearsal with a network of this architecture. `more` is added to its report."""
     monkeypatch.setattr("tools.support.timetable._shares_of_peak", lambda *_: Shares(0.2, 0.2))
     monkeypatch.setattr("tools.support.timetable.load_tasks", lambda _: TaskSet("x", (make_task("a"),)))
@@ -60,7 +60,7 @@ def projection(make_task, monkeypatch, architecture, more=None):
         "device": "cpu",
         "adapted": {"examples": 9},
         "seconds": {"adapt": 1.0, "predict": 1.0, "start": 60.0},
-        "model": {"architecture": architecture},
+        "model": {"architecture": architecture, "hidden_size": hidden_size},
         "adapt": {"along_share": 0.5},
         "artifact": "an artifact",
     }
@@ -73,9 +73,14 @@ def test_tasks_learned_along_take_their_share_where_there_are_some(make_task, mo
     assert ("learn other tasks along" in lines[4]) == is_told
 
 
-@pytest.mark.parametrize(("architecture", "projected"), [("shared", "trm-7m"), ("decoder", "decoder-75m")])
-def test_what_is_projected_follows_the_rehearsed_network(make_task, monkeypatch, architecture, projected):
-    lines = projection(make_task, monkeypatch, architecture)
-    recipe = PRESETS[projected].recipe(pretrained=True)
-    assert f"preset {projected}" in lines[1]
+@pytest.mark.parametrize(
+    ("architecture", "hidden_size", "projected", "pretrained"),
+    [("shared", 512, "trm-7m", True), ("shared", 64, "trm-7m", False), ("decoder", 64, "decoder-75m", False)],
+)
+def test_what_is_projected_follows_the_rehearsed_network(
+    make_task, monkeypatch, architecture, hidden_size, projected, pretrained
+):
+    lines = projection(make_task, monkeypatch, architecture, hidden_size=hidden_size)
+    recipe = PRESETS[projected].recipe(pretrained)
+    assert f"preset {projected} from {'pretrained' if pretrained else 'random'} weights" in lines[1]
     assert f"of at most {recipe.visits:,} visits" in lines[4] and f"{recipe.vote_views} views" in lines[5]

@@ -57,16 +57,18 @@ def timetable(tasks, report: dict, workers: int) -> list[str]:
     hidden = public + public  # the hidden set of a competition has 240 tasks, twice the public one
     projected = _PRESETS.get(report["model"]["architecture"], _PRESET_OF_OTHERS)
     chosen = preset(projected)
-    recipe = chosen.recipe(pretrained=report.get("artifact") is not None)
+    # An artifact of a small network does not serve a large one.
+    pretrained = report.get("artifact") is not None and report["model"]["hidden_size"] == chosen.model.hidden_size
+    recipe = chosen.recipe(pretrained)
     has_companions = report.get("learned along", {}).get("tasks", 0) > 0
     along_share = report["adapt"]["along_share"] if has_companions else 0.0
     phases = _phases(chosen.model, recipe, hidden, shares, report["seconds"]["start"], along_share)
     return [
         f"measured here: {rate:.0f} examples per second in adaptation; adaptation reached {shares.adapt:.0%} of the "
         f"rate of a large matrix product, prediction {shares.predict:.0%}",
-        f"projected, not measured: {len(hidden)} tasks like ARC-AGI-2's public evaluation, preset {projected}, {CHIPS} "
-        f"L4 with {len(hidden) // CHIPS} tasks each, budget {BUDGET}; each L4 reaches the same shares of its "
-        f"{L4_TFLOPS:.0f} TFLOP/s",
+        f"projected, not measured: {len(hidden)} tasks like ARC-AGI-2's public evaluation, preset {projected} from "
+        f"{'pretrained' if pretrained else 'random'} weights, {CHIPS} L4 with {len(hidden) // CHIPS} tasks each, "
+        f"budget {BUDGET}; each L4 reaches the same shares of its {L4_TFLOPS:.0f} TFLOP/s",
         f"  {'phase':<10}{'seconds':>8}  work",
         *(f"  {phase.name:<10}{phase.seconds:>8,.0f}  {phase.work}" for phase in phases),
     ]
