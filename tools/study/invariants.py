@@ -11,6 +11,7 @@ from __future__ import annotations
 import script_setup
 
 import argparse
+import sys
 from collections import Counter
 
 from hrm_offline.answers.invariants import Invariants
@@ -52,4 +53,4 @@ def _parse_arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    sys.exit(run_tool(main))
