@@ -23,6 +23,9 @@ from hrm_offline.solve.messages import Adapt, Judge, Predict
 GROUPS_PER_WORKER = 2  # so that another worker can take a group from a worker that falls behind
 _BATCHES_PER_JOB = 16
 _MAX_FAILURES = 3
+# Judging only betters the order of answers that are there, so it may cost fewer workers. The first one may have been
+# killed from outside.
+_MAX_JUDGING_FAILURES = 2
 
 # The base rounds are planned with this much more time than the measured speed asks for. Time for extra rounds counts
 # towards the margin, since these rounds may be cut short.
@@ -48,7 +51,8 @@ class Group:
     `tasks` are indices in file order. `cost` is the canvas area of all demonstrations, in cells. `outstanding` holds,
     for each round, the numbers of the batches that have no votes yet. `report` is the adaptation's report, or None
     before the adaptation. `home` is the worker that alone has the adapted network, or None if the network is on disk.
-    `lost` says why nothing more is tried. `judged` is how many rounds had all votes when candidates were last judged.
+    `lost` says why nothing more is tried. `judged` is how many rounds had all votes when candidates were last judged,
+    and `judging_failures` how many workers have failed at that.
     `member` says which of the networks on these tasks this is: 0 is the first, the others are further members, which
     are tried once.
     """
@@ -65,6 +69,7 @@ class Group:
     lr_scale: float = 1.0
     lost: str | None = None
     judged: int = 0
+    judging_failures: int = 0
     member: int = 0
 
     @property
@@ -346,6 +351,12 @@ class Schedule:
                 group.lost = _UNKEPT
             if any(later.has_votes for later in self.groups[group.index + first :: first]):
                 self.give_up_judging(group.index)
+
+    def judging_failed(self, group: int) -> None:
+        """Take in that a worker has failed while judging a group's candidates. The second time they are given up."""
+        self.groups[group].judging_failures += 1
+        if self.groups[group].judging_failures >= _MAX_JUDGING_FAILURES:
+            self.give_up_judging(group)
 
     def give_up_judging(self, group: int) -> None:
         """Leave the candidates of a group to the order of their votes."""

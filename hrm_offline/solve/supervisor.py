@@ -509,7 +509,7 @@ class Supervisor:
         job = self.schedule.gone(index) if self.schedule else None
         self.warn(f"worker {index} on {slot.device or 'its device'} ({_name_of(job)}): {kind}: {reason}")
         if isinstance(job, Judge):
-            self.schedule.give_up_judging(job.group)
+            self.schedule.judging_failed(job.group)
         elif job is not None:
             self.schedule.failed(job.group, kind, f"{kind}: {reason}")
         if isinstance(job, Adapt) and job.size > 1:

@@ -63,6 +63,26 @@ def test_judging_that_fails_costs_no_answer(challenges, tmp_path, monkeypatch):
     assert any("judging candidates" in failure for failure in report["failures"])
 
 
+def test_a_worker_that_is_lost_while_judging_changes_no_answer(challenges, tmp_path, monkeypatch):
+    whole = solve_quietly(options_of(challenges, tmp_path, "whole", **OPTIONS))
+    judge, asked = engine.Engine.judge, []
+
+    def fail_once(self, job):
+        asked.append(len(job.tests))
+        for number, found in enumerate(judge(self, job)):
+            if len(asked) == 1 and number == 1:
+                raise RuntimeError("lost")
+            yield found
+
+    monkeypatch.setattr(engine.Engine, "judge", fail_once)
+    monkeypatch.setattr(engine, "_JUDGED_BATCHES", 1e-3)  # so that a few candidates are handed over before
+    report = solve_quietly(options_of(challenges, tmp_path, "lost", **OPTIONS))
+    assert not whole["failures"] and len(report["failures"]) == 1
+    assert 0 < asked[1] < asked[0]
+    expected, found = (check(tmp_path / name, challenges[1])[0] for name in ("whole", "lost"))
+    assert found == expected
+
+
 def test_further_members_vote_too_and_a_run_that_was_cut_off_goes_on_with_them(challenges, tmp_path):
     options = OPTIONS | {"overrides": OPTIONS["overrides"] | {"members": 2}}
     report = solve_quietly(options_of(challenges, tmp_path, "whole", **options), seconds=10**6)

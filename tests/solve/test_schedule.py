@@ -132,7 +132,7 @@ def test_candidates_are_judged_after_the_base_rounds_and_after_all_rounds(make_t
     assert asked == [0]
 
 
-def test_a_group_whose_judging_failed_is_not_judged_again(make_task):
+def test_a_group_whose_judging_failed_twice_is_not_judged_again(make_task):
     schedule = make_schedule(make_task, 1, 1)
     schedule.unjudged = lambda _: [(0, np.ones((1, 1), dtype=np.uint8))]
     schedule.next_job(0, 0.0)
@@ -143,8 +143,9 @@ def test_a_group_whose_judging_failed_is_not_judged_again(make_task):
             schedule.voted((0, number, batch))
     assert isinstance(schedule.next_job(0, 0.0), Judge)
     schedule.gone(0)
+    schedule.judging_failed(0)
     schedule.speeds[0] = Speed(1e-3)
     assert isinstance(schedule.next_job(0, 0.0), Judge)  # its worker is gone: another tries
     schedule.gone(0)
-    schedule.give_up_judging(0)
+    schedule.judging_failed(0)
     assert schedule.next_job(0, 0.0) is None
