@@ -84,11 +84,7 @@ class DecoderPredictor:
         of_puzzle = [self._judging_views(int(self.puzzles.tests.puzzles[test])) for test in tests]
         owners = np.repeat(np.arange(len(tests)), [len(views) for views in of_puzzle])
         views = np.concatenate(of_puzzle)
-        sides = [
-            sequence_length(self.puzzles.tests.pairs[test].input.shape, grid.shape)
-            for test, grid in zip(tests, outputs)
-        ]
-        lengths = np.array(sides)[owners]
+        lengths = self._lengths(tests, outputs)[owners]
         order = np.argsort(lengths, kind="stable")
         scores = -DOUBT_WEIGHT * np.array([self._doubt(test, grid) for test, grid in zip(tests.tolist(), outputs)])
         for part in _parts(order, lengths, self.config.predict_tokens):
@@ -99,14 +95,14 @@ class DecoderPredictor:
 
     def judging_tokens(self, tests: np.ndarray, outputs: list[np.ndarray]) -> np.ndarray:
         """Return how many tokens are read to judge each of K grids, in all views, int64 [K] (see `judge`)."""
-        return np.array(
-            [
-                len(self._judging_views(int(self.puzzles.tests.puzzles[test])))
-                * sequence_length(self.puzzles.tests.pairs[test].input.shape, grid.shape)
-                for test, grid in zip(tests.tolist(), outputs)
-            ],
-            dtype=np.int64,
-        )
+        views = [self.puzzles.views[puzzle].plain for puzzle in self.puzzles.tests.puzzles[tests]]
+        return np.array(views, dtype=np.int64) * self._lengths(tests, outputs)
+
+    def _lengths(self, tests: np.ndarray, outputs: list[np.ndarray]) -> np.ndarray:
+        """Return the tokens of each test input with an output, int64 [K]."""
+        inputs = [self.puzzles.tests.pairs[test].input for test in tests]
+        lengths = [sequence_length(grid.shape, output.shape) for grid, output in zip(inputs, outputs)]
+        return np.array(lengths, dtype=np.int64)
 
     def _doubt(self, test: int, output: np.ndarray) -> float:
         puzzle = int(self.puzzles.tests.puzzles[test])

@@ -116,7 +116,7 @@ class SolveOptions:
         most=2**12,
         metavar="N",
         group=_MACHINE,
-        unset="two per worker; one for a single worker, and for each worker that a CPU's cores were counted for",
+        unset="two per worker, or one where there is a single worker or one per core of a CPU",
     )
     sharing: str = setting(
         "sharded",

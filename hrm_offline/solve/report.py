@@ -17,8 +17,6 @@ from hrm_offline.solve.messages import Along
 from hrm_offline.solve.options import SolveOptions
 from hrm_offline.solve.supervisor import Supervisor
 
-_COUNTS = {"least": np.min, "mean": np.mean, "most": np.max}
-
 
 def make_report(
     supervisor: Supervisor, options: SolveOptions, task_set: TaskSet, ended_early: str | None = None
@@ -36,7 +34,11 @@ def make_report(
         "test inputs": len(tests),
         "test inputs without a vote": len(unanswered),
         "tasks on their fallback": _reasons_of_fallbacks(supervisor, unanswered),
-        "votes per test input": {name: round(float(of(counts)), 2) for name, of in _COUNTS.items()},
+        "votes per test input": {
+            "least": round(min(counts), 2),
+            "mean": round(float(np.mean(counts)), 2),
+            "most": round(max(counts), 2),
+        },
         "votes from elsewhere": ledger.outside.counted,
         "induction": induction and induction.report(),
         "attempts": ledger.origins(),
