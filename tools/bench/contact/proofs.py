@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import re
 import subprocess
 import sys
@@ -36,7 +37,11 @@ MARKED_TESTS = (
     "tests/model/test_layers.py",
     "tests/train/test_losses.py",
 )
-_OUTCOME = re.compile(r"^(\S+::.+?) (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b")
+_OUTCOMES = "PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS"
+# One process writes "TEST OUTCOME", and several write "[gw0] [ 50%] OUTCOME TEST".
+_OUTCOME = re.compile(rf"^(?P<test>\S+::.+?) (?P<outcome>{_OUTCOMES})\b")
+_OUTCOME_OF_WORKER = re.compile(rf"^\[gw\d+\] \[ *\d+%\] (?P<outcome>{_OUTCOMES}) (?P<test>\S+::.+)$")
+_TEST_PROCESSES = 6  # where pytest-xdist is installed; most of a test's time is the compilation of its kernels
 _REPEATED_STEPS, _REPEATED_BATCHES = 20, 2
 _NAMES_SHOWN = 8
 _REPEATED_TOKENS = 16 * 900  # per step and per batch of prediction, so that the slowest chip has time for both runs
@@ -103,6 +108,8 @@ def run_tests(contact: Contact) -> None:
 def _outcomes(contact: Contact, arguments: list[str]) -> Iterator[tuple[str, str]]:
     """Yield each test and its outcome while pytest runs. All that pytest says goes into tests.log."""
     command = [sys.executable, "-m", "pytest", "-vv", "-p", "no:cacheprovider", "--tb=short", *arguments]
+    if not contact.smoke and importlib.util.find_spec("xdist"):
+        command += ["-n", str(_TEST_PROCESSES)]
     with (
         open(contact.folder / "tests.log", "a", encoding="utf-8") as log,
         subprocess.Popen(
@@ -117,8 +124,8 @@ def _outcomes(contact: Contact, arguments: list[str]) -> Iterator[tuple[str, str
         for line in pytest.stdout:
             log.write(line)
             log.flush()
-            if match := _OUTCOME.match(line):
-                yield match[1], match[2].lower()
+            if match := _OUTCOME.match(line) or _OUTCOME_OF_WORKER.match(line.rstrip()):
+                yield match["test"], match["outcome"].lower()
 
 
 def repeat_a_seed(contact: Contact) -> None:
