@@ -27,7 +27,17 @@ VOTES = ("rotations", "flips", "colours", "translation")
 DTYPES = ("float32", "bfloat16", "float16")
 CUDA_GRAPHS = ("measured", "yes", "no")
 SHARING = ("sharded", "joint", "per-task")  # which tasks learn one network together
-PRESET_NAMES = ("hrm-27m", "transformer-27m", "trm-7m", "urm-14m", "hrm-3m", "hrm-132k", "decoder-75m", "decoder-170k")
+PRESET_NAMES = (
+    "hrm-27m",
+    "transformer-27m",
+    "trm-7m",
+    "urm-14m",
+    "hrm-3m",
+    "hrm-132k",
+    "decoder-75m",
+    "decoder-2m",
+    "decoder-170k",
+)
 
 # The published networks whose weights can be imported, and the presets that have their settings.
 PUBLISHED = {"HRM": "hrm-27m", "TRM": "trm-7m", "URM": "urm-14m"}
@@ -653,6 +663,7 @@ _DECODER_RECIPE = dict(
 _SMALL_DECODER = _DECODER_RECIPE | dict(
     tokens_per_step=2000, lr=2e-3, matrix_lr=1e-2, puzzle_emb_lr=5e-3, colour_permutations=0
 )
+_WIDER = dict(lr=1.5e-3, matrix_lr=5e-3)  # the rates of a network of three times the width
 _LARGE_DECODER = _DECODER_RECIPE | dict(
     lr=1e-3, matrix_lr=1.66e-3, puzzle_emb_lr=1e-3, dropout=0.1, colour_permutations=300
 )
@@ -800,6 +811,34 @@ PRESETS = {
         ),
         PretrainConfig(
             preset="decoder-75m", **_LARGE_DECODER, constant_fraction=0.7, tokens_per_step=128 * 512, steps=100_000
+        ),
+    ),
+    # The largest that the package brings along: it learned for six minutes on a GPU.
+    "decoder-2m": Preset(
+        ModelConfig(
+            **_DECODER, hidden_size=192, num_heads=12, H_layers=6, expansion=3.0, puzzle_columns=2, puzzle_emb_ndim=192
+        ),
+        AdaptConfig(
+            **(_SMALL_DECODER | _WIDER),
+            **_DECODER_ADAPTATION,
+            **_SMALL_DECODER_PREDICTION,
+            visits=300,
+            members=_SMALL_MEMBERS,
+        ),
+        PretrainConfig(
+            preset="decoder-2m",
+            **(_SMALL_DECODER | _WIDER | dict(tokens_per_step=32_000, warmup_steps=200)),
+            constant_fraction=0.6,
+            recoloured=3,
+            steps=9500,
+        ),
+        AdaptConfig(
+            **(_SMALL_DECODER | dict(lr=5e-4, matrix_lr=1.5e-3, puzzle_emb_lr=1e-2, ema=0.98, colour_permutations=4)),
+            recoloured_tokens=1000,
+            **_DECODER_ADAPTATION,
+            **_SMALL_DECODER_PREDICTION,
+            visits=160,
+            members=_SMALL_MEMBERS,
         ),
     ),
     "decoder-170k": Preset(

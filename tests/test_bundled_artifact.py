@@ -15,8 +15,8 @@ from hrm_offline.data.tasks import digest_of, to_challenges
 from hrm_offline.model.artifact import bundled_artifact, load_artifact
 from tools.build_wheel import build_wheel
 
-BUNDLED = ["hrm-132k", "decoder-170k"]
-FOLDER = bundled_artifact("decoder-170k")  # that a CPU adapts by default
+BUNDLED = ["hrm-132k", "decoder-2m", "decoder-170k"]
+FOLDER = bundled_artifact("decoder-2m")  # that a CPU adapts by default
 
 
 def origin_of(name: str) -> dict:

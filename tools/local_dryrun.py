@@ -40,6 +40,7 @@ from tools.support.command_line import absolute_path, flags, parser_of, run_tool
 
 # The names in the bundle that the rehearsal builds.
 _USER, _COMPETITION = "rehearsal", "arc-prize"
+_QUICK_PRESET = "decoder-170k"  # where a run has time, solve takes a larger network
 # Seconds beyond solve's budget after which a cell, and the whole notebook, is stopped.
 _CELL_GRACE, _NOTEBOOK_GRACE = 120, 180
 
@@ -268,7 +269,12 @@ def _parse_arguments() -> argparse.Namespace:
         metavar="SECONDS",
         help="kill solve this long after its start, then execute the notebook again (default: no kill)",
     )
-    parser.add_argument("--preset", help="network and recipe (default: solve chooses by the device)")
+    parser.add_argument(
+        "--preset",
+        metavar="NAME",
+        help=f"network and recipe (default: {_QUICK_PRESET}, which learns in a minute; with --bundle or a folder for "
+        "--artifact, solve chooses)",
+    )
     parser.add_argument(
         "--induce",
         default=SolveOptions.induce,
@@ -307,7 +313,10 @@ def _parse_arguments() -> argparse.Namespace:
         help="folder for Kaggle's folders and the results (default: dryrun/ in the repository)",
     )
     options = parser.parse_args()
-    if options.bundle is not None and options.artifact not in ("bundled", "none"):
+    has_own_artifact = options.artifact not in ("bundled", "none")
+    if options.preset is None and options.bundle is None and not has_own_artifact:
+        options.preset = _QUICK_PRESET
+    if options.bundle is not None and has_own_artifact:
         parser.error("--artifact cannot be a folder beside --bundle, because the bundle has its own artifact or none")
     return options
 

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from hrm_offline.common.errors import InputError
+from hrm_offline.common.machine import physical_cores
 from hrm_offline.config import PRESETS, AdaptConfig, ModelConfig, preset
+from hrm_offline.data.canvas import sequence_length
+from hrm_offline.data.tasks import Task
 from hrm_offline.model.artifact import Artifact, bundled_artifact, load_artifact
 from hrm_offline.model.device import Runtime
 from hrm_offline.solve.messages import Network, Setup
 from hrm_offline.solve.options import SolveOptions
+from hrm_offline.solve.sizing import TASKS_PER_CORE
 
 # With fewer GPU-seconds per task, a large network would see each demonstration too rarely.
 _MIN_SECONDS_FOR_LARGE = 60.0
 _MIN_BYTES_FOR_LARGE = 12 * 2**30
 _LARGE_WIDTH = 256
+# The tokens per second that `decoder-2m` learns. One core of an AMD EPYC server makes 1.21 steps of 2,000 tokens per
+# second. An H200 makes 26 steps beside two other runs, of 32,000 tokens too: its time goes into launches.
+_TOKENS_PER_SECOND = {"cpu": 2_400.0, "cuda": 52_000.0}
+# On both development sets `decoder-2m` solves less than `decoder-170k` in the same time after 8 and 13 visits, and more
+# after 27 and 63, in 356 and 570 steps: see LOG.md, 2026-11-27.
+_MIN_VISITS, _MIN_STEPS = 20.0, 200.0
+_ADAPTING_SHARE = 0.5  # of a budget; in so short a run prediction takes about as long
 
 
 @dataclass(frozen=True)
@@ -39,8 +51,8 @@ class Choice:
         return self.network.recipe
 
 
-def choose(setup: Setup, runtime: Runtime) -> Choice:
-    """Choose the network that was asked for, or the one that suits the device.
+def choose(setup: Setup, runtime: Runtime, tasks: Sequence[Task]) -> Choice:
+    """Choose the network that was asked for, or the one that suits the device and the time for the `tasks`.
 
     An artifact that cannot be used costs a warning, and random weights are adapted: a run that ends solves no task.
     """
@@ -54,7 +66,7 @@ def choose(setup: Setup, runtime: Runtime) -> Choice:
     if name is None and artifact is not None:
         name, reason = nearest_preset(artifact.config), "nearest in size"
     elif name is None:
-        name, reason = pick_preset(runtime, setup.seconds_per_task * _devices(options, runtime))
+        name, reason = _pick_preset(setup, runtime, tasks)
     if options.bundled and options.artifact is None:
         artifact, warning = _load(bundled_artifact(name))
     model, recipe = preset(name).model, preset(name).recipe(artifact is not None)
@@ -65,7 +77,7 @@ def choose(setup: Setup, runtime: Runtime) -> Choice:
     elif warning is None and options.preset is None and model.hidden_size >= _LARGE_WIDTH:
         warning = (
             f"no pretrained network is given: preset {name} learns from RANDOM weights, which solve few tasks in the "
-            "time of one run. Attach an artifact, or take --preset decoder-170k, which comes pretrained"
+            "time of one run. Attach an artifact, or take --preset decoder-2m, which comes pretrained"
         )
     recipe = dataclasses.replace(recipe, **options.overrides)
     if options.along is not None:
@@ -78,10 +90,33 @@ def choose(setup: Setup, runtime: Runtime) -> Choice:
     return Choice(Network(model, recipe, artifact.folder if artifact else None), artifact, words, warning)
 
 
-def _devices(options: SolveOptions, runtime: Runtime) -> int:
-    """Return how many devices share the tasks: all GPUs, unless one was named."""
-    uses_all = runtime.device.type == "cuda" and options.device in (None, "cuda")
-    return max(1, torch.cuda.device_count()) if uses_all else 1
+def _pick_preset(setup: Setup, runtime: Runtime, tasks: Sequence[Task]) -> tuple[str, str]:
+    """Return the preset that suits a device and the time for the tasks, and the reason."""
+    devices = _devices(setup.options, runtime, len(tasks))
+    seconds_per_task = setup.seconds_per_task * devices
+    is_large = runtime.device.type == "cuda" and runtime.memory >= _MIN_BYTES_FOR_LARGE
+    if is_large and seconds_per_task >= _MIN_SECONDS_FOR_LARGE:
+        return "decoder-75m", f"{seconds_per_task:.0f} s per task"
+    visits, steps = _affordable(setup.seconds_per_task * len(tasks), devices, runtime, tasks)
+    if visits < _MIN_VISITS or steps < _MIN_STEPS:
+        return "decoder-170k", "there is too little time for decoder-2m"
+    return "decoder-2m", "the largest that comes pretrained"
+
+
+def _affordable(budget: float, devices: int, runtime: Runtime, tasks: Sequence[Task]) -> tuple[float, float]:
+    """Return how many visits and steps a budget in seconds allows `decoder-2m`. Devices share the tasks."""
+    pairs = (pair for task in tasks for pair in task.train)
+    visit = sum(sequence_length(pair.input.shape, pair.output.shape) for pair in pairs)
+    visit = max(1.0, visit / devices)  # tokens
+    learned = _ADAPTING_SHARE * budget * _TOKENS_PER_SECOND[runtime.device.type]
+    return learned / visit, learned / min(visit, PRESETS["decoder-2m"].recipe(pretrained=True).tokens_per_step)
+
+
+def _devices(options: SolveOptions, runtime: Runtime, tasks: int) -> int:
+    """Return how many devices share the tasks: GPUs, or cores of a CPU."""
+    if runtime.device.type == "cpu":
+        return options.workers or max(1, min(physical_cores(), tasks // TASKS_PER_CORE))
+    return max(1, torch.cuda.device_count()) if options.device in (None, "cuda") else 1
 
 
 def _load(folder: Path | None) -> tuple[Artifact | None, str | None]:
@@ -92,17 +127,6 @@ def _load(folder: Path | None) -> tuple[Artifact | None, str | None]:
         return load_artifact(folder), None
     except InputError as error:
         return None, f"the artifact cannot be used, random weights are adapted instead: {error}"
-
-
-def pick_preset(runtime: Runtime, seconds_per_task: float) -> tuple[str, str]:
-    """Return the preset that suits a device and the seconds that the device has for each task, and the reason."""
-    if runtime.device.type == "cpu":
-        return "decoder-170k", "a CPU carries no more"
-    if runtime.memory < _MIN_BYTES_FOR_LARGE:
-        return "decoder-170k", f"{runtime.memory / 2**30:.0f} GiB of GPU memory"
-    if seconds_per_task < _MIN_SECONDS_FOR_LARGE:
-        return "decoder-170k", f"{seconds_per_task:.0f} s per task are too few for the large network"
-    return "decoder-75m", f"{seconds_per_task:.0f} s per task"
 
 
 def nearest_preset(config: ModelConfig) -> str:

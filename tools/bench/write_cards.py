@@ -20,7 +20,7 @@ import torch
 from hrm_offline.common.budget import Budget
 from hrm_offline.common.files import write_bytes
 from hrm_offline.config import PRESET_NAMES, preset
-from hrm_offline.data.tasks import load_tasks
+from hrm_offline.data.tasks import Task, load_tasks
 from hrm_offline.model.device import Runtime, choose_runtime
 from hrm_offline.ops import dispatch
 from hrm_offline.solve.choice import choose, nearest_preset
@@ -146,15 +146,15 @@ def _candidates(kernels: list[str]) -> str:
 
 def _plan(card: Card, runtime: Runtime, words: str, budget: float) -> list[str]:
     """Return the row of a card and a budget in the table of plans."""
-    options = SolveOptions(challenges=Path("hidden.json"), out=Path("out"))
-    choice = choose(Setup(options, Path("out"), budget / _TASKS), runtime)
-    name = nearest_preset(choice.model)
+    options = SolveOptions(challenges=Path("hidden.json"), out=Path("out"), bundled=True)
+    choice = choose(Setup(options, Path("out"), budget / _TASKS), runtime, _hidden_tasks())
+    name, is_pretrained = nearest_preset(choice.model), choice.artifact is not None
     return [
         f"{card.name} x {card.count}",
         words,
         f"{card.count * budget / _TASKS:.1f}",
         f"`{name}`",
-        *_spending(card, name, False, budget)[:3],
+        *_spending(card, name, is_pretrained, budget)[:3],
     ]
 
 
@@ -182,10 +182,15 @@ def _spending(card: Card, name: str, pretrained: bool, budget: float) -> list[st
 
 
 @functools.cache
+def _hidden_tasks() -> tuple[Task, ...]:
+    """Return tasks like those of a competition, as many as there. The public ones are half as many."""
+    return 2 * tuple(load_tasks("arc2-eval").tasks)
+
+
+@functools.cache
 def _work(name: str, pretrained: bool) -> Work:
-    """Return the work of a preset on tasks like those of a competition, which number twice the public ones."""
-    work = Work.of(preset(name).model, preset(name).recipe(pretrained), load_tasks("arc2-eval").tasks)
-    return dataclasses.replace(work, visit=2 * work.visit, base=2 * work.base, extra=2 * work.extra)
+    """Return the work of a preset on tasks like those of a competition."""
+    return Work.of(preset(name).model, preset(name).recipe(pretrained), _hidden_tasks())
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

@@ -51,7 +51,7 @@ class Contact:
 
     @property
     def preset(self) -> str:
-        """The preset that `solve` chooses on a large GPU, or a tiny one of its kind."""
+        """The preset of the largest decoder, or a tiny one of its kind."""
         return self.pick("decoder-75m", "decoder-170k")
 
     def left(self) -> float:

@@ -27,7 +27,7 @@ from tools.bench.contact.contact import Contact
 _SECONDS_PER_TASK = 150.0  # about a Kaggle run's, by which the engine bounds its probe and its self-test
 _RESERVE_SECONDS = 10.0  # kept back for the last batch of prediction
 # The networks of the curve: a preset, and whether its bundled artifact is adapted or random weights are.
-_ARMS = (("decoder-170k", True), ("decoder-75m", False), ("hrm-27m", False))
+_ARMS = (("decoder-2m", True), ("decoder-75m", False), ("hrm-27m", False))
 _LOOKS = (1 / 8, 1 / 4, 1 / 2, 1.0)  # shares of an adaptation's time after which its score is taken
 
 
