@@ -16,7 +16,7 @@ from hrm_offline.model.artifact import bundled_artifact, load_artifact
 from tools.build_wheel import build_wheel
 
 BUNDLED = ["hrm-132k", "decoder-2m", "decoder-170k"]
-FOLDER = bundled_artifact("decoder-2m")  # that a CPU adapts by default
+FOLDER = bundled_artifact("decoder-170k")  # that a CPU adapts in a run of few visits
 
 
 def origin_of(name: str) -> dict:
@@ -88,6 +88,7 @@ def test_it_was_pretrained_on_nothing_that_is_measured_on():
         (["--artifact", "none"], None),
         (["--preset", "hrm-3m", "--set", "vote_views=4", "colour_permutations=4"], None),
         (["--preset", "hrm-132k"], bundled_artifact("hrm-132k")),
+        (["--preset", "decoder-2m"], bundled_artifact("decoder-2m")),
     ],
 )
 def test_it_is_adapted_by_default_where_there_is_one(make_task, tmp_path, write_json, flags, used):

@@ -272,8 +272,8 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--preset",
         metavar="NAME",
-        help=f"network and recipe (default: {_QUICK_PRESET}, which learns in a minute; with --bundle or a folder for "
-        "--artifact, solve chooses)",
+        help=f"network and recipe (default: {_QUICK_PRESET}, which learns in a minute; with an artifact of yours, "
+        "the nearest)",
     )
     parser.add_argument(
         "--induce",
@@ -314,9 +314,11 @@ def _parse_arguments() -> argparse.Namespace:
     )
     options = parser.parse_args()
     has_own_artifact = options.artifact not in ("bundled", "none")
-    if options.preset is None and options.bundle is None and not has_own_artifact:
+    if options.bundle is not None:
+        has_own_artifact = any(options.bundle.rglob("model.safetensors"))
+    if options.preset is None and not has_own_artifact:
         options.preset = _QUICK_PRESET
-    if options.bundle is not None and has_own_artifact:
+    if options.bundle is not None and options.artifact not in ("bundled", "none"):
         parser.error("--artifact cannot be a folder beside --bundle, because the bundle has its own artifact or none")
     return options
 

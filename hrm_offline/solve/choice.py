@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,6 @@ from pathlib import Path
 import torch
 
 from hrm_offline.common.errors import InputError
-from hrm_offline.common.machine import physical_cores
 from hrm_offline.config import PRESETS, AdaptConfig, ModelConfig, preset
 from hrm_offline.data.canvas import sequence_length
 from hrm_offline.data.tasks import Task
@@ -18,15 +18,16 @@ from hrm_offline.model.artifact import Artifact, bundled_artifact, load_artifact
 from hrm_offline.model.device import Runtime
 from hrm_offline.solve.messages import Network, Setup
 from hrm_offline.solve.options import SolveOptions
-from hrm_offline.solve.sizing import TASKS_PER_CORE
+from hrm_offline.solve.sizing import cores_for
 
 # With fewer GPU-seconds per task, a large network would see each demonstration too rarely.
 _MIN_SECONDS_FOR_LARGE = 60.0
 _MIN_BYTES_FOR_LARGE = 12 * 2**30
 _LARGE_WIDTH = 256
-# The tokens per second that `decoder-2m` learns. One core of an AMD EPYC server makes 1.21 steps of 2,000 tokens per
-# second. An H200 makes 26 steps beside two other runs, of 32,000 tokens too: its time goes into launches.
-_TOKENS_PER_SECOND = {"cpu": 2_400.0, "cuda": 52_000.0}
+# The tokens per second that `decoder-2m` learns. One core of an AMD EPYC server makes 1.2 steps of 2,000 tokens per
+# second. An H200 that three pretrainings shared made 28 steps of 32,000 tokens per second with this one. Smaller steps
+# are assumed to take as long, on any GPU.
+_TOKENS_PER_SECOND = {"cpu": 2_400.0, "cuda": 56_000.0}
 # On both development sets `decoder-2m` solves less than `decoder-170k` in the same time after 8 and 13 visits, and more
 # after 27 and 63, in 356 and 570 steps: see LOG.md, 2026-11-27.
 _MIN_VISITS, _MIN_STEPS = 20.0, 200.0
@@ -66,7 +67,7 @@ def choose(setup: Setup, runtime: Runtime, tasks: Sequence[Task]) -> Choice:
     if name is None and artifact is not None:
         name, reason = nearest_preset(artifact.config), "nearest in size"
     elif name is None:
-        name, reason = _pick_preset(setup, runtime, tasks)
+        name, reason = _past_preset(setup) or _pick_preset(setup, runtime, tasks)
     if options.bundled and options.artifact is None:
         artifact, warning = _load(bundled_artifact(name))
     model, recipe = preset(name).model, preset(name).recipe(artifact is not None)
@@ -90,32 +91,46 @@ def choose(setup: Setup, runtime: Runtime, tasks: Sequence[Task]) -> Choice:
     return Choice(Network(model, recipe, artifact.folder if artifact else None), artifact, words, warning)
 
 
+def _past_preset(setup: Setup) -> tuple[str, str] | None:
+    """Return the pretrained preset with which a run goes on, None where there is none."""
+    past = setup.past_model or {}
+    for name in ("decoder-2m", "decoder-170k") if setup.options.bundled else ():
+        model = PRESETS[name].model
+        if (past.get("architecture"), past.get("hidden_size")) == (model.architecture, model.hidden_size):
+            return name, "as this run began"
+    return None
+
+
 def _pick_preset(setup: Setup, runtime: Runtime, tasks: Sequence[Task]) -> tuple[str, str]:
     """Return the preset that suits a device and the time for the tasks, and the reason."""
-    devices = _devices(setup.options, runtime, len(tasks))
+    options = setup.options
+    is_cpu = runtime.device.type == "cpu"
+    devices = cores_for(options, len(tasks)) if is_cpu else _gpus(options)
     seconds_per_task = setup.seconds_per_task * devices
-    is_large = runtime.device.type == "cuda" and runtime.memory >= _MIN_BYTES_FOR_LARGE
-    if is_large and seconds_per_task >= _MIN_SECONDS_FOR_LARGE:
+    if not is_cpu and runtime.memory >= _MIN_BYTES_FOR_LARGE and seconds_per_task >= _MIN_SECONDS_FOR_LARGE:
         return "decoder-75m", f"{seconds_per_task:.0f} s per task"
-    visits, steps = _affordable(setup.seconds_per_task * len(tasks), devices, runtime, tasks)
+    if not options.bundled:
+        return "decoder-170k", "the network from random weights that learns in minutes"
+    visits, steps = _affordable(setup, devices, runtime, tasks)
     if visits < _MIN_VISITS or steps < _MIN_STEPS:
-        return "decoder-170k", "there is too little time for decoder-2m"
+        return "decoder-170k", "decoder-2m would learn too little"
     return "decoder-2m", "the largest that comes pretrained"
 
 
-def _affordable(budget: float, devices: int, runtime: Runtime, tasks: Sequence[Task]) -> tuple[float, float]:
-    """Return how many visits and steps a budget in seconds allows `decoder-2m`. Devices share the tasks."""
+def _affordable(setup: Setup, devices: int, runtime: Runtime, tasks: Sequence[Task]) -> tuple[float, float]:
+    """Return how many visits, and how many steps per device, `decoder-2m` would make. Devices share the tasks."""
+    overrides = setup.options.overrides
+    recipe = dataclasses.replace(PRESETS["decoder-2m"].recipe(pretrained=True), **overrides)
     pairs = (pair for task in tasks for pair in task.train)
-    visit = sum(sequence_length(pair.input.shape, pair.output.shape) for pair in pairs)
-    visit = max(1.0, visit / devices)  # tokens
-    learned = _ADAPTING_SHARE * budget * _TOKENS_PER_SECOND[runtime.device.type]
-    return learned / visit, learned / min(visit, PRESETS["decoder-2m"].recipe(pretrained=True).tokens_per_step)
+    visit = sum(sequence_length(pair.input.shape, pair.output.shape) for pair in pairs) / devices  # tokens
+    share = _ADAPTING_SHARE * (1.0 - (recipe.along_share if setup.options.along else 0.0))
+    seconds = share * setup.seconds_per_task * len(tasks)
+    visits = min(recipe.visits, seconds * _TOKENS_PER_SECOND[runtime.device.type] / max(1.0, visit))
+    return visits, visits * max(1.0, visit / recipe.tokens_per_step)
 
 
-def _devices(options: SolveOptions, runtime: Runtime, tasks: int) -> int:
-    """Return how many devices share the tasks: GPUs, or cores of a CPU."""
-    if runtime.device.type == "cpu":
-        return options.workers or max(1, min(physical_cores(), tasks // TASKS_PER_CORE))
+def _gpus(options: SolveOptions) -> int:
+    """Return how many GPUs share the tasks: all of them, unless one was named."""
     return max(1, torch.cuda.device_count()) if options.device in (None, "cuda") else 1
 
 
@@ -130,11 +145,11 @@ def _load(folder: Path | None) -> tuple[Artifact | None, str | None]:
 
 
 def nearest_preset(config: ModelConfig) -> str:
-    """Return the preset whose recipe suits a network: nearest in width, of the same architecture if possible."""
+    """Return the preset whose recipe suits a network: of its architecture if possible, nearest by ratio in width."""
 
     def distance(name: str) -> tuple[bool, int]:
         model = PRESETS[name].model
-        return model.architecture != config.architecture, abs(model.hidden_size - config.hidden_size)
+        return model.architecture != config.architecture, abs(math.log(model.hidden_size / config.hidden_size))
 
     return min(PRESETS, key=distance)
 

@@ -208,7 +208,7 @@ class Engine:
     def _set_threads(self) -> int:
         """Set the CPU threads and return their number.
 
-        A small network gains nothing from a second thread, and with one thread a run repeats bit for bit.
+        With one thread a run repeats bit for bit. A network of 64 columns gains nothing from a second one.
         """
         asked = self.options.threads
         is_small = self.choice.model.hidden_size <= _MAX_WIDTH_OF_ONE_THREAD

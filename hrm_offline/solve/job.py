@@ -115,7 +115,9 @@ def _prepare(
         if options.induce != "only":
             require_packages("torch", "safetensors")  # here, since each worker would fail for itself
         pool = _inline_pool(budget) if options.workers == 0 else ProcessPool()
-    setup = Setup(options, out / FOLDER, budget.total / len(task_set.tasks))
+    past = history.past() if history is not None else None
+    past_model = past.identity.get("model") if past is not None else None
+    setup = Setup(options, out / FOLDER, budget.total / len(task_set.tasks), past_model=past_model)
     supervisor = Supervisor(pool, budget, ledger, history, setup, task_set.tasks, say)
     supervisor.take_in(induction)
     for warning in ledger.outside.warnings:

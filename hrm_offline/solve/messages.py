@@ -45,7 +45,8 @@ class Setup:
 
     `options` are the user's; their `device` and `dtype` are this worker's. `folder` keeps adapted networks and saved
     states. `seconds_per_task` is the budget divided by the number of tasks. The first worker of a run gets no
-    `network` and chooses one; the others get its choice. With `plain_operations` PyTorch serves every operation: a
+    `network` and chooses one; the others get its choice. `past_model` are the settings of the network of a run that
+    goes on, which is chosen again whatever time is left. With `plain_operations` PyTorch serves every operation: a
     kernel has cost a worker its device before.
     """
 
@@ -53,6 +54,7 @@ class Setup:
     folder: Path
     seconds_per_task: float
     network: Network | None = None
+    past_model: dict | None = None
     plain_operations: bool = False
 
 

@@ -9,7 +9,7 @@ from hrm_offline.solve.schedule import GROUPS_PER_WORKER
 
 # A network learns its tasks better beside others: each task alone needs four times the visits (LOG.md, "Each task
 # alone"). So cores beyond so many tasks each stay idle. The number itself was not measured.
-TASKS_PER_CORE = 10
+_TASKS_PER_CORE = 10
 # Adaptation holds about so many times the memory that starting and trying a prediction takes.
 _MEMORY_GROWTH = 2
 
@@ -32,8 +32,21 @@ def worker_count(options: SolveOptions, hello: Hello, tasks: int) -> int:
     if not _shares_cpu(options, hello):
         return 1
     cores = min(machine.physical_cores(), _workers_in_memory(hello.memory))
-    groups = options.groups or tasks // (1 if options.sharing == "per-task" else TASKS_PER_CORE)
+    groups = options.groups or tasks // (1 if options.sharing == "per-task" else _TASKS_PER_CORE)
     return max(1, min(cores, groups))
+
+
+def cores_for(options: SolveOptions, tasks: int) -> int:
+    """Return how many cores of a CPU learn at a time, as far as it is known before a worker has started.
+
+    A number of groups counts as so many cores, so that the answers depend on that number alone.
+    """
+    if options.sharing == "joint":
+        return 1
+    if options.groups is not None:
+        return options.groups
+    workers = options.workers if options.workers is not None else tasks // _TASKS_PER_CORE
+    return max(1, min(machine.physical_cores(), workers))
 
 
 def group_count(options: SolveOptions, hello: Hello, workers: int, tasks: int) -> int:

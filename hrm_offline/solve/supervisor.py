@@ -546,7 +546,8 @@ class Supervisor:
         self.warn("no device is left, a CPU goes on")
         # All workers that may still be started are on the CPU now, and one is enough.
         options = dataclasses.replace(options, device="cpu", workers=1)
-        self.setup = dataclasses.replace(self.setup, options=options)
+        seconds_per_task = self.budget.plannable() / len(self.tasks)
+        self.setup = dataclasses.replace(self.setup, options=options, seconds_per_task=seconds_per_task)
         self._start(0, "cpu")
 
     def _break_up(self, job: Adapt) -> None:

@@ -8,6 +8,7 @@ import torch
 from networks import DECODER
 from runs import options_of, solve_quietly
 
+from hrm_offline.common import machine
 from hrm_offline.config import PRESETS
 from hrm_offline.data.puzzles import SHARED_ROWS
 from hrm_offline.data.tasks import Pair, Task
@@ -20,30 +21,67 @@ from hrm_offline.solve.options import SolveOptions
 
 
 @pytest.mark.parametrize(
-    ("gib", "tasks", "seconds", "workers", "expected"),
+    ("gib", "tasks", "seconds", "workers", "visits", "expected"),
     [
-        (0, 400, 7200, 2, "decoder-2m"),
-        (0, 400, 1800, 2, "decoder-170k"),  # too few visits
-        (0, 400, 1800, 8, "decoder-2m"),
-        (0, 4, 120, 1, "decoder-170k"),  # too few steps
-        (0, 4, 1800, 1, "decoder-2m"),
-        (24, 240, 41_000, None, "decoder-75m"),
-        (24, 240, 4_000, None, "decoder-2m"),
-        (8, 240, 41_000, None, "decoder-2m"),
-        (24, 240, 10, None, "decoder-170k"),
+        (0, 400, 7200, 2, 160, "decoder-2m"),
+        (0, 400, 1800, 2, 160, "decoder-170k"),  # too few visits
+        (0, 400, 1800, 8, 160, "decoder-2m"),
+        (0, 4, 120, 1, 160, "decoder-170k"),  # too few steps
+        (0, 2, 1800, 1, 160, "decoder-170k"),  # a step per visit
+        (0, 40, 1800, 1, 160, "decoder-2m"),
+        (0, 40, 1800, 1, 10, "decoder-170k"),
+        (24, 240, 41_000, None, 160, "decoder-75m"),
+        (24, 240, 4_000, None, 160, "decoder-2m"),
+        (8, 240, 41_000, None, 160, "decoder-2m"),
+        (24, 240, 10, None, 160, "decoder-170k"),
     ],
 )
-def test_the_network_suits_the_device_and_the_time(tmp_path, monkeypatch, gib, tasks, seconds, workers, expected):
+def test_the_network_suits_the_device_and_the_time(
+    tmp_path, monkeypatch, gib, tasks, seconds, workers, visits, expected
+):
     monkeypatch.setattr(Runtime, "memory", gib * 2**30)
-    grid = np.zeros((12, 12), np.int8)
-    pairs = (Pair(grid, grid),) * 3
-    given = tuple(Task(f"task{i}", pairs, pairs[:1]) for i in range(tasks))
-    options = SolveOptions(tmp_path, tmp_path, workers=workers, bundled=True)
-    runtime = Runtime(torch.device("cuda" if gib else "cpu"), torch.float32, "")
-    chosen = choose(Setup(options, tmp_path, seconds / tasks), runtime, given)
+    monkeypatch.setattr(machine, "physical_cores", lambda: 8)
+    options = SolveOptions(tmp_path, tmp_path, workers=workers, bundled=True, overrides={"visits": visits})
+    chosen = chosen_for(options, tasks, seconds, "cuda" if gib else "cpu")
     assert nearest_preset(chosen.model) == expected
     assert (chosen.artifact and chosen.artifact.folder) == bundled_artifact(expected)
     assert bool(chosen.warning) == (expected == "decoder-75m")  # random weights
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, "decoder-2m"),
+        ({"workers": 64}, "decoder-2m"),
+        ({"workers": 1}, "decoder-170k"),
+        ({"workers": 64, "groups": 1}, "decoder-170k"),  # the groups alone count
+        ({"workers": 1, "groups": 8}, "decoder-2m"),
+        ({"sharing": "joint"}, "decoder-170k"),
+        ({"along": ("arc1-train",), "overrides": {"along_share": 0.9}}, "decoder-170k"),
+        ({"bundled": False}, "decoder-170k"),
+    ],
+)
+def test_the_cores_that_learn_count(tmp_path, monkeypatch, changes, expected):
+    monkeypatch.setattr(machine, "physical_cores", lambda: 8)
+    options = SolveOptions(tmp_path, tmp_path, **{"bundled": True} | changes)
+    assert nearest_preset(chosen_for(options, 400, 2000).model) == expected
+
+
+@pytest.mark.parametrize("name", ["decoder-2m", "decoder-170k"])
+def test_a_run_that_goes_on_keeps_its_network(tmp_path, name):
+    past = dataclasses.asdict(PRESETS[name].model)
+    for seconds in (1.0, 1e6):
+        chosen = chosen_for(SolveOptions(tmp_path, tmp_path, bundled=True), 40, seconds, past_model=past)
+        assert nearest_preset(chosen.model) == name
+
+
+def chosen_for(options, tasks, seconds, device="cpu", **more):
+    """Return the choice for so many tasks of three demonstrations of 12 x 12 cells, and a budget in seconds."""
+    grid = np.zeros((12, 12), np.int8)
+    pairs = (Pair(grid, grid),) * 3
+    given = tuple(Task(f"task{i}", pairs, pairs[:1]) for i in range(tasks))
+    runtime = Runtime(torch.device(device), torch.float32, "")
+    return choose(Setup(options, options.out, seconds / tasks, **more), runtime, given)
 
 
 def test_an_artifacts_recipe_is_the_nearest_presets():

@@ -8,8 +8,10 @@ from runs import CutOff, check, options_of, solve_quietly
 
 from hrm_offline.answers.candidates import write_candidates
 from hrm_offline.answers.vote import Candidate
-from hrm_offline.solve import engine
+from hrm_offline.common.budget import Budget
+from hrm_offline.solve import choice, engine
 from hrm_offline.solve.history import History
+from hrm_offline.solve.job import solve
 from hrm_offline.solve.worker import Worker
 
 OPTIONS = {"preset": "decoder-170k", "overrides": {"visits": 8, "tokens_per_step": 300}, "workers": 0}
@@ -38,6 +40,16 @@ def test_a_run_that_was_cut_off_anywhere_answers_as_an_unbroken_one(challenges, 
         solve_quietly(options_of(challenges, tmp_path, name, **OPTIONS))
         assert check(tmp_path / name, challenges[1])[0] == expected
         assert scores_of(tmp_path / name) == scores_of(unbroken)
+
+
+def test_a_run_that_goes_on_keeps_its_network(challenges, tmp_path, monkeypatch):
+    """With another budget `solve` would choose another one, and lose the journal."""
+    began = OPTIONS | {"bundled": True}
+    solve_quietly(options_of(challenges, tmp_path, **began))
+    monkeypatch.setattr(choice, "_pick_preset", lambda *_: ("hrm-132k", "for the test"))
+    said = []
+    solve(options_of(challenges, tmp_path, **began | {"preset": None}), Budget(300), say=said.append)
+    assert any("going on from" in line for line in said)
 
 
 def test_a_candidate_from_elsewhere_is_judged_too(challenges, tmp_path):

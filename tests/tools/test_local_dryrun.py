@@ -85,6 +85,9 @@ def test_the_small_network_rehearses_unless_another_is_given(tmp_path, monkeypat
 
     assert preset_of() == preset_of("--artifact", "none") == "decoder-170k"
     assert preset_of("--preset", "hrm-132k") == "hrm-132k"
+    assert preset_of("--bundle", str(tmp_path)) == "decoder-170k"
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset" / "model.safetensors").touch()
     assert preset_of("--artifact", str(tmp_path)) is preset_of("--bundle", str(tmp_path)) is None
 
 

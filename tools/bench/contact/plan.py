@@ -24,8 +24,8 @@ STAGES = (
     Stage("machine", 40, "chip, versions, and the chip's own peaks: a large matrix product and a large copy"),
     Stage("selftest", 140, "every operation against plain PyTorch, then timed, at four shapes of real runs"),
     Stage("tests", 300, "the tests marked `gpu` (graphs and predictor included), then those of all operations"),
-    Stage("solve", 150, "`solve` of 30 real tasks with `decoder-75m`, and a list of PASS and FAIL"),
-    Stage("fault", 120, "the same with a kernel that fails on purpose once learning has begun"),
+    Stage("solve", 150, "`solve` of 30 real tasks with the network that it chooses, and a list of PASS and FAIL"),
+    Stage("fault", 120, "the same with `decoder-75m` and a kernel that fails on purpose once learning has begun"),
     Stage(
         "step", 180, "steps of `decoder-75m`, and of `hrm-27m` by bucket with and without CUDA graphs, on real tasks"
     ),
