@@ -67,7 +67,7 @@ def choose(setup: Setup, runtime: Runtime, tasks: Sequence[Task]) -> Choice:
     if name is None and artifact is not None:
         name, reason = nearest_preset(artifact.config), "nearest in size"
     elif name is None:
-        name, reason = _past_preset(setup) or _pick_preset(setup, runtime, tasks)
+        name, reason = _past_preset(setup, runtime) or _pick_preset(setup, runtime, tasks)
     if options.bundled and options.artifact is None:
         artifact, warning = _load(bundled_artifact(name))
     model, recipe = preset(name).model, preset(name).recipe(artifact is not None)
@@ -91,10 +91,11 @@ def choose(setup: Setup, runtime: Runtime, tasks: Sequence[Task]) -> Choice:
     return Choice(Network(model, recipe, artifact.folder if artifact else None), artifact, words, warning)
 
 
-def _past_preset(setup: Setup) -> tuple[str, str] | None:
-    """Return the pretrained preset with which a run goes on, None where there is none."""
+def _past_preset(setup: Setup, runtime: Runtime) -> tuple[str, str] | None:
+    """Return the preset that was chosen when this run began, None for a new run. A CPU cannot carry `decoder-75m`."""
     past = setup.past_model or {}
-    for name in ("decoder-2m", "decoder-170k") if setup.options.bundled else ():
+    names = ("decoder-2m", "decoder-170k") if setup.options.bundled else ()
+    for name in names if runtime.device.type == "cpu" else ("decoder-75m", *names):
         model = PRESETS[name].model
         if (past.get("architecture"), past.get("hidden_size")) == (model.architecture, model.hidden_size):
             return name, "as this run began"

@@ -67,12 +67,22 @@ def test_the_cores_that_learn_count(tmp_path, monkeypatch, changes, expected):
     assert nearest_preset(chosen_for(options, 400, 2000).model) == expected
 
 
-@pytest.mark.parametrize("name", ["decoder-2m", "decoder-170k"])
-def test_a_run_that_goes_on_keeps_its_network(tmp_path, name):
+@pytest.mark.parametrize(
+    ("device", "name"),
+    [("cpu", "decoder-2m"), ("cpu", "decoder-170k"), ("cuda", "decoder-75m"), ("cuda", "decoder-2m")],
+)
+def test_a_run_that_goes_on_keeps_its_network(tmp_path, monkeypatch, device, name):
+    monkeypatch.setattr(Runtime, "memory", 2**40)
     past = dataclasses.asdict(PRESETS[name].model)
     for seconds in (1.0, 1e6):
-        chosen = chosen_for(SolveOptions(tmp_path, tmp_path, bundled=True), 40, seconds, past_model=past)
+        chosen = chosen_for(SolveOptions(tmp_path, tmp_path, bundled=True), 40, seconds, device, past_model=past)
         assert nearest_preset(chosen.model) == name
+
+
+def test_a_cpu_does_not_go_on_with_the_network_of_a_large_gpu(tmp_path):
+    past = dataclasses.asdict(PRESETS["decoder-75m"].model)
+    chosen = chosen_for(SolveOptions(tmp_path, tmp_path, bundled=True), 40, 1e6, past_model=past)
+    assert nearest_preset(chosen.model) == "decoder-2m"
 
 
 def chosen_for(options, tasks, seconds, device="cpu", **more):
