@@ -576,6 +576,13 @@ class PretrainConfig(Recipe):
     log_every: int = setting(10, "steps per line of metrics.jsonl, averaged over them", above=0, group=_RUN)
     save_every: int = setting(1000, "steps between two saved states", above=0, group=_RUN)
     seed: int = setting(0, "seed of weights, views and the order of examples", least=0, most=MAX_SEED, group=_RUN)
+    start: str = setting(
+        "",
+        "artifact of the same network, with whose weights the run begins in place of random ones",
+        metavar="DIR",
+        later=True,
+        group=_RUN,
+    )
 
     def __post_init__(self):
         super().__post_init__()

@@ -21,6 +21,7 @@ import torch
 from tqdm import tqdm
 
 from hrm_offline.common.budget import in_words
+from hrm_offline.common.errors import InputError
 from hrm_offline.common.files import make_folder
 from hrm_offline.common.lock import FolderLock
 from hrm_offline.common.settings import identity_of
@@ -28,7 +29,7 @@ from hrm_offline.config import ModelConfig, PretrainConfig, PretrainOptions, pre
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.data.sets import select_tasks
 from hrm_offline.data.tasks import Task, digest_of
-from hrm_offline.model.artifact import save_artifact
+from hrm_offline.model.artifact import Artifact, load_artifact, save_artifact
 from hrm_offline.model.device import choose_runtime
 from hrm_offline.model.network import build_network, training_batches
 from hrm_offline.ops import dispatch
@@ -68,9 +69,14 @@ def pretrain(config: PretrainConfig, options: PretrainOptions) -> bool:
         model_config = preset(config.preset).model.conditioned(config)
         puzzles = PuzzleSet(tasks, config, model_config, config.seed)
         torch.manual_seed(config.seed)  # every process draws the same weights
-        model = build_network(model_config, puzzles.num_rows, runtime.dtype).to(runtime.device)
+        start = _start_of(config, model_config)
+        if start is None:
+            model = build_network(model_config, puzzles.num_rows, runtime.dtype)
+        else:
+            model = start.build(puzzles.num_rows, runtime.dtype)
+        model = model.to(runtime.device)
         learner = new_learner(model, config, config.steps, config.seed, world)
-        identity = _identity(config, tasks)
+        identity = _identity(config, tasks, start)
         resumed, warm_at = _resume(learner, identity, out, relay)
         if world.is_main:
             for line in selection.unusable:
@@ -110,11 +116,29 @@ def _resume(learner: Learner, identity: dict, out: Path, relay: Path | None) -> 
     return (None, 0) if extra is None else ("", extra.get("warm_at", 0))
 
 
-def _identity(config: PretrainConfig, tasks: tuple[Task, ...]) -> dict:
-    """Return what makes a run the same run: its tasks, and its settings but for `_FREE_SETTINGS`."""
+def _start_of(config: PretrainConfig, model: ModelConfig) -> Artifact | None:
+    """Return the artifact with whose weights the run begins, None for random weights.
+
+    Raises `InputError` where its network is not that of the run.
+    """
+    if not config.start:
+        return None
+    artifact = load_artifact(Path(config.start)).conditioned(config)
+    if artifact.conditioning != config.conditioning:
+        raise InputError(f"{config.start}: its conditioning is {artifact.conditioning}, expected {config.conditioning}")
+    wanted, given = identity_of(model), identity_of(artifact.config)
+    other = next((name for name in wanted if wanted[name] != given[name]), None)
+    if other:
+        raise InputError(f"{config.start}: its network has {other} {given[other]}, expected {wanted[other]}")
+    return artifact
+
+
+def _identity(config: PretrainConfig, tasks: tuple[Task, ...], start: Artifact | None) -> dict:
+    """Return what makes a run the same run: tasks, first weights, and the settings but for `_FREE_SETTINGS`."""
     settings = {name: value for name, value in identity_of(config).items() if name not in _FREE_SETTINGS}
+    first = {"start": start.digest} if start else {}
     # Through JSON, so that it equals what a saved state reads back (tuples become lists).
-    return json.loads(json.dumps(settings | {"tasks": digest_of(tasks)}))
+    return json.loads(json.dumps(settings | {"tasks": digest_of(tasks)} | first))
 
 
 def _run(

@@ -45,6 +45,19 @@ def test_killed_and_resumed_ends_with_the_same_weights(unbroken, tmp_path, numbe
             assert ours[key] == expected[key]
 
 
+def test_begins_with_the_weights_of_an_artifact(unbroken, tmp_path, capsys):
+    still = ("--steps", "1", "--lr", "1e-30", "--weight-decay", "0", "--log-every", "1")
+    run(tmp_path / "more", *still, "--start", str(unbroken))
+    before, after = (load_file(folder / "model.safetensors") for folder in (unbroken, tmp_path / "more"))
+    network = [name for name in before if not name.startswith("puzzle_emb")]
+    assert network and all(torch.equal(before[name], after[name]) for name in network)
+    first = metrics(tmp_path / "more")[0]["lm_loss"]
+    assert metrics(unbroken)[-1]["lm_loss"] < first < metrics(unbroken)[0]["lm_loss"]  # the puzzles' rows are new
+    wrong = ["pretrain", "--preset", "decoder-170k", "--start", str(unbroken), "--out", str(tmp_path / "wrong")]
+    assert main([*wrong, "--data", "synthetic-2", "--held-out"]) == 2
+    assert "has architecture hrm, expected decoder" in capsys.readouterr().err
+
+
 def test_config_file_is_overridden_by_flags_and_checked(tmp_path, capsys, write_json):
     config = write_json(
         "c.json", {"preset": "hrm-132k", "steps": 3, "held_out": [], "max_side": 3, "limit": 2, "lr": 1}
