@@ -22,8 +22,10 @@ BASE_ROUNDS = 2
 
 # A step of a decoder costs as much as so many rows more, however many it has, and reading a token of the prompt costs
 # such a share of writing one. On one core of a CPU 1 to 32 rows of `decoder-170k`, with canvases of 614 and 770 tokens
-# and outputs of half of them, took this cost x 0.25 ms, to a tenth.
-_ROWS_PER_STEP, READING = 15, 0.05
+# and outputs of half of them, took this cost x 0.25 ms, to a tenth. A step on a GPU costs more rows
+# (see `PredictionPlan.fit_rows_per_step`).
+ROWS_PER_STEP, READING = 15.0, 0.05
+_MOST_ROWS_PER_STEP = 4096.0
 
 
 class PredictionPlan:
@@ -35,11 +37,13 @@ class PredictionPlan:
     each placed somewhere on its canvas that leaves the room an answer needs. Last, a decoder may search for further
     grids in the plain views. The canvas of a batch of that round has a row for each grid that is decoded per view.
 
+    `rows_per_step` says how many rows cost as much as a decoder's step does however many it has.
+
     `keys` names the test inputs: a vote for test input i is for `keys[i]`.
     """
 
-    def __init__(self, puzzles: PuzzleSet, config: AdaptConfig):
-        self.puzzles = puzzles
+    def __init__(self, puzzles: PuzzleSet, config: AdaptConfig, rows_per_step: float = ROWS_PER_STEP):
+        self.puzzles, self.rows_per_step = puzzles, rows_per_step
         self.keys: list[TestKey] = [(task.id, index) for task in puzzles.tasks for index in range(len(task.test))]
         self.buckets = puzzles.buckets(puzzles.tests)
         self.predict_tokens = config.predict_tokens // puzzles.canvases
@@ -63,10 +67,27 @@ class PredictionPlan:
         """
         if not self.puzzles.is_for_decoder:
             return tokens_of(batch)
-        branches, length = batch.canvas
-        steps = int(output_lengths(self.puzzles.tests.rooms[batch.examples]).max(initial=0))
-        rows = branches * len(batch)
-        return (rows + _ROWS_PER_STEP) * steps + round(READING * rows * length)
+        rows = batch.canvas[0] * len(batch)
+        return round(self.rows_per_step * self._steps_of(batch) + rows * self._cost_per_row(batch))
+
+    def fit_rows_per_step(self, few: Batch, few_seconds: float, many: Batch, many_seconds: float) -> float:
+        """Return the `rows_per_step` by which the costs of two decoder's batches of one kind fit their seconds.
+
+        Where more rows take no more time, it is the most that is believed.
+        """
+        more = (many.canvas[0] * len(many) - few.canvas[0] * len(few)) * self._cost_per_row(many)
+        per_cost = (many_seconds - few_seconds) / max(1.0, more)
+        if per_cost <= 0.0:
+            return _MOST_ROWS_PER_STEP
+        fixed = few_seconds / per_cost - few.canvas[0] * len(few) * self._cost_per_row(few)
+        return min(_MOST_ROWS_PER_STEP, max(1.0, fixed / max(1, self._steps_of(few))))
+
+    def _steps_of(self, batch: Batch) -> int:
+        """Return how many tokens a decoder writes one after another at most for a batch."""
+        return int(output_lengths(self.puzzles.tests.rooms[batch.examples]).max(initial=0))
+
+    def _cost_per_row(self, batch: Batch) -> float:
+        return self._steps_of(batch) + READING * batch.canvas[1]
 
     def _for_search(self, bucket: Bucket, branches: int) -> Bucket:
         """Return a bucket for sequences that each write `branches` grids beside the greedy one."""

@@ -21,7 +21,7 @@ from hrm_offline.common.files import checksum, read_json, write_json
 from hrm_offline.common.machine import peak_memory
 from hrm_offline.config import ModelConfig
 from hrm_offline.data.companions import load_companions
-from hrm_offline.data.puzzles import Batch, PuzzleSet
+from hrm_offline.data.puzzles import PuzzleSet
 from hrm_offline.data.sets import load_set
 from hrm_offline.data.tasks import TaskSet, digest_of
 from hrm_offline.model import graphs
@@ -30,11 +30,12 @@ from hrm_offline.model.device import Runtime, choose_runtime
 from hrm_offline.model.network import Network, build_network
 from hrm_offline.ops import dispatch, selftest
 from hrm_offline.predict.decoding import AnyPredictor, new_predictor
-from hrm_offline.predict.plan import READING, PredictionPlan, tokens_of
+from hrm_offline.predict.plan import READING, ROWS_PER_STEP, PredictionPlan, tokens_of
 from hrm_offline.solve.choice import Choice, choose
 from hrm_offline.solve.members import member_seed
 from hrm_offline.solve.messages import Adapt, Adapted, Along, Hello, Judge, Judged, Predict, Setup, Voted
 from hrm_offline.solve.paths import network_path, selftest_path, state_folder
+from hrm_offline.solve.probe import Probe
 from hrm_offline.train.adapt import Adaptation, Diverged
 from hrm_offline.train.companions import CompanionPuzzles
 from hrm_offline.train.distributed import World, leave_world, meet
@@ -42,12 +43,6 @@ from hrm_offline.train.state import load_state, save_state
 
 # A larger canvas costs more per token than the last one did; twice as much is a safe guess.
 _GUESS = 2.0
-# A probe measures the speed of prediction. The time for adaptation depends on that number until the first group is
-# predicted, so the probe is repeated where there is time.
-_PROBE_SECONDS = 0.1
-_PROBES, _MORE_PROBES = 3, 7
-# Shares of the budget: for the repeats of the first call of each size, and for the further ones of the last size.
-_REPEATING_SHARE, _PROBING_SHARE = 0.02, 0.005
 _MAX_SELFTEST_SECONDS, _SELFTEST_SHARE = 60.0, 0.01  # the least of both; the share is of the budget
 _JUDGED_BATCHES = 4  # of `predict_tokens`, after which the scores are handed over
 _MAX_CARRY_BYTES = 2**28
@@ -85,6 +80,7 @@ class Engine:
         device = self.runtime.device
         self.graphs = {work: graphs.Choice.of(setting, device) for work in ("adapt", "predict")}
         self.selftest = self._prove_operations()
+        self.rows_per_step = ROWS_PER_STEP
         self.seconds_per_token = self._probe()
 
     def hello(self) -> Hello:
@@ -103,7 +99,12 @@ class Engine:
             versions={"torch": str(torch.__version__)},  # a plain string: reading it must not load torch
             memory=peak_memory(),
             along=self.along,
+            rows_per_step=self.rows_per_step,
         )
+
+    def plan_of(self, puzzles: PuzzleSet) -> PredictionPlan:
+        """Return the plan of predicting puzzles, with the costs of this device."""
+        return PredictionPlan(puzzles, self.choice.recipe, self.rows_per_step)
 
     def use_threads(self, number: int) -> None:
         """Compute with so many CPU threads from now on."""
@@ -146,7 +147,7 @@ class Engine:
         crc = checksum(network_path(self.setup.folder, job.group)) if saved else 0
         seconds = round((self.clock() - began) * report.steps / max(1, report.steps - self.gone_on_from), 3)
         self.adapted = Adapted(job.group, dataclasses.asdict(report) | {"seconds": seconds}, saved, crc)
-        self.loaded = (job.group, self._new_predictor(model, puzzles), PredictionPlan(puzzles, recipe))
+        self.loaded = (job.group, self._new_predictor(model, puzzles), self.plan_of(puzzles))
 
     def predict(self, job: Predict) -> Iterator[Voted]:
         """Yield the votes of one batch after another. Raises `Diverged` if the network yields no numbers."""
@@ -270,39 +271,11 @@ class Engine:
         puzzles = self._largest_puzzle()
         if puzzles is None:
             return 0.0
-        predictor = self._new_predictor(self._new_network(puzzles), puzzles)
-        plan = PredictionPlan(puzzles, self.choice.recipe)
-        batch = plan.rounds[0][-1]
-        full, rows = plan.buckets[batch.bucket].batch_size(self.choice.recipe.predict_tokens), 1
-        before, found, on_cpu = math.inf, math.inf, self.runtime.device.type == "cpu"
-        while True:
-            trial = batch.rows(np.arange(rows) % len(batch))
-            first = self._seconds_of(1, predictor, trial)  # on a GPU this compiles kernels
-            times = max(min(_PROBES, self._affordable_probes(first, _REPEATING_SHARE)), int(not on_cpu))
-            if not times:
-                return min(found, first / plan.cost_of(trial))
-            seconds = self._seconds_of(times, predictor, trial) / times
-            more = self._affordable_probes(seconds, _PROBING_SHARE)
-            # While four times the rows take less than twice the time, launching is measured and not computing.
-            computes = on_cpu or seconds > 2 * before
-            if rows >= full or (computes and seconds >= _PROBE_SECONDS) or not more:
-                further = self._seconds_of(more, predictor, trial)
-                if more == _MORE_PROBES:  # there is time for a trial, which takes about as long
-                    predictor.try_graphs(trial)
-                return (times * seconds + further) / (times + more) / plan.cost_of(trial)
-            before, found = seconds, seconds / plan.cost_of(trial)
-            rows = min(full, 4 * rows)
-
-    def _seconds_of(self, times: int, predictor: AnyPredictor, batch: Batch) -> float:
-        before = self.clock()
-        for _ in range(times):
-            predictor.rehearse(batch)
-        return self.clock() - before
-
-    def _affordable_probes(self, seconds: float, share: float) -> int:
-        """Return how many further probes of `seconds` each a share of the budget has time for."""
-        budget = self.setup.seconds_per_task * len(self.tasks)
-        return min(_MORE_PROBES, int(share * budget / max(seconds, 1e-6)))
+        predictor, plan = self._new_predictor(self._new_network(puzzles), puzzles), self.plan_of(puzzles)
+        on_cpu, budget = self.runtime.device.type == "cpu", self.setup.seconds_per_task * len(self.tasks)
+        seconds = Probe(predictor, plan, budget, self.clock, on_cpu).measure()
+        self.rows_per_step = plan.rows_per_step
+        return seconds
 
     def _largest_puzzle(self) -> PuzzleSet | None:
         sizes = [max(pair.input.size for pair in task.test) for task in self.tasks]
@@ -381,11 +354,7 @@ class Engine:
             puzzles = self._puzzles(job.tasks, job.member)
             model = load_network(self.setup.folder, job.group, self.choice.model, puzzles, self.runtime.dtype)
             model = model.to(self.runtime.device)
-            self.loaded = (
-                job.group,
-                self._new_predictor(model, puzzles),
-                PredictionPlan(puzzles, self.choice.recipe),
-            )
+            self.loaded = (job.group, self._new_predictor(model, puzzles), self.plan_of(puzzles))
         return self.loaded[1:]
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from hrm_offline.answers.vote import BatchKey, Votes
 from hrm_offline.config import AdaptConfig, ModelConfig
 from hrm_offline.data.tasks import Task
+from hrm_offline.predict.plan import ROWS_PER_STEP
 from hrm_offline.solve.options import SolveOptions
 
 
@@ -151,7 +152,8 @@ class Along:
 class Hello:
     """Say that a worker is ready, what it computes on, and which network it adapts.
 
-    `seconds_per_token` is the measured time of prediction per unit of cost (see `PredictionPlan.cost_of`).
+    `seconds_per_token` is the measured time of prediction per unit of cost (see `PredictionPlan.cost_of`), and
+    `rows_per_step` the cost of a decoder's step in rows (see `PredictionPlan`).
     `artifact_digest` is the SHA-256 of the pretrained weights, or None for random weights. `reason` says why this
     network was chosen. `warning` names a wish of the user that could not be met. `selftest` holds the self-test of the
     operations on a GPU, as JSON. `memory` is the most bytes that the worker has held so far, or 0 where nobody knows.
@@ -171,6 +173,7 @@ class Hello:
     selftest: dict | None = None
     memory: int = 0
     along: Along | None = None
+    rows_per_step: float = ROWS_PER_STEP
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from hrm_offline.answers.vote import BatchKey
 from hrm_offline.config import AdaptConfig, ModelConfig
 from hrm_offline.data.puzzles import PuzzleSet
 from hrm_offline.data.tasks import Task
-from hrm_offline.predict.plan import BASE_ROUNDS, PredictionPlan
+from hrm_offline.predict.plan import BASE_ROUNDS, ROWS_PER_STEP, PredictionPlan
 from hrm_offline.solve.members import Roster
 from hrm_offline.solve.messages import Adapt, Judge, Predict
 
@@ -211,14 +211,15 @@ class Schedule:
         groups: list[tuple[int, ...]],
         end: float,
         sharing: str,
+        rows_per_step: float = ROWS_PER_STEP,
     ) -> Schedule:
-        """Make the schedule of a run over `groups` of indices into `tasks`."""
+        """Make the schedule of a run over `groups` of indices into `tasks` (`rows_per_step`: see `PredictionPlan`)."""
         roster = Roster(groups, seed)
 
         def make_group(number: int) -> Group:
             members = roster.tasks(number)
             puzzles = PuzzleSet(tuple(tasks[i] for i in members), recipe, model, roster.seed_of(number))
-            plan = PredictionPlan(puzzles, recipe)
+            plan = PredictionPlan(puzzles, recipe, rows_per_step)
             outstanding = [set(range(len(batches))) for batches in plan.rounds]
             cost = float(task_costs(puzzles).sum())
             return Group(number, members, plan, cost, outstanding, member=roster.member(number))

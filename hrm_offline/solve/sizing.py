@@ -66,6 +66,14 @@ def group_count(options: SolveOptions, hello: Hello, workers: int, tasks: int) -
     return max(least, workers if is_counted else GROUPS_PER_WORKER * workers)
 
 
+def gpu_groups(options: SolveOptions, gpus: int, tasks: int) -> int:
+    """Return into how many groups the tasks are split on GPUs, as far as it is known before a worker has started."""
+    if options.sharing != "sharded":
+        return tasks if options.sharing == "per-task" else 1
+    workers = gpus if options.workers is None else max(1, options.workers)
+    return options.groups or (1 if workers == 1 else GROUPS_PER_WORKER * workers)
+
+
 def threads_per_worker(options: SolveOptions, hello: Hello, workers: int) -> int:
     """Return the CPU threads of each worker: as the first has them, or fewer where workers would share a core."""
     if workers == 1 or options.threads is not None or not hello.device.startswith("cpu"):

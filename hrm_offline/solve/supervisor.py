@@ -286,7 +286,9 @@ class Supervisor:
         self.ledger.reset([test_keys(self.tasks, group) for group in groups])
         end = self.budget.now() + self.budget.plannable()
         network, seed, sharing = hello.network, self.options.seed, self.options.sharing
-        self.schedule = Schedule.of_tasks(self.tasks, network.model, network.recipe, seed, groups, end, sharing)
+        self.schedule = Schedule.of_tasks(
+            self.tasks, network.model, network.recipe, seed, groups, end, sharing, hello.rows_per_step
+        )
         if network.model.is_decoder:
             self.schedule.unjudged = self.ledger.unjudged
         self.schedule.has_room = self._has_room

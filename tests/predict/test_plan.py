@@ -69,6 +69,17 @@ def test_a_decoder_costs_as_many_steps_as_its_longest_output_has_tokens_and_more
     assert large > 20 * small
 
 
+def test_the_cost_of_a_step_is_fitted_to_the_seconds_of_two_batches(make_task):
+    _, puzzles, recipe = make_decoder((make_task("a"),))
+    plan = PredictionPlan(puzzles, recipe, rows_per_step=200.0)
+    batch = plan.rounds[1][0]
+    few, many = batch.rows(np.zeros(1, dtype=np.int64)), batch.rows(np.arange(90) % len(batch))
+    seconds = [1e-4 * plan.cost_of(part) for part in (few, many)]
+    assert plan.fit_rows_per_step(few, seconds[0], many, seconds[1]) == pytest.approx(200.0, rel=0.02)
+    assert plan.fit_rows_per_step(few, 1.0, many, 1.0) == plan.fit_rows_per_step(few, 1.0, many, 0.5) > 1000
+    assert plan.fit_rows_per_step(few, 1.0, many, 1000.0) == 1.0
+
+
 @pytest.mark.parametrize(
     ("kinds", "elements", "recoloured"),
     [

@@ -30,9 +30,9 @@ from hrm_offline.solve.options import SolveOptions
         (0, 2, 1800, 1, 160, "decoder-170k"),  # a step per visit
         (0, 40, 1800, 1, 160, "decoder-2m"),
         (0, 40, 1800, 1, 10, "decoder-170k"),
-        (24, 240, 41_000, None, 160, "decoder-75m"),
-        (24, 240, 4_000, None, 160, "decoder-2m"),
-        (8, 240, 41_000, None, 160, "decoder-2m"),
+        (24, 240, 41_000, None, 160, "decoder-2m"),
+        (8, 240, 4_000, None, 160, "decoder-2m"),
+        (24, 400, 170, None, 160, "decoder-2m"),  # as on an H200
         (24, 240, 10, None, 160, "decoder-170k"),
     ],
 )
@@ -45,7 +45,51 @@ def test_the_network_suits_the_device_and_the_time(
     chosen = chosen_for(options, tasks, seconds, "cuda" if gib else "cpu")
     assert nearest_preset(chosen.model) == expected
     assert (chosen.artifact and chosen.artifact.folder) == bundled_artifact(expected)
+    assert chosen.warning is None
+
+
+@pytest.mark.parametrize(
+    ("gib", "seconds", "changes", "expected"),
+    [
+        (24, 41_000, {"along": ("arc1-train",)}, "decoder-75m"),
+        (24, 41_000, {"bundled": False}, "decoder-75m"),
+        (24, 41_000, {}, "decoder-2m"),
+        (24, 4_000, {"along": ("arc1-train",)}, "decoder-2m"),
+        (8, 41_000, {"along": ("arc1-train",)}, "decoder-2m"),
+    ],
+)
+def test_a_large_network_learns_from_random_weights_with_public_tasks_alone(
+    tmp_path, monkeypatch, gib, seconds, changes, expected
+):
+    monkeypatch.setattr(Runtime, "memory", gib * 2**30)
+    options = SolveOptions(tmp_path, tmp_path, **{"bundled": True} | changes)
+    chosen = chosen_for(options, 240, seconds, "cuda")
+    assert nearest_preset(chosen.model) == expected
     assert bool(chosen.warning) == (expected == "decoder-75m")  # random weights
+
+
+@pytest.mark.parametrize(
+    ("device", "preset", "tasks", "changes", "tokens_per_step", "predict_tokens"),
+    [
+        ("cuda", "decoder-2m", 400, {}, 32_000, 2**18),
+        ("cuda", "decoder-2m", 40, {}, 160 * 40 * 3 * 314 // 640, 2**18),
+        ("cuda", "decoder-2m", 40, {"groups": 4}, 160 * 40 * 3 * 314 // 640 // 4, 2**18),
+        ("cuda", "decoder-2m", 40, {"overrides": {"visits": 80}}, 80 * 40 * 3 * 314 // 640, 2**18),
+        ("cuda", "decoder-2m", 2, {}, 2000, 2**18),
+        ("cuda", "decoder-2m", 400, {"sharing": "per-task"}, 2000, 2**18),
+        ("cuda", "decoder-170k", 400, {"overrides": {"tokens_per_step": 900}}, 900, 2**18),
+        ("cuda", "decoder-75m", 400, {}, 32_768, 2**17),
+        ("cuda", "hrm-132k", 400, {}, 750, 4096),
+        ("cpu", "decoder-2m", 400, {}, 2000, 32_768),
+    ],
+)
+def test_a_small_network_takes_large_steps_and_batches_on_a_gpu(
+    tmp_path, device, preset, tasks, changes, tokens_per_step, predict_tokens
+):
+    options = SolveOptions(tmp_path, tmp_path, preset=preset, **{"bundled": True} | changes)
+    recipe = chosen_for(options, tasks, 3600, device).recipe
+    assert recipe.tokens_per_step == pytest.approx(tokens_per_step, abs=1)
+    assert recipe.predict_tokens == predict_tokens
 
 
 @pytest.mark.parametrize(

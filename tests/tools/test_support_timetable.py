@@ -75,7 +75,12 @@ def test_tasks_learned_along_take_their_share_where_there_are_some(make_task, mo
 
 @pytest.mark.parametrize(
     ("architecture", "hidden_size", "projected", "pretrained"),
-    [("shared", 512, "trm-7m", True), ("shared", 64, "trm-7m", False), ("decoder", 64, "decoder-75m", False)],
+    [
+        ("shared", 512, "trm-7m", True),
+        ("shared", 64, "trm-7m", False),
+        ("decoder", 64, "decoder-2m", True),
+        ("decoder", 768, "decoder-75m", True),
+    ],
 )
 def test_what_is_projected_follows_the_rehearsed_network(
     make_task, monkeypatch, architecture, hidden_size, projected, pretrained
@@ -84,3 +89,8 @@ def test_what_is_projected_follows_the_rehearsed_network(
     recipe = PRESETS[projected].recipe(pretrained)
     assert f"preset {projected} from {'pretrained' if pretrained else 'random'} weights" in lines[1]
     assert f"of at most {recipe.visits:,} visits" in lines[4] and f"{recipe.vote_views} views" in lines[5]
+
+
+@pytest.mark.parametrize("more", [{"artifact": None}, {"learned along": {"tasks": 3}}])
+def test_the_large_decoder_is_projected_from_random_weights_or_beside_public_tasks(make_task, monkeypatch, more):
+    assert "preset decoder-75m from random weights" in projection(make_task, monkeypatch, "decoder", more)[1]

@@ -21,7 +21,7 @@ from hrm_offline.answers.vote import Votes
 from hrm_offline.config import preset
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.data.tasks import load_tasks
-from hrm_offline.predict.plan import PredictionPlan, tokens_of
+from hrm_offline.predict.plan import ROWS_PER_STEP, tokens_of
 from hrm_offline.solve.choice import Choice
 from hrm_offline.solve.engine import Engine
 from hrm_offline.solve.messages import Adapted, Hello, Lost, Network, State
@@ -199,6 +199,7 @@ class SimulatedEngine(Engine):
         self.choice = Choice(Network(MODEL, recipe_of(weather), None), None, "simulated")
         self.tasks = load_tasks(self.options.challenges).tasks
         self.adaptation = None
+        self.rows_per_step = ROWS_PER_STEP
         self.seconds_per_token = self._probe()
 
     def hello(self) -> Hello:
@@ -253,7 +254,7 @@ class SimulatedEngine(Engine):
 
     def _predictor(self, job):
         puzzles = self._puzzles(job.tasks, job.member)
-        return self._new_predictor(None, puzzles), PredictionPlan(puzzles, self.choice.recipe)
+        return self._new_predictor(None, puzzles), self.plan_of(puzzles)
 
     def _predict(self, batch) -> Votes:
         self.worker.spend(self.worker.pool.weather.token * tokens_of(batch))

@@ -18,9 +18,9 @@ from tools.support.flop import L4_TFLOPS, matrix_product_tflops, outer_step_flop
 
 CHIPS, BUDGET_HOURS, BUDGET = 4, 11.5, "11h30m"
 _BASE_VIEWS = 8  # the plain views, which the base rounds predict
-# What a large GPU would learn, by the rehearsed network's architecture.
+# What a large GPU would learn, by the rehearsed network's architecture. A pretrained decoder learns no tasks along.
 _PRESETS = {"decoder": "decoder-75m", "shared": "trm-7m", "looped": "urm-14m"}
-_PRESET_OF_OTHERS = "hrm-27m"
+_PRESET_OF_OTHERS, _PRETRAINED_DECODER = "hrm-27m", "decoder-2m"
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,10 @@ def timetable(tasks, report: dict, workers: int) -> list[str]:
 
     public = load_tasks("arc2-eval").tasks
     hidden = public + public  # the hidden set of a competition has 240 tasks, twice the public one
-    projected = _PRESETS.get(report["model"]["architecture"], _PRESET_OF_OTHERS)
-    chosen = preset(projected)
-    # An artifact of a small network does not serve a large one.
-    pretrained = report.get("artifact") is not None and report["model"]["hidden_size"] == chosen.model.hidden_size
-    recipe = chosen.recipe(pretrained)
     has_companions = report.get("learned along", {}).get("tasks", 0) > 0
+    projected, pretrained = _projected(report, has_companions)
+    chosen = preset(projected)
+    recipe = chosen.recipe(pretrained)
     along_share = report["adapt"]["along_share"] if has_companions else 0.0
     phases = _phases(chosen.model, recipe, hidden, shares, report["seconds"]["start"], along_share)
     return [
@@ -72,6 +70,18 @@ def timetable(tasks, report: dict, workers: int) -> list[str]:
         f"  {'phase':<10}{'seconds':>8}  work",
         *(f"  {phase.name:<10}{phase.seconds:>8,.0f}  {phase.work}" for phase in phases),
     ]
+
+
+def _projected(report: dict, has_companions: bool) -> tuple[str, bool]:
+    """Return the preset that the four L4 would learn, and whether from pretrained weights."""
+    architecture, size = report["model"]["architecture"], report["model"]["hidden_size"]
+    has_artifact = report.get("artifact") is not None
+    is_small = architecture == "decoder" and size <= preset(_PRETRAINED_DECODER).model.hidden_size
+    if is_small and has_artifact and not has_companions:
+        return _PRETRAINED_DECODER, True
+    projected = _PRESETS.get(architecture, _PRESET_OF_OTHERS)
+    # An artifact of a small network does not serve a large one.
+    return projected, has_artifact and size == preset(projected).model.hidden_size
 
 
 def prediction_flop(config: ModelConfig, puzzles: PuzzleSet, most_views: int | None = None) -> float:

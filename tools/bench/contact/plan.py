@@ -31,7 +31,7 @@ STAGES = (
     ),
     Stage("block", 200, "a layer of `decoder-75m` and a block of `hrm-27m`, beside eager and `torch.compile`"),
     Stage("published", 120, "the published training step, compiled, where `--against` names a checkout"),
-    Stage("predict", 90, "prediction, and how well the probe at the start of a run foresees its time"),
+    Stage("predict", 120, "prediction, and how well the probe at the start of a run foresees its time"),
     Stage("repeat", 60, "two adaptations and predictions of one seed: are all bits the same?"),
     Stage("pair", 90, "two GPUs that learn together over NCCL, where there are two"),
     Stage("curve", 120, "adaptation of 30 real tasks, and its score by GPU-seconds", takes_rest=True),

@@ -1,0 +1,77 @@
+"""Measure how fast a device predicts, in a small share of the budget and before anything is learned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from hrm_offline.data.puzzles import Batch
+from hrm_offline.predict.decoding import AnyPredictor
+from hrm_offline.predict.plan import PredictionPlan
+
+_PROBE_SECONDS = 0.1  # of the last size, where a device computes
+# The time for adaptation depends on the measured speed until the first group is predicted, so calls are repeated where
+# there is time.
+_PROBES, _MORE_PROBES = 3, 7
+# Shares of the budget: for the repeats of the first call of each size, and for the further ones of the last size.
+_REPEATING_SHARE, _PROBING_SHARE = 0.02, 0.005
+
+
+@dataclass
+class Probe:
+    """A measurement of the prediction that `plan` lists, on the batch with the largest canvas.
+
+    `budget` is the budget of the run in seconds, and `clock` gives seconds. A CPU computes from the first row on. A GPU
+    launches kernels for as long, whether they compute one row or many.
+    """
+
+    predictor: AnyPredictor
+    plan: PredictionPlan
+    budget: float
+    clock: Callable[[], float]
+    on_cpu: bool
+
+    def measure(self) -> float:
+        """Return the seconds per unit of the cost of prediction (see `PredictionPlan.cost_of`).
+
+        On a GPU a decoder's `rows_per_step` is measured too, and set in the plan.
+        """
+        batch, found, trials = self.plan.rounds[0][-1], math.inf, []
+        full, rows = self.plan.buckets[batch.bucket].batch_size(self.plan.predict_tokens), 1
+        while True:
+            trial = batch.rows(np.arange(rows) % len(batch))
+            first = self._seconds_of(1, trial)  # on a GPU this compiles kernels
+            times = max(min(_PROBES, self._affordable(first, _REPEATING_SHARE)), int(not self.on_cpu))
+            if not times:
+                return min(found, first / self.plan.cost_of(trial))
+            seconds = self._seconds_of(times, trial) / times
+            more = self._affordable(seconds, _PROBING_SHARE)
+            # While four times the rows take less than twice the time, launching is measured and not computing.
+            computes = self.on_cpu or seconds > 2 * (trials[-1][1] if trials else math.inf)
+            if rows >= full or (computes and seconds >= _PROBE_SECONDS) or not more:
+                seconds = (times * seconds + self._seconds_of(more, trial)) / (times + more)
+                if more == _MORE_PROBES:  # there is time for a trial, which takes about as long
+                    self.predictor.try_graphs(trial)
+                self._fit([*trials, (trial, seconds)])
+                return seconds / self.plan.cost_of(trial)
+            trials.append((trial, seconds))
+            found = seconds / self.plan.cost_of(trial)
+            rows = min(full, 4 * rows)
+
+    def _fit(self, trials: list[tuple[Batch, float]]) -> None:
+        """Set the plan's `rows_per_step` by the trials with fewest and with most rows."""
+        if len(trials) > 1 and not self.on_cpu and self.plan.puzzles.is_for_decoder:
+            self.plan.rows_per_step = self.plan.fit_rows_per_step(*trials[0], *trials[-1])
+
+    def _seconds_of(self, times: int, batch: Batch) -> float:
+        before = self.clock()
+        for _ in range(times):
+            self.predictor.rehearse(batch)
+        return self.clock() - before
+
+    def _affordable(self, seconds: float, share: float) -> int:
+        """Return how many further trials of `seconds` each a share of the budget has time for."""
+        return min(_MORE_PROBES, int(share * self.budget / max(seconds, 1e-6)))
