@@ -12,10 +12,10 @@ import torch
 
 from hrm_offline.common.errors import InputError
 from hrm_offline.config import PRESETS, AdaptConfig, ModelConfig, preset
-from hrm_offline.data.canvas import sequence_length
 from hrm_offline.data.tasks import Task
 from hrm_offline.model.artifact import Artifact, bundled_artifact, load_artifact
 from hrm_offline.model.device import Runtime
+from hrm_offline.solve.gpu_recipe import LARGE_WIDTH, STEPS_PER_SECOND, gpu_recipe, tokens_per_visit
 from hrm_offline.solve.messages import Network, Setup
 from hrm_offline.solve.options import SolveOptions
 from hrm_offline.solve.sizing import cores_for, gpu_groups
@@ -25,17 +25,9 @@ from hrm_offline.solve.sizing import cores_for, gpu_groups
 # them, and `decoder-2m` solved 28% in three minutes of an H200 (LOG.md, 2026-11-27).
 _MIN_SECONDS_FOR_LARGE = 60.0
 _MIN_BYTES_FOR_LARGE = 12 * 2**30
-_LARGE_WIDTH = 256
 # The tokens per second that `decoder-2m` learns. One core of an AMD EPYC server makes 1.2 steps of 2,000 tokens per
-# second. An H200 makes 24 to 29 steps per second, of 2,000 tokens as well as of 32,000: its time goes into launching
-# kernels. A smaller GPU is assumed to launch as fast and to compute a quarter of an H200's tokens.
-_TOKENS_PER_SECOND, _STEPS_PER_SECOND = {"cpu": 2_400.0, "cuda": 225_000.0}, {"cpu": math.inf, "cuda": 24.0}
-# So a small network takes steps of so many tokens on a GPU, if they leave so many steps for its visits. 160 visits of
-# 220 tasks solved as much in 640 steps of 32,000 tokens as in 2,125 of 8,000: see LOG.md, 2026-11-27.
-_GPU_TOKENS_PER_STEP, _GPU_STEPS = 32_000, 640
-# Writing token by token launches kernels too. All views of 400 tasks then take a sixth of the steps that they take with
-# batches for a CPU, and the cache of `decoder-2m` takes 1.2 GB.
-_GPU_PREDICT_TOKENS = 2**18
+# second. An H200 learned 0.9 million; a smaller GPU is assumed to launch kernels as fast, and to compute a quarter.
+_TOKENS_PER_SECOND, _STEPS_PER_SECOND = {"cpu": 2_400.0, "cuda": 225_000.0}, {"cpu": math.inf, "cuda": STEPS_PER_SECOND}
 # On both development sets `decoder-2m` solves less than `decoder-170k` in the same time after 8 and 13 visits, and more
 # after 27 and 63, in 356 and 570 steps: see LOG.md, 2026-11-27.
 _MIN_VISITS, _MIN_STEPS = 20.0, 200.0
@@ -83,14 +75,12 @@ def choose(setup: Setup, runtime: Runtime, tasks: Sequence[Task]) -> Choice:
     if artifact is not None:
         recipe = _conditioned(recipe, artifact)
         words = f"network of {artifact.folder}, adapted by the recipe of {name} ({reason})"
-    elif warning is None and options.preset is None and model.hidden_size >= _LARGE_WIDTH:
+    elif warning is None and options.preset is None and model.hidden_size >= LARGE_WIDTH:
         warning = (
             f"no pretrained network is given: preset {name} learns from RANDOM weights, which solve few tasks in the "
             "time of one run. Attach an artifact, or take --preset decoder-2m, which comes pretrained"
         )
-    if runtime.device.type == "cuda" and model.is_decoder and model.hidden_size < _LARGE_WIDTH:
-        recipe = _for_gpu(recipe, options, tasks)
-    recipe = dataclasses.replace(recipe, **options.overrides)
+    recipe = _suited(recipe, model, options, runtime, tasks)
     if options.along is not None:
         recipe = dataclasses.replace(recipe, along=options.along)
     if artifact is None:  # an override may ask for another conditioning than the preset's
@@ -132,11 +122,9 @@ def _pick_preset(setup: Setup, runtime: Runtime, tasks: Sequence[Task]) -> tuple
 
 def _affordable(setup: Setup, devices: int, runtime: Runtime, tasks: Sequence[Task]) -> tuple[float, float]:
     """Return how many visits, and how many steps per device, `decoder-2m` would make. Devices share the tasks."""
-    recipe, kind = PRESETS["decoder-2m"].recipe(pretrained=True), runtime.device.type
-    if kind == "cuda":
-        recipe = _for_gpu(recipe, setup.options, tasks)
-    recipe = dataclasses.replace(recipe, **setup.options.overrides)
-    visit = _tokens_per_visit(tasks) / devices
+    chosen, kind = PRESETS["decoder-2m"], runtime.device.type
+    recipe = _suited(chosen.recipe(pretrained=True), chosen.model, setup.options, runtime, tasks)
+    visit = tokens_per_visit(tasks) / devices
     share = _ADAPTING_SHARE * (1.0 - (recipe.along_share if setup.options.along else 0.0))
     seconds = share * setup.seconds_per_task * len(tasks)
     pace = min(_TOKENS_PER_SECOND[kind], _STEPS_PER_SECOND[kind] * recipe.tokens_per_step)
@@ -144,20 +132,15 @@ def _affordable(setup: Setup, devices: int, runtime: Runtime, tasks: Sequence[Ta
     return visits, visits * max(1.0, visit / recipe.tokens_per_step)
 
 
-def _for_gpu(recipe: AdaptConfig, options: SolveOptions, tasks: Sequence[Task]) -> AdaptConfig:
-    """Return the recipe of a small decoder with steps and batches that a GPU computes as fast as a CPU's small ones."""
-    visits = options.overrides.get("visits", recipe.visits)
-    tokens = visits * _tokens_per_visit(tasks) / gpu_groups(options, _gpus(options), len(tasks))
-    per_step = min(_GPU_TOKENS_PER_STEP, int(tokens / _GPU_STEPS))
-    return dataclasses.replace(
-        recipe, tokens_per_step=max(recipe.tokens_per_step, per_step), predict_tokens=_GPU_PREDICT_TOKENS
-    )
-
-
-def _tokens_per_visit(tasks: Sequence[Task]) -> int:
-    """Return the tokens of all demonstrations as a decoder's sequences."""
-    pairs = (pair for task in tasks for pair in task.train)
-    return sum(sequence_length(pair.input.shape, pair.output.shape) for pair in pairs)
+def _suited(
+    recipe: AdaptConfig, model: ModelConfig, options: SolveOptions, runtime: Runtime, tasks: Sequence[Task]
+) -> AdaptConfig:
+    """Return a preset's recipe as it suits the device, with what the user overrides."""
+    if runtime.device.type == "cuda":
+        groups = gpu_groups(options, _gpus(options), len(tasks))
+        visits = options.overrides.get("visits", recipe.visits)
+        recipe = gpu_recipe(dataclasses.replace(recipe, visits=visits), model, tasks, groups)
+    return dataclasses.replace(recipe, **options.overrides)
 
 
 def _gpus(options: SolveOptions) -> int:

@@ -24,6 +24,7 @@ from hrm_offline.data.tasks import Task, load_tasks
 from hrm_offline.model.device import Runtime, choose_runtime
 from hrm_offline.ops import dispatch
 from hrm_offline.solve.choice import choose, nearest_preset
+from hrm_offline.solve.gpu_recipe import gpu_recipe
 from hrm_offline.solve.messages import Setup
 from hrm_offline.solve.options import SolveOptions
 from hrm_offline.solve.schedule import GROUPS_PER_WORKER
@@ -171,12 +172,14 @@ def _timetable(card: Card, name: str, pretrained: bool) -> list[str]:
 
 def _spending(card: Card, name: str, pretrained: bool, budget: float) -> list[str]:
     """Return how a run spends its budget: visits, views, networks per task, and the shares of its phases."""
-    recipe, other = preset(name).recipe(pretrained), preset(name).adapt
-    is_counted_alike = all(getattr(recipe, setting) == getattr(other, setting) for setting in _COUNTED)
+    groups = 1 if card.count == 1 else GROUPS_PER_WORKER * card.count
+    chosen = preset(name)
+    recipe = gpu_recipe(chosen.recipe(pretrained), chosen.model, _hidden_tasks(), groups)
+    is_counted_alike = all(getattr(recipe, setting) == getattr(chosen.adapt, setting) for setting in _COUNTED)
     work = dataclasses.replace(_work(name, pretrained and not is_counted_alike), recipe=recipe)
     rate = card.count * card.tflops * 1e12 * _SHARE_OF_PEAK
     seconds = budget - Budget(budget).reserve
-    spent = spend(work, seconds, rate, rate, 1 if card.count == 1 else GROUPS_PER_WORKER * card.count)
+    spent = spend(work, seconds, rate, rate, groups)
     shares = (spent.adapt, spent.predict, spent.further, spent.left)
     return [
         f"{spent.visits:,.0f} of {work.recipe.visits:,}",

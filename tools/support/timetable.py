@@ -13,6 +13,7 @@ from hrm_offline.common.settings import from_dict
 from hrm_offline.config import AdaptConfig, ModelConfig, preset
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.data.tasks import load_tasks
+from hrm_offline.solve.gpu_recipe import gpu_recipe
 from hrm_offline.solve.schedule import GROUPS_PER_WORKER, judged_seconds, reserved_seconds
 from tools.support.flop import L4_TFLOPS, matrix_product_tflops, outer_step_flop, visit_flop
 
@@ -58,7 +59,7 @@ def timetable(tasks, report: dict, workers: int) -> list[str]:
     has_companions = report.get("learned along", {}).get("tasks", 0) > 0
     projected, pretrained = _projected(report, has_companions)
     chosen = preset(projected)
-    recipe = chosen.recipe(pretrained)
+    recipe = gpu_recipe(chosen.recipe(pretrained), chosen.model, hidden, CHIPS * GROUPS_PER_WORKER)
     along_share = report["adapt"]["along_share"] if has_companions else 0.0
     phases = _phases(chosen.model, recipe, hidden, shares, report["seconds"]["start"], along_share)
     return [

@@ -1,0 +1,44 @@
+"""Suit the recipe of a small decoder, whose presets are made for a CPU, to a GPU."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from hrm_offline.config import AdaptConfig, ModelConfig
+from hrm_offline.data.canvas import sequence_length
+from hrm_offline.data.tasks import Task
+
+LARGE_WIDTH = 256  # of a network whose recipe is made for a GPU
+# An H200 makes 24 to 29 steps per second of `decoder-2m`, of 2,000 tokens as well as of 32,000: its time goes into
+# launching kernels. 160 visits of 220 tasks solved as much in 640 steps of 32,000 tokens as in 2,125 of 8,000: see
+# LOG.md, 2026-11-27.
+STEPS_PER_SECOND = 24.0
+_TOKENS_PER_STEP, _STEPS = 32_000, 640
+# Writing token by token launches kernels too. All views of 400 tasks then take a sixth of the steps that they take with
+# batches for a CPU, and the cache of `decoder-2m` takes 1.2 GB.
+_PREDICT_TOKENS = 2**18
+# A network of 2M parameters makes all its visits in minutes. The number is that of the large presets.
+_MEMBERS = 16
+
+
+def gpu_recipe(recipe: AdaptConfig, model: ModelConfig, tasks: Sequence[Task], groups: int) -> AdaptConfig:
+    """Return the recipe of a small decoder with larger steps and batches, and with more members; any other as it is.
+
+    `groups` is how many networks share the tasks. A step has as many tokens as leave each network enough steps.
+    """
+    if not model.is_decoder or model.hidden_size >= LARGE_WIDTH:
+        return recipe
+    tokens = recipe.visits * tokens_per_visit(tasks) / groups
+    return dataclasses.replace(
+        recipe,
+        tokens_per_step=max(recipe.tokens_per_step, min(_TOKENS_PER_STEP, int(tokens / _STEPS))),
+        predict_tokens=max(recipe.predict_tokens, _PREDICT_TOKENS),
+        members=max(recipe.members, _MEMBERS),
+    )
+
+
+def tokens_per_visit(tasks: Sequence[Task]) -> int:
+    """Return the tokens of all demonstrations as a decoder's sequences."""
+    pairs = (pair for task in tasks for pair in task.train)
+    return sum(sequence_length(pair.input.shape, pair.output.shape) for pair in pairs)
