@@ -15,14 +15,21 @@ from hrm_offline.config import PRESETS, AdaptConfig, ModelConfig, preset
 from hrm_offline.data.tasks import Task
 from hrm_offline.model.artifact import Artifact, bundled_artifact, load_artifact
 from hrm_offline.model.device import Runtime
-from hrm_offline.solve.gpu_recipe import LARGE_WIDTH, STEPS_PER_SECOND, gpu_recipe, tokens_per_visit
+from hrm_offline.solve.gpu_recipe import (
+    LARGE_WIDTH,
+    STEPS_PER_SECOND,
+    SUITED,
+    gpu_recipe,
+    is_small_decoder,
+    tokens_per_visit,
+)
 from hrm_offline.solve.messages import Network, Setup
 from hrm_offline.solve.options import SolveOptions
 from hrm_offline.solve.sizing import cores_for, gpu_groups
 
 # With fewer GPU-seconds per task, a large network would see each demonstration too rarely. Without public tasks it has
-# only the hidden demonstrations to learn from: mdlARC's solved 24% of ARC-AGI-1's public evaluation so and 44% with
-# them, and `decoder-2m` solved 28% in three minutes of an H200 (LOG.md, 2026-11-27).
+# only the hidden demonstrations to learn from. Of ARC-AGI-1's public evaluation mdlARC's solved 24% with each task
+# alone and 44% with all public tasks; `decoder-2m` solved 28% in three minutes of an H200 (LOG.md, 2026-11-27).
 _MIN_SECONDS_FOR_LARGE = 60.0
 _MIN_BYTES_FOR_LARGE = 12 * 2**30
 # The tokens per second that `decoder-2m` learns. One core of an AMD EPYC server makes 1.2 steps of 2,000 tokens per
@@ -75,12 +82,12 @@ def choose(setup: Setup, runtime: Runtime, tasks: Sequence[Task]) -> Choice:
     if artifact is not None:
         recipe = _conditioned(recipe, artifact)
         words = f"network of {artifact.folder}, adapted by the recipe of {name} ({reason})"
-    elif warning is None and options.preset is None and model.hidden_size >= LARGE_WIDTH:
+    elif warning is None and options.preset is None and not options.along and model.hidden_size >= LARGE_WIDTH:
         warning = (
-            f"no pretrained network is given: preset {name} learns from RANDOM weights, which solve few tasks in the "
-            "time of one run. Attach an artifact, or take --preset decoder-2m, which comes pretrained"
+            f"preset {name} learns from RANDOM weights and from the hidden tasks alone, and solves few of them in the "
+            "time of one run. Attach an artifact, or leave out --artifact none"
         )
-    recipe = _suited(recipe, model, options, runtime, tasks)
+    recipe = _suited(recipe, artifact.config if artifact else model, setup, runtime, tasks)
     if options.along is not None:
         recipe = dataclasses.replace(recipe, along=options.along)
     if artifact is None:  # an override may ask for another conditioning than the preset's
@@ -93,7 +100,7 @@ def choose(setup: Setup, runtime: Runtime, tasks: Sequence[Task]) -> Choice:
 
 def _past_preset(setup: Setup, runtime: Runtime) -> tuple[str, str] | None:
     """Return the preset that was chosen when this run began, None for a new run. A CPU cannot carry `decoder-75m`."""
-    past = setup.past_model or {}
+    past = (setup.past or {}).get("model", {})
     names = ("decoder-2m", "decoder-170k") if setup.options.bundled else ()
     for name in names if runtime.device.type == "cpu" else ("decoder-75m", *names):
         model = PRESETS[name].model
@@ -123,7 +130,7 @@ def _pick_preset(setup: Setup, runtime: Runtime, tasks: Sequence[Task]) -> tuple
 def _affordable(setup: Setup, devices: int, runtime: Runtime, tasks: Sequence[Task]) -> tuple[float, float]:
     """Return how many visits, and how many steps per device, `decoder-2m` would make. Devices share the tasks."""
     chosen, kind = PRESETS["decoder-2m"], runtime.device.type
-    recipe = _suited(chosen.recipe(pretrained=True), chosen.model, setup.options, runtime, tasks)
+    recipe = _suited(chosen.recipe(pretrained=True), chosen.model, setup, runtime, tasks)
     visit = tokens_per_visit(tasks) / devices
     share = _ADAPTING_SHARE * (1.0 - (recipe.along_share if setup.options.along else 0.0))
     seconds = share * setup.seconds_per_task * len(tasks)
@@ -133,12 +140,17 @@ def _affordable(setup: Setup, devices: int, runtime: Runtime, tasks: Sequence[Ta
 
 
 def _suited(
-    recipe: AdaptConfig, model: ModelConfig, options: SolveOptions, runtime: Runtime, tasks: Sequence[Task]
+    recipe: AdaptConfig, model: ModelConfig, setup: Setup, runtime: Runtime, tasks: Sequence[Task]
 ) -> AdaptConfig:
-    """Return a preset's recipe as it suits the device, with what the user overrides."""
-    if runtime.device.type == "cuda":
-        groups = gpu_groups(options, _gpus(options), len(tasks))
+    """Return a preset's recipe as it suits the device, or as this run began with it, with what the user overrides."""
+    options, past = setup.options, setup.past or {}
+    is_small = is_small_decoder(model)
+    if is_small and past.get("model", {}).get("hidden_size") == model.hidden_size:
+        recipe = dataclasses.replace(recipe, **{name: past["recipe"][name] for name in SUITED})
+    elif is_small and runtime.device.type == "cuda":
         visits = options.overrides.get("visits", recipe.visits)
+        limit = options.overrides.get("group_tasks", recipe.group_tasks)
+        groups = gpu_groups(options, _gpus(options), len(tasks), limit)
         recipe = gpu_recipe(dataclasses.replace(recipe, visits=visits), model, tasks, groups)
     return dataclasses.replace(recipe, **options.overrides)
 

@@ -30,7 +30,7 @@ from hrm_offline.model.device import Runtime, choose_runtime
 from hrm_offline.model.network import Network, build_network
 from hrm_offline.ops import dispatch, selftest
 from hrm_offline.predict.decoding import AnyPredictor, new_predictor
-from hrm_offline.predict.plan import READING, ROWS_PER_STEP, PredictionPlan, tokens_of
+from hrm_offline.predict.plan import GPU_ROWS_PER_STEP, READING, ROWS_PER_STEP, PredictionPlan, tokens_of
 from hrm_offline.solve.choice import Choice, choose
 from hrm_offline.solve.members import member_seed
 from hrm_offline.solve.messages import Adapt, Adapted, Along, Hello, Judge, Judged, Predict, Setup, Voted
@@ -80,7 +80,7 @@ class Engine:
         device = self.runtime.device
         self.graphs = {work: graphs.Choice.of(setting, device) for work in ("adapt", "predict")}
         self.selftest = self._prove_operations()
-        self.rows_per_step = ROWS_PER_STEP
+        self.rows_per_step = self._known_rows_per_step()
         self.seconds_per_token = self._probe()
 
     def hello(self) -> Hello:
@@ -273,9 +273,16 @@ class Engine:
             return 0.0
         predictor, plan = self._new_predictor(self._new_network(puzzles), puzzles), self.plan_of(puzzles)
         on_cpu, budget = self.runtime.device.type == "cpu", self.setup.seconds_per_task * len(self.tasks)
-        seconds = Probe(predictor, plan, budget, self.clock, on_cpu).measure()
+        fits = not on_cpu and self.choice.model.is_decoder and self.setup.rows_per_step is None
+        seconds = Probe(predictor, plan, budget, self.clock, on_cpu, fits).measure()
         self.rows_per_step = plan.rows_per_step
         return seconds
+
+    def _known_rows_per_step(self) -> float:
+        """Return the cost of a decoder's step as the run reckons with it, or what is taken for this kind of device."""
+        if self.setup.rows_per_step is not None:
+            return self.setup.rows_per_step
+        return ROWS_PER_STEP if self.runtime.device.type == "cpu" else GPU_ROWS_PER_STEP
 
     def _largest_puzzle(self) -> PuzzleSet | None:
         sizes = [max(pair.input.size for pair in task.test) for task in self.tasks]

@@ -10,9 +10,10 @@ from hrm_offline.data.canvas import sequence_length
 from hrm_offline.data.tasks import Task
 
 LARGE_WIDTH = 256  # of a network whose recipe is made for a GPU
+SUITED = ("tokens_per_step", "predict_tokens", "members")  # the settings that `gpu_recipe` changes
 # An H200 makes 24 to 29 steps per second of `decoder-2m`, of 2,000 tokens as well as of 32,000: its time goes into
-# launching kernels. 160 visits of 220 tasks solved as much in 640 steps of 32,000 tokens as in 2,125 of 8,000: see
-# LOG.md, 2026-11-27.
+# launching kernels. On 220 tasks 640 steps of 32,000 tokens (160 visits) solved as much as 2,125 of 8,000 (133 visits):
+# see LOG.md, 2026-11-27.
 STEPS_PER_SECOND = 24.0
 _TOKENS_PER_STEP, _STEPS = 32_000, 640
 # Writing token by token launches kernels too. All views of 400 tasks then take a sixth of the steps that they take with
@@ -27,7 +28,7 @@ def gpu_recipe(recipe: AdaptConfig, model: ModelConfig, tasks: Sequence[Task], g
 
     `groups` is how many networks share the tasks. A step has as many tokens as leave each network enough steps.
     """
-    if not model.is_decoder or model.hidden_size >= LARGE_WIDTH:
+    if not is_small_decoder(model):
         return recipe
     tokens = recipe.visits * tokens_per_visit(tasks) / groups
     return dataclasses.replace(
@@ -36,6 +37,11 @@ def gpu_recipe(recipe: AdaptConfig, model: ModelConfig, tasks: Sequence[Task], g
         predict_tokens=max(recipe.predict_tokens, _PREDICT_TOKENS),
         members=max(recipe.members, _MEMBERS),
     )
+
+
+def is_small_decoder(model: ModelConfig) -> bool:
+    """Return whether the network is a decoder whose recipe is made for a CPU."""
+    return model.is_decoder and model.hidden_size < LARGE_WIDTH
 
 
 def tokens_per_visit(tasks: Sequence[Task]) -> int:

@@ -22,7 +22,7 @@ from hrm_offline.common.lock import FolderLock
 from hrm_offline.common.packages import require_packages
 from hrm_offline.data.sets import load_set
 from hrm_offline.data.tasks import TaskSet, digest_of
-from hrm_offline.solve.history import History
+from hrm_offline.solve.history import History, Past
 from hrm_offline.solve.induction import Induction
 from hrm_offline.solve.journal import Journal
 from hrm_offline.solve.ledger import Ledger, test_keys
@@ -115,9 +115,8 @@ def _prepare(
         if options.induce != "only":
             require_packages("torch", "safetensors")  # here, since each worker would fail for itself
         pool = _inline_pool(budget) if options.workers == 0 else ProcessPool()
-    past = history.past() if history is not None else None
-    past_model = past.identity.get("model") if past is not None else None
-    setup = Setup(options, out / FOLDER, budget.total / len(task_set.tasks), past_model=past_model)
+    past = _past_on(history, task_set) if history is not None else None
+    setup = Setup(options, out / FOLDER, budget.total / len(task_set.tasks), past=past and past.identity)
     supervisor = Supervisor(pool, budget, ledger, history, setup, task_set.tasks, say)
     supervisor.take_in(induction)
     for warning in ledger.outside.warnings:
@@ -160,14 +159,20 @@ def _open_history(out: Path, task_set: TaskSet, ledger: Ledger, say: Say) -> His
     except (OSError, InputError) as error:
         say(f"WARNING: there is no journal ({error}): a run that is cut off starts from the beginning")
         return None
-    past = history.past()
-    if past is not None and past.identity.get("challenges") == digest_of(task_set.tasks):
+    past = _past_on(history, task_set)
+    if past is not None:
         ledger.reset([test_keys(task_set.tasks, group) for group in past.groups])
         for key, votes in history.votes():
             ledger.add(key, votes)
         for group, votes in history.scores():
             ledger.add_scores(group, votes)
     return history
+
+
+def _past_on(history: History, task_set: TaskSet) -> Past | None:
+    """Return the run that the journal is of, None where it is of other tasks."""
+    past = history.past()
+    return past if past is not None and past.identity.get("challenges") == digest_of(task_set.tasks) else None
 
 
 def _open_induction(

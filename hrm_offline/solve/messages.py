@@ -46,16 +46,17 @@ class Setup:
 
     `options` are the user's; their `device` and `dtype` are this worker's. `folder` keeps adapted networks and saved
     states. `seconds_per_task` is the budget divided by the number of tasks. The first worker of a run gets no
-    `network` and chooses one; the others get its choice. `past_model` are the settings of the network of a run that
-    goes on, which is chosen again whatever time is left. With `plain_operations` PyTorch serves every operation: a
-    kernel has cost a worker its device before.
+    `network` and chooses one; the others get its choice and its `rows_per_step` (see `Hello`). `past` is the identity
+    of the run that goes on, as in its journal: its network is chosen again whatever time and devices there are. With
+    `plain_operations` PyTorch serves every operation: a kernel has cost a worker its device before.
     """
 
     options: SolveOptions
     folder: Path
     seconds_per_task: float
     network: Network | None = None
-    past_model: dict | None = None
+    past: dict | None = None
+    rows_per_step: float | None = None
     plain_operations: bool = False
 
 

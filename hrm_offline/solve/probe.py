@@ -25,7 +25,8 @@ class Probe:
     """A measurement of the prediction that `plan` lists, on the batch with the largest canvas.
 
     `budget` is the budget of the run in seconds, and `clock` gives seconds. A CPU computes from the first row on. A GPU
-    launches kernels for as long, whether they compute one row or many.
+    launches kernels for as long, whether they compute one row or many. So with `fits` the plan's `rows_per_step` is
+    measured too.
     """
 
     predictor: AnyPredictor
@@ -33,12 +34,10 @@ class Probe:
     budget: float
     clock: Callable[[], float]
     on_cpu: bool
+    fits: bool = False
 
     def measure(self) -> float:
-        """Return the seconds per unit of the cost of prediction (see `PredictionPlan.cost_of`).
-
-        On a GPU a decoder's `rows_per_step` is measured too, and set in the plan.
-        """
+        """Return the seconds per unit of the cost of prediction (see `PredictionPlan.cost_of`)."""
         batch, found, trials = self.plan.rounds[0][-1], math.inf, []
         full, rows = self.plan.buckets[batch.bucket].batch_size(self.plan.predict_tokens), 1
         while True:
@@ -59,11 +58,11 @@ class Probe:
                 return seconds / self.plan.cost_of(trial)
             trials.append((trial, seconds))
             found = seconds / self.plan.cost_of(trial)
-            rows = min(full, 4 * rows)
+            rows = full if self.fits else min(full, 4 * rows)
 
     def _fit(self, trials: list[tuple[Batch, float]]) -> None:
         """Set the plan's `rows_per_step` by the trials with fewest and with most rows."""
-        if len(trials) > 1 and not self.on_cpu and self.plan.puzzles.is_for_decoder:
+        if self.fits and len(trials) > 1:
             self.plan.rows_per_step = self.plan.fit_rows_per_step(*trials[0], *trials[-1])
 
     def _seconds_of(self, times: int, batch: Batch) -> float:

@@ -363,6 +363,12 @@ class Schedule:
         """Leave the candidates of a group to the order of their votes."""
         self.groups[group].judged = _NEVER
 
+    def reckon_with(self, rows_per_step: float) -> None:
+        """Reckon the costs of prediction anew for another kind of device (see `PredictionPlan`)."""
+        for group in self.groups:
+            group.plan.rows_per_step = rows_per_step
+        self.begun_with = self._prediction_costs()
+
     def adaptation_end(self) -> float:
         """Return when the last adaptation should end so that enough time is left for prediction."""
         span, seconds = self.end - self.began, self._seconds_per_token()

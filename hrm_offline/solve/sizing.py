@@ -66,12 +66,18 @@ def group_count(options: SolveOptions, hello: Hello, workers: int, tasks: int) -
     return max(least, workers if is_counted else GROUPS_PER_WORKER * workers)
 
 
-def gpu_groups(options: SolveOptions, gpus: int, tasks: int) -> int:
-    """Return into how many groups the tasks are split on GPUs, as far as it is known before a worker has started."""
+def gpu_groups(options: SolveOptions, gpus: int, tasks: int, limit: int) -> int:
+    """Return into how many groups the tasks are split on GPUs, as far as it is known before a worker has started.
+
+    A group has at most `limit` tasks, if that is not 0.
+    """
     if options.sharing != "sharded":
         return tasks if options.sharing == "per-task" else 1
+    if options.groups is not None:
+        return options.groups
     workers = gpus if options.workers is None else max(1, options.workers)
-    return options.groups or (1 if workers == 1 else GROUPS_PER_WORKER * workers)
+    least = -(-tasks // limit) if limit else 1
+    return max(least, 1 if workers == 1 else GROUPS_PER_WORKER * workers)
 
 
 def threads_per_worker(options: SolveOptions, hello: Hello, workers: int) -> int:

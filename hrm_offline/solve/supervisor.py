@@ -19,6 +19,7 @@ from hrm_offline.common.budget import Budget, in_words
 from hrm_offline.common.errors import InputError
 from hrm_offline.data.puzzles import PuzzleSet
 from hrm_offline.data.tasks import Task, digest_of
+from hrm_offline.predict.plan import ROWS_PER_STEP
 from hrm_offline.solve.history import History
 from hrm_offline.solve.induction import Induction
 from hrm_offline.solve.ledger import Ledger, test_keys
@@ -181,9 +182,10 @@ class Supervisor:
         failures = self.slots[index].failures if index in self.slots else 0
         self.slots[index] = Slot(device, self.budget.elapsed(), failures=failures)
         self.pool.start(index)
-        network = self.hello.network if self.hello is not None else None  # the first worker's choice holds for all
-        options = dataclasses.replace(self.options, device=device)
-        self.pool.send(index, dataclasses.replace(self.setup, options=options, network=network))
+        setup = dataclasses.replace(self.setup, options=dataclasses.replace(self.options, device=device))
+        if self.hello is not None:  # the first worker's choice holds for all, and its unit of cost
+            setup = dataclasses.replace(setup, network=self.hello.network, rows_per_step=self.hello.rows_per_step)
+        self.pool.send(index, setup)
 
     def _assign(self) -> None:
         """Give every free worker a job."""
@@ -533,17 +535,22 @@ class Supervisor:
         return device.startswith("cuda")
 
     def _go_on_without_gpu(self) -> None:
-        """Let a CPU go on, with the network that suits a CPU if nothing was answered yet.
+        """Let a CPU go on, with the network and the recipe that suit a CPU if nothing was answered yet.
 
-        A network of another size would need other groups and another journal. So once there are answers, a CPU goes on
-        only with a network that it can carry.
+        Another recipe, and a network of another size, would need another journal. So once there are answers, a CPU goes
+        on only with a network that it can carry.
         """
         options = dataclasses.replace(self.options, dtype=None)
-        if self.hello is not None and self.hello.network.model.hidden_size > _MAX_WIDTH_ON_CPU:
-            if self.ledger.tally.votes:
+        is_large = self.hello is not None and self.hello.network.model.hidden_size > _MAX_WIDTH_ON_CPU
+        if self.ledger.tally.votes:
+            if is_large:
                 self.warn("no device is left; the network is too large for a CPU, so open tasks keep their fallback")
                 return
+            self.schedule.reckon_with(ROWS_PER_STEP)
+            self.hello = dataclasses.replace(self.hello, rows_per_step=ROWS_PER_STEP)
+        else:
             self.hello, self.schedule = None, None
+        if is_large:
             options = dataclasses.replace(options, preset=None, artifact=None, bundled=True)
         self.warn("no device is left, a CPU goes on")
         # All workers that may still be started are on the CPU now, and one is enough.

@@ -6,6 +6,7 @@ torchrun --nproc-per-node 2 -m hrm_offline pretrain --preset hrm-132k --out runs
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -22,14 +23,14 @@ from tqdm import tqdm
 
 from hrm_offline.common.budget import in_words
 from hrm_offline.common.errors import InputError
-from hrm_offline.common.files import make_folder
+from hrm_offline.common.files import make_folder, read_json
 from hrm_offline.common.lock import FolderLock
 from hrm_offline.common.settings import identity_of
 from hrm_offline.config import ModelConfig, PretrainConfig, PretrainOptions, preset
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.data.sets import select_tasks
 from hrm_offline.data.tasks import Task, digest_of
-from hrm_offline.model.artifact import Artifact, load_artifact, save_artifact
+from hrm_offline.model.artifact import CONFIG_FILE, Artifact, load_artifact, save_artifact
 from hrm_offline.model.device import choose_runtime
 from hrm_offline.model.network import build_network, training_batches
 from hrm_offline.ops import dispatch
@@ -57,6 +58,8 @@ def pretrain(config: PretrainConfig, options: PretrainOptions) -> bool:
     runtime = choose_runtime(options.device, options.dtype, index=int(os.environ.get("LOCAL_RANK", "0")))
     if runtime.device.type == "cuda":
         torch.cuda.set_device(runtime.device)  # where NCCL's barriers run
+    model_config = preset(config.preset).model.conditioned(config)
+    start = _start_of(config, model_config)
     world = join_world("nccl" if runtime.device.type == "cuda" else "gloo")
     lock = FolderLock(options.out, print)
     try:
@@ -66,15 +69,13 @@ def pretrain(config: PretrainConfig, options: PretrainOptions) -> bool:
         relay = None if options.relay is None else make_folder(options.relay)
         selection = select_tasks(config)
         tasks = selection.tasks
-        model_config = preset(config.preset).model.conditioned(config)
         puzzles = PuzzleSet(tasks, config, model_config, config.seed)
         torch.manual_seed(config.seed)  # every process draws the same weights
-        start = _start_of(config, model_config)
-        if start is None:
-            model = build_network(model_config, puzzles.num_rows, runtime.dtype)
-        else:
-            model = start.build(puzzles.num_rows, runtime.dtype)
-        model = model.to(runtime.device)
+        model = (
+            start.build(puzzles.num_rows, runtime.dtype)
+            if start
+            else build_network(model_config, puzzles.num_rows, runtime.dtype)
+        ).to(runtime.device)
         learner = new_learner(model, config, config.steps, config.seed, world)
         identity = _identity(config, tasks, start)
         resumed, warm_at = _resume(learner, identity, out, relay)
@@ -90,6 +91,8 @@ def pretrain(config: PretrainConfig, options: PretrainOptions) -> bool:
         learner.memory = plan_memory(source, model, world)
         # Made before training: the checkout may change in the meantime.
         origin = {"pretrained": identity, "torch": torch.__version__, **_provenance()}
+        if start:
+            origin["start"] = read_json(start.folder / CONFIG_FILE)["origin"]
         finished = _run(learner, source, config, out, identity, _StopSignal(options.minutes), warm_at)
         if relay:
             save_relay(relay, learner, identity, options.relay_moments)
@@ -124,19 +127,21 @@ def _start_of(config: PretrainConfig, model: ModelConfig) -> Artifact | None:
     if not config.start:
         return None
     artifact = load_artifact(Path(config.start)).conditioned(config)
-    if artifact.conditioning != config.conditioning:
-        raise InputError(f"{config.start}: its conditioning is {artifact.conditioning}, expected {config.conditioning}")
-    wanted, given = identity_of(model), identity_of(artifact.config)
+    wanted = dataclasses.asdict(model) | {"conditioning": config.conditioning}
+    given = dataclasses.asdict(artifact.config) | {"conditioning": artifact.conditioning}
     other = next((name for name in wanted if wanted[name] != given[name]), None)
     if other:
-        raise InputError(f"{config.start}: its network has {other} {given[other]}, expected {wanted[other]}")
+        raise InputError(
+            f"{config.start}: its network has {other} {given[other]}, expected {wanted[other]} as preset "
+            f"{config.preset} has it; give the preset of the artifact"
+        )
     return artifact
 
 
 def _identity(config: PretrainConfig, tasks: tuple[Task, ...], start: Artifact | None) -> dict:
     """Return what makes a run the same run: tasks, first weights, and the settings but for `_FREE_SETTINGS`."""
     settings = {name: value for name, value in identity_of(config).items() if name not in _FREE_SETTINGS}
-    first = {"start": start.digest} if start else {}
+    first = {"start": start.digest if start else None}  # the bytes count, and not the folder where they lie
     # Through JSON, so that it equals what a saved state reads back (tuples become lists).
     return json.loads(json.dumps(settings | {"tasks": digest_of(tasks)} | first))
 

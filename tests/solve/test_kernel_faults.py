@@ -11,8 +11,10 @@ from runs import check, inline, options_of, save_random_artifact, solve_quietly
 
 from hrm_offline.ops import dispatch, selftest
 from hrm_offline.ops.faults import KernelFault
+from hrm_offline.predict.plan import ROWS_PER_STEP
 from hrm_offline.solve.engine import Engine
 from hrm_offline.solve.messages import Adapt
+from hrm_offline.solve.schedule import Schedule
 
 LAUNCHERS = [
     ("attention", "attention_forward"),
@@ -153,6 +155,60 @@ def test_without_any_gpu_a_cpu_answers(small, tmp_path):
     report = solve_quietly(options_of(small, tmp_path, workers=0, overrides=OVERRIDES), pool=inline(OnlyOnCpu))
     assert report["test inputs without a vote"] == 0
     assert any("a CPU goes on" in line for line in report["failures"])
+
+
+class LostGpu(Engine):
+    """Has a recipe and costs of a GPU, and loses it in the work `lost_in`. A CPU that was named is not lost."""
+
+    lost_in, told = "adapt", []
+
+    @property
+    def is_lost(self):
+        return self.setup.options.device != "cpu"
+
+    def __init__(self, setup, clock, say):
+        super().__init__(setup, clock, say)
+        self.told.append(setup.rows_per_step)
+        if self.is_lost:
+            recipe = dataclasses.replace(self.choice.recipe, predict_tokens=2**18)
+            self.choice = dataclasses.replace(
+                self.choice, network=dataclasses.replace(self.choice.network, recipe=recipe)
+            )
+            self.rows_per_step = 999.0
+
+    def adapt(self, job):
+        yield from super().adapt(job)
+        self.lose("adapt")
+
+    def predict(self, job):
+        if job.round > 0:
+            self.lose("predict")
+        yield from super().predict(job)
+
+    def lose(self, work):
+        if self.is_lost and work == self.lost_in:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+@pytest.mark.parametrize(("lost_in", "predict_tokens"), [("adapt", 32_768), ("predict", 2**18)])
+def test_a_cpu_goes_on_with_its_own_recipe_if_nothing_is_answered_and_with_its_own_costs(
+    small, tmp_path, monkeypatch, lost_in, predict_tokens
+):
+    def of_tasks(*given):
+        made.append(make(*given))
+        return made[-1]
+
+    made, make = [], Schedule.of_tasks
+    monkeypatch.setattr(Schedule, "of_tasks", of_tasks)
+    engine = type("Lost", (LostGpu,), {"lost_in": lost_in, "told": []})
+    shorter = {"visits": 1, "tokens_per_step": 60, "search_branches": 0}
+    options = options_of(small, tmp_path, workers=0, preset="decoder-170k", overrides=shorter)
+    report = solve_quietly(options, pool=inline(engine))
+    assert any("a CPU goes on" in line for line in report["failures"])
+    assert report["test inputs without a vote"] == 0
+    assert report["adapt"]["predict_tokens"] == predict_tokens
+    assert {group.plan.rows_per_step for group in made[-1].groups} == {ROWS_PER_STEP}
+    assert engine.told == [None, 999.0, 999.0, None if lost_in == "adapt" else ROWS_PER_STEP]
 
 
 def test_no_visits_leave_the_network_as_it_is_and_predict(small, tmp_path):

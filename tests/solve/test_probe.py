@@ -4,7 +4,8 @@ import pytest
 from decoders import make_decoder
 from runs import options_of, solve_quietly
 
-from hrm_offline.predict.plan import PredictionPlan
+from hrm_offline.data.canvas import output_lengths
+from hrm_offline.predict.plan import GPU_ROWS_PER_STEP, PredictionPlan
 from hrm_offline.solve.probe import Probe
 from hrm_offline.solve.schedule import Schedule
 
@@ -16,7 +17,7 @@ class Device:
         self.plan, self.per_step, self.per_row, self.now = plan, per_step, per_row, 0.0
 
     def seconds(self, batch):
-        steps = int(self.plan.puzzles.lengths(self.plan.puzzles.tests)[batch.examples].max()) // 2
+        steps = int(output_lengths(self.plan.puzzles.tests.rooms[batch.examples]).max())
         return steps * (self.per_step + self.per_row * len(batch) * batch.canvas[0])
 
     def rehearse(self, batch):
@@ -26,17 +27,21 @@ class Device:
         pass
 
 
-@pytest.mark.parametrize("per_row", [1e-7, 1e-5, 1e-4])
-def test_a_gpu_that_launches_longer_than_it_computes_is_foreseen(make_task, per_row):
-    """The small batches of few tasks take as long as the full batch that the probe ends with."""
+@pytest.mark.parametrize(
+    ("per_row", "budget", "tolerance"),
+    [(1e-7, 600.0, 0.15), (1e-5, 600.0, 0.15), (1e-4, 600.0, 0.15), (1e-7, 1.0, 0.5), (1e-5, 1.0, 0.5)],
+)
+def test_a_gpu_that_launches_longer_than_it_computes_is_foreseen(make_task, per_row, budget, tolerance):
+    """The small batches of few tasks take as long as a full one. In a short budget nothing can be fitted."""
     tasks = tuple(make_task(f"t{i}", [((3 + i, 3), (3 + i, 3))] * 2, seed=i) for i in range(6))
     _, puzzles, recipe = make_decoder(tasks, predict_tokens=30_000)
-    plan = PredictionPlan(puzzles, recipe)
+    plan = PredictionPlan(puzzles, recipe, GPU_ROWS_PER_STEP)
     device = Device(plan, 2e-3, per_row)
-    per_cost = Probe(device, plan, 600.0, lambda: device.now, on_cpu=False).measure()
+    per_cost = Probe(device, plan, budget, lambda: device.now, on_cpu=False, fits=True).measure()
+    assert (plan.rows_per_step == GPU_ROWS_PER_STEP) == (budget == 1.0)
     batches = [batch for batches in plan.rounds for batch in batches]
     truth = sum(map(device.seconds, batches))
-    assert per_cost * sum(map(plan.cost_of, batches)) == pytest.approx(truth, rel=0.3)
+    assert per_cost * sum(map(plan.cost_of, batches)) == pytest.approx(truth, rel=tolerance)
 
 
 def test_the_schedule_reckons_with_the_steps_that_the_first_worker_has_measured(challenges, tmp_path, monkeypatch):

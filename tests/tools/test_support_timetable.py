@@ -52,7 +52,7 @@ def test_beyond_the_ceiling_whole_members_of_groups_follow():
     assert spend(work(members=2), 500.0, 1.0, 1.0, groups=2).networks == 2.0
 
 
-def projection(make_task, monkeypatch, architecture, more=None, hidden_size=64):
+def projection(make_task, monkeypatch, architecture, more=None, hidden_size=64, artifact="mine"):
     """Return the timetable for a rehearsal with a network of this architecture. `more` is added to its report."""
     monkeypatch.setattr("tools.support.timetable._shares_of_peak", lambda *_: Shares(0.2, 0.2))
     monkeypatch.setattr("tools.support.timetable.load_tasks", lambda _: TaskSet("x", (make_task("a"),)))
@@ -62,7 +62,7 @@ def projection(make_task, monkeypatch, architecture, more=None, hidden_size=64):
         "seconds": {"adapt": 1.0, "predict": 1.0, "start": 60.0},
         "model": {"architecture": architecture, "hidden_size": hidden_size},
         "adapt": {"along_share": 0.5},
-        "artifact": "an artifact",
+        "artifact": f"artifacts/{artifact}",
     }
     return timetable((), report | (more or {}), workers=1)
 
@@ -74,18 +74,19 @@ def test_tasks_learned_along_take_their_share_where_there_are_some(make_task, mo
 
 
 @pytest.mark.parametrize(
-    ("architecture", "hidden_size", "projected", "pretrained"),
+    ("architecture", "hidden_size", "artifact", "projected", "pretrained"),
     [
-        ("shared", 512, "trm-7m", True),
-        ("shared", 64, "trm-7m", False),
-        ("decoder", 64, "decoder-2m", True),
-        ("decoder", 768, "decoder-75m", True),
+        ("shared", 512, "mine", "trm-7m", True),
+        ("shared", 64, "mine", "trm-7m", False),
+        ("decoder", 64, "decoder-170k", "decoder-2m", True),
+        ("decoder", 64, "mine", "decoder-75m", False),
+        ("decoder", 768, "mine", "decoder-75m", True),
     ],
 )
 def test_what_is_projected_follows_the_rehearsed_network(
-    make_task, monkeypatch, architecture, hidden_size, projected, pretrained
+    make_task, monkeypatch, architecture, hidden_size, artifact, projected, pretrained
 ):
-    lines = projection(make_task, monkeypatch, architecture, hidden_size=hidden_size)
+    lines = projection(make_task, monkeypatch, architecture, hidden_size=hidden_size, artifact=artifact)
     recipe = PRESETS[projected].recipe(pretrained)
     assert f"preset {projected} from {'pretrained' if pretrained else 'random'} weights" in lines[1]
     assert f"of at most {recipe.visits:,} visits" in lines[4] and f"{recipe.vote_views} views" in lines[5]
@@ -93,4 +94,5 @@ def test_what_is_projected_follows_the_rehearsed_network(
 
 @pytest.mark.parametrize("more", [{"artifact": None}, {"learned along": {"tasks": 3}}])
 def test_the_large_decoder_is_projected_from_random_weights_or_beside_public_tasks(make_task, monkeypatch, more):
-    assert "preset decoder-75m from random weights" in projection(make_task, monkeypatch, "decoder", more)[1]
+    lines = projection(make_task, monkeypatch, "decoder", more, artifact="decoder-170k")
+    assert "preset decoder-75m from random weights" in lines[1]

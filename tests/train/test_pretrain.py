@@ -1,5 +1,6 @@
 """Test pretraining: its files, its settings, and that a killed run ends with the same weights."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -12,7 +13,8 @@ from safetensors.torch import load_file
 
 from hrm_offline.cli import main
 from hrm_offline.data.puzzles import SHARED_ROWS
-from hrm_offline.model.artifact import load_artifact
+from hrm_offline.model.artifact import load_artifact, save_artifact
+from hrm_offline.model.network import build_network
 
 
 def test_writes_an_artifact_metrics_and_state(unbroken):
@@ -53,9 +55,37 @@ def test_begins_with_the_weights_of_an_artifact(unbroken, tmp_path, capsys):
     assert network and all(torch.equal(before[name], after[name]) for name in network)
     first = metrics(tmp_path / "more")[0]["lm_loss"]
     assert metrics(unbroken)[-1]["lm_loss"] < first < metrics(unbroken)[0]["lm_loss"]  # the puzzles' rows are new
-    wrong = ["pretrain", "--preset", "decoder-170k", "--start", str(unbroken), "--out", str(tmp_path / "wrong")]
-    assert main([*wrong, "--data", "synthetic-2", "--held-out"]) == 2
-    assert "has architecture hrm, expected decoder" in capsys.readouterr().err
+    origin = json.loads((tmp_path / "more" / "config.json").read_text())["origin"]
+    assert origin["start"] == json.loads((unbroken / "config.json").read_text())["origin"]
+    assert "saved with start" in run(tmp_path / "more", *still, code=2)  # it is no run from random weights
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--preset", "decoder-170k"), "has architecture hrm, expected decoder as preset decoder-170k"),
+        (("--preset", "hrm-132k", "--conditioning", "table"), "expected"),
+        (("--preset", "hrm-3m"), "hidden_size 64, expected 256"),
+    ],
+)
+def test_refuses_to_begin_with_another_network(unbroken, tmp_path, capsys, flags, words):
+    command = ["pretrain", "--data", "synthetic-2", "--held-out", "--out", str(tmp_path / "out"), *flags]
+    assert main([*command, "--start", str(unbroken)]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_refuses_to_begin_with_a_network_of_a_later_setting(unbroken, tmp_path, capsys):
+    """A setting that older runs did not have still makes another network."""
+    artifact = load_artifact(unbroken)
+    other = dataclasses.replace(artifact.config, pre_norm=True)
+    model = build_network(other, SHARED_ROWS)
+    save_artifact(tmp_path / "other", other, "factored", model.state_dict(), None, {})
+    command = ["pretrain", "--preset", "hrm-132k", "--data", "synthetic-2", "--held-out", "--out", str(tmp_path / "o")]
+    assert main([*command, "--start", str(tmp_path / "other")]) == 2
+    assert "has pre_norm True, expected False" in capsys.readouterr().err
+    assert main([*command, "--start", str(tmp_path)]) == 2
+    assert "is no artifact, it has no config.json" in capsys.readouterr().err
 
 
 def test_config_file_is_overridden_by_flags_and_checked(tmp_path, capsys, write_json):

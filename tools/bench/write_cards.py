@@ -24,7 +24,7 @@ from hrm_offline.data.tasks import Task, load_tasks
 from hrm_offline.model.device import Runtime, choose_runtime
 from hrm_offline.ops import dispatch
 from hrm_offline.solve.choice import choose, nearest_preset
-from hrm_offline.solve.gpu_recipe import gpu_recipe
+from hrm_offline.solve.gpu_recipe import gpu_recipe, is_small_decoder
 from hrm_offline.solve.messages import Setup
 from hrm_offline.solve.options import SolveOptions
 from hrm_offline.solve.schedule import GROUPS_PER_WORKER
@@ -46,7 +46,8 @@ _RUNS = (
 _TIMETABLE_CARDS = ("T4", "L4", "H100")
 # The settings of a recipe that the work depends on, beside visits and members.
 _COUNTED = ("canvas", "colour_permutations", "outer_steps", "vote_views", "search_branches", "tokens_per_step")
-_SHARE_OF_PEAK = 0.2  # assumed
+# Assumed. A small network's time goes into launching kernels: an H200 reached 2% of its peak with `decoder-2m`.
+_SHARE_OF_PEAK, _SHARE_OF_SMALL = 0.2, 0.02
 
 _INTRODUCTION = """# What each card gets
 
@@ -69,8 +70,9 @@ _PLAN = """
 For {tasks} tasks without `--artifact` or `--preset`. GPU-seconds per task are the budget times the number of GPUs,
 divided by the number of tasks. The last three columns count visits of each demonstration, views of each test input, and
 networks that learn each task. They say how many would fit on tasks like ARC-AGI-2's public evaluation if a card reached
-{share:.0%} of its peak in 16-bit matrix products. A card's share is not known before it is measured, and small networks
-reach less. Tasks that are learned along are not counted: with them about half as many visits fit.
+{share:.0%} of its peak in 16-bit matrix products, or {small:.0%} with a small decoder, as an H200 did in adaptation. A
+card's share is not known before it is measured. Tasks that are learned along are not counted: with them about half as
+many visits fit.
 
 """
 
@@ -99,7 +101,7 @@ def page() -> str:
             ["card", "compute capability", "memory", "number format", "our kernels", "candidates of the self-test"],
             operations,
         )
-        + _PLAN.format(tasks=_TASKS, share=_SHARE_OF_PEAK)
+        + _PLAN.format(tasks=_TASKS, share=_SHARE_OF_PEAK, small=_SHARE_OF_SMALL)
         + _table(["card", "budget", "GPU-seconds per task", "preset", "visits", "views", "networks per task"], plans)
         + _TIMETABLE
         + _table(
@@ -177,7 +179,8 @@ def _spending(card: Card, name: str, pretrained: bool, budget: float) -> list[st
     recipe = gpu_recipe(chosen.recipe(pretrained), chosen.model, _hidden_tasks(), groups)
     is_counted_alike = all(getattr(recipe, setting) == getattr(chosen.adapt, setting) for setting in _COUNTED)
     work = dataclasses.replace(_work(name, pretrained and not is_counted_alike), recipe=recipe)
-    rate = card.count * card.tflops * 1e12 * _SHARE_OF_PEAK
+    share = _SHARE_OF_SMALL if is_small_decoder(chosen.model) else _SHARE_OF_PEAK
+    rate = card.count * card.tflops * 1e12 * share
     seconds = budget - Budget(budget).reserve
     spent = spend(work, seconds, rate, rate, groups)
     shares = (spent.adapt, spent.predict, spent.further, spent.left)

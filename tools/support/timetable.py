@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ _BASE_VIEWS = 8  # the plain views, which the base rounds predict
 # What a large GPU would learn, by the rehearsed network's architecture. A pretrained decoder learns no tasks along.
 _PRESETS = {"decoder": "decoder-75m", "shared": "trm-7m", "looped": "urm-14m"}
 _PRESET_OF_OTHERS, _PRETRAINED_DECODER = "hrm-27m", "decoder-2m"
+_BUNDLED = ("decoder-170k", "decoder-2m")  # the package's artifacts of decoders
 
 
 @dataclass(frozen=True)
@@ -75,14 +77,13 @@ def timetable(tasks, report: dict, workers: int) -> list[str]:
 
 def _projected(report: dict, has_companions: bool) -> tuple[str, bool]:
     """Return the preset that the four L4 would learn, and whether from pretrained weights."""
-    architecture, size = report["model"]["architecture"], report["model"]["hidden_size"]
-    has_artifact = report.get("artifact") is not None
-    is_small = architecture == "decoder" and size <= preset(_PRETRAINED_DECODER).model.hidden_size
-    if is_small and has_artifact and not has_companions:
+    artifact = report.get("artifact")
+    if artifact is not None and Path(artifact).name in _BUNDLED and not has_companions:
         return _PRETRAINED_DECODER, True
-    projected = _PRESETS.get(architecture, _PRESET_OF_OTHERS)
+    projected = _PRESETS.get(report["model"]["architecture"], _PRESET_OF_OTHERS)
     # An artifact of a small network does not serve a large one.
-    return projected, has_artifact and size == preset(projected).model.hidden_size
+    is_as_large = report["model"]["hidden_size"] == preset(projected).model.hidden_size
+    return projected, artifact is not None and is_as_large
 
 
 def prediction_flop(config: ModelConfig, puzzles: PuzzleSet, most_views: int | None = None) -> float:
