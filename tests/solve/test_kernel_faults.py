@@ -192,7 +192,7 @@ class LostGpu(Engine):
 
 @pytest.mark.parametrize(("lost_in", "predict_tokens"), [("adapt", 32_768), ("predict", 2**18)])
 def test_a_cpu_goes_on_with_its_own_recipe_if_nothing_is_answered_and_with_its_own_costs(
-    small, tmp_path, monkeypatch, lost_in, predict_tokens
+    challenges, tmp_path, monkeypatch, lost_in, predict_tokens
 ):
     def of_tasks(*given):
         made.append(make(*given))
@@ -202,7 +202,8 @@ def test_a_cpu_goes_on_with_its_own_recipe_if_nothing_is_answered_and_with_its_o
     monkeypatch.setattr(Schedule, "of_tasks", of_tasks)
     engine = type("Lost", (LostGpu,), {"lost_in": lost_in, "told": []})
     shorter = {"visits": 1, "tokens_per_step": 60, "search_branches": 0}
-    options = options_of(small, tmp_path, workers=0, preset="decoder-170k", overrides=shorter)
+    # The group that has cost the GPU is given up with it, and the other one goes on.
+    options = options_of(challenges, tmp_path, workers=0, groups=2, preset="decoder-170k", overrides=shorter)
     report = solve_quietly(options, pool=inline(engine))
     assert any("a CPU goes on" in line for line in report["failures"])
     assert report["test inputs without a vote"] == 0
