@@ -244,12 +244,23 @@ def _wheel_cell() -> dict:
     }
 
 
+def _network_of(bundle: Bundle) -> str:
+    """Say which network the notebook adapts on a large GPU."""
+    names = {path.name for path in bundle.dataset.iterdir()} if bundle.dataset else set()
+    if ARTIFACT_FILES[0] in names:
+        return "the artifact of the dataset"
+    if ALONG_FILE in names:
+        return "decoder-75m from random weights where tasks have a minute each, else decoder-2m (docs/kaggle.md)"
+    return "decoder-2m, which comes with the package (docs/kaggle.md)"
+
+
 def _print_next_steps(bundle: Bundle) -> None:
     inputs = bundle.metadata["competition_sources"] + bundle.metadata["dataset_sources"]
     print(f"notebook: {bundle.notebook} ({bundle.notebook.stat().st_size / 1000:.0f} kB)")
     if bundle.dataset:
         names = sorted(path.name for path in bundle.dataset.iterdir())
         print(f"dataset: {bundle.dataset}: {', '.join(names)}")
+    print(f"network: {_network_of(bundle)}")
     print(f"\nRehearse it:         python tools/local_dryrun.py --bundle {bundle.notebook.parent.parent}")
     if bundle.dataset:
         print(f"Upload the dataset:  kaggle datasets create -p {bundle.dataset}")
@@ -276,7 +287,8 @@ def _parse_arguments() -> argparse.Namespace:
         "--artifact",
         type=absolute_path,
         metavar="DIR",
-        help="pretrained network to put into the dataset (default: none; solve then uses the package's own if it fits)",
+        help="pretrained network to put into the dataset (default: none; solve then adapts the package's own, or on a "
+        "large GPU learns decoder-75m if tasks are learned along)",
     )
     parser.add_argument(
         "--along",

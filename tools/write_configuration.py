@@ -102,7 +102,9 @@ def _presets() -> str:
     sections = [
         "## Presets\n\nThe tables have the settings in which a preset differs from the defaults above. They are set in "
         "`PRESETS` in `hrm_offline/config.py`. `solve` takes a preset's recipe for pretrained weights where it adapts "
-        "an artifact, else the one for random weights. A recipe with `colour_permutations` gives the network a third "
+        "an artifact, else the one for random weights. On a GPU the recipes of the small decoders have "
+        "[larger steps and batches and more members](adaptation.md#presets). A recipe with `colour_permutations` gives "
+        "the network a third "
         "embedding per sequence (`puzzle_columns`).\n"
     ]
     for title, configs in (

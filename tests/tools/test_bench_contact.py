@@ -242,21 +242,22 @@ def test_a_stage_that_was_cut_off_runs_once_more_and_again_asks_for_it(run, tmp_
 # ----- the command, and the stages that start programs
 
 
+def first_contact(folder, *arguments):
+    """Run the command without a GPU, and return the finished process."""
+    return subprocess.run(
+        [sys.executable, "tools/bench/first_contact.py", "--out", str(folder), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+    )
+
+
 @needs_triton
-def test_the_command_walks_stages_writes_both_results_goes_on_and_refuses_without_a_gpu(tmp_path):
+def test_the_command_walks_stages_writes_both_results_and_goes_on(tmp_path):
     stages = [stage.name for stage in STAGES if stage.name not in IN_THIS_PROCESS]
-
-    def contact(*arguments):
-        return subprocess.run(
-            [sys.executable, "tools/bench/first_contact.py", "--out", str(tmp_path), *arguments],
-            capture_output=True,
-            text=True,
-            cwd=REPOSITORY,
-            env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
-        )
-
     assert stages == ["tests", "solve", "pair"]
-    first = contact("--smoke", "--only", *stages)
+    first = first_contact(tmp_path, "--smoke", "--only", *stages)
     assert first.returncode == 0, first.stdout + first.stderr
     result = json.loads((tmp_path / "result.json").read_text())
     states = {stage["name"]: stage["state"] for stage in result["stages"]}
@@ -264,13 +265,15 @@ def test_the_command_walks_stages_writes_both_results_goes_on_and_refuses_withou
     assert states["machine"] == "not run"
     assert {check["stage"] for check in report.checks_of(result)} == set(stages)
     assert "| solve | done |" in (tmp_path / "result.md").read_text()
-    again = contact("--smoke", "--only", *stages)
+    again = first_contact(tmp_path, "--smoke", "--only", *stages)
     assert again.returncode == 0
     assert "=====" not in again.stdout
-    if not torch.cuda.is_available():
-        refused = contact()
-        assert refused.returncode == 2
-        assert "needs a GPU" in refused.stderr
+
+
+def test_the_command_refuses_without_a_gpu(tmp_path):
+    refused = first_contact(tmp_path)
+    assert refused.returncode == 2
+    assert "needs a GPU" in refused.stderr
 
 
 @pytest.fixture
