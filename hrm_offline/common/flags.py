@@ -83,7 +83,7 @@ def in_words(value) -> str:
         return " ".join(map(str, value)) or "none"
     if isinstance(value, float):
         return f"{value:g}"
-    return str(value)
+    return str(value) or "none"
 
 
 def escaped(text: str) -> str:

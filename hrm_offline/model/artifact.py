@@ -192,8 +192,8 @@ def load_artifact(folder: str | Path) -> Artifact:
     folder = Path(folder)
     if not os.path.isdir(folder):  # unlike Path.is_dir, it raises nothing
         raise InputError(f"{folder}: no such artifact folder")
-    if not os.path.exists(folder / CONFIG_FILE):
-        raise InputError(f"{folder}: is no artifact, it has no {CONFIG_FILE}")
+    if not os.path.lexists(folder / CONFIG_FILE):
+        raise InputError(f"{folder}: cannot be read as an artifact, it has no {CONFIG_FILE}")
     config, conditioning = _read_config(folder / CONFIG_FILE)
     path = folder / WEIGHTS_FILE
     header = read_tensor_header(path)

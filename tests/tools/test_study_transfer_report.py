@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from hrm_offline.common.errors import InputError
+from hrm_offline.common.settings import identity_of
 from hrm_offline.config import PretrainConfig
 from hrm_offline.data.sets import rehearsal_tasks, select_tasks
-from hrm_offline.data.tasks import load_tasks
+from hrm_offline.data.tasks import digest_of, load_tasks
 from tools.study import transfer_report
 from tools.study.transfer_report import require_unseen, steps_to_match
 from tools.support.command_line import run_tool
@@ -26,6 +27,19 @@ def test_tasks_that_were_pretrained_on_are_refused(artifact):
     require_unseen(list(rehearsal_tasks()), artifact)
     with pytest.raises(InputError, match=learned[2].id):
         require_unseen([load_tasks("arc1-eval").tasks[0], learned[2]], artifact)
+
+
+def test_tasks_that_an_earlier_pretraining_saw_are_refused(artifact, tmp_path):
+    """The pretraining went on from another artifact, on tasks of its own."""
+    config = json.loads((artifact / "config.json").read_text())
+    own = PretrainConfig(data=("synthetic-1",), held_out=())
+    settings = identity_of(own) | {"tasks": digest_of(select_tasks(own).tasks), "start": "the digest of the other"}
+    config["origin"] = {"pretrained": settings, "start": config["origin"]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    learned = select_tasks(PretrainConfig(data=("arc1-train",), max_side=6, limit=6)).tasks
+    require_unseen(list(rehearsal_tasks()), tmp_path)
+    with pytest.raises(InputError, match=learned[2].id):
+        require_unseen([learned[2]], tmp_path)
 
 
 def test_an_artifact_of_unknown_origin_is_refused(artifact, tmp_path):

@@ -85,7 +85,7 @@ def test_refuses_to_begin_with_a_network_of_a_later_setting(unbroken, tmp_path, 
     assert main([*command, "--start", str(tmp_path / "other")]) == 2
     assert "has pre_norm True, expected False" in capsys.readouterr().err
     assert main([*command, "--start", str(tmp_path)]) == 2
-    assert "is no artifact, it has no config.json" in capsys.readouterr().err
+    assert "cannot be read as an artifact, it has no config.json" in capsys.readouterr().err
 
 
 def test_config_file_is_overridden_by_flags_and_checked(tmp_path, capsys, write_json):

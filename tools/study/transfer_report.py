@@ -84,19 +84,30 @@ def main() -> int:
 
 
 def require_unseen(tasks: list[Task], artifact: Path) -> None:
-    """Raise `InputError` if a task is among the artifact's pretraining data, or if these data are not known."""
-    origin = read_json(artifact / CONFIG_FILE)["origin"].get("pretrained")
-    if origin is None:
-        raise InputError(f"{artifact / CONFIG_FILE}: does not say what the artifact was pretrained on")
-    digest = origin.pop("tasks")
-    learned = select_tasks(from_dict(PretrainConfig, origin, str(artifact / CONFIG_FILE))).tasks
-    if digest_of(learned) != digest:
-        raise InputError(f"{artifact / CONFIG_FILE}: its sets do not give the tasks it was pretrained on")
-    leaks = find_leaks(tasks, learned)
-    if leaks:
-        raise InputError(
-            f"task {leaks[0].id} (one of {len(leaks)}) is in the pretraining data: {', '.join(leaks[0].others)}"
-        )
+    """Raise `InputError` if a task is among the artifact's pretraining data, or if these data are not known.
+
+    The data of an artifact that the pretraining began with count too.
+    """
+    origin = read_json(artifact / CONFIG_FILE)["origin"]
+    while origin is not None:
+        learned = _learned(origin.get("pretrained"), artifact / CONFIG_FILE)
+        leaks = find_leaks(tasks, learned)
+        if leaks:
+            raise InputError(
+                f"task {leaks[0].id} (one of {len(leaks)}) is in the pretraining data: {', '.join(leaks[0].others)}"
+            )
+        origin = origin.get("start")
+
+
+def _learned(pretrained: dict | None, path: Path) -> tuple[Task, ...]:
+    """Return the tasks of a pretraining, whose identity was read from `path`. Raises `InputError`."""
+    if pretrained is None:
+        raise InputError(f"{path}: does not say what the artifact was pretrained on")
+    settings = {name: value for name, value in pretrained.items() if name not in ("tasks", "start")}
+    learned = select_tasks(from_dict(PretrainConfig, settings, str(path))).tasks
+    if digest_of(learned) != pretrained["tasks"]:
+        raise InputError(f"{path}: its sets do not give the tasks it was pretrained on")
+    return learned
 
 
 def _solve(arm: str, seed: int, artifact: Path, options: argparse.Namespace) -> Run:
