@@ -92,6 +92,13 @@ def test_what_is_projected_follows_the_rehearsed_network(
     assert f"of at most {recipe.visits:,} visits" in lines[4] and f"{recipe.vote_views} views" in lines[5]
 
 
+def test_a_small_decoder_reaches_little_of_a_gpus_peak(make_task, monkeypatch):
+    small = projection(make_task, monkeypatch, "decoder", artifact="decoder-170k")[1]
+    assert "reaches 2% and 2% of its 121 TFLOP/s, since it spends its time on launching kernels" in small
+    large = projection(make_task, monkeypatch, "shared", hidden_size=512)[1]
+    assert large.endswith("reaches 20% and 20% of its 121 TFLOP/s")
+
+
 @pytest.mark.parametrize("more", [{"artifact": None}, {"learned along": {"tasks": 3}}])
 def test_the_large_decoder_is_projected_from_random_weights_or_beside_public_tasks(make_task, monkeypatch, more):
     lines = projection(make_task, monkeypatch, "decoder", more, artifact="decoder-170k")

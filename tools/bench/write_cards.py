@@ -31,7 +31,7 @@ from hrm_offline.solve.schedule import GROUPS_PER_WORKER
 from tools.support import environment
 from tools.support.cards import CARDS, Card, faked
 from tools.support.command_line import parser_of, run_tool
-from tools.support.timetable import Work, spend
+from tools.support.timetable import SHARE_OF_SMALL, Work, spend
 
 PAGE = environment.REPOSITORY / "docs" / "cards.md"
 
@@ -46,8 +46,7 @@ _RUNS = (
 _TIMETABLE_CARDS = ("T4", "L4", "H100")
 # The settings of a recipe that the work depends on, beside visits and members.
 _COUNTED = ("canvas", "colour_permutations", "outer_steps", "vote_views", "search_branches", "tokens_per_step")
-# Assumed. A small network's time goes into launching kernels: an H200 reached 2% of its peak with `decoder-2m`.
-_SHARE_OF_PEAK, _SHARE_OF_SMALL = 0.2, 0.02
+_SHARE_OF_PEAK = 0.2  # assumed
 
 _INTRODUCTION = """# What each card gets
 
@@ -101,7 +100,7 @@ def page() -> str:
             ["card", "compute capability", "memory", "number format", "our kernels", "candidates of the self-test"],
             operations,
         )
-        + _PLAN.format(tasks=_TASKS, share=_SHARE_OF_PEAK, small=_SHARE_OF_SMALL)
+        + _PLAN.format(tasks=_TASKS, share=_SHARE_OF_PEAK, small=SHARE_OF_SMALL)
         + _table(["card", "budget", "GPU-seconds per task", "preset", "visits", "views", "networks per task"], plans)
         + _TIMETABLE
         + _table(
@@ -179,7 +178,7 @@ def _spending(card: Card, name: str, pretrained: bool, budget: float) -> list[st
     recipe = gpu_recipe(chosen.recipe(pretrained), chosen.model, _hidden_tasks(), groups)
     is_counted_alike = all(getattr(recipe, setting) == getattr(chosen.adapt, setting) for setting in _COUNTED)
     work = dataclasses.replace(_work(name, pretrained and not is_counted_alike), recipe=recipe)
-    share = _SHARE_OF_SMALL if is_small_decoder(chosen.model) else _SHARE_OF_PEAK
+    share = SHARE_OF_SMALL if is_small_decoder(chosen.model) else _SHARE_OF_PEAK
     rate = card.count * card.tflops * 1e12 * share
     seconds = budget - Budget(budget).reserve
     spent = spend(work, seconds, rate, rate, groups)
