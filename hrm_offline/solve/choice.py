@@ -146,7 +146,8 @@ def _suited(
     options, past = setup.options, setup.past or {}
     is_small = is_small_decoder(model)
     if is_small and past.get("model", {}).get("hidden_size") == model.hidden_size:
-        recipe = dataclasses.replace(recipe, **{name: past["recipe"][name] for name in SUITED})
+        known = past.get("recipe", {})
+        recipe = dataclasses.replace(recipe, **{name: known[name] for name in SUITED if name in known})
     elif is_small and runtime.device.type == "cuda":
         visits = options.overrides.get("visits", recipe.visits)
         limit = options.overrides.get("group_tasks", recipe.group_tasks)
