@@ -11,13 +11,13 @@ from hrm_offline.data.tasks import Task
 
 LARGE_WIDTH = 256  # of a network whose recipe is made for a GPU
 SUITED = ("tokens_per_step", "predict_tokens", "members")  # the settings that `gpu_recipe` changes
-# An H200 makes 24 to 29 steps per second of `decoder-2m`, of 2,000 tokens as well as of 32,000: its time goes into
-# launching kernels. On 220 tasks 640 steps of 32,000 tokens (160 visits) solved as much as 2,125 of 8,000 (133 visits):
-# see LOG.md, 2026-11-27.
+# An H200 makes 24 to 29 steps per second of `decoder-2m`, of 2,000 tokens as well as of 32,000: its time probably goes
+# into launching kernels. On 220 tasks 640 steps of 32,000 tokens (160 visits) solved as much as 2,125 of 8,000 (133
+# visits): see LOG.md, 2026-11-27.
 STEPS_PER_SECOND = 24.0
 _TOKENS_PER_STEP, _STEPS = 32_000, 640
-# Writing token by token launches kernels too. All views of 400 tasks then take a sixth of the steps that they take with
-# batches for a CPU, and the cache of `decoder-2m` takes 1.2 GB.
+# Writing token by token launches kernels for each token. With these batches all views of 400 tasks take a sixth of the
+# steps that they take with batches for a CPU, and the cache of `decoder-2m` takes 1.2 GB.
 _PREDICT_TOKENS = 2**18
 # A network of 2M parameters makes all its visits in minutes. The number is that of the large presets.
 _MEMBERS = 16
