@@ -76,9 +76,10 @@ class DecoderModel(nn.Module):
     def device(self) -> torch.device:
         return self.lm_head.weight.device
 
-    def forward(self, pairs: PackedPairs, where: torch.Tensor, dropout: float = 0.0) -> torch.Tensor:
+    def forward(self, pairs: PackedPairs, where: torch.Tensor | None = None, dropout: float = 0.0) -> torch.Tensor:
         """Return the logits [M, vocabulary] of the tokens that follow the tokens `where`, int64 [M], each of them once.
 
+        None stands for all tokens.
         `dropout` is the share of each layer's results that is left out, for training.
         """
         config = self.config
@@ -90,7 +91,8 @@ class DecoderModel(nn.Module):
             x, normed = add_rms_norm(x, delta, layer.attention_norm.weight, config.rms_norm_eps)
             qkv = layer.qkv_proj(normed)  # [N, 3 x D]
             seen = causal_attention(qkv, config.num_heads, cos_sin, pairs.bounds, pairs.longest)  # [N, D]
-            if number + 1 == len(passes):  # nothing after the last attention looks at other tokens
+            # Nothing after the last attention looks at other tokens.
+            if where is not None and number + 1 == len(passes):
                 x, seen = take_each_once(x, where), take_each_once(seen, where)  # [M, D]
             delta = F.dropout(layer.o_proj(seen), dropout, training=dropout > 0)
             x, normed = add_rms_norm(x, delta, layer.mlp_norm.weight, config.rms_norm_eps)

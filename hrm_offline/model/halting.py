@@ -30,6 +30,10 @@ class Sequences:
         """Return some of the sequences, by slice or index."""
         return Sequences(*(None if tensor is None else tensor[part] for tensor in vars(self).values()))
 
+    def turned(self, turn: int) -> Sequences:
+        """Return the same sequences in other rows, one number of rows further for each `turn`."""
+        return Sequences(*(None if tensor is None else tensor.roll(turn, 0) for tensor in vars(self).values()))
+
 
 @dataclass
 class Carry:

@@ -6,17 +6,21 @@ and never read. NEW_ROW ends each row. A token's position is (row, column, part 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
-from hrm_offline.common.tokens import EOS, FIRST_COLOUR, NEW_ROW, SEPARATOR, START
+from hrm_offline.common.tokens import COLOURS, EOS, FIRST_COLOUR, NEW_ROW, SEPARATOR, START
 from hrm_offline.data import grids
 from hrm_offline.data.puzzles import Batch, Examples, PuzzleSet
 from hrm_offline.model.batching import OfferedBatch, to_device, to_grids
 from hrm_offline.ops.encode_views import Grids
+
+_FINENESS = 8  # a padded batch has at most one eighth more tokens, or `_LEAST_TOKENS`
+_LEAST_TOKENS = 64
 
 # The parts of a sequence, by which positions tell its grids apart.
 PART_START, PART_INPUT, PART_SEPARATOR, PART_OUTPUT = range(4)
@@ -47,6 +51,36 @@ class PackedPairs:
 
     def __len__(self) -> int:
         return len(self.bounds) - 1
+
+    def padded(self) -> PackedPairs:
+        """Return the batch with further tokens, so that many batches have one shape.
+
+        The tokens, the sequences and `longest` are rounded up. The new tokens are sequences of their own, of up to
+        `longest` tokens; others of the new sequences are empty. There are no new answers.
+        """
+        tokens, longest = len(self.tokens), _power_of_two(max(self.longest, _LEAST_TOKENS))
+        grain = max(_LEAST_TOKENS, _power_of_two(tokens) // (2 * _FINENESS))
+        more = -tokens % grain
+        sequences = _power_of_two(len(self) + -(-more // longest))
+        device = self.tokens.device
+        place = torch.arange(max(more, sequences - len(self)), device=device)
+        bounds = (tokens + (place[: sequences - len(self)] + 1) * longest).clamp_max(tokens + more)
+        return PackedPairs(
+            tokens=F.pad(self.tokens, (0, more), value=START),
+            positions=F.pad(self.positions, (0, 0, 0, more)),
+            owners=torch.cat([self.owners, len(self) + place[:more] // longest]),
+            bounds=torch.cat([self.bounds, bounds.int()]),
+            longest=longest,
+            identifiers=F.pad(self.identifiers, (0, 0, 0, sequences - len(self))),
+            answers=self.answers,
+            targets=F.pad(self.targets, (0, more), value=EOS),
+            counts=np.pad(self.counts, (0, sequences - len(self))),
+        )
+
+    def turned(self, turn: int) -> PackedPairs:
+        """Return the same sequences with other colours, each `turn` colours further."""
+        tokens, targets = (_other_colours(tokens, turn) for tokens in (self.tokens, self.targets))
+        return replace(self, tokens=tokens, targets=targets)
 
     def continued(self, rows: torch.Tensor, written: torch.Tensor, counts: torch.Tensor) -> PackedPairs:
         """Return some of these prompts, by index int64 [A], each followed by the first tokens that it wrote.
@@ -80,6 +114,17 @@ class PackedPairs:
             targets=targets,
             counts=(counts + 1).cpu().numpy(),
         )
+
+
+def _power_of_two(number: int) -> int:
+    """Return the least power of two that is no less than a number of 1 or more."""
+    return 1 << (number - 1).bit_length()
+
+
+def _other_colours(tokens: torch.Tensor, turn: int) -> torch.Tensor:
+    colour = tokens - FIRST_COLOUR
+    is_colour = (colour >= 0) & (colour < COLOURS)
+    return torch.where(is_colour, FIRST_COLOUR + (colour + turn) % COLOURS, tokens)
 
 
 def output_positions(written: torch.Tensor) -> torch.Tensor:

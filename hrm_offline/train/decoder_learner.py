@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from hrm_offline.common.tokens import IGNORE
 from hrm_offline.config import Recipe
 from hrm_offline.model.batching import OfferedBatch, to_device
 from hrm_offline.model.graphs import Choice
@@ -25,73 +26,114 @@ def new_learner(
     world: World | None = None,
     graphs: Choice | None = None,
 ) -> Learner:
-    """Return the learner that suits the kind of network. `graphs` says whether its steps may be recorded.
-
-    A decoder's steps are not: each batch has another shape.
-    """
-    if network.config.is_decoder:
+    """Return the learner that suits the kind of network. `graphs` says whether its steps may be recorded."""
+    if not network.config.is_decoder:
+        return Learner(network, recipe, total_steps, seed, world, graphs)
+    if recipe.dropout or recipe.loss_on_input:
         if graphs is not None and graphs.serves is None:
-            graphs.decide(False, "each batch of a decoder has another shape")
-        return DecoderLearner(network, recipe, total_steps, seed, world, Choice.of("no", network.device))
-    return Learner(network, recipe, total_steps, seed, world, graphs)
+            graphs.decide(False, "a decoder's steps with dropout or a loss on the input are not recorded")
+        graphs = Choice.of("no", network.device)
+    return DecoderLearner(network, recipe, total_steps, seed, world, graphs)
 
 
 class DecoderLearner(Learner):
-    """Learns a decoder. No state is carried from step to step."""
+    """Learns a decoder. No state is carried from step to step.
+
+    Where steps may be recorded, batches are padded, so that many of them have one shape.
+    """
+
+    def _has_seen(self, batch: OfferedBatch) -> bool:
+        return True
 
     def _learn_part(self, key: tuple[int, int], batch: OfferedBatch, share: slice, min_steps: torch.Tensor) -> Part:
         """Compute some sequences of a global batch, forward and backward. Adds to the gradients."""
         if share.start == share.stop:
-            return self._nothing(batch.size)
-        pairs = batch.sequences(share)  # N tokens
-        where = (
-            torch.arange(len(pairs.tokens), device=self.model.device) if self.recipe.loss_on_input else pairs.answers
-        )
+            return self._nothing()
         if self.recipe.dropout:
             torch.manual_seed(int(np.random.default_rng([self.seed, self.step, *key, _DROPOUT]).integers(2**63)))
+        pairs, whole = batch.sequences(share), torch.tensor([batch.answer_tokens, batch.size / batch.answer_tokens])
+        whole = to_device(whole, self.model.device)
+        if self.graphs.cuda is not None:
+            return self._replayed(pairs, whole)
+        where = None if self.recipe.loss_on_input else pairs.answers
+        labels = pairs.targets if where is None else pairs.targets[where]
+        return self._forward_backward(pairs, where, labels, self._counts(pairs), whole)
+
+    def _replayed(self, pairs: PackedPairs, whole: torch.Tensor) -> Part:
+        """Compute a part by a recording of its padded shape, where there is one. All tokens have logits then."""
+        pairs = pairs.padded()
+        labels = torch.full_like(pairs.targets, IGNORE).index_copy_(0, pairs.answers, pairs.targets[pairs.answers])
+
+        def compute(tokens, positions, owners, bounds, identifiers, *others: torch.Tensor) -> Part:
+            own = (tokens, positions, owners, bounds, pairs.longest, identifiers)
+            return self._forward_backward(PackedPairs(*own, pairs.answers, pairs.targets, pairs.counts), None, *others)
+
+        given = (pairs.tokens, pairs.positions, pairs.owners, pairs.bounds, pairs.identifiers, labels)
+        shape = (len(pairs.tokens), len(pairs), pairs.longest)
+        return self.recorder.run(shape, (*given, self._counts(pairs), whole), compute)
+
+    def _counts(self, pairs: PackedPairs) -> torch.Tensor:
+        return to_device(torch.from_numpy(pairs.counts), self.model.device)
+
+    def _forward_backward(self, pairs: PackedPairs, where, labels, counts, whole) -> Part:
+        """Add the gradients of the loss of the tokens `where`, int64 [M], or of all tokens where that is None.
+
+        labels int64 [M]: the token after each, or `IGNORE`. counts int64 [B]: the answers of each sequence.
+        whole float32 [2]: the answers of the global batch, and its sequences per answer.
+        """
         logits = self.model(pairs, where, self.recipe.dropout)  # [M, vocabulary]
-        losses = F.cross_entropy(logits.float(), pairs.targets[where], reduction="none")  # [M]
+        losses = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="none")  # [M]
         # With the input, the loss is still counted per token of the output, so that the rates mean the same.
-        self.scaler.scale(losses.sum() / batch.answer_tokens).backward()
-        metrics = self._metrics(pairs, logits.detach(), losses.detach(), batch)
-        return Part(metrics, None, pairs.identifiers, None, batch.size)
-
-    def _metrics(self, pairs: PackedPairs, logits, losses, batch: OfferedBatch) -> dict[str, torch.Tensor]:
-        """Return sums over sequences. `lm_loss` is the mean over all tokens of the batch, once per sequence."""
+        self.scaler.scale(losses.sum() / whole[0]).backward()
+        owners = pairs.owners if where is None else pairs.owners[where]
+        results = (logits.detach(), losses.detach(), labels, owners)
         if self.recipe.loss_on_input:
-            logits, losses = logits[pairs.answers], losses[pairs.answers]
-        right = (logits.argmax(-1) == pairs.targets[pairs.answers]).float()  # [M]
-        owners = pairs.owners[pairs.answers]
-        by_sequence = torch.zeros(len(pairs), device=right.device).index_add(0, owners, right)  # [B]
-        counts = to_device(torch.from_numpy(pairs.counts), right.device)
-        loss = losses.sum() * (batch.size / batch.answer_tokens)
-        return {
-            "count": torch.full((), len(pairs), device=right.device),
-            "accuracy": (by_sequence / counts).sum(),
-            "exact_accuracy": (by_sequence == counts).sum(),
-            "lm_loss": loss,
-            "loss": loss,
-        }
+            results = (result[pairs.answers] for result in results)
+        return Part(_metrics(*results, counts, whole), None, pairs.identifiers, None)
 
-    def _nothing(self, batch_size: int) -> Part:
+    def _nothing(self) -> Part:
         """Return the part of a process that has no sequence of a batch; it sums gradients with the others."""
         for param in self.params:
             if param.grad is None:
                 param.grad = torch.zeros_like(param)
         zero = torch.zeros((), device=self.model.device)
         names = ("count", "accuracy", "exact_accuracy", "lm_loss", "loss")
-        return Part(dict.fromkeys(names, zero), None, torch.empty(0, dtype=torch.int64), None, batch_size)
+        return Part(dict.fromkeys(names, zero), None, torch.empty(0, dtype=torch.int64), None)
 
     def _update(self, parts: list[Part]) -> None:
         if not self.embeddings_only:
             super()._update(parts)
             return
-        # Here the embeddings are parameters too. All other parameters sit out.
-        for name, param in self.model.named_parameters():
-            if not name.startswith("puzzle_emb."):
-                param.grad = None
+        # Here the embeddings are parameters too. All other parameters sit out, and keep their gradients, since
+        # recordings add to these where they are.
+        others = [param for name, param in self.model.named_parameters() if not name.startswith("puzzle_emb.")]
+        kept = [param.grad for param in others]
+        self._set_gradients(others, [None] * len(others))
         self.embeddings_only = False
         try:
             super()._update(parts)
         finally:
             self.embeddings_only = True
+            self._set_gradients(others, kept)
+
+    @staticmethod
+    def _set_gradients(params: list[torch.nn.Parameter], grads: list[torch.Tensor | None]) -> None:
+        for param, grad in zip(params, grads):
+            param.grad = grad
+
+
+def _metrics(logits, losses, labels, owners, counts, whole) -> dict[str, torch.Tensor]:
+    """Return sums over sequences. `lm_loss` is the mean over all tokens of the batch, once per sequence.
+
+    The first four are by token, `counts` is by sequence. Tokens whose label is `IGNORE` count as wrong.
+    """
+    right = (logits.argmax(-1) == labels).float()  # [M]
+    by_sequence = torch.zeros(len(counts), device=right.device).index_add(0, owners, right)  # [B]
+    loss = losses.sum() * whole[1]
+    return {
+        "count": (counts > 0).sum(),
+        "accuracy": (by_sequence / counts.clamp_min(1)).sum(),
+        "exact_accuracy": ((by_sequence == counts) & (counts > 0)).sum(),
+        "lm_loss": loss,
+        "loss": loss,
+    }

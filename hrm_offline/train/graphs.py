@@ -9,7 +9,7 @@ import torch
 
 from hrm_offline.model.batching import OfferedBatch
 from hrm_offline.model.graphs import WARM_UP, Outcome, judge
-from hrm_offline.model.halting import Carry, Sequences
+from hrm_offline.model.halting import Carry
 
 if TYPE_CHECKING:
     from hrm_offline.train.learner import Learner
@@ -36,7 +36,7 @@ class Snapshot:
         kept = [*learner.params, *moments, *averages, *(tensor for carry in carries for tensor in _tensors_of(carry))]
         self.kept = [(tensor, _on_cpu(tensor)) for tensor in kept]
         self.table, self.ids = None, None
-        if learner.model.config.puzzle_columns:
+        if learner.model.config.puzzle_columns and not learner.model.config.is_decoder:  # there they are parameters
             shown = [batch.sequences(slice(0, batch.size)), *(carry.sequences for carry in carries)]
             self.table = learner.model.puzzle_emb.weights
             self.ids = torch.cat([sequences.puzzle_identifiers.flatten() for sequences in shown]).unique()
@@ -93,13 +93,8 @@ def try_recording(learner: Learner, batch: OfferedBatch, start: Snapshot) -> tup
 
 
 def _turned(batch: OfferedBatch, turn: int) -> OfferedBatch:
-    """Return the batch with its sequences in other rows, so that a recording with old inputs is found out."""
-
-    def sequences(part: slice) -> Sequences:
-        given = vars(batch.sequences(part)).values()
-        return Sequences(*(None if tensor is None else tensor.roll(turn, 0) for tensor in given))
-
-    return dataclasses.replace(batch, sequences=sequences)
+    """Return the batch with its sequences changed, so that a recording with old inputs is found out."""
+    return dataclasses.replace(batch, sequences=lambda part: batch.sequences(part).turned(turn))
 
 
 def _tensors_of(carry: Carry) -> list[torch.Tensor]:

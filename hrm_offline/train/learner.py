@@ -24,7 +24,7 @@ from hrm_offline.train.distributed import World
 from hrm_offline.train.graphs import Snapshot, try_recording
 from hrm_offline.train.losses import outer_step_loss
 from hrm_offline.train.memory import MemoryPlan
-from hrm_offline.train.optim import Ema, lr_factor, make_optimizer
+from hrm_offline.train.optim import Ema, MatrixOptimizer, lr_factor, make_optimizer
 
 _MIN_STEPS_AHEAD = 250  # a trial of CUDA graphs takes some 24 steps, which shorter runs do not win back
 _MAX_TRIALS = 3
@@ -80,6 +80,8 @@ class Learner:
         self.carries: dict[tuple[int, int], Carry] = {}  # by bucket and part
         self.graphs = graphs or Choice.of(recipe.cuda_graphs, model.device)
         self.recorder = Recorder(self.graphs)
+        if isinstance(self.optimizer, MatrixOptimizer):
+            self.optimizer.record = lambda key, compute: self.recorder.run(key, (), compute)
         self.trials = 0  # of CUDA graphs
         self.memory: MemoryPlan | None = None
 
@@ -175,9 +177,13 @@ class Learner:
             self.graphs.serves is None
             and self.world.size == 1  # the processes could decide differently, and wait for each other
             and self.step >= WARM_UP
-            and (batch.bucket, 0) in self.carries
+            and self._has_seen(batch)
             and self.total_steps - self.step >= _MIN_STEPS_AHEAD
         )
+
+    def _has_seen(self, batch: OfferedBatch) -> bool:
+        """Return whether a step on a batch of this shape makes nothing that stays."""
+        return (batch.bucket, 0) in self.carries
 
     def _try_graphs(self, batch: OfferedBatch) -> None:
         """Decide whether steps are recorded from now on, and go back to the state before.
@@ -185,6 +191,8 @@ class Learner:
         Where a kernel or the memory fails on the way, that is adjusted, and a later step tries again.
         """
         self.trials += 1
+        if not self.embeddings_only:
+            self.optimizer.take_memory()  # so that the snapshot leaves the moments where recordings find them
         start = Snapshot(self, batch)
         try:
             found = self._or_adjust(lambda offered: try_recording(self, offered, start), batch)

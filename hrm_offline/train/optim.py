@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Hashable, Iterable
+from typing import TypeVar
 
 import torch
 
@@ -12,6 +13,8 @@ from hrm_offline.model.network import Network
 from hrm_offline.ops.adam_atan2 import adam_atan2_
 from hrm_offline.ops.muon import muon_
 from hrm_offline.ops.newton_schulz import newton_schulz
+
+T = TypeVar("T")
 
 
 class AdamATan2(torch.optim.Optimizer):
@@ -87,6 +90,9 @@ class MatrixOptimizer(torch.optim.Optimizer):
 
     Groups have "matrices" True or False, "base_lr" and "weight_decay". The state of a parameter is `step`, `m` (the
     momentum) and, but for Muon's matrices, `v` (mean squares).
+
+    `record(key, compute)` returns what `compute()` returns. A learner may put something in its place that replays the
+    work of a key, which reads and writes the same gradients and moments each time.
     """
 
     betas = (0.9, 0.95)  # of Adam
@@ -94,6 +100,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
     def __init__(self, groups: list[dict]):
         super().__init__([group | {"lr": group["base_lr"]} for group in groups], {})
         self._matrices = {param for group in groups if group["matrices"] for param in group["params"]}
+        self.record: Callable[[Hashable, Callable[[], T]], T] = lambda key, compute: compute()
 
     def moment_shapes(self, param: torch.nn.Parameter) -> dict[str, torch.Size]:
         """Return the shapes of the moments of a parameter by name."""
@@ -140,14 +147,19 @@ class MatrixOptimizer(torch.optim.Optimizer):
         return loss
 
     def _adam(self, params: list[torch.nn.Parameter], group: dict) -> None:
+        if not params:
+            return
         beta1, beta2 = self.betas
-        for param in params:
-            state, grad = self.state[param], param.grad
-            state["m"].lerp_(grad, 1 - beta1)
-            state["v"].lerp_(grad * grad, 1 - beta2)
-            size = (state["v"] / (1 - beta2 ** state["step"])).sqrt_().add_(self.adam_eps(state["step"]))
-            param.mul_(1 - group["lr"] * group["weight_decay"])
-            param.addcdiv_(state["m"], size, value=-group["lr"] / (1 - beta1 ** state["step"]))
+        states, grads = [self.state[param] for param in params], [param.grad for param in params]
+        steps = [state["step"] for state in states]
+        means, squares = [state["m"] for state in states], [state["v"] for state in states]
+        torch._foreach_lerp_(means, grads, 1 - beta1)
+        torch._foreach_lerp_(squares, torch._foreach_mul(grads, grads), 1 - beta2)
+        sizes = torch._foreach_div(squares, [1 - beta2**step for step in steps])
+        torch._foreach_sqrt_(sizes)
+        torch._foreach_add_(sizes, [self.adam_eps(step) for step in steps])
+        torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_addcdiv_(params, means, sizes, [-group["lr"] / (1 - beta1**step) for step in steps])
 
 
 class Muon(MatrixOptimizer):
@@ -182,7 +194,17 @@ class NorMuon(MatrixOptimizer):
         return {"m": param.shape, "v": param[:, :1].shape}
 
     def move_matrices(self, params: list[torch.nn.Parameter], group: dict) -> None:
-        """Move matrices [rows, cols] of one shape. The three square parts of a qkv projection count as three."""
+        """Move matrices [rows, cols] of one shape."""
+        key = "normuon", params[0].shape, len(params)
+        directions = self.record(key, lambda: self._directions(params))
+        torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(params, directions, alpha=-group["lr"])
+
+    def _directions(self, params: list[torch.nn.Parameter]) -> list[torch.Tensor]:
+        """Take the gradients of matrices [rows, cols] into their moments, and return where each is to move.
+
+        The three square parts of a qkv projection count as three.
+        """
         rows, cols = params[0].shape
         grads = torch.stack([param.grad for param in params]).float()  # [L, rows, cols]
         momenta = torch.stack([self.state[param]["m"] for param in params]).lerp_(grads, 1 - _MOMENTUM)
@@ -194,10 +216,10 @@ class NorMuon(MatrixOptimizer):
         squares.lerp_(update.square().mean(2, keepdim=True), 1 - _MOMENTUM)
         update /= squares.sqrt() + _TINY
         update *= max(1.0, rows / cols) ** 0.5 * size / (update.norm(dim=(1, 2), keepdim=True) + _TINY)
-        for param, momentum, square, move in zip(params, momenta, squares, update):
-            self.state[param]["m"].copy_(momentum)
-            self.state[param]["v"].copy_(square)
-            param.mul_(1 - group["lr"] * group["weight_decay"]).add_(move.to(param.dtype), alpha=-group["lr"])
+        states = [self.state[param] for param in params]
+        torch._foreach_copy_([state["m"] for state in states], list(momenta))
+        torch._foreach_copy_([state["v"] for state in states], list(squares))
+        return list(update.to(params[0].dtype))
 
 
 def orthogonal(matrices: torch.Tensor) -> torch.Tensor:

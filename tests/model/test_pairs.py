@@ -7,6 +7,7 @@ import torch
 from decoders import make_decoder
 from networks import DECODER
 
+from hrm_offline.common.tokens import COLOURS, FIRST_COLOUR
 from hrm_offline.data.puzzles import ExampleSource
 from hrm_offline.model.pairs import PairMaker
 from hrm_offline.predict.plan import PredictionPlan
@@ -73,3 +74,32 @@ def test_prompts_and_judged_pairs(make_task):
     candidates = [rng.integers(0, 10, rng.integers(1, 5, 2)).astype(np.uint8) for _ in views]
     expected = [sequence(grid, view.apply(other)) for grid, view, other in zip(inputs, views, candidates)]
     check(maker.make_with(batch.examples, batch.views, candidates), expected, identifiers)
+
+
+def test_padding_leaves_the_sequences_and_their_answers_as_they_are(make_task):
+    tasks = (make_task("a", [((3, 3), (2, 4)), ((2, 3), (3, 2)), ((9, 9), (9, 9))], seed=1),)
+    model, puzzles, _ = make_decoder(tasks, tokens_per_step=400)
+    pairs = PairMaker(puzzles, puzzles.demonstrations, CPU).make(ExampleSource(puzzles, 0).batch(0))
+    padded = pairs.padded()
+    tokens, sequences = len(pairs.tokens), len(pairs)
+    assert len(padded.tokens) % 64 == 0 and tokens <= len(padded.tokens) < 1.125 * tokens + 64
+    assert len(padded) & (len(padded) - 1) == 0 and padded.bounds[-1] == len(padded.tokens)
+    lengths = padded.bounds.diff()
+    assert padded.longest >= pairs.longest and lengths.min() >= 0 and lengths.max() <= padded.longest
+    assert torch.equal(padded.owners, torch.arange(len(padded)).repeat_interleave(lengths))
+    assert padded.counts[sequences:].sum() == 0
+    with torch.no_grad():
+        expected, ours = model(pairs, pairs.answers), model(padded)
+    assert torch.allclose(ours[pairs.answers], expected, atol=1e-5)
+    assert torch.isfinite(ours).all()
+
+
+def test_turned_sequences_have_other_colours_alone(make_task):
+    tasks = (make_task("a", [((3, 3), (2, 4))] * 2, seed=1),)
+    _, puzzles, _ = make_decoder(tasks)
+    pairs = PairMaker(puzzles, puzzles.demonstrations, CPU).make(ExampleSource(puzzles, 0).batch(0))
+    turned = pairs.turned(3)
+    is_colour = (pairs.tokens >= FIRST_COLOUR) & (pairs.tokens < FIRST_COLOUR + COLOURS)
+    moved = (turned.tokens - pairs.tokens) % COLOURS
+    assert bool((moved[is_colour] == 3).all()) and torch.equal(turned.tokens[~is_colour], pairs.tokens[~is_colour])
+    assert torch.equal(pairs.turned(COLOURS).targets, pairs.targets)

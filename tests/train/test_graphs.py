@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from decoders import make_decoder
 from fake_cuda import FakeCuda
 
 from hrm_offline.config import PRESETS
@@ -13,6 +14,7 @@ from hrm_offline.model.network import training_batches
 from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.train import graphs as graphs_module
 from hrm_offline.train import learner as learner_module
+from hrm_offline.train.decoder_learner import new_learner
 from hrm_offline.train.graphs import Snapshot
 from hrm_offline.train.learner import Learner
 
@@ -164,6 +166,81 @@ def test_a_snapshot_undoes_steps(tasks):
         assert learner.step == 6
     assert torch.equal(*after)
     assert not torch.equal(after[0], before)
+
+
+def make_decoder_learner(tasks, graphs=None, device="cpu", **changes):
+    """Return a learner of a decoder and what offers its batches, of a few shapes."""
+    changes = {"tokens_per_step": 120, "warmup_steps": 2} | changes
+    model, puzzles, recipe = make_decoder(tasks, **changes)
+    learner = new_learner(model.to(device), recipe, 1000, 0, graphs=graphs)
+    return learner, training_batches(ExampleSource(puzzles, seed=0), learner.model.device)
+
+
+def decoder_learned(tasks, graphs, steps=16, **changes):
+    """Return a decoder's learner after some steps, of which a few leave all but the embeddings as they are."""
+    learner, offer = make_decoder_learner(tasks, graphs, **changes)
+    for step in range(steps):
+        learner.embeddings_only = step < 2 or 8 <= step < 10
+        learner.learn(offer(step))
+    return learner
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_recordings_of_a_decoder_learn_what_its_padded_batches_do(tasks, micro_batches):
+    graphs, slow = Choice(FakeCuda(), None), Choice(FakeCuda(recorded_seconds=2.0), None)
+    ours = decoder_learned(tasks, graphs, 24, micro_batches=micro_batches)
+    assert graphs.serves and "faster" in graphs.reason
+    steps = [key for key in ours.recorder.recorded if isinstance(key[0], int)]
+    updates = [key for key in ours.recorder.recorded if key[0] == "normuon"]
+    assert steps and updates
+    theirs = decoder_learned(tasks, slow, 24, micro_batches=micro_batches)
+    assert slow.serves is False
+    assert all(torch.equal(a, b) for a, b in zip(ours.params, theirs.params))
+
+
+def test_padded_batches_of_a_decoder_learn_what_batches_without_padding_do(tasks):
+    ours = decoder_learned(tasks, Choice(FakeCuda(recorded_seconds=2.0), None), 6)
+    theirs = decoder_learned(tasks, NEVER, 6)
+    for a, b in zip(ours.params, theirs.params):
+        assert torch.allclose(a, b, atol=1e-4)
+
+
+def test_a_spoilt_recording_of_a_decoder_does_not_serve(tasks):
+    cuda = FakeCuda()
+    graphs = Choice(cuda, None)
+    learner, offer = make_decoder_learner(tasks, graphs)
+
+    def spoil():
+        learner.params[0].grad.view(-1)[0] += 1e-3
+
+    cuda.spoil = spoil
+    for step in range(8):
+        learner.learn(offer(step))
+    assert graphs.serves is False and "other numbers" in graphs.reason
+
+
+@pytest.mark.parametrize("changes", [{"dropout": 0.1}, {"loss_on_input": True}])
+def test_dropout_and_a_loss_on_the_input_are_not_recorded(tasks, changes):
+    graphs = Choice(FakeCuda(), None)
+    learner = decoder_learned(tasks, graphs, 8, **changes)
+    assert graphs.serves is False and "not recorded" in graphs.reason
+    assert graphs.cuda.captures == 0 and learner.step == 8
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_recorded_steps_of_a_decoder_learn_as_launched_ones_do(tasks, micro_batches):
+    weights = []
+    for serves in (False, True):
+        learner, offer = make_decoder_learner(tasks, device="cuda", cuda_graphs="yes", micro_batches=micro_batches)
+        learner.recorder.on = serves
+        for step in range(40):
+            learner.embeddings_only = step < 2 or 8 <= step < 10
+            learner.learn(offer(step))
+        assert bool(learner.recorder.recorded) == serves, learner.graphs.reason
+        weights.append(torch.cat([param.detach().flatten() for param in learner.params]))
+    assert torch.isfinite(weights[0]).all()
+    assert torch.equal(*weights)
 
 
 @pytest.mark.gpu
