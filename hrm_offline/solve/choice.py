@@ -29,11 +29,14 @@ from hrm_offline.solve.sizing import cores_for, gpu_groups
 
 # With fewer GPU-seconds per task, a large network would see each demonstration too rarely. Without public tasks it has
 # only the hidden demonstrations to learn from. Of ARC-AGI-1's public evaluation mdlARC's solved 24% with each task
-# alone and 44% with all public tasks; `decoder-2m` solved 28% in three minutes of an H200 (LOG.md, 2026-11-27).
+# alone and 44% with all public tasks; `decoder-2m` solved 28% in three minutes of an H200, without induction
+# (LOG.md, 2026-11-27).
 _MIN_SECONDS_FOR_LARGE = 60.0
 _MIN_BYTES_FOR_LARGE = 12 * 2**30
-# The tokens per second that `decoder-2m` learns. One core of an AMD EPYC server makes 1.2 steps of 2,000 tokens per
-# second. An H200 learned 0.9 million; a smaller GPU is assumed to launch kernels as fast, and to compute a quarter.
+# The largest network that comes pretrained for a device, where there is time for it.
+_WITH_TIME = {"cpu": "decoder-2m", "cuda": "decoder-4m"}
+# The tokens per second that it learns. One core of an AMD EPYC server makes 1.2 steps of 2,000 tokens of `decoder-2m`
+# per second. An H200 learned 2.4 million of `decoder-4m`; a smaller GPU is assumed to learn a tenth.
 _TOKENS_PER_SECOND, _STEPS_PER_SECOND = {"cpu": 2_400.0, "cuda": 225_000.0}, {"cpu": math.inf, "cuda": STEPS_PER_SECOND}
 # On both development sets `decoder-2m` solves less than `decoder-170k` in the same time after 8 and 13 visits, and more
 # after 27 and 63, in 356 and 570 steps: see LOG.md, 2026-11-27.
@@ -101,7 +104,7 @@ def choose(setup: Setup, runtime: Runtime, tasks: Sequence[Task]) -> Choice:
 def _past_preset(setup: Setup, runtime: Runtime) -> tuple[str, str] | None:
     """Return the preset that was chosen when this run began, None for a new run. A CPU cannot carry `decoder-75m`."""
     past = (setup.past or {}).get("model", {})
-    names = ("decoder-2m", "decoder-170k") if setup.options.bundled else ()
+    names = ("decoder-4m", "decoder-2m", "decoder-170k") if setup.options.bundled else ()
     for name in names if runtime.device.type == "cpu" else ("decoder-75m", *names):
         model = PRESETS[name].model
         if (past.get("architecture"), past.get("hidden_size")) == (model.architecture, model.hidden_size):
@@ -121,15 +124,16 @@ def _pick_preset(setup: Setup, runtime: Runtime, tasks: Sequence[Task]) -> tuple
         return "decoder-75m", f"{seconds_per_task:.0f} s per task{beside}"
     if not options.bundled:
         return "decoder-170k", "the network from random weights that learns in minutes"
-    visits, steps = _affordable(setup, devices, runtime, tasks)
+    large = _WITH_TIME[runtime.device.type]
+    visits, steps = _affordable(large, setup, devices, runtime, tasks)
     if visits < _MIN_VISITS or steps < _MIN_STEPS:
-        return "decoder-170k", "decoder-2m would learn too little"
-    return "decoder-2m", "the largest that comes pretrained"
+        return "decoder-170k", f"{large} would learn too little"
+    return large, f"the largest that comes pretrained for a {'CPU' if is_cpu else 'GPU'}"
 
 
-def _affordable(setup: Setup, devices: int, runtime: Runtime, tasks: Sequence[Task]) -> tuple[float, float]:
-    """Return how many visits, and how many steps per device, `decoder-2m` would make. Devices share the tasks."""
-    chosen, kind = PRESETS["decoder-2m"], runtime.device.type
+def _affordable(name: str, setup: Setup, devices: int, runtime: Runtime, tasks: Sequence[Task]) -> tuple[float, float]:
+    """Return how many visits, and how many steps per device, a preset would make. Devices share the tasks."""
+    chosen, kind = PRESETS[name], runtime.device.type
     recipe = _suited(chosen.recipe(pretrained=True), chosen.model, setup, runtime, tasks)
     visit = tokens_per_visit(tasks) / devices
     share = _ADAPTING_SHARE * (1.0 - (recipe.along_share if setup.options.along else 0.0))

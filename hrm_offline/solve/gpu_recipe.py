@@ -9,11 +9,12 @@ from hrm_offline.config import AdaptConfig, ModelConfig
 from hrm_offline.data.canvas import sequence_length
 from hrm_offline.data.tasks import Task
 
-LARGE_WIDTH = 256  # of a network whose recipe is made for a GPU
+LARGE_WIDTH = 512  # of a network whose recipe is made for a GPU
 SUITED = ("tokens_per_step", "predict_tokens", "members")  # the settings that `gpu_recipe` changes
-# An H200 makes 24 to 29 steps per second of `decoder-2m`, of 2,000 tokens as well as of 32,000: its time probably goes
-# into launching kernels. On 220 tasks 640 steps of 32,000 tokens (160 visits) solved as much as 2,125 of 8,000 (133
-# visits): see LOG.md, 2026-11-27.
+# An H200 makes 24 to 29 steps per second of `decoder-2m` where kernels are launched one by one, of 2,000 tokens as well
+# as of 32,000. With recorded steps it makes 82 of 32,000 tokens and 89 of 8,000; the lower number is the safe one. On
+# 220 tasks 640 steps of 32,000 tokens (160 visits) solved as much as 2,125 of 8,000 (133 visits). See LOG.md of
+# 2026-11-27.
 STEPS_PER_SECOND = 24.0
 _TOKENS_PER_STEP, _STEPS = 32_000, 640
 # Writing token by token launches kernels for each token. With these batches all views of 400 tasks take a sixth of the

@@ -99,7 +99,7 @@ def pretrain(config: PretrainConfig, options: PretrainOptions) -> bool:
         if not finished:
             return False
         if world.is_main:
-            _finish(learner, model_config, config.conditioning, puzzles, origin, out)
+            _finish(learner, model_config, config.conditioning, puzzles, origin, options)
         world.barrier()
         return True
     finally:
@@ -265,14 +265,18 @@ def _provenance() -> dict:
 
 
 def _finish(
-    learner: Learner, model: ModelConfig, conditioning: str, puzzles: PuzzleSet, origin: dict, out: Path
+    learner: Learner,
+    model: ModelConfig,
+    conditioning: str,
+    puzzles: PuzzleSet,
+    origin: dict,
+    options: PretrainOptions,
 ) -> None:
     """Write the artifact, with the averaged weights where there are any."""
     if learner.ema:
         learner.ema.swap()
-    save_artifact(
-        out, model, conditioning, learner.model.state_dict(), puzzles.row_names(), origin | {"steps": learner.step}
-    )
+    weights, origin = learner.model.state_dict(), origin | {"steps": learner.step}
+    save_artifact(options.out, model, conditioning, weights, puzzles.row_names(), origin, options.store)
     if learner.ema:
         learner.ema.swap()
-    print(f"artifact of {learner.step} steps in {out}")
+    print(f"artifact of {learner.step} steps in {options.out}")

@@ -51,6 +51,24 @@ def test_round_trip_and_new_puzzles_start_from_the_mean(saved):
     )
 
 
+def test_matrices_may_be_kept_as_int8_with_a_scale_per_row(saved, tmp_path):
+    _, model = saved
+    with torch.no_grad():
+        model.puzzle_emb.weights[0] = 0.0
+    weights = model.state_dict()
+    save_artifact(tmp_path / "small", TINY, "table", weights, ["name"] * (SHARED_ROWS + 4), {}, store="int8")
+    stored = load_file(tmp_path / "small" / "model.safetensors")
+    assert {stored[name].dtype for name, value in weights.items() if value.ndim == 2} == {torch.int8}
+    loaded = load_artifact(tmp_path / "small").weights
+    assert loaded.keys() == weights.keys() and {value.dtype for value in loaded.values()} == {torch.float32}
+    for name, value in weights.items():
+        value = value[: len(loaded[name])]
+        row = value.abs().amax(1, keepdim=True) if value.ndim == 2 else 0.0
+        kept = slice(None) if name != "puzzle_emb.weights" else torch.arange(len(loaded[name])) != NEW_PUZZLE_ROW
+        assert bool(((loaded[name] - value).abs() <= row / 254 * 1.001)[kept].all())
+    assert not loaded["puzzle_emb.weights"][0].any()
+
+
 def test_an_artifact_from_before_puzzle_tokens_could_be_set_loads_with_those_it_was_learned_with(tmp_path):
     config = ARCHITECTURES["shared"]
     model = RecursiveModel(config, SHARED_ROWS + 1)

@@ -19,6 +19,7 @@ from hrm_offline.data.puzzles import SHARED_ROWS
 from hrm_offline.model.artifact import load_artifact, save_artifact
 from hrm_offline.model.recursive import RecursiveModel
 
+MATRIX = "H_level.layers.0.mlp.down_proj.weight"
 TINY = ModelConfig(hidden_size=32, num_heads=2, H_layers=1, L_layers=1, puzzle_emb_ndim=32)
 
 
@@ -286,3 +287,27 @@ def test_refusing_takes_little_memory(good, tmp_path):
     *grown, control = map(int, result.stdout.split())
     assert dict(zip(BOMBS, grown)) == {name: pytest.approx(0, abs=32) for name in BOMBS}
     assert control > 100  # MiB of a string of 128: the measure sees what is there
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({MATRIX: torch.int8}, "has dtype I8"),
+        ({MATRIX + ".scale": torch.ones(32, 1)}, "has no place, since"),
+        ({MATRIX: torch.int8, ".scale": torch.ones(31, 1)}, "are [31, 1], expected"),
+        ({MATRIX: torch.int8, ".scale": torch.ones(32, 1).int()}, "has dtype I32"),
+        (
+            {MATRIX: torch.int8, ".scale": torch.full((32, 1), float("inf"))},
+            "not finite",
+        ),
+        ({"q_head.bias": torch.int8, ".scale": torch.ones(2, 1)}, "has dtype I8"),
+    ],
+)
+def test_scales_that_do_not_fit_are_refused(artifact, changes, reason):
+    path = artifact / "model.safetensors"
+    weights, name = load_file(path), next(iter(changes))
+    for key, value in changes.items():
+        key = name + key if key.startswith(".") else key
+        weights[key] = weights[key].to(value) if isinstance(value, torch.dtype) else value
+    save_file(weights, path)
+    assert reason in refusal(artifact)

@@ -30,9 +30,9 @@ from hrm_offline.solve.options import SolveOptions
         (0, 2, 1800, 1, 160, "decoder-170k"),  # a step per visit
         (0, 40, 1800, 1, 160, "decoder-2m"),
         (0, 40, 1800, 1, 10, "decoder-170k"),
-        (24, 240, 41_000, None, 160, "decoder-2m"),
-        (8, 240, 4_000, None, 160, "decoder-2m"),
-        (24, 400, 170, None, 160, "decoder-2m"),  # as on an H200
+        (24, 240, 41_000, None, 160, "decoder-4m"),
+        (8, 240, 4_000, None, 160, "decoder-4m"),
+        (24, 400, 170, None, 160, "decoder-4m"),  # as on an H200
         (24, 240, 10, None, 160, "decoder-170k"),
     ],
 )
@@ -53,9 +53,9 @@ def test_the_network_suits_the_device_and_the_time(
     [
         (24, 41_000, {"along": ("arc1-train",)}, "decoder-75m"),
         (24, 41_000, {"bundled": False}, "decoder-75m"),
-        (24, 41_000, {}, "decoder-2m"),
-        (24, 4_000, {"along": ("arc1-train",)}, "decoder-2m"),
-        (8, 41_000, {"along": ("arc1-train",)}, "decoder-2m"),
+        (24, 41_000, {}, "decoder-4m"),
+        (24, 4_000, {"along": ("arc1-train",)}, "decoder-4m"),
+        (8, 41_000, {"along": ("arc1-train",)}, "decoder-4m"),
     ],
 )
 def test_a_large_network_learns_from_random_weights_with_public_tasks_alone(

@@ -31,7 +31,7 @@ from hrm_offline.solve.schedule import GROUPS_PER_WORKER
 from tools.support import environment
 from tools.support.cards import CARDS, Card, faked
 from tools.support.command_line import parser_of, run_tool
-from tools.support.timetable import SHARE_OF_SMALL, Work, spend
+from tools.support.timetable import SHARE_OF_SMALL, TFLOPS_OF_SMALL, Shares, Work, spend
 
 PAGE = environment.REPOSITORY / "docs" / "cards.md"
 
@@ -69,9 +69,9 @@ _PLAN = """
 For {tasks} tasks without `--artifact` or `--preset`. GPU-seconds per task are the budget times the number of GPUs,
 divided by the number of tasks. The last three columns count visits of each demonstration, views of each test input, and
 networks that learn each task. They say how many would fit on tasks like ARC-AGI-2's public evaluation if a card reached
-{share:.0%} of its peak in 16-bit matrix products, or {small:.0%} with a small decoder, as an H200 did in adaptation. A
-card's share is not known before it is measured. Tasks that are learned along are not counted: with them about half as
-many visits fit.
+{share:.0%} of its peak in 16-bit matrix products. A small decoder is taken to learn at {small:.0%} of the peak, and to
+predict at {predict} TFLOP/s; an H200 reached 13% and {predict} TFLOP/s. A card's share is not known before it is
+measured. Tasks that are learned along are not counted: with them about half as many visits fit.
 
 """
 
@@ -100,7 +100,7 @@ def page() -> str:
             ["card", "compute capability", "memory", "number format", "our kernels", "candidates of the self-test"],
             operations,
         )
-        + _PLAN.format(tasks=_TASKS, share=_SHARE_OF_PEAK, small=SHARE_OF_SMALL)
+        + _PLAN.format(tasks=_TASKS, share=_SHARE_OF_PEAK, small=SHARE_OF_SMALL, predict=TFLOPS_OF_SMALL)
         + _table(["card", "budget", "GPU-seconds per task", "preset", "visits", "views", "networks per task"], plans)
         + _TIMETABLE
         + _table(
@@ -178,10 +178,11 @@ def _spending(card: Card, name: str, pretrained: bool, budget: float) -> list[st
     recipe = gpu_recipe(chosen.recipe(pretrained), chosen.model, _hidden_tasks(), groups)
     is_counted_alike = all(getattr(recipe, setting) == getattr(chosen.adapt, setting) for setting in _COUNTED)
     work = dataclasses.replace(_work(name, pretrained and not is_counted_alike), recipe=recipe)
-    share = SHARE_OF_SMALL if is_small_decoder(chosen.model) else _SHARE_OF_PEAK
-    rate = card.count * card.tflops * 1e12 * share
+    is_small = is_small_decoder(chosen.model)
+    share = Shares.of_small_decoder(card.tflops) if is_small else Shares(_SHARE_OF_PEAK, _SHARE_OF_PEAK)
+    peak = card.count * card.tflops * 1e12
     seconds = budget - Budget(budget).reserve
-    spent = spend(work, seconds, rate, rate, groups)
+    spent = spend(work, seconds, peak * share.adapt, peak * share.predict, groups)
     shares = (spent.adapt, spent.predict, spent.further, spent.left)
     return [
         f"{spent.visits:,.0f} of {work.recipe.visits:,}",

@@ -28,7 +28,7 @@ from tools.bench.contact.contact import Contact
 _SECONDS_PER_TASK = 40.0
 _RESERVE_SECONDS = 10.0  # kept back for the last batch of prediction
 # The networks of the curve: a preset, and whether its bundled artifact is adapted or random weights are.
-_ARMS = (("decoder-2m", True), ("decoder-75m", False), ("hrm-27m", False))
+_ARMS = (("decoder-4m", True), ("decoder-75m", False), ("hrm-27m", False))
 _LOOKS = (1 / 8, 1 / 4, 1 / 2, 1.0)  # shares of an adaptation's time after which its score is taken
 
 
