@@ -108,10 +108,10 @@ def simulate(seed: int, sharing: str = "sharded", folder: Path | None = None) ->
         options = SolveOptions(
             challenges, out, workers=weather.workers, sharing=sharing, hang_after=hang_after, induce="off"
         )
-        with _slow_writing(pool):
+        with _slow_writing(pool) as writing:
             report = solve(options, budget, lambda _: None, pool=pool)
         late = budget.elapsed() - max(weather.budget, _UNAVOIDABLE_SECONDS)
-        used = _used(weather, pool, challenges, report) if weather.well_behaved else None
+        used = _used(weather, pool, challenges, report, sum(writing)) if weather.well_behaved else None
         networks = report.get("adapted", {}).get("groups", [])
         first = [network for network in networks if not network["member"]]
         valid = _is_valid(out / "submission.json", {task_id: len(task["test"]) for task_id, task in tasks.items()})
@@ -121,17 +121,23 @@ def simulate(seed: int, sharing: str = "sharded", folder: Path | None = None) ->
 
 
 @contextlib.contextmanager
-def _slow_writing(pool: SimulatedPool) -> Iterator[None]:
-    """Let time pass on the supervisor's clock whenever the run writes its answers."""
-    write = ledger.write_json
+def _slow_writing(pool: SimulatedPool) -> Iterator[list[float]]:
+    """Let time pass on the supervisor's clock whenever the run writes its answers.
+
+    Yields a list, which collects the seconds of each writing after a worker was ready.
+    """
+    write, writing = ledger.write_json, []
 
     def slow_write(*arguments):
-        pool.now += pool.weather.write * math.exp(pool.rng.normal(0, 0.5))
+        seconds = pool.weather.write * math.exp(pool.rng.normal(0, 0.5))
+        pool.now += seconds
+        if pool.ready:
+            writing.append(seconds)
         write(*arguments)
 
     ledger.write_json = slow_write
     try:
-        yield
+        yield writing
     finally:
         ledger.write_json = write
 
@@ -160,12 +166,13 @@ def _draw_tasks(count: int, seed: int) -> dict:
     }
 
 
-def _used(weather: Weather, pool: SimulatedPool, challenges: Path, report: dict) -> float | None:
+def _used(weather: Weather, pool: SimulatedPool, challenges: Path, report: dict, writing: float) -> float | None:
     """Return the share of the plannable adaptation that took place, in seconds of all workers.
 
     A planner that knew the mean speeds could have planned all steps up to the recipe's ceiling, or as many as fit into
-    the time that prediction leaves. An adaptation ends with a whole step, so each group may lose one. Beyond the
-    ceiling everything counts as used, unless a whole further member would have fitted into the time that was left.
+    the time that prediction leaves, and the seconds in which answers are written, `writing`. An adaptation ends with a
+    whole step, so each group may lose one. Beyond the ceiling everything counts as used, unless a whole further member
+    would have fitted into the time that was left.
     """
     if not pool.ready or "adapted" not in report:
         return None
@@ -179,7 +186,7 @@ def _used(weather: Weather, pool: SimulatedPool, challenges: Path, report: dict)
     if span <= 0:
         return None
     predict = _prediction_seconds(weather, PredictionPlan(puzzles, recipe), span)
-    room = sum(max(0.0, end - ready - predict) for ready in pool.ready)
+    room = sum(max(0.0, end - ready - predict - writing) for ready in pool.ready)
     room -= len(first) * weather.step * _mean_factor(weather)
     tokens_per_visit = sum(len(bucket.members) * bucket.area for bucket in puzzles.buckets(puzzles.demonstrations))
     steps = weather.visits * tokens_per_visit / recipe.tokens_per_step
