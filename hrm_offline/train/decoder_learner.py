@@ -12,6 +12,7 @@ from hrm_offline.model.batching import OfferedBatch, to_device
 from hrm_offline.model.graphs import Choice
 from hrm_offline.model.network import Network
 from hrm_offline.model.pairs import PackedPairs
+from hrm_offline.ops.dispatch import decide
 from hrm_offline.train.distributed import World
 from hrm_offline.train.learner import Learner, Part
 
@@ -39,8 +40,18 @@ def new_learner(
 class DecoderLearner(Learner):
     """Learns a decoder. No state is carried from step to step.
 
-    Where steps may be recorded, batches are padded, so that many of them have one shape.
+    Where the gradients of a step may be recorded, batches are padded, so that many of them have one shape.
     """
+
+    @property
+    def pads(self) -> bool:
+        """Whether batches are padded.
+
+        Plain PyTorch's attention computes as many rows per sequence as the longest has, so padding would cost more
+        there than launches do.
+        """
+        model = self.model
+        return self.graphs.cuda is not None and decide("causal_attention", model.device, model.dtype).triton
 
     def _has_seen(self, batch: OfferedBatch) -> bool:
         return True
@@ -53,7 +64,7 @@ class DecoderLearner(Learner):
             torch.manual_seed(int(np.random.default_rng([self.seed, self.step, *key, _DROPOUT]).integers(2**63)))
         pairs, whole = batch.sequences(share), torch.tensor([batch.answer_tokens, batch.size / batch.answer_tokens])
         whole = to_device(whole, self.model.device)
-        if self.graphs.cuda is not None:
+        if self.pads:
             return self._replayed(pairs, whole)
         where = None if self.recipe.loss_on_input else pairs.answers
         labels = pairs.targets if where is None else pairs.targets[where]

@@ -14,7 +14,7 @@ from hrm_offline.model.network import training_batches
 from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.train import graphs as graphs_module
 from hrm_offline.train import learner as learner_module
-from hrm_offline.train.decoder_learner import new_learner
+from hrm_offline.train.decoder_learner import DecoderLearner, new_learner
 from hrm_offline.train.graphs import Snapshot
 from hrm_offline.train.learner import Learner
 
@@ -168,6 +168,12 @@ def test_a_snapshot_undoes_steps(tasks):
     assert not torch.equal(after[0], before)
 
 
+@pytest.fixture
+def padded(monkeypatch):
+    """Pad the batches of decoders, as where our attention serves."""
+    monkeypatch.setattr(DecoderLearner, "pads", property(lambda learner: learner.graphs.cuda is not None))
+
+
 def make_decoder_learner(tasks, graphs=None, device="cpu", **changes):
     """Return a learner of a decoder and what offers its batches, of a few shapes."""
     changes = {"tokens_per_step": 120, "warmup_steps": 2} | changes
@@ -186,6 +192,7 @@ def decoder_learned(tasks, graphs, steps=16, **changes):
 
 
 @pytest.mark.parametrize("micro_batches", [1, 2])
+@pytest.mark.usefixtures("padded")
 def test_recordings_of_a_decoder_learn_what_its_padded_batches_do(tasks, micro_batches):
     graphs, slow = Choice(FakeCuda(), None), Choice(FakeCuda(recorded_seconds=2.0), None)
     ours = decoder_learned(tasks, graphs, 24, micro_batches=micro_batches)
@@ -198,6 +205,15 @@ def test_recordings_of_a_decoder_learn_what_its_padded_batches_do(tasks, micro_b
     assert all(torch.equal(a, b) for a, b in zip(ours.params, theirs.params))
 
 
+def test_where_plain_attention_serves_the_update_of_a_decoder_alone_is_recorded(tasks):
+    graphs = Choice(FakeCuda(), None)
+    learner = decoder_learned(tasks, graphs, 12)
+    assert {key[0] for key in learner.recorder.recorded} == {"normuon"}
+    theirs = decoder_learned(tasks, NEVER, 12)
+    assert all(torch.equal(a, b) for a, b in zip(learner.params, theirs.params))
+
+
+@pytest.mark.usefixtures("padded")
 def test_padded_batches_of_a_decoder_learn_what_batches_without_padding_do(tasks):
     ours = decoder_learned(tasks, Choice(FakeCuda(recorded_seconds=2.0), None), 6)
     theirs = decoder_learned(tasks, NEVER, 6)
@@ -205,6 +221,7 @@ def test_padded_batches_of_a_decoder_learn_what_batches_without_padding_do(tasks
         assert torch.allclose(a, b, atol=1e-4)
 
 
+@pytest.mark.usefixtures("padded")
 def test_a_spoilt_recording_of_a_decoder_does_not_serve(tasks):
     cuda = FakeCuda()
     graphs = Choice(cuda, None)
@@ -228,11 +245,14 @@ def test_dropout_and_a_loss_on_the_input_are_not_recorded(tasks, changes):
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("padded")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("micro_batches", [1, 2])
-def test_recorded_steps_of_a_decoder_learn_as_launched_ones_do(tasks, micro_batches):
+def test_recorded_steps_of_a_decoder_learn_as_launched_ones_do(tasks, micro_batches, dtype):
     weights = []
     for serves in (False, True):
         learner, offer = make_decoder_learner(tasks, device="cuda", cuda_graphs="yes", micro_batches=micro_batches)
+        learner.model.dtype = dtype
         learner.recorder.on = serves
         for step in range(40):
             learner.embeddings_only = step < 2 or 8 <= step < 10
