@@ -79,9 +79,10 @@ class Learner:
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=model.dtype is torch.float16)
         self.carries: dict[tuple[int, int], Carry] = {}  # by bucket and part
         self.graphs = graphs or Choice.of(recipe.cuda_graphs, model.device)
-        self.recorder = Recorder(self.graphs)
+        self.recorder = recorder = Recorder(self.graphs)
         if isinstance(self.optimizer, MatrixOptimizer):
-            self.optimizer.record = lambda key, compute: self.recorder.run(key, (), compute)
+            # Without `self`: a cycle would keep a learner's memory after its end.
+            self.optimizer.record = lambda key, compute: recorder.run(key, (), compute)
         self.trials = 0  # of CUDA graphs
         self.memory: MemoryPlan | None = None
 

@@ -1,6 +1,8 @@
 """Test that steps recorded as CUDA graphs learn what launched ones do, or are not used."""
 
 import dataclasses
+import gc
+import weakref
 
 import pytest
 import torch
@@ -211,6 +213,26 @@ def test_where_plain_attention_serves_the_update_of_a_decoder_alone_is_recorded(
     assert {key[0] for key in learner.recorder.recorded} == {"normuon"}
     theirs = decoder_learned(tasks, NEVER, 12)
     assert all(torch.equal(a, b) for a, b in zip(learner.params, theirs.params))
+
+
+@pytest.mark.usefixtures("padded")
+def test_a_learner_with_recordings_is_freed_with_its_last_name(tasks):
+    """A GPU learns one network after another, and has no room for those before. A real recording keeps no code."""
+
+    class Forgetful(FakeCuda):
+        def capture(self, compute):
+            result = compute()
+            return lambda: result
+
+    learner = decoder_learned(tasks, Choice(Forgetful(), True), 12)
+    assert learner.recorder.recorded
+    alive = weakref.ref(learner.params[0])
+    gc.disable()
+    try:
+        del learner
+        assert alive() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.usefixtures("padded")
