@@ -65,13 +65,16 @@ class DecoderLearner(Learner):
         pairs, whole = batch.sequences(share), torch.tensor([batch.answer_tokens, batch.size / batch.answer_tokens])
         whole = to_device(whole, self.model.device)
         if self.pads:
-            return self._replayed(pairs, whole)
+            return self._replayed(key[1], pairs, whole)
         where = None if self.recipe.loss_on_input else pairs.answers
         labels = pairs.targets if where is None else pairs.targets[where]
         return self._forward_backward(pairs, where, labels, self._counts(pairs), whole)
 
-    def _replayed(self, pairs: PackedPairs, whole: torch.Tensor) -> Part:
-        """Compute a part by a recording of its padded shape, where there is one. All tokens have logits then."""
+    def _replayed(self, index: int, pairs: PackedPairs, whole: torch.Tensor) -> Part:
+        """Compute part `index` of a batch by a recording of its padded shape, where there is one.
+
+        All tokens have logits then. Parts of one shape have recordings of their own, whose results lie apart.
+        """
         pairs = pairs.padded()
         labels = torch.full_like(pairs.targets, IGNORE).index_copy_(0, pairs.answers, pairs.targets[pairs.answers])
 
@@ -80,8 +83,8 @@ class DecoderLearner(Learner):
             return self._forward_backward(PackedPairs(*own, pairs.answers, pairs.targets, pairs.counts), None, *others)
 
         given = (pairs.tokens, pairs.positions, pairs.owners, pairs.bounds, pairs.identifiers, labels)
-        shape = (len(pairs.tokens), len(pairs), pairs.longest)
-        return self.recorder.run(shape, (*given, self._counts(pairs), whole), compute)
+        key = ("gradients", index, len(pairs.tokens), len(pairs), pairs.longest)
+        return self.recorder.run(key, (*given, self._counts(pairs), whole), compute)
 
     def _counts(self, pairs: PackedPairs) -> torch.Tensor:
         return to_device(torch.from_numpy(pairs.counts), self.model.device)
