@@ -207,7 +207,7 @@ def _require_numbers(header: dict[str, TensorInfo], path: Path) -> None:
     """Raise `InputError` unless all tensors are of floats, or of int8 with scales that fit."""
     for name, info in header.items():
         scales = header.get(name + _SCALE)
-        is_scaled = info.dtype == "I8" and scales is not None and len(info.shape) == 2
+        is_scaled = info.dtype == "I8" and scales is not None and len(info.shape) == 2 and not _is_scale(name, header)
         if is_scaled and scales.shape != (info.shape[0], 1):
             raise InputError(f"{path}: the scales of '{name}' are {list(scales.shape)}, expected {[info.shape[0], 1]}")
         if not is_scaled and info.dtype not in _FLOATS:

@@ -10,11 +10,11 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-from hrm_offline.ops.faults import first_line, is_context_lost, is_out_of_memory
+from hrm_offline.ops.faults import KernelFault, first_line, is_context_lost, is_out_of_memory
 
 # Runs before a recording, so that workspaces and kernels that are made at first use exist by then. PyTorch's notes on
 # CUDA graphs ask for them.
@@ -22,10 +22,13 @@ WARM_UP = 3
 _MORE_THAN_NOISE = 2.0  # replays may be this many times as far from a plain run as a second plain run is
 
 Inputs = tuple[torch.Tensor | None, ...]
+T = TypeVar("T")
 
 
 class Cuda:
     """The parts of CUDA that recordings need. Tests put a CPU in its place."""
+
+    device = torch.device("cuda")
 
     def __init__(self):
         self.stream = torch.cuda.Stream()  # recording is refused on the default one
@@ -33,7 +36,11 @@ class Cuda:
 
     def renew(self) -> None:
         """Take a new pool of memory for recordings. The old one is freed with the last recording in it."""
-        self.pool = torch.cuda.graph_pool_handle()
+        self.pool = self.new_pool()
+
+    def new_pool(self) -> Any:
+        """Return a pool of memory of its own."""
+        return torch.cuda.graph_pool_handle()
 
     @contextlib.contextmanager
     def beside(self) -> Iterator[None]:
@@ -46,17 +53,19 @@ class Cuda:
         finally:
             current.wait_stream(self.stream)
 
-    def capture(self, compute: Callable[[], Any]) -> Callable[[], Any]:
+    def capture(self, compute: Callable[[], Any], own_pool: Any = None) -> Callable[[], Any]:
         """Record the launches of `compute` without running them.
 
         Returns a function that runs them and returns what `compute` returned, in the same memory each time. Raises what
-        `compute` raises, or `RuntimeError` where it does something that cannot be recorded.
+        `compute` raises, or `RuntimeError` where it does something that cannot be recorded. PyTorch's own context
+        collects garbage and frees cached memory first. With `own_pool`, the memory for it, that is left out.
         """
         graph = torch.cuda.CUDAGraph()
+        # Other threads, such as NCCL's, may go on asking the device.
+        settings = {"pool": own_pool or self.pool, "capture_error_mode": "thread_local"}
         cause = None
         try:
-            # Other threads, such as NCCL's, may go on asking the device.
-            with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
+            with self._begun(graph, settings) if own_pool else torch.cuda.graph(graph, stream=self.stream, **settings):
                 try:
                     result = compute()
                 except Exception as error:
@@ -73,6 +82,15 @@ class Cuda:
             return result
 
         return replay
+
+    @contextlib.contextmanager
+    def _begun(self, graph: torch.cuda.CUDAGraph, settings: dict) -> Iterator[None]:
+        with self.beside():
+            graph.capture_begin(**settings)
+            try:
+                yield
+            finally:
+                graph.capture_end()
 
     def seconds(self, call: Callable[[], object]) -> float:
         """Return the seconds from the first launch of a call to the end of its work."""
@@ -167,18 +185,29 @@ class Recorder:
                 return self._replay(self.recorded[key], inputs)
             return compute(*inputs)
 
+    def run_within_memory(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """Return what `compute()` returns, as `run` does. Where memory runs out, nothing is recorded from then on.
+
+        The work must change nothing before it has all its memory.
+        """
+        try:
+            return self.run(key, (), compute)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        if self.on:
+            self.turn_off("recordings do not fit into memory")
+        return compute()
+
     def _record(self, key: Hashable, inputs: Inputs, compute: Callable[..., Any]) -> bool:
         """Record the work of a key. Return False where that is impossible."""
         own = tuple(None if given is None else given.clone() for given in inputs)
-        try:
-            self.recorded[key] = _Recorded(own, self.choice.cuda.capture(lambda: compute(*own)))
-            return True
-        except RuntimeError as error:
-            if is_out_of_memory(error) or is_context_lost(error):
-                raise
-            reason = f"recording failed: {first_line(error)}"
-        self.turn_off(reason)
-        return False
+        replay, problem = _captured(self.choice.cuda, lambda: compute(*own))
+        if replay is None:
+            self.turn_off(problem)
+            return False
+        self.recorded[key] = _Recorded(own, replay)
+        return True
 
     def _replay(self, recorded: _Recorded, inputs: Inputs) -> Any:
         """Run a recording. It reads from fixed addresses, so the new inputs are copied there."""
@@ -186,6 +215,71 @@ class Recorder:
             if own is not None:
                 own.copy_(new)
         return recorded.replay()
+
+
+class Repeater:
+    """Runs work again and again in the same memory, and replays a recording of it from the second run on.
+
+    For work that is never done again afterwards, so that a recording lives as long as its work. `on` says whether it
+    records; at first the choice does.
+    """
+
+    def __init__(self, choice: Choice):
+        self.choice = choice
+        self.on = choice.serves is True
+        self._pool: Any = None
+        self._anchor: Callable[[], Any] | None = None
+
+    def runner(self, compute: Callable[[], Any]) -> Callable[[], None]:
+        """Return a function that does the work once per call. It raises what `compute` raises.
+
+        Where recording fails, all work is computed without recordings from then on. Raises an error of the memory or of
+        a lost device.
+        """
+        replay, runs = None, 0
+
+        def run() -> None:
+            nonlocal replay, runs
+            runs += 1
+            if runs == 2 and self.on:
+                replay = self._record(compute)
+            (replay or compute)()
+
+        return run
+
+    def _record(self, compute: Callable[[], Any]) -> Callable[[], Any] | None:
+        cuda = self.choice.cuda
+        if self._anchor is None:  # PyTorch gives a pool up when its last recording is gone
+            self._pool = cuda.new_pool()
+            self._anchor, _ = _captured(cuda, lambda: torch.zeros(1, device=cuda.device), self._pool)
+        replay, problem = _captured(cuda, compute, self._pool)
+        if replay is None:
+            self.on = False
+            self.choice.decide(False, problem)
+        return replay
+
+
+def _captured(cuda: Cuda, compute: Callable[[], Any], own_pool: Any = None):
+    """Return a recording and None, or None and why there is none. Raises an error of the memory or of a lost device."""
+    try:
+        return cuda.capture(compute, own_pool), None
+    except RuntimeError as error:
+        if is_out_of_memory(error) or is_context_lost(error):
+            raise
+        return None, f"recording failed: {first_line(error)}"
+
+
+def settle(choice: Choice, trial: Callable[[], tuple[bool, str]]) -> None:
+    """Decide by a trial whether work is recorded, where that is to be measured. A trial that fails says no."""
+    if choice.serves is not None:
+        return
+    try:
+        found = trial()
+    except (KernelFault, RuntimeError, MemoryError) as error:
+        if is_context_lost(error):
+            raise
+        found = False, f"the trial failed: {first_line(error)}"
+    choice.decide(*found)
 
 
 @dataclass(frozen=True)

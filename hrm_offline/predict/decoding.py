@@ -16,7 +16,7 @@ from hrm_offline.data.canvas import output_lengths, sequence_length
 from hrm_offline.data.puzzles import Batch, PuzzleSet
 from hrm_offline.data.tasks import MAX_SIDE
 from hrm_offline.model.decoder import DecoderModel
-from hrm_offline.model.graphs import Choice
+from hrm_offline.model.graphs import Choice, Outcome, Repeater, judge, settle
 from hrm_offline.model.network import Network
 from hrm_offline.model.pairs import PairMaker
 from hrm_offline.ops import dispatch
@@ -37,12 +37,13 @@ class DecoderPredictor:
     `sequence_steps` counts the tokens that were decoded, summed over sequences.
     """
 
-    def __init__(self, model: DecoderModel, puzzles: PuzzleSet, config: AdaptConfig):
+    def __init__(self, model: DecoderModel, puzzles: PuzzleSet, config: AdaptConfig, graphs: Choice | None = None):
         self.model = model
         self.config = config
         self.puzzles = puzzles
         self.maker = PairMaker(puzzles, puzzles.tests, model.device)
         self.sequence_steps = 0
+        self.repeater = Repeater(graphs or Choice.of("no", model.device))
         self._invariants: dict[int, Invariants] = {}  # by puzzle
         self._written: dict[tuple[int, int], np.ndarray] = {}  # the grids written so far, by test input and view
 
@@ -62,13 +63,42 @@ class DecoderPredictor:
         """Write grids that take all their room, to time the longest work that a batch can be. Nothing is kept."""
 
         def write(part: Batch) -> None:
-            written = write_grids(self.model, self.maker.prompts(part), self._room(part), fills=True)
-            written.scores.cpu()  # waits for a GPU
+            self._fill(part).scores.cpu()  # waits for a GPU
 
         self._within_memory(write, batch, Batch.rows, lambda parts: None)
 
+    @property
+    def records(self) -> bool:
+        """Whether steps of writing are recorded."""
+        return self.repeater.on
+
     def try_graphs(self, batch: Batch) -> None:
-        """Leave all work unrecorded (see `new_predictor`)."""
+        """Decide whether the steps of writing are recorded from now on, where that is to be measured."""
+        choice = self.repeater.choice
+        if choice.serves is None:
+            settle(choice, lambda: self._try_recording(batch))
+            self.repeater.on = choice.serves
+
+    @torch.inference_mode()
+    def _try_recording(self, batch: Batch) -> tuple[bool, str]:
+        """Write the grids of a batch plain and recorded."""
+        repeater, outcomes = self.repeater, []
+
+        def take(recorded: bool) -> Outcome:
+            repeater.on = recorded
+            seconds = repeater.choice.cuda.seconds(lambda: outcomes.append(self._fill(batch)))
+            written = outcomes.pop()
+            return Outcome(seconds, (written.tokens.cpu(), written.scores.cpu()))
+
+        plain, recorded = take(recorded=False), take(recorded=True)
+        if not repeater.on:
+            return False, repeater.choice.reason
+        return judge(plain, recorded, lambda: take(recorded=False))
+
+    def _fill(self, batch: Batch) -> Written:
+        """Write grids that take all their room."""
+        prompts, room = self.maker.prompts(batch), self._room(batch)
+        return write_grids(self.model, prompts, room, fills=True, repeater=self.repeater)
 
     def trace(self, batch: Batch) -> list[Votes]:
         """Return the votes after each outer step, of which a decoder has one."""
@@ -153,7 +183,8 @@ class DecoderPredictor:
         known, drafts = [self._written.get(key) for key in keys], None
         if any(grid is not None for grid in known):
             drafts = Drafts.of_grids(known, self.model.device)
-        written = write_grids(self.model, self.maker.prompts(batch), self._room(batch), drafts)
+        prompts, room = self.maker.prompts(batch), self._room(batch)
+        written = write_grids(self.model, prompts, room, drafts, repeater=self.repeater)
         for key, tokens in zip(keys, written.tokens.cpu().numpy()):
             if key not in self._written and (grid := grid_of(tokens)) is not None:
                 self._written[key] = grid
@@ -174,7 +205,8 @@ class DecoderPredictor:
                 break
             rows = owners[[turn.path for turn in turns]]
             part = batch.rows(rows)
-            new = write_grids(self.model, self.maker.prompts(part), room[rows], _drafts_of(turns, paths), floor)
+            prompts, drafts = self.maker.prompts(part), _drafts_of(turns, paths)
+            new = write_grids(self.model, prompts, room[rows], drafts, floor, repeater=self.repeater)
             found.append(self._votes(part, new, _WEIGHT_OF_FOUND))
             paths, owners = _joined(paths, new), np.concatenate([owners, rows])
         return Votes.joined(found) if found else self._votes(batch.rows(slice(0)), None)
@@ -267,9 +299,7 @@ AnyPredictor = Predictor | DecoderPredictor
 def new_predictor(
     model: Network, puzzles: PuzzleSet, config: AdaptConfig, graphs: Choice | None = None
 ) -> AnyPredictor:
-    """Return the predictor that suits the kind of network. `graphs` says whether an outer step may be recorded."""
+    """Return the predictor that suits the kind of network. `graphs` says whether its steps may be recorded."""
     if model.config.is_decoder:
-        if graphs is not None and graphs.serves is None:
-            graphs.decide(False, "a decoder's work has another shape at every token")
-        return DecoderPredictor(model, puzzles, config)
+        return DecoderPredictor(model, puzzles, config, graphs)
     return Predictor(model, puzzles, config, graphs)

@@ -14,17 +14,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 
 from hrm_offline.common.tokens import COLOURS, EOS, FIRST_COLOUR, NEW_ROW
 from hrm_offline.data.tasks import MAX_SIDE
-from hrm_offline.model.decoder import DecoderModel
+from hrm_offline.model.decoder import Cache, DecoderModel
+from hrm_offline.model.graphs import Choice, Repeater
 from hrm_offline.model.pairs import PART_OUTPUT, PackedPairs, output_positions
 
-# Finished sequences leave the batch when so large a share of it has ended. Copying the cache costs a few steps.
-_LEAVING_SHARE = 0.25
+# Finished sequences leave the batch when so large a share of it has ended. Copying the cache costs a few steps. On a
+# GPU the steps that follow are recorded again, which costs two more.
+_LEAVING_SHARE = {"cpu": 0.25, "cuda": 0.5}
 # A draft is read so often at most, and not again where fewer tokens were kept than writing one by one would have made
 # in the same time.
 _READINGS, _WORTH = 4, 3
@@ -101,11 +104,33 @@ class _Drawn:
         """Return the positions int64 [A, 3] of the tokens that come next."""
         return torch.stack([self.row, self.col, torch.full_like(self.row, PART_OUTPUT)], dim=1)
 
-    def advance(self, tokens: torch.Tensor) -> _Drawn:
-        """Return where the sequences stand after tokens [A]."""
+    def advance_(self, tokens: torch.Tensor) -> None:
+        """Go on to where the sequences stand after tokens [A]."""
         ends = tokens == NEW_ROW
-        width = torch.where(ends & (self.width == 0), self.col, self.width)
-        return _Drawn(self.row + ends.long(), torch.where(ends, 0, self.col + 1), width)
+        self.width.copy_(torch.where(ends & (self.width == 0), self.col, self.width))
+        self.row += ends.long()
+        self.col.copy_(torch.where(ends, 0, self.col + 1))
+
+
+@dataclass
+class _Work:
+    """The sequences [A] of a batch that are being written. Each step changes the tensors in place.
+
+    alive int64: their rows in the batch. tokens int64: the last that each has written. places int64: how many tokens
+    each has written. done bool: whether it has ended.
+    """
+
+    alive: torch.Tensor
+    tokens: torch.Tensor
+    places: torch.Tensor
+    done: torch.Tensor
+    drawn: _Drawn
+    cache: Cache
+
+    def rows(self, index: torch.Tensor) -> _Work:
+        """Return the work on some of the sequences, by index."""
+        columns = (column[index] for column in (self.alive, self.tokens, self.places, self.done))
+        return _Work(*columns, self.drawn.at(index), self.cache.rows(index))
 
 
 def write_grids(
@@ -115,13 +140,14 @@ def write_grids(
     drafts: Drafts | None = None,
     floor: float = -math.inf,
     fills: bool = False,
+    repeater: Repeater | None = None,
 ) -> Written:
     """Write a grid after each prompt, of at most `room` tokens with its EOS, int64 [B].
 
     A sequence that does not end within its room has no EOS among its tokens, nor has one that was given up because
     its log-likelihood fell below `floor`. Drafts save time and change nothing but rounding; to use them waits for the
-    device. With `fills` a grid without draft takes all its room, so that the longest work can be timed. Call it in
-    inference mode.
+    device. With `fills` a grid without draft takes all its room, so that the longest work can be timed. A `repeater`
+    may record the steps. Call it in inference mode.
     """
     size, most, device = len(prompts), int(room.max()), model.device
     blank = torch.zeros(size, most, dtype=torch.int64, device=device)
@@ -135,58 +161,76 @@ def write_grids(
         alive = (~(written.tokens == EOS).any(1) & (begun < limits) & (written.scores >= floor)).nonzero()[:, 0]
         prompts = prompts.continued(alive, written.tokens[alive], begun[alive]) if len(alive) else prompts
     if len(alive):
-        _write_on(model, prompts, limits, written, alive, begun, floor, fills)
+        work, logits = _begin(model, prompts, written, alive, begun)
+        choose = _Chooser(written, limits, floor, fills)
+        choose(logits, work)
+        _write_on(model, work, choose, repeater or Repeater(Choice(None, False)))
     return written
 
 
-def _write_on(
-    model: DecoderModel,
-    prompts: PackedPairs,
-    limits: torch.Tensor,
-    written: Written,
-    alive: torch.Tensor,
-    begun: torch.Tensor,
-    floor: float,
-    fills: bool,
-) -> None:
-    """Write the sequences `alive` [A] of a batch to their ends. `prompts` [A] hold the `begun` [B] tokens already."""
-    most, device = written.tokens.shape[1], model.device
-    logits, cache = model.prefill(prompts, prompts.longest + most)
-    places, steps = begun[alive], most
-    drawn = _Drawn.along(torch.cat([written.tokens[alive], torch.zeros_like(alive)[:, None]], dim=1))
-    drawn, done = drawn.at(torch.arange(len(alive), device=device), places), torch.zeros_like(alive, dtype=torch.bool)
-    for step in range(steps):
-        possible = drawn.allowed(logits.shape[1])
-        if fills:
-            possible[:, EOS] = False
-        tokens = _choose(written, logits, possible, done, alive, places)  # [A]
-        places = places + 1
-        done = done | (tokens == EOS) | (places >= limits[alive]) | (written.scores[alive] < floor)
-        left = _leave(done, step, device)
-        if step + 1 == steps or (left is not None and not len(left)):
-            break
-        if left is not None:
-            alive, tokens, done, places = alive[left], tokens[left], done[left], places[left]
-            drawn, cache = drawn.at(left), cache.rows(left)
-        places = places.clamp_max(most - 1)  # of sequences that have ended and have not left yet
-        logits = model.extend(cache, tokens, drawn.positions())
-        drawn = drawn.advance(tokens)
+def _begin(
+    model: DecoderModel, prompts: PackedPairs, written: Written, alive: torch.Tensor, begun: torch.Tensor
+) -> tuple[_Work, torch.Tensor]:
+    """Read prompts of the sequences `alive` [A], which hold the `begun` [B] tokens of their grids already.
 
-
-def _choose(written: Written, logits, possible, done, alive, places) -> torch.Tensor:
-    """Write down the next token of each sequence in work at its place, and return the tokens int64 [A].
-
-    `possible` bool [A, vocabulary] says which tokens may be chosen.
+    Returns the work on them, and the logits [A, vocabulary] of their next tokens.
     """
-    chances = logits.float().log_softmax(-1).masked_fill(~possible, -math.inf)  # [A, vocabulary]
-    (best_chance, second_chance), (tokens, second) = (part.unbind(1) for part in chances.topk(2, dim=1))
-    before = written.scores[alive]
-    kept = (written.turns[alive, places], written.others[alive, places], written.tokens[alive, places])
-    written.turns[alive, places] = torch.where(done, kept[0], before + second_chance)
-    written.others[alive, places] = torch.where(done, kept[1], second)
-    written.tokens[alive, places] = torch.where(done, kept[2], tokens)
-    written.scores[alive] = before + torch.where(done, 0, best_chance)
-    return tokens
+    logits, cache = model.prefill(prompts, prompts.longest + written.tokens.shape[1])
+    places, nothing = begun[alive], torch.zeros_like(alive)
+    drawn = _Drawn.along(torch.cat([written.tokens[alive], nothing[:, None]], dim=1))
+    drawn = drawn.at(torch.arange(len(alive), device=model.device), places)
+    return _Work(alive, nothing, places, nothing.bool(), drawn, cache), logits
+
+
+@dataclass
+class _Chooser:
+    """Chooses tokens and writes them down. `limits` int64 [B] are the tokens that each sequence may have."""
+
+    written: Written
+    limits: torch.Tensor
+    floor: float
+    fills: bool
+
+    def __call__(self, logits: torch.Tensor, work: _Work) -> None:
+        """Write down the next token of each sequence in work, by its logits [A, vocabulary]."""
+        written, alive = self.written, work.alive
+        work.places.clamp_(max=written.tokens.shape[1] - 1)  # of sequences that have ended and have not left yet
+        places, done = work.places, work.done
+        possible = work.drawn.allowed(logits.shape[1])
+        if self.fills:
+            possible[:, EOS] = False
+        chances = logits.float().log_softmax(-1).masked_fill(~possible, -math.inf)  # [A, vocabulary]
+        (best_chance, second_chance), (tokens, second) = (part.unbind(1) for part in chances.topk(2, dim=1))
+        before = written.scores[alive]
+        kept = (written.turns[alive, places], written.others[alive, places], written.tokens[alive, places])
+        written.turns[alive, places] = torch.where(done, kept[0], before + second_chance)
+        written.others[alive, places] = torch.where(done, kept[1], second)
+        written.tokens[alive, places] = torch.where(done, kept[2], tokens)
+        written.scores[alive] = before + torch.where(done, 0, best_chance)
+        work.tokens.copy_(tokens)
+        work.places += 1
+        work.done |= (tokens == EOS) | (work.places >= self.limits[alive]) | (written.scores[alive] < self.floor)
+
+
+def _write_on(model: DecoderModel, work: _Work, choose: _Chooser, repeater: Repeater) -> None:
+    """Write the sequences in work to their ends. Each has its first token."""
+    most = choose.written.tokens.shape[1]
+    write_next = repeater.runner(partial(_write_next, model, work, choose))
+    for step in range(most - 1):
+        left = _leave(work.done, step, model.device)
+        if left is not None:
+            if not len(left):
+                return
+            work = work.rows(left)
+            write_next = repeater.runner(partial(_write_next, model, work, choose))
+        write_next()
+
+
+def _write_next(model: DecoderModel, work: _Work, choose: _Chooser) -> None:
+    """Write one further token of each sequence in work."""
+    logits = model.extend(work.cache, work.tokens, work.drawn.positions())
+    work.drawn.advance_(work.tokens)
+    choose(logits, work)
 
 
 def _read_drafts(
@@ -249,7 +293,7 @@ def _leave(done: torch.Tensor, step: int, device: torch.device) -> torch.Tensor 
     if device.type == "cuda" and step % _LOOK_EVERY:
         return None
     stay = (~done).nonzero()[:, 0]
-    return stay if not len(stay) or len(stay) <= (1 - _LEAVING_SHARE) * len(done) else None
+    return stay if not len(stay) or len(stay) <= (1 - _LEAVING_SHARE[device.type]) * len(done) else None
 
 
 def grid_of(tokens: np.ndarray) -> np.ndarray | None:

@@ -12,11 +12,11 @@ from hrm_offline.common.tokens import Canvas
 from hrm_offline.config import AdaptConfig
 from hrm_offline.data.puzzles import Batch, PuzzleSet, unpack
 from hrm_offline.model.batching import BatchMaker
-from hrm_offline.model.graphs import WARM_UP, Choice, Outcome, Recorder, judge
+from hrm_offline.model.graphs import WARM_UP, Choice, Outcome, Recorder, judge, settle
 from hrm_offline.model.halting import Sequences, wants_to_halt
 from hrm_offline.model.recursive import Output, RecursiveModel
 from hrm_offline.ops import dispatch
-from hrm_offline.ops.faults import KernelFault, first_line, is_context_lost, is_out_of_memory
+from hrm_offline.ops.faults import KernelFault, is_out_of_memory
 
 _TRIED_CALLS = 3  # recorded, and as many plain
 
@@ -85,20 +85,18 @@ class Predictor:
         """Predict a batch to see how long that takes."""
         self.predict(batch)
 
+    @property
+    def records(self) -> bool:
+        """Whether batches are recorded."""
+        return self.recorder.on
+
     def try_graphs(self, batch: Batch) -> None:
         """Decide whether batches are recorded from now on, where that is to be measured."""
         choice = self.recorder.choice
-        if choice.serves is not None:
-            return
-        try:
-            found = self._try_recording(batch)
-        except (KernelFault, RuntimeError, MemoryError) as error:
-            if is_context_lost(error):
-                raise
-            found = False, f"the trial failed: {first_line(error)}"
-        choice.decide(*found)
-        self.recorder.clear()
-        self.recorder.on = choice.serves
+        if choice.serves is None:
+            settle(choice, lambda: self._try_recording(batch))
+            self.recorder.clear()
+            self.recorder.on = choice.serves
 
     @torch.inference_mode()
     def _try_recording(self, batch: Batch) -> tuple[bool, str]:

@@ -36,7 +36,7 @@ _MIN_BYTES_FOR_LARGE = 12 * 2**30
 # The largest network that comes pretrained for a device, where there is time for it.
 _WITH_TIME = {"cpu": "decoder-2m", "cuda": "decoder-4m"}
 # The tokens per second that it learns. One core of an AMD EPYC server makes 1.2 steps of 2,000 tokens of `decoder-2m`
-# per second. An H200 learned 2.4 million of `decoder-4m`; a smaller GPU is assumed to learn a tenth.
+# per second. An H200 learned 2.5 million of `decoder-4m`; a smaller GPU is assumed to learn a tenth.
 _TOKENS_PER_SECOND, _STEPS_PER_SECOND = {"cpu": 2_400.0, "cuda": 225_000.0}, {"cpu": math.inf, "cuda": STEPS_PER_SECOND}
 # On both development sets `decoder-2m` solves less than `decoder-170k` in the same time after 8 and 13 visits, and more
 # after 27 and 63, in 356 and 570 steps: see LOG.md, 2026-11-27.
@@ -148,8 +148,9 @@ def _suited(
 ) -> AdaptConfig:
     """Return a preset's recipe as it suits the device, or as this run began with it, with what the user overrides."""
     options, past = setup.options, setup.past or {}
-    is_small = is_small_decoder(model)
-    if is_small and past.get("model", {}).get("hidden_size") == model.hidden_size:
+    is_small, past_model = is_small_decoder(model), past.get("model", {})
+    is_same = [past_model.get(name) == getattr(model, name) for name in ("architecture", "hidden_size")]
+    if is_small and all(is_same):
         known = past.get("recipe", {})
         recipe = dataclasses.replace(recipe, **{name: known[name] for name in SUITED if name in known})
     elif is_small and runtime.device.type == "cuda":

@@ -18,7 +18,7 @@ SUITED = ("tokens_per_step", "predict_tokens", "members")  # the settings that `
 STEPS_PER_SECOND = 24.0
 _TOKENS_PER_STEP, _STEPS = 32_000, 640
 # Writing token by token launches kernels for each token. With these batches all views of 400 tasks take a sixth of the
-# steps that they take with batches for a CPU, and the cache of `decoder-2m` takes 1.2 GB.
+# steps that they take with batches for a CPU, and the cache of `decoder-4m` takes 1.6 GB.
 _PREDICT_TOKENS = 2**18
 # A network of 2M parameters makes all its visits in minutes. The number is that of the large presets.
 _MEMBERS = 16

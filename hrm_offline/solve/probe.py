@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hrm_offline.data.puzzles import Batch
+from hrm_offline.model.graphs import WARM_UP
 from hrm_offline.predict.decoding import AnyPredictor
 from hrm_offline.predict.plan import PredictionPlan
 
@@ -54,8 +55,11 @@ class Probe:
                 seconds = (times * seconds + self._seconds_of(more, trial)) / (times + more)
                 if more == _MORE_PROBES:  # there is time for a trial, which takes about as long
                     self.predictor.try_graphs(trial)
-                self._fit([*trials, (trial, seconds)])
-                return seconds / self.plan.cost_of(trial)
+                trials.append((trial, seconds))
+                if self.predictor.records:
+                    trials = [(batch, self._recorded_seconds(batch)) for batch, _ in (trials[0], trials[-1])]
+                self._fit(trials)
+                return trials[-1][1] / self.plan.cost_of(trial)
             trials.append((trial, seconds))
             found = seconds / self.plan.cost_of(trial)
             rows = full if self.fits else min(full, 4 * rows)
@@ -70,6 +74,11 @@ class Probe:
         for _ in range(times):
             self.predictor.rehearse(batch)
         return self.clock() - before
+
+    def _recorded_seconds(self, batch: Batch) -> float:
+        """Return the seconds of a batch, once it is recorded."""
+        self._seconds_of(WARM_UP + 1, batch)
+        return self._seconds_of(_PROBES, batch) / _PROBES
 
     def _affordable(self, seconds: float, share: float) -> int:
         """Return how many further trials of `seconds` each a share of the budget has time for."""

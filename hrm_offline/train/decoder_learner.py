@@ -45,13 +45,14 @@ class DecoderLearner(Learner):
 
     @property
     def pads(self) -> bool:
-        """Whether batches are padded.
+        """Whether batches are padded: where steps are recorded, or will be if a trial says so.
 
         Plain PyTorch's attention computes as many rows per sequence as the longest has, so padding would cost more
         there than launches do.
         """
-        model = self.model
-        return self.graphs.cuda is not None and decide("causal_attention", model.device, model.dtype).triton
+        if not (self.graphs.serves or self._awaits_trial()):
+            return False
+        return decide("causal_attention", self.model.device, self.model.dtype).triton
 
     def _has_seen(self, batch: OfferedBatch) -> bool:
         return True
@@ -65,16 +66,13 @@ class DecoderLearner(Learner):
         pairs, whole = batch.sequences(share), torch.tensor([batch.answer_tokens, batch.size / batch.answer_tokens])
         whole = to_device(whole, self.model.device)
         if self.pads:
-            return self._replayed(key[1], pairs, whole)
+            return self._replayed(pairs, whole)
         where = None if self.recipe.loss_on_input else pairs.answers
         labels = pairs.targets if where is None else pairs.targets[where]
         return self._forward_backward(pairs, where, labels, self._counts(pairs), whole)
 
-    def _replayed(self, index: int, pairs: PackedPairs, whole: torch.Tensor) -> Part:
-        """Compute part `index` of a batch by a recording of its padded shape, where there is one.
-
-        All tokens have logits then. Parts of one shape have recordings of their own, whose results lie apart.
-        """
+    def _replayed(self, pairs: PackedPairs, whole: torch.Tensor) -> Part:
+        """Compute a part by a recording of its padded shape, where there is one. All tokens have logits then."""
         pairs = pairs.padded()
         labels = torch.full_like(pairs.targets, IGNORE).index_copy_(0, pairs.answers, pairs.targets[pairs.answers])
 
@@ -83,7 +81,7 @@ class DecoderLearner(Learner):
             return self._forward_backward(PackedPairs(*own, pairs.answers, pairs.targets, pairs.counts), None, *others)
 
         given = (pairs.tokens, pairs.positions, pairs.owners, pairs.bounds, pairs.identifiers, labels)
-        key = ("gradients", index, len(pairs.tokens), len(pairs), pairs.longest)
+        key = ("gradients", len(pairs.tokens), len(pairs), pairs.longest)
         return self.recorder.run(key, (*given, self._counts(pairs), whole), compute)
 
     def _counts(self, pairs: PackedPairs) -> torch.Tensor:

@@ -51,8 +51,10 @@ class Snapshot:
         for param in list(learner.optimizer.state):
             if param in self.updates:
                 learner.optimizer.state[param]["step"] = self.updates[param]
-            else:  # its moments were made since
-                del learner.optimizer.state[param]
+            else:  # its moments were made since; recordings have them where they are
+                learner.optimizer.state[param]["step"] = 0
+                for name in learner.optimizer.moment_shapes(param):
+                    learner.optimizer.state[param][name].zero_()
         for tensor, value in self.kept:
             tensor.copy_(value)
         if self.table is not None:

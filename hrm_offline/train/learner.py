@@ -5,6 +5,7 @@ In shapes, B is the sequences of one part of a batch, S cells of a canvas, T all
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -79,10 +80,10 @@ class Learner:
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=model.dtype is torch.float16)
         self.carries: dict[tuple[int, int], Carry] = {}  # by bucket and part
         self.graphs = graphs or Choice.of(recipe.cuda_graphs, model.device)
-        self.recorder = recorder = Recorder(self.graphs)
+        self.recorder = Recorder(self.graphs)
         if isinstance(self.optimizer, MatrixOptimizer):
-            # Without `self`: a cycle would keep a learner's memory after its end.
-            self.optimizer.record = lambda key, compute: recorder.run(key, (), compute)
+            # A step must not be taken again once its update has begun.
+            self.optimizer.record = self.recorder.run_within_memory  # no method of the learner, which would be a cycle
         self.trials = 0  # of CUDA graphs
         self.memory: MemoryPlan | None = None
 
@@ -174,11 +175,13 @@ class Learner:
 
     def _may_try_graphs(self, batch: OfferedBatch) -> bool:
         """Return whether a trial is due: nothing is decided, the bucket has been seen, and enough steps follow."""
+        return self._awaits_trial() and self.step >= WARM_UP and self._has_seen(batch)
+
+    def _awaits_trial(self) -> bool:
+        """Return whether a trial decides about recordings later in this run."""
         return (
             self.graphs.serves is None
             and self.world.size == 1  # the processes could decide differently, and wait for each other
-            and self.step >= WARM_UP
-            and self._has_seen(batch)
             and self.total_steps - self.step >= _MIN_STEPS_AHEAD
         )
 
@@ -192,8 +195,6 @@ class Learner:
         Where a kernel or the memory fails on the way, that is adjusted, and a later step tries again.
         """
         self.trials += 1
-        if not self.embeddings_only:
-            self.optimizer.take_memory()  # so that the snapshot leaves the moments where recordings find them
         start = Snapshot(self, batch)
         try:
             found = self._or_adjust(lambda offered: try_recording(self, offered, start), batch)
@@ -221,7 +222,17 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=not self.recorder.on)
         min_steps = self._min_halt_steps(batch.size)
         shares = self.world.shares(batch.size, self.micro_batches)
-        return [self._learn_part((batch.bucket, i), batch, share, min_steps[share]) for i, share in enumerate(shares)]
+        parts = []
+        for i, share in enumerate(shares):
+            part = self._learn_part((batch.bucket, i), batch, share, min_steps[share])
+            parts.append(self._with_kept_metrics(part) if self.recorder.on else part)
+        return parts
+
+    @staticmethod
+    def _with_kept_metrics(part: Part) -> Part:
+        """Return a part whose metrics no later replay overwrites: recordings share memory."""
+        kept = torch.stack([value.float() for value in part.metrics.values()])
+        return dataclasses.replace(part, metrics=dict(zip(part.metrics, kept)))
 
     def _learn_part(self, key: tuple[int, int], batch: OfferedBatch, share: slice, min_steps: torch.Tensor) -> Part:
         """Compute some rows of a global batch, forward and backward. Adds to the gradients."""

@@ -42,7 +42,7 @@ from hrm_offline.train.relay import is_ahead, load_relay, save_relay
 from hrm_offline.train.state import load_state, save_state, saved_step
 
 METRICS_FILE = "metrics.jsonl"
-# Settings that a continued run may change: they do not touch what is learned.
+# Settings that a continued run may change: they do not touch what is learned, but for rounding.
 _FREE_SETTINGS = ("log_every", "save_every", "cuda_graphs")
 
 

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 from decoders import lean_towards, make_decoder
+from fake_cuda import FakeCuda
 
 from hrm_offline.answers.invariants import DOUBT_WEIGHT, Invariants
 from hrm_offline.answers.vote import Votes
+from hrm_offline.model.graphs import Choice
 from hrm_offline.predict import decoding, greedy
 from hrm_offline.predict.plan import PredictionPlan
 
@@ -97,7 +99,7 @@ def test_a_rehearsal_fills_the_room_of_every_grid_each_time_and_keeps_nothing(pr
 
 def test_leaving_sequences_and_short_memory_change_no_vote(predictor, monkeypatch):
     expected = predict_all(predictor)
-    monkeypatch.setattr(greedy, "_LEAVING_SHARE", 0.01)  # every one leaves at once
+    monkeypatch.setitem(greedy._LEAVING_SHARE, "cpu", 0.01)  # every one leaves at once
     eager = predict_all(predictor)
     forward, sizes = predictor.model.prefill, []
 
@@ -179,3 +181,55 @@ def test_a_search_takes_the_likeliest_turns_that_no_path_has_taken():
     found = decoding._best_turns(paths, owners, 2, np.log(0.01), taken)
     assert found == [(0, 0, 5), (1, 1, 9)]
     assert decoding._best_turns(paths, owners, 5, np.log(0.01), taken) == [(0, 2, 7), (0, 1, 6)]
+
+
+@pytest.mark.parametrize("leaving_share", [0.25, 0.01])
+def test_recorded_steps_write_what_plain_ones_do(predictor, monkeypatch, leaving_share):
+    monkeypatch.setitem(greedy._LEAVING_SHARE, "cpu", leaving_share)
+    expected, cuda = predict_all(predictor), FakeCuda()
+    recording = decoding.new_predictor(predictor.model, predictor.puzzles, predictor.config, Choice(cuda, True))
+    found = predict_all(recording)
+    assert cuda.captures > 1 and cuda.replays > cuda.captures
+    assert np.array_equal(found.cells, expected.cells)
+    assert np.array_equal(found.confidence, expected.confidence)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "serves", "reason"),
+    [
+        (FakeCuda(), True, "same numbers, faster"),
+        (FakeCuda(recorded_seconds=2.0), False, "no faster"),
+        (FakeCuda([None, RuntimeError("not permitted")]), False, "recording failed: RuntimeError: not permitted"),
+        (FakeCuda([None, torch.OutOfMemoryError("CUDA out of memory")]), False, "the trial failed"),
+    ],
+)
+def test_a_trial_decides_whether_steps_of_writing_are_recorded(predictor, cuda, serves, reason):
+    choice = Choice(cuda, None)
+    recording = decoding.new_predictor(predictor.model, predictor.puzzles, predictor.config, choice)
+    recording.try_graphs(PredictionPlan(predictor.puzzles, predictor.config).rounds[1][0])
+    assert (choice.serves, recording.records) == (serves, serves) and reason in choice.reason
+    expected, captures = predict_all(predictor), cuda.captures
+    assert np.array_equal(predict_all(recording).cells, expected.cells)
+    assert (cuda.captures > captures) == serves
+
+
+def test_a_recording_that_fails_in_the_middle_of_a_grid_costs_nothing(predictor):
+    expected = predict_all(predictor)
+    choice = Choice(FakeCuda([None, None, RuntimeError("not permitted")]), True)
+    recording = decoding.new_predictor(predictor.model, predictor.puzzles, predictor.config, choice)
+    assert np.array_equal(predict_all(recording).cells, expected.cells)
+    assert choice.serves is False and not recording.records
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_recorded_steps_write_what_launched_ones_do_on_a_gpu(predictor, dtype):
+    model = predictor.model.to("cuda")
+    model.dtype = dtype
+    plain = decoding.new_predictor(model, predictor.puzzles, predictor.config)
+    choice = Choice.of("yes", model.device)
+    recording = decoding.new_predictor(model, predictor.puzzles, predictor.config, choice)
+    expected, found = predict_all(plain), predict_all(recording)
+    assert choice.serves, choice.reason
+    assert np.array_equal(found.cells, expected.cells)
+    assert np.array_equal(found.confidence, expected.confidence)

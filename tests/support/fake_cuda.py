@@ -14,6 +14,8 @@ class FakeCuda:
     `overwrites` a replay writes its results into the memory of the first one's, as on a GPU.
     """
 
+    device = torch.device("cpu")
+
     def __init__(self, errors=(), spoil=lambda: None, recorded_seconds=1.0, plain_seconds=2.0, overwrites=False):
         self.errors, self.spoil = list(errors), spoil
         self.recorded_seconds, self.plain_seconds = recorded_seconds, plain_seconds
@@ -23,10 +25,13 @@ class FakeCuda:
     def renew(self):
         pass
 
+    def new_pool(self):
+        return "a pool"
+
     def beside(self):
         return contextlib.nullcontext()
 
-    def capture(self, compute):
+    def capture(self, compute, own_pool=None):
         self.captures += 1
         error = self.errors.pop(0) if self.errors else None
         if error is not None:

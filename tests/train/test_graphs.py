@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import weakref
+from unittest import mock
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.model.graphs import WARM_UP, Choice
 from hrm_offline.model.network import training_batches
 from hrm_offline.model.recursive import RecursiveModel
+from hrm_offline.ops.dispatch import Decision
 from hrm_offline.train import graphs as graphs_module
 from hrm_offline.train import learner as learner_module
 from hrm_offline.train.decoder_learner import DecoderLearner, new_learner
@@ -173,7 +175,13 @@ def test_a_snapshot_undoes_steps(tasks):
 @pytest.fixture
 def padded(monkeypatch):
     """Pad the batches of decoders, as where our attention serves."""
-    monkeypatch.setattr(DecoderLearner, "pads", property(lambda learner: learner.graphs.cuda is not None))
+    pads = DecoderLearner.pads.fget
+
+    def on_a_gpu(learner):
+        with mock.patch("hrm_offline.train.decoder_learner.decide", lambda *_: Decision(True, "as on a GPU")):
+            return pads(learner)
+
+    monkeypatch.setattr(DecoderLearner, "pads", property(on_a_gpu))
 
 
 def make_decoder_learner(tasks, graphs=None, device="cpu", **changes):
@@ -184,12 +192,13 @@ def make_decoder_learner(tasks, graphs=None, device="cpu", **changes):
     return learner, training_batches(ExampleSource(puzzles, seed=0), learner.model.device)
 
 
-def decoder_learned(tasks, graphs, steps=16, **changes):
+def decoder_learned(tasks, graphs, steps=16, records=True, **changes):
     """Return a decoder's learner after some steps, and their losses.
 
-    A few of the steps leave all but the embeddings as they are.
+    A few of the steps leave all but the embeddings as they are. Without `records` the steps are padded alone.
     """
     learner, offer = make_decoder_learner(tasks, graphs, **changes)
+    learner.recorder.on &= records
     losses = []
     for step in range(steps):
         learner.embeddings_only = step < 2 or 8 <= step < 10
@@ -200,13 +209,14 @@ def decoder_learned(tasks, graphs, steps=16, **changes):
 @pytest.mark.parametrize("micro_batches", [1, 2])
 @pytest.mark.usefixtures("padded")
 def test_recordings_of_a_decoder_learn_what_its_padded_batches_do(tasks, micro_batches):
-    graphs, slow = Choice(FakeCuda(overwrites=True), None), Choice(FakeCuda(recorded_seconds=2.0), None)
+    graphs = Choice(FakeCuda(overwrites=True), None)
     ours, our_losses = decoder_learned(tasks, graphs, 24, micro_batches=micro_batches)
     assert graphs.serves and "faster" in graphs.reason
     kinds = [key[0] for key in ours.recorder.recorded]
-    assert kinds.count("gradients") >= micro_batches and "normuon" in kinds
-    theirs, their_losses = decoder_learned(tasks, slow, 24, micro_batches=micro_batches)
-    assert slow.serves is False
+    assert "gradients" in kinds and "normuon" in kinds
+    padded = Choice(FakeCuda(), True)
+    theirs, their_losses = decoder_learned(tasks, padded, 24, records=False, micro_batches=micro_batches)
+    assert padded.cuda.captures == 0
     assert all(torch.equal(a, b) for a, b in zip(ours.params, theirs.params))
     assert our_losses == their_losses
 
@@ -224,7 +234,7 @@ def test_a_learner_with_recordings_is_freed_with_its_last_name(tasks):
     """A GPU learns one network after another, and has no room for those before. A real recording keeps no code."""
 
     class Forgetful(FakeCuda):
-        def capture(self, compute):
+        def capture(self, compute, own_pool=None):
             result = compute()
             return lambda: result
 
@@ -241,10 +251,48 @@ def test_a_learner_with_recordings_is_freed_with_its_last_name(tasks):
 
 @pytest.mark.usefixtures("padded")
 def test_padded_batches_of_a_decoder_learn_what_batches_without_padding_do(tasks):
-    ours, _ = decoder_learned(tasks, Choice(FakeCuda(recorded_seconds=2.0), None), 6)
+    ours, _ = decoder_learned(tasks, Choice(FakeCuda(), True), 6, records=False)
     theirs, _ = decoder_learned(tasks, NEVER, 6)
     for a, b in zip(ours.params, theirs.params):
         assert torch.allclose(a, b, atol=1e-4)
+
+
+@pytest.mark.usefixtures("padded")
+def test_nothing_is_padded_where_nothing_will_be_recorded(tasks):
+    off = decoder_learned(tasks, Choice(FakeCuda(recorded_seconds=2.0), None), 8)[0]
+    assert off.graphs.serves is False and not off.pads
+    short, _ = make_decoder_learner(tasks, Choice(FakeCuda(), None))
+    assert short.pads
+    short.total_steps = learner_module._MIN_STEPS_AHEAD - 1
+    assert not short.pads
+
+
+@pytest.mark.usefixtures("padded")
+def test_memory_that_runs_out_while_an_update_is_recorded_leaves_whole_steps(tasks):
+    """The update is computed plainly, and nothing is recorded any more."""
+    graphs = Choice(FakeCuda([None] * 2 + [torch.OutOfMemoryError(NO_MEMORY)]), True)
+    ours, _ = decoder_learned(tasks, graphs, 16)
+    assert graphs.serves is False and "fit into memory" in graphs.reason
+    steps = {state["step"] for state in ours.optimizer.state.values()}
+    assert ours.micro_batches == 1 and steps == {12, 16}  # 4 steps moved the embeddings alone
+
+
+@pytest.mark.usefixtures("padded")
+def test_a_trial_that_begins_without_moments_leaves_them_where_recordings_find_them(tasks):
+    learner, offer = make_decoder_learner(tasks, Choice(FakeCuda(), None))
+    for step in range(3):
+        learner.learn(offer(step))
+    learner.optimizer.state.clear()
+    for param in learner.params:
+        param.grad = None
+    batch = offer(3)
+    start = Snapshot(learner, batch)
+    learner.take_step(batch)
+    moments = {param: state["m"].data_ptr() for param, state in learner.optimizer.state.items()}
+    start.restore()
+    assert not any(state["m"].any() or state["step"] for state in learner.optimizer.state.values())
+    learner.take_step(batch)
+    assert {param: state["m"].data_ptr() for param, state in learner.optimizer.state.items()} == moments
 
 
 @pytest.mark.usefixtures("padded")

@@ -70,7 +70,7 @@ For {tasks} tasks without `--artifact` or `--preset`. GPU-seconds per task are t
 divided by the number of tasks. The last three columns count visits of each demonstration, views of each test input, and
 networks that learn each task. They say how many would fit on tasks like ARC-AGI-2's public evaluation if a card reached
 {share:.0%} of its peak in 16-bit matrix products. A small decoder is taken to learn at {small:.0%} of the peak, and to
-predict at {predict} TFLOP/s; an H200 reached 13% and {predict} TFLOP/s. A card's share is not known before it is
+predict at {predict} TFLOP/s; an H200 reached 14% and {predict} TFLOP/s. A card's share is not known before it is
 measured. Tasks that are learned along are not counted: with them about half as many visits fit.
 
 """

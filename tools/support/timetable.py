@@ -19,7 +19,7 @@ from hrm_offline.solve.schedule import GROUPS_PER_WORKER, judged_seconds, reserv
 from tools.support.flop import L4_TFLOPS, matrix_product_tflops, outer_step_flop, visit_flop
 
 CHIPS, BUDGET_HOURS, BUDGET = 4, 11.5, "11h30m"
-# An H200 pretrained `decoder-4m` at 2.66 million tokens per second, 102 TFLOP/s or 13% of its rate of a large matrix
+# An H200 pretrained `decoder-4m` at 2.5 million tokens per second, 96 TFLOP/s or 14% of its rate of a large matrix
 # product. A third of that is assumed, since an L4 has less than half as much bandwidth per FLOP. Prediction reached 0.7
 # TFLOP/s there. Most of its time probably goes into launching kernels, so this rate is assumed for any chip.
 SHARE_OF_SMALL, TFLOPS_OF_SMALL = 0.04, 0.7
