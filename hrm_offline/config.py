@@ -579,7 +579,8 @@ class PretrainConfig(Recipe):
     seed: int = setting(0, "seed of weights, views and the order of examples", least=0, most=MAX_SEED, group=_RUN)
     start: str = setting(
         "",
-        "artifact of the same network, with whose weights the run begins in place of random ones",
+        "artifact of the same network, with whose weights the run begins in place of random ones; bundled: the one "
+        "that comes with the package",
         metavar="DIR",
         later=True,
         group=_RUN,

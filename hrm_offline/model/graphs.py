@@ -44,7 +44,7 @@ class Cuda:
 
     @contextlib.contextmanager
     def beside(self) -> Iterator[None]:
-        """Within, launch on the stream for recordings, after all work so far and before all work that follows."""
+        """Launch on the stream for recordings, after all work so far and before all work that follows."""
         current = torch.cuda.current_stream()
         self.stream.wait_stream(current)
         try:
@@ -57,8 +57,9 @@ class Cuda:
         """Record the launches of `compute` without running them.
 
         Returns a function that runs them and returns what `compute` returned, in the same memory each time. Raises what
-        `compute` raises, or `RuntimeError` where it does something that cannot be recorded. PyTorch's own context
-        collects garbage and frees cached memory first. With `own_pool`, the memory for it, that is left out.
+        `compute` raises, or `RuntimeError` where it does something that cannot be recorded. With `own_pool` the
+        recording takes its memory from that pool, and begins at once: PyTorch's own context would collect garbage and
+        free cached memory first.
         """
         graph = torch.cuda.CUDAGraph()
         # Other threads, such as NCCL's, may go on asking the device.
@@ -85,6 +86,7 @@ class Cuda:
 
     @contextlib.contextmanager
     def _begun(self, graph: torch.cuda.CUDAGraph, settings: dict) -> Iterator[None]:
+        """Record into a graph."""
         with self.beside():
             graph.capture_begin(**settings)
             try:
@@ -147,8 +149,8 @@ class _Recorded:
 class Recorder:
     """Runs work, and replays a recording from the fourth run of a key on.
 
-    `on` says whether it records; at first the choice does. A key must come with the same work and the same shapes each
-    time. Results must be read before the next run, whose replay overwrites them.
+    `on` says whether it records. It begins as the choice is. A key must come with the same work and the same shapes
+    each time. Results must be read before the next run, whose replay overwrites them.
     """
 
     def __init__(self, choice: Choice):
@@ -221,13 +223,14 @@ class Repeater:
     """Runs work again and again in the same memory, and replays a recording of it from the second run on.
 
     For work that is never done again afterwards, so that a recording lives as long as its work. `on` says whether it
-    records; at first the choice does.
+    records. It begins as the choice is.
     """
 
     def __init__(self, choice: Choice):
         self.choice = choice
         self.on = choice.serves is True
         self._pool: Any = None
+        # A small recording that is kept: PyTorch gives a pool up when its last recording is gone.
         self._anchor: Callable[[], Any] | None = None
 
     def runner(self, compute: Callable[[], Any]) -> Callable[[], None]:
@@ -248,8 +251,9 @@ class Repeater:
         return run
 
     def _record(self, compute: Callable[[], Any]) -> Callable[[], Any] | None:
+        """Return a recording of work, None where that is impossible."""
         cuda = self.choice.cuda
-        if self._anchor is None:  # PyTorch gives a pool up when its last recording is gone
+        if self._anchor is None:
             self._pool = cuda.new_pool()
             self._anchor, _ = _captured(cuda, lambda: torch.zeros(1, device=cuda.device), self._pool)
         replay, problem = _captured(cuda, compute, self._pool)
@@ -259,7 +263,9 @@ class Repeater:
         return replay
 
 
-def _captured(cuda: Cuda, compute: Callable[[], Any], own_pool: Any = None):
+def _captured(
+    cuda: Cuda, compute: Callable[[], Any], own_pool: Any = None
+) -> tuple[Callable[[], Any] | None, str | None]:
     """Return a recording and None, or None and why there is none. Raises an error of the memory or of a lost device."""
     try:
         return cuda.capture(compute, own_pool), None

@@ -28,15 +28,15 @@ from hrm_offline.solve.options import SolveOptions
 from hrm_offline.solve.sizing import cores_for, gpu_groups
 
 # With fewer GPU-seconds per task, a large network would see each demonstration too rarely. Without public tasks it has
-# only the hidden demonstrations to learn from. Of ARC-AGI-1's public evaluation mdlARC's solved 24% with each task
-# alone and 44% with all public tasks; `decoder-2m` solved 28% in three minutes of an H200, without induction
+# only the hidden demonstrations to learn from. mdlARC's network solved 24% of ARC-AGI-1's public evaluation with each
+# task alone and 44% with all public tasks; `decoder-2m` solved 28% in three minutes of an H200, without induction
 # (LOG.md, 2026-11-27).
 _MIN_SECONDS_FOR_LARGE = 60.0
 _MIN_BYTES_FOR_LARGE = 12 * 2**30
 # The largest network that comes pretrained for a device, where there is time for it.
 _WITH_TIME = {"cpu": "decoder-2m", "cuda": "decoder-4m"}
-# The tokens per second that it learns. One core of an AMD EPYC server makes 1.2 steps of 2,000 tokens of `decoder-2m`
-# per second. An H200 learned 2.5 million of `decoder-4m`; a smaller GPU is assumed to learn a tenth.
+# The tokens per second that this network learns. One core of an AMD EPYC server makes 1.2 steps of 2,000 tokens of
+# `decoder-2m` per second. An H200 learned 2.5 million of `decoder-4m`; a smaller GPU is assumed to learn a tenth.
 _TOKENS_PER_SECOND, _STEPS_PER_SECOND = {"cpu": 2_400.0, "cuda": 225_000.0}, {"cpu": math.inf, "cuda": STEPS_PER_SECOND}
 # On both development sets `decoder-2m` solves less than `decoder-170k` in the same time after 8 and 13 visits, and more
 # after 27 and 63, in 356 and 570 steps: see LOG.md, 2026-11-27.
@@ -65,21 +65,24 @@ class Choice:
 def choose(setup: Setup, runtime: Runtime, tasks: Sequence[Task]) -> Choice:
     """Choose the network that was asked for, or the one that suits the device and the time for the `tasks`.
 
-    An artifact that cannot be used costs a warning, and random weights are adapted: a run that ends solves no task.
+    An artifact that cannot be used costs a warning, and the package's network is adapted in its place.
     """
     if setup.network is not None:
         artifact, warning = _load(setup.network.artifact)
         artifact = artifact and artifact.conditioned(setup.network.recipe)
         return Choice(setup.network, artifact, "as the first worker chose", warning)
+    artifact, warning = _load(setup.options.artifact)
+    if warning is not None:
+        setup = dataclasses.replace(setup, options=dataclasses.replace(setup.options, artifact=None, bundled=True))
     options = setup.options
-    artifact, warning = _load(options.artifact)
     name, reason = options.preset, "asked for"
     if name is None and artifact is not None:
         name, reason = nearest_preset(artifact.config), "nearest in size"
     elif name is None:
         name, reason = _past_preset(setup, runtime) or _pick_preset(setup, runtime, tasks)
     if options.bundled and options.artifact is None:
-        artifact, warning = _load(bundled_artifact(name))
+        artifact, problem = _load(bundled_artifact(name))
+        warning = warning or problem
     model, recipe = preset(name).model, preset(name).recipe(artifact is not None)
     words = f"preset {name} ({reason}), from random weights"
     if artifact is not None:
@@ -173,7 +176,7 @@ def _load(folder: Path | None) -> tuple[Artifact | None, str | None]:
     try:
         return load_artifact(folder), None
     except InputError as error:
-        return None, f"the artifact cannot be used, random weights are adapted instead: {error}"
+        return None, f"the artifact cannot be used: {error}"
 
 
 def nearest_preset(config: ModelConfig) -> str:

@@ -1,4 +1,4 @@
-"""Suit the recipe of a small decoder, whose presets are made for a CPU, to a GPU."""
+"""Suit the recipe of a small decoder to a GPU. The presets of these networks name a CPU's batches."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from hrm_offline.data.tasks import Task
 LARGE_WIDTH = 512  # of a network whose recipe is made for a GPU
 SUITED = ("tokens_per_step", "predict_tokens", "members")  # the settings that `gpu_recipe` changes
 # An H200 makes 24 to 29 steps per second of `decoder-2m` where kernels are launched one by one, of 2,000 tokens as well
-# as of 32,000. With recorded steps it makes 82 of 32,000 tokens and 89 of 8,000; the lower number is the safe one. On
-# 220 tasks 640 steps of 32,000 tokens (160 visits) solved as much as 2,125 of 8,000 (133 visits). See LOG.md of
-# 2026-11-27.
+# as of 32,000. With recorded steps it makes 82 of 32,000 tokens and 89 of 8,000. The number taken is that of plain
+# launches. On 220 tasks 640 steps of 32,000 tokens (160 visits) solved as much as 2,125 of 8,000 (133 visits). See
+# LOG.md of 2026-11-27.
 STEPS_PER_SECOND = 24.0
 _TOKENS_PER_STEP, _STEPS = 32_000, 640
-# Writing token by token launches kernels for each token. With these batches all views of 400 tasks take a sixth of the
-# steps that they take with batches for a CPU, and the cache of `decoder-4m` takes 1.6 GB.
+# A step of writing takes a GPU about as long for one sequence as for hundreds. With these batches all views of 400
+# tasks take a sixth of the steps that they take with batches for a CPU, and the cache of `decoder-4m` takes 1.6 GB.
 _PREDICT_TOKENS = 2**18
-# A network of 2M parameters makes all its visits in minutes. The number is that of the large presets.
+# A network of 4M parameters makes all its visits in minutes. The number is that of the large presets.
 _MEMBERS = 16
 
 
@@ -41,7 +41,7 @@ def gpu_recipe(recipe: AdaptConfig, model: ModelConfig, tasks: Sequence[Task], g
 
 
 def is_small_decoder(model: ModelConfig) -> bool:
-    """Return whether the network is a decoder whose recipe is made for a CPU."""
+    """Return whether the network is a decoder whose recipe names a CPU's batches."""
     return model.is_decoder and model.hidden_size < LARGE_WIDTH
 
 

@@ -38,7 +38,10 @@ class Probe:
     fits: bool = False
 
     def measure(self) -> float:
-        """Return the seconds per unit of the cost of prediction (see `PredictionPlan.cost_of`)."""
+        """Return the seconds per unit of the cost of prediction (see `PredictionPlan.cost_of`).
+
+        The rows of a trial grow until it shows how fast the device computes.
+        """
         batch, found, trials = self.plan.rounds[0][-1], math.inf, []
         full, rows = self.plan.buckets[batch.bucket].batch_size(self.plan.predict_tokens), 1
         while True:
@@ -52,22 +55,27 @@ class Probe:
             # While four times the rows take less than twice the time, launching is measured and not computing.
             computes = self.on_cpu or seconds > 2 * (trials[-1][1] if trials else math.inf)
             if rows >= full or (computes and seconds >= _PROBE_SECONDS) or not more:
-                seconds = (times * seconds + self._seconds_of(more, trial)) / (times + more)
-                if more == _MORE_PROBES:  # there is time for a trial, which takes about as long
-                    self.predictor.try_graphs(trial)
-                trials.append((trial, seconds))
-                if self.predictor.records:
-                    trials = [(batch, self._recorded_seconds(batch)) for batch, _ in (trials[0], trials[-1])]
-                self._fit(trials)
-                return trials[-1][1] / self.plan.cost_of(trial)
+                trials.append((trial, (times * seconds + self._seconds_of(more, trial)) / (times + more)))
+                return self._finish(trials, has_time=more == _MORE_PROBES)
             trials.append((trial, seconds))
             found = seconds / self.plan.cost_of(trial)
             rows = full if self.fits else min(full, 4 * rows)
 
-    def _fit(self, trials: list[tuple[Batch, float]]) -> None:
-        """Set the plan's `rows_per_step` by the trials with fewest and with most rows."""
+    def _finish(self, trials: list[tuple[Batch, float]], has_time: bool) -> float:
+        """Return the seconds per unit of the cost by trials with ever more rows, each a batch and its seconds.
+
+        With `has_time` it is tried whether batches are recorded, which takes about as long as the last repeats. Then
+        the seconds so far, of plain batches, tell nothing, and are measured again. By the first and the last trial the
+        plan's `rows_per_step` is set.
+        """
+        if has_time:
+            self.predictor.try_graphs(trials[-1][0])
+        if self.predictor.records:
+            trials = [(batch, self._recorded_seconds(batch)) for batch, _ in trials[:1] + trials[1:][-1:]]
         if self.fits and len(trials) > 1:
             self.plan.rows_per_step = self.plan.fit_rows_per_step(*trials[0], *trials[-1])
+        batch, seconds = trials[-1]
+        return seconds / self.plan.cost_of(batch)
 
     def _seconds_of(self, times: int, batch: Batch) -> float:
         before = self.clock()

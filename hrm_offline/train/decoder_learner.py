@@ -1,4 +1,4 @@
-"""One training step of a decoder: the mean loss of the output tokens of a batch of packed sequences."""
+"""Take training steps of a decoder. The loss is the mean over the output tokens of a batch of packed sequences."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class DecoderLearner(Learner):
 
     @property
     def pads(self) -> bool:
-        """Whether batches are padded: where steps are recorded, or will be if a trial says so.
+        """Say whether batches are padded: where steps are recorded, or will be if a trial says so.
 
         Plain PyTorch's attention computes as many rows per sequence as the longest has, so padding would cost more
         there than launches do.
@@ -55,7 +55,7 @@ class DecoderLearner(Learner):
         return decide("causal_attention", self.model.device, self.model.dtype).triton
 
     def _has_seen(self, batch: OfferedBatch) -> bool:
-        return True
+        return True  # no state is kept per shape
 
     def _learn_part(self, key: tuple[int, int], batch: OfferedBatch, share: slice, min_steps: torch.Tensor) -> Part:
         """Compute some sequences of a global batch, forward and backward. Adds to the gradients."""
@@ -63,7 +63,8 @@ class DecoderLearner(Learner):
             return self._nothing()
         if self.recipe.dropout:
             torch.manual_seed(int(np.random.default_rng([self.seed, self.step, *key, _DROPOUT]).integers(2**63)))
-        pairs, whole = batch.sequences(share), torch.tensor([batch.answer_tokens, batch.size / batch.answer_tokens])
+        pairs = batch.sequences(share)
+        whole = torch.tensor([batch.answer_tokens, batch.size / batch.answer_tokens])
         whole = to_device(whole, self.model.device)
         if self.pads:
             return self._replayed(pairs, whole)
@@ -76,15 +77,19 @@ class DecoderLearner(Learner):
         pairs = pairs.padded()
         labels = torch.full_like(pairs.targets, IGNORE).index_copy_(0, pairs.answers, pairs.targets[pairs.answers])
 
-        def compute(tokens, positions, owners, bounds, identifiers, *others: torch.Tensor) -> Part:
+        def compute(tokens, positions, owners, bounds, identifiers, labels, counts, whole) -> Part:
+            # A replay serves other batches of the shape. All that differs between them comes as an argument; the last
+            # three columns are those of the recorded batch, and are not read.
             own = (tokens, positions, owners, bounds, pairs.longest, identifiers)
-            return self._forward_backward(PackedPairs(*own, pairs.answers, pairs.targets, pairs.counts), None, *others)
+            unread = (pairs.answers, pairs.targets, pairs.counts)
+            return self._forward_backward(PackedPairs(*own, *unread), None, labels, counts, whole)
 
         given = (pairs.tokens, pairs.positions, pairs.owners, pairs.bounds, pairs.identifiers, labels)
         key = ("gradients", len(pairs.tokens), len(pairs), pairs.longest)
         return self.recorder.run(key, (*given, self._counts(pairs), whole), compute)
 
     def _counts(self, pairs: PackedPairs) -> torch.Tensor:
+        """Put the numbers of answers on the device, int64 [B]."""
         return to_device(torch.from_numpy(pairs.counts), self.model.device)
 
     def _forward_backward(self, pairs: PackedPairs, where, labels, counts, whole) -> Part:

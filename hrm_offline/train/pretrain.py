@@ -30,7 +30,7 @@ from hrm_offline.config import ModelConfig, PretrainConfig, PretrainOptions, pre
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.data.sets import select_tasks
 from hrm_offline.data.tasks import Task, digest_of
-from hrm_offline.model.artifact import CONFIG_FILE, Artifact, load_artifact, save_artifact
+from hrm_offline.model.artifact import CONFIG_FILE, Artifact, bundled_artifact, load_artifact, save_artifact
 from hrm_offline.model.device import choose_runtime
 from hrm_offline.model.network import build_network, training_batches
 from hrm_offline.ops import dispatch
@@ -126,7 +126,10 @@ def _start_of(config: PretrainConfig, model: ModelConfig) -> Artifact | None:
     """
     if not config.start:
         return None
-    artifact = load_artifact(Path(config.start)).conditioned(config)
+    folder = bundled_artifact(config.preset) if config.start == "bundled" else Path(config.start)
+    if folder is None:
+        raise InputError(f"--start bundled: no artifact of preset {config.preset} comes with the package")
+    artifact = load_artifact(folder).conditioned(config)
     wanted = dataclasses.asdict(model) | {"conditioning": config.conditioning}
     given = dataclasses.asdict(artifact.config) | {"conditioning": artifact.conditioning}
     other = next((name for name in wanted if wanted[name] != given[name]), None)

@@ -103,9 +103,9 @@ def test_the_pages_for_people_say_what_was_found_and_what_was_not(walk):
     assert "- PASS fault, answered: 0 of 2 test inputs without a vote" in page
     table = gpu_pages.table_of([walk])
     lines = dict(re.findall(r"^\| (.+?) \| (.+) \|$", table, flags=re.MULTILINE))
-    assert lines["the same with a kernel that fails"].startswith("PASS, 3 of 3; ")
+    assert lines["`decoder-75m` on these tasks, without programs, and a kernel that fails"].startswith("PASS, 3 of 3; ")
     assert all("examples/s" in lines[f"training step of `{name}`"] for name in ("decoder-75m", "hrm-27m"))
-    assert lines["`solve` of 30 real tasks"] == "not measured: not run"
+    assert lines["`solve` of 30 real tasks, programs beside it"] == "not measured: not run"
     assert lines["training step beside the published one, compiled"].startswith("not measured: skipped (no checkout")
 
 

@@ -12,9 +12,12 @@ from pretraining import launch, metrics, run
 from safetensors.torch import load_file
 
 from hrm_offline.cli import main
+from hrm_offline.common.errors import InputError
+from hrm_offline.config import PRESETS, PretrainConfig
 from hrm_offline.data.puzzles import SHARED_ROWS
-from hrm_offline.model.artifact import load_artifact, save_artifact
+from hrm_offline.model.artifact import bundled_artifact, load_artifact, save_artifact
 from hrm_offline.model.network import build_network
+from hrm_offline.train import pretrain as pretrain_module
 
 
 def test_writes_an_artifact_metrics_and_state(unbroken):
@@ -58,6 +61,14 @@ def test_begins_with_the_weights_of_an_artifact(unbroken, tmp_path, capsys):
     origin = json.loads((tmp_path / "more" / "config.json").read_text())["origin"]
     assert origin["start"] == json.loads((unbroken / "config.json").read_text())["origin"]
     assert "saved with start" in run(tmp_path / "more", *still, code=2)  # it is no run from random weights
+
+
+def test_begins_with_the_artifact_of_the_package_where_there_is_one():
+    config = PRESETS["decoder-170k"].pretrain
+    begun = pretrain_module._start_of(dataclasses.replace(config, start="bundled"), PRESETS["decoder-170k"].model)
+    assert begun.folder == bundled_artifact("decoder-170k")
+    with pytest.raises(InputError, match="no artifact of preset hrm-3m"):
+        pretrain_module._start_of(PretrainConfig(preset="hrm-3m", start="bundled"), PRESETS["hrm-3m"].model)
 
 
 @pytest.mark.parametrize(
