@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from dataclasses import dataclass
@@ -28,6 +29,16 @@ class Runtime:
 
     def __str__(self) -> str:
         return f"{self.device} in {str(self.dtype).removeprefix('torch.')}: {self.reason}"
+
+
+def free_cache(device: torch.device) -> None:
+    """Give the memory that no tensor uses back to a GPU.
+
+    After a recording that failed, some versions of PyTorch refuse to. Then that memory stays with this process.
+    """
+    if device.type == "cuda":
+        with contextlib.suppress(RuntimeError):
+            torch.cuda.empty_cache()
 
 
 def interpret_kernels_on_cpu(device: str | None) -> None:

@@ -19,6 +19,7 @@ from hrm_offline.ops.faults import KernelFault, first_line, is_context_lost, is_
 # Runs before a recording, so that workspaces and kernels that are made at first use exist by then. PyTorch's notes on
 # CUDA graphs ask for them.
 WARM_UP = 3
+_WORTH_RECORDING = 6  # runs of work that is thrown away afterwards: a recording takes as long as about two
 _MORE_THAN_NOISE = 2.0  # replays may be this many times as far from a plain run as a second plain run is
 
 Inputs = tuple[torch.Tensor | None, ...]
@@ -77,6 +78,8 @@ class Cuda:
             if cause is not None:
                 raise cause from None
             raise
+        finally:
+            cause = None  # the error knows this frame: together they would keep the failed work's tensors
 
         def replay():
             graph.replay()
@@ -232,9 +235,10 @@ class Repeater:
         self._pool: Any = None
         # A small recording that is kept: PyTorch gives a pool up when its last recording is gone.
         self._anchor: Callable[[], Any] | None = None
+        self._last: Callable[[], Any] | None = None  # kept while the device may still work on it
 
-    def runner(self, compute: Callable[[], Any]) -> Callable[[], None]:
-        """Return a function that does the work once per call. It raises what `compute` raises.
+    def runner(self, compute: Callable[[], Any], times: int) -> Callable[[], None]:
+        """Return a function that does the work once per call, `times` at most. It raises what `compute` raises.
 
         Where recording fails, all work is computed without recordings from then on. Raises an error of the memory or of
         a lost device.
@@ -244,11 +248,21 @@ class Repeater:
         def run() -> None:
             nonlocal replay, runs
             runs += 1
-            if runs == 2 and self.on:
-                replay = self._record(compute)
-            (replay or compute)()
+            if not self.on or times < _WORTH_RECORDING:
+                compute()
+            elif runs == 1:
+                with self.choice.cuda.beside():  # workspaces of that stream are made here
+                    compute()
+            else:
+                replay = replay or self._record(compute)
+                (replay or compute)()
 
         return run
+
+    def turn_off(self, reason: str) -> None:
+        """Record nothing from now on, here and in later repeaters of the same choice."""
+        self.on, self._anchor, self._last = False, None, None
+        self.choice.decide(False, reason)
 
     def _record(self, compute: Callable[[], Any]) -> Callable[[], Any] | None:
         """Return a recording of work, None where that is impossible."""
@@ -258,8 +272,8 @@ class Repeater:
             self._anchor, _ = _captured(cuda, lambda: torch.zeros(1, device=cuda.device), self._pool)
         replay, problem = _captured(cuda, compute, self._pool)
         if replay is None:
-            self.on = False
-            self.choice.decide(False, problem)
+            self.turn_off(problem)
+        self._last = replay
         return replay
 
 

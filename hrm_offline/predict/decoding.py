@@ -16,10 +16,13 @@ from hrm_offline.data.canvas import output_lengths, sequence_length
 from hrm_offline.data.puzzles import Batch, PuzzleSet
 from hrm_offline.data.tasks import MAX_SIDE
 from hrm_offline.model.decoder import DecoderModel
+from hrm_offline.model.device import free_cache
 from hrm_offline.model.graphs import Choice, Outcome, Repeater, judge, settle
 from hrm_offline.model.network import Network
 from hrm_offline.model.pairs import PairMaker
 from hrm_offline.ops import dispatch
+from hrm_offline.ops.cached_attention import HEAD_DIMS
+from hrm_offline.ops.dispatch import decide
 from hrm_offline.ops.faults import KernelFault, is_out_of_memory
 from hrm_offline.ops.take_rows import sum_rows
 from hrm_offline.predict.greedy import Drafts, Written, grid_of, write_grids
@@ -43,7 +46,10 @@ class DecoderPredictor:
         self.puzzles = puzzles
         self.maker = PairMaker(puzzles, puzzles.tests, model.device)
         self.sequence_steps = 0
-        self.repeater = Repeater(graphs or Choice.of("no", model.device))
+        graphs = graphs or Choice.of("no", model.device)
+        if graphs.cuda is not None and not self._may_record:
+            graphs.decide(False, "plain attention waits for the device at every token")
+        self.repeater = Repeater(graphs)
         self._invariants: dict[int, Invariants] = {}  # by puzzle
         self._written: dict[tuple[int, int], np.ndarray] = {}  # the grids written so far, by test input and view
 
@@ -63,7 +69,7 @@ class DecoderPredictor:
         """Write grids that take all their room, to time the longest work that a batch can be. Nothing is kept."""
 
         def write(part: Batch) -> None:
-            self._fill(part).scores.cpu()  # waits for a GPU
+            self._fill(part, self._room(part)).scores.cpu()  # waits for a GPU
 
         self._within_memory(write, batch, Batch.rows, lambda parts: None)
 
@@ -71,6 +77,13 @@ class DecoderPredictor:
     def records(self) -> bool:
         """Whether steps of writing are recorded."""
         return self.repeater.on
+
+    @property
+    def _may_record(self) -> bool:
+        """Say whether our attention serves. A recording of plain attention would fail, and leave PyTorch damaged."""
+        model = self.model
+        serves = decide("cached_attention", model.device, model.dtype).triton
+        return serves and model.config.head_dim in HEAD_DIMS
 
     def try_graphs(self, batch: Batch) -> None:
         """Decide whether the steps of writing are recorded from now on, where that is to be measured."""
@@ -82,23 +95,23 @@ class DecoderPredictor:
     @torch.inference_mode()
     def _try_recording(self, batch: Batch) -> tuple[bool, str]:
         """Write the grids of a batch plain and recorded."""
-        repeater, outcomes = self.repeater, []
+        repeater, outcomes, room = self.repeater, [], self._room(batch)
+        room[: len(room) // 2] = (room[: len(room) // 2] + 1) // 2  # so that half of the sequences leave the batch
 
         def take(recorded: bool) -> Outcome:
             repeater.on = recorded
-            seconds = repeater.choice.cuda.seconds(lambda: outcomes.append(self._fill(batch)))
+            seconds = repeater.choice.cuda.seconds(lambda: outcomes.append(self._fill(batch, room)))
             written = outcomes.pop()
-            return Outcome(seconds, (written.tokens.cpu(), written.scores.cpu()))
+            return Outcome(seconds, tuple(column.cpu() for column in vars(written).values()))
 
         plain, recorded = take(recorded=False), take(recorded=True)
         if not repeater.on:
             return False, repeater.choice.reason
         return judge(plain, recorded, lambda: take(recorded=False))
 
-    def _fill(self, batch: Batch) -> Written:
-        """Write grids that take all their room."""
-        prompts, room = self.maker.prompts(batch), self._room(batch)
-        return write_grids(self.model, prompts, room, fills=True, repeater=self.repeater)
+    def _fill(self, batch: Batch, room: np.ndarray) -> Written:
+        """Write grids that take all their room, in tokens int64 [B]."""
+        return write_grids(self.model, self.maker.prompts(batch), room, fills=True, repeater=self.repeater)
 
     def trace(self, batch: Batch) -> list[Votes]:
         """Return the votes after each outer step, of which a decoder has one."""
@@ -155,13 +168,16 @@ class DecoderPredictor:
                 return compute(batch)
         except KernelFault as fault:
             dispatch.demote_after(fault)
+            if self.repeater.on and not self._may_record:
+                self.repeater.turn_off("plain attention waits for the device at every token")
             parts = [batch]
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) or size == 1:
+            if not is_out_of_memory(error) or (size == 1 and not self.repeater.on):
                 raise
-            parts = [rows(batch, slice(size // 2)), rows(batch, slice(size // 2, None))]
-        if self.model.device.type == "cuda":
-            torch.cuda.empty_cache()
+            parts = [rows(batch, slice(size // 2)), rows(batch, slice(size // 2, None))] if size > 1 else [batch]
+            if size == 1:
+                self.repeater.turn_off("recordings do not fit into memory")
+        free_cache(self.model.device)
         return joined([self._within_memory(compute, part, rows, joined) for part in parts])
 
     def _likelihoods(self, shown: tuple[np.ndarray, np.ndarray, list[np.ndarray]]) -> np.ndarray:

@@ -215,14 +215,14 @@ class _Chooser:
 def _write_on(model: DecoderModel, work: _Work, choose: _Chooser, repeater: Repeater) -> None:
     """Write the sequences in work to their ends. Each has its first token."""
     most = choose.written.tokens.shape[1]
-    write_next = repeater.runner(partial(_write_next, model, work, choose))
+    write_next = repeater.runner(partial(_write_next, model, work, choose), most - 1)
     for step in range(most - 1):
         left = _leave(work.done, step, model.device)
         if left is not None:
             if not len(left):
                 return
             work = work.rows(left)
-            write_next = repeater.runner(partial(_write_next, model, work, choose))
+            write_next = repeater.runner(partial(_write_next, model, work, choose), most - 1 - step)
         write_next()
 
 

@@ -12,6 +12,7 @@ from hrm_offline.common.tokens import Canvas
 from hrm_offline.config import AdaptConfig
 from hrm_offline.data.puzzles import Batch, PuzzleSet, unpack
 from hrm_offline.model.batching import BatchMaker
+from hrm_offline.model.device import free_cache
 from hrm_offline.model.graphs import WARM_UP, Choice, Outcome, Recorder, judge, settle
 from hrm_offline.model.halting import Sequences, wants_to_halt
 from hrm_offline.model.recursive import Output, RecursiveModel
@@ -69,8 +70,7 @@ class Predictor:
             if not is_out_of_memory(error) or (len(batch) == 1 and not self.recorder.on):
                 raise
             parts = self._instead_of(batch)
-        if self.model.device.type == "cuda":
-            torch.cuda.empty_cache()
+        free_cache(self.model.device)
         return Votes.joined([self.predict(part) for part in parts])
 
     def _instead_of(self, batch: Batch) -> list[Batch]:

@@ -68,9 +68,10 @@ class Probe:
         the seconds so far, of plain batches, tell nothing, and are measured again. By the first and the last trial the
         plan's `rows_per_step` is set.
         """
+        records = self.predictor.records
         if has_time:
             self.predictor.try_graphs(trials[-1][0])
-        if self.predictor.records:
+        if self.predictor.records and not records:
             trials = [(batch, self._recorded_seconds(batch)) for batch, _ in trials[:1] + trials[1:][-1:]]
         if self.fits and len(trials) > 1:
             self.plan.rows_per_step = self.plan.fit_rows_per_step(*trials[0], *trials[-1])

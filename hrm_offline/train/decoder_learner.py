@@ -50,7 +50,7 @@ class DecoderLearner(Learner):
         Plain PyTorch's attention computes as many rows per sequence as the longest has, so padding would cost more
         there than launches do.
         """
-        if not (self.graphs.serves or self._awaits_trial()):
+        if not (self.graphs.serves or self.in_trial or self._awaits_trial()):
             return False
         return decide("causal_attention", self.model.device, self.model.dtype).triton
 

@@ -51,7 +51,7 @@ class Snapshot:
         for param in list(learner.optimizer.state):
             if param in self.updates:
                 learner.optimizer.state[param]["step"] = self.updates[param]
-            else:  # its moments were made since; recordings have them where they are
+            elif learner.optimizer.state[param]:  # its moments were made since; recordings have them where they are
                 learner.optimizer.state[param]["step"] = 0
                 for name in learner.optimizer.moment_shapes(param):
                     learner.optimizer.state[param][name].zero_()

@@ -15,6 +15,7 @@ import torch
 
 from hrm_offline.config import Recipe
 from hrm_offline.model.batching import OfferedBatch, to_device
+from hrm_offline.model.device import free_cache
 from hrm_offline.model.graphs import WARM_UP, Choice, Recorder
 from hrm_offline.model.halting import Carry, Sequences, Step, advance_, initial_carry, refill_, training_step
 from hrm_offline.model.network import Network
@@ -85,6 +86,7 @@ class Learner:
             # A step must not be taken again once its update has begun.
             self.optimizer.record = self.recorder.run_within_memory  # no method of the learner, which would be a cycle
         self.trials = 0  # of CUDA graphs
+        self.in_trial = False
         self.memory: MemoryPlan | None = None
 
     def learn(self, batch: OfferedBatch) -> list[Part]:
@@ -138,7 +140,7 @@ class Learner:
         self.micro_batches *= 2
         self.carries.clear()
         self.recorder.clear()
-        self._free_cache()
+        free_cache(self.model.device)
 
     def _after_a_fault(self) -> None:
         """Forget recordings with the failed kernel. Parts that were computed already would move their slots twice."""
@@ -195,13 +197,15 @@ class Learner:
         Where a kernel or the memory fails on the way, that is adjusted, and a later step tries again.
         """
         self.trials += 1
-        start = Snapshot(self, batch)
+        start, self.in_trial = Snapshot(self, batch), True
         try:
             found = self._or_adjust(lambda offered: try_recording(self, offered, start), batch)
         except (RuntimeError, MemoryError) as error:
             if is_context_lost(error):
                 raise
             found = False, f"the trial failed: {first_line(error)}"
+        finally:
+            self.in_trial = False
         start.restore()
         if found is None and self.trials == _MAX_TRIALS:
             found = False, "each trial ran out of memory, or its kernels failed"
@@ -210,11 +214,7 @@ class Learner:
         self.recorder.on = self.graphs.serves is True
         # Plain steps of the trial have freed the gradients that its recordings add to.
         self.recorder.clear()
-        self._free_cache()
-
-    def _free_cache(self) -> None:
-        if self.model.device.type == "cuda":
-            torch.cuda.empty_cache()
+        free_cache(self.model.device)
 
     def _compute_gradients(self, batch: OfferedBatch) -> list[Part]:
         """Sum the gradients of this process' share. Nothing but the carries has moved when this fails."""
@@ -297,7 +297,7 @@ class Learner:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-        self._free_cache()
+        free_cache(self.model.device)
         update()
 
     def _update_embeddings(self, ids: torch.Tensor, grads: torch.Tensor, lr: float) -> None:

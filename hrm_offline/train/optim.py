@@ -46,8 +46,8 @@ class AdamATan2(torch.optim.Optimizer):
         """Allocate the moments of all parameters that have gradients. May be called again after it failed."""
         for group in self.param_groups:
             for param in group["params"]:
-                if param.grad is not None and not self.state[param]:
-                    self.state[param].update(step=0, m=torch.zeros_like(param), v=torch.zeros_like(param))
+                if param.grad is not None and not self.state.get(param):
+                    self.state[param] = {"step": 0, "m": torch.zeros_like(param), "v": torch.zeros_like(param)}
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -124,9 +124,9 @@ class MatrixOptimizer(torch.optim.Optimizer):
         """Allocate the moments of all parameters that have gradients. May be called again after it failed."""
         for group in self.param_groups:
             for param in group["params"]:
-                if param.grad is not None and not self.state[param]:
+                if param.grad is not None and not self.state.get(param):
                     shapes = self.moment_shapes(param)
-                    self.state[param].update(step=0, **{name: param.new_zeros(shapes[name]) for name in shapes})
+                    self.state[param] = {"step": 0} | {name: param.new_zeros(shapes[name]) for name in shapes}
 
     @torch.no_grad()
     def step(self, closure=None):

@@ -11,6 +11,9 @@ from fake_cuda import FakeCuda
 from hrm_offline.answers.invariants import DOUBT_WEIGHT, Invariants
 from hrm_offline.answers.vote import Votes
 from hrm_offline.model.graphs import Choice
+from hrm_offline.ops import dispatch
+from hrm_offline.ops.dispatch import Decision
+from hrm_offline.ops.faults import KernelFault
 from hrm_offline.predict import decoding, greedy
 from hrm_offline.predict.plan import PredictionPlan
 
@@ -183,8 +186,16 @@ def test_a_search_takes_the_likeliest_turns_that_no_path_has_taken():
     assert decoding._best_turns(paths, owners, 5, np.log(0.01), taken) == [(0, 2, 7), (0, 1, 6)]
 
 
+@pytest.fixture
+def serving(monkeypatch):
+    """Let steps be recorded, as where our attention serves. Plain attention would wait for a GPU."""
+    monkeypatch.setattr(decoding, "decide", lambda *_: Decision(op_serves["cached_attention"], ""))
+    op_serves = {"cached_attention": True}
+    return op_serves
+
+
 @pytest.mark.parametrize("leaving_share", [0.25, 0.01])
-def test_recorded_steps_write_what_plain_ones_do(predictor, monkeypatch, leaving_share):
+def test_recorded_steps_write_what_plain_ones_do(serving, predictor, monkeypatch, leaving_share):
     monkeypatch.setitem(greedy._LEAVING_SHARE, "cpu", leaving_share)
     expected, cuda = predict_all(predictor), FakeCuda()
     recording = decoding.new_predictor(predictor.model, predictor.puzzles, predictor.config, Choice(cuda, True))
@@ -203,7 +214,7 @@ def test_recorded_steps_write_what_plain_ones_do(predictor, monkeypatch, leaving
         (FakeCuda([None, torch.OutOfMemoryError("CUDA out of memory")]), False, "the trial failed"),
     ],
 )
-def test_a_trial_decides_whether_steps_of_writing_are_recorded(predictor, cuda, serves, reason):
+def test_a_trial_decides_whether_steps_of_writing_are_recorded(serving, predictor, cuda, serves, reason):
     choice = Choice(cuda, None)
     recording = decoding.new_predictor(predictor.model, predictor.puzzles, predictor.config, choice)
     recording.try_graphs(PredictionPlan(predictor.puzzles, predictor.config).rounds[1][0])
@@ -213,7 +224,7 @@ def test_a_trial_decides_whether_steps_of_writing_are_recorded(predictor, cuda, 
     assert (cuda.captures > captures) == serves
 
 
-def test_a_recording_that_fails_in_the_middle_of_a_grid_costs_nothing(predictor):
+def test_a_recording_that_fails_in_the_middle_of_a_grid_costs_nothing(serving, predictor):
     expected = predict_all(predictor)
     choice = Choice(FakeCuda([None, None, RuntimeError("not permitted")]), True)
     recording = decoding.new_predictor(predictor.model, predictor.puzzles, predictor.config, choice)
@@ -221,15 +232,52 @@ def test_a_recording_that_fails_in_the_middle_of_a_grid_costs_nothing(predictor)
     assert choice.serves is False and not recording.records
 
 
+def test_plain_attention_is_never_recorded(serving, predictor):
+    """It reads the device at every token. A recording of that fails, and PyTorch frees no memory afterwards."""
+    serving["cached_attention"] = False
+    choice = Choice(FakeCuda(), True)
+    recording = decoding.new_predictor(predictor.model, predictor.puzzles, predictor.config, choice)
+    assert choice.serves is False and not recording.records
+    predict_all(recording)
+    assert choice.cuda.captures == 0
+
+
+def test_a_kernel_that_fails_later_ends_recordings_and_the_batch_is_written_again(serving, predictor, monkeypatch):
+    expected, choice = predict_all(predictor), Choice(FakeCuda(), True)
+    recording = decoding.new_predictor(predictor.model, predictor.puzzles, predictor.config, choice)
+    extend, calls = type(predictor.model).extend, []
+
+    def failing(*given):
+        calls.append(1)
+        if len(calls) == 3:
+            serving["cached_attention"] = False
+            raise KernelFault("cached_attention", RuntimeError("out of resources"))
+        return extend(predictor.model, *given)
+
+    monkeypatch.setattr(predictor.model, "extend", failing)
+    monkeypatch.setattr(dispatch, "demote_after", lambda fault: None)
+    assert np.array_equal(predict_all(recording).cells, expected.cells)
+    assert choice.serves is False and not recording.records
+
+
+def test_a_recording_that_does_not_fit_into_memory_gives_way_to_a_single_row(serving, predictor):
+    batch = PredictionPlan(predictor.puzzles, predictor.config).rounds[1][0].rows(slice(1))
+    predictor._written.clear()
+    expected = predictor.predict(batch)
+    choice = Choice(FakeCuda([None, torch.OutOfMemoryError("CUDA out of memory")]), True)
+    recording = decoding.new_predictor(predictor.model, predictor.puzzles, predictor.config, choice)
+    assert np.array_equal(recording.predict(batch).cells, expected.cells)
+    assert choice.serves is False and "fit into memory" in choice.reason
+
+
 @pytest.mark.gpu
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_recorded_steps_write_what_launched_ones_do_on_a_gpu(predictor, dtype):
+def test_recorded_steps_write_what_launched_ones_do_on_a_gpu(predictor):
     model = predictor.model.to("cuda")
-    model.dtype = dtype
+    model.dtype = torch.bfloat16
     plain = decoding.new_predictor(model, predictor.puzzles, predictor.config)
     choice = Choice.of("yes", model.device)
     recording = decoding.new_predictor(model, predictor.puzzles, predictor.config, choice)
     expected, found = predict_all(plain), predict_all(recording)
-    assert choice.serves, choice.reason
+    assert choice.serves == recording._may_record, choice.reason
     assert np.array_equal(found.cells, expected.cells)
     assert np.array_equal(found.confidence, expected.confidence)

@@ -250,7 +250,8 @@ class SimulatedEngine(Engine):
         return None
 
     def _new_predictor(self, model, puzzles):
-        return SimpleNamespace(predict=self._predict, rehearse=self._predict, try_graphs=lambda batch: None)
+        predict = self._predict
+        return SimpleNamespace(predict=predict, rehearse=predict, try_graphs=lambda batch: None, records=False)
 
     def _predictor(self, job):
         puzzles = self._puzzles(job.tasks, job.member)
