@@ -106,30 +106,32 @@ def _checks(stage: str) -> Callable[[dict], str | None]:
 
 
 def _decoder_step(result: dict) -> str | None:
-    return _step(result, is_decoder=True)
+    return _step(result, ("decoder-75m", "decoder-170k"))
+
+
+def _small_decoder_step(result: dict) -> str | None:
+    plain, recorded = (_step(result, ("decoder-4m",), graphs) for graphs in ("no", "yes"))
+    return f"{plain}; with CUDA graphs {recorded}" if plain and recorded else plain
 
 
 def _hrm_step(result: dict) -> str | None:
-    words = _step(result, is_decoder=False)
+    words = _step(result, ("hrm-27m", "hrm-132k"))
     for graphs in _rows(result, "step", "graphs"):
         words = f"{words}; with CUDA graphs {graphs['times as fast']:.2f} times as fast"
+    for row in _rows(result, "step", "memory", mode="triton"):
+        if row.get("peak GiB") is not None:
+            words = f"{words}; {row['peak GiB']:.1f} GiB at most, counted {row['counted GiB']:.1f}"
     return words
 
 
-def _step(result: dict, is_decoder: bool) -> str | None:
-    """Return the rates of a network's step without CUDA graphs."""
-    rows = _rows(result, "step", "visit", graphs="no")
-    rows = [row for row in rows if row["preset"].startswith("decoder") == is_decoder]
+def _step(result: dict, presets: tuple[str, ...], graphs: str = "no") -> str | None:
+    """Return the rates of the step of one of these presets; that of a walk at toy size is a smaller one."""
+    rows = [row for row in _rows(result, "step", "visit", graphs=graphs) if row["preset"] in presets]
     if not rows:
         return None
     share = rows[-1]["share of peak"]
     share_in_words = f", {share:.0%} of the product" if share is not None else ""
     return f"{rows[-1]['examples/s']:,.0f} examples/s, {rows[-1]['tokens/s']:,.0f} tokens/s{share_in_words}"
-
-
-def _memory(result: dict) -> str | None:
-    rows = [row for row in _rows(result, "step", "memory", mode="triton") if row.get("peak GiB") is not None]
-    return f"{rows[-1]['peak GiB']:.1f} GiB; counted {rows[-1]['counted GiB']:.1f}" if rows else None
 
 
 def _block(result: dict) -> str | None:
@@ -202,8 +204,8 @@ _LINES: tuple[tuple[str, str, Callable[[dict], str | None]], ...] = (
     ("`solve` of 30 real tasks, programs beside it", "solve", _checks("solve")),
     ("`decoder-75m` on these tasks, without programs, and a kernel that fails", "fault", _checks("fault")),
     ("training step of `decoder-75m`", "step", _decoder_step),
+    ("training step of `decoder-4m`", "step", _small_decoder_step),
     ("training step of `hrm-27m`", "step", _hrm_step),
-    ("peak memory of the latter", "step", _memory),
     ("a layer of `decoder-75m` both ways, 96 sequences of up to 360 tokens", "block", _decoder_layer),
     ("a block of `hrm-27m` forward, 768 x 901 tokens", "block", _block),
     ("training step beside the published one, compiled", "published", _published),

@@ -27,7 +27,7 @@ STAGES = (
     Stage("solve", 150, "`solve` of 30 real tasks with the network that it chooses, and a list of PASS and FAIL"),
     Stage("fault", 120, "the same with `decoder-75m` and a kernel that fails on purpose once learning has begun"),
     Stage(
-        "step", 180, "steps of `decoder-75m`, and of `hrm-27m` by bucket with and without CUDA graphs, on real tasks"
+        "step", 200, "steps of `decoder-75m`, `decoder-4m` and `hrm-27m` on real tasks, with and without CUDA graphs"
     ),
     Stage("block", 200, "a layer of `decoder-75m` and a block of `hrm-27m`, beside eager and `torch.compile`"),
     Stage("published", 120, "the published training step, compiled, where `--against` names a checkout"),

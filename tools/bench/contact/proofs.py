@@ -33,6 +33,7 @@ from tools.support import environment
 SHAPES = (("decoder-75m", 900), ("hrm-27m", 900), ("decoder-75m", 225), ("hrm-27m", 225))
 MARKED_TESTS = (
     "tests/train/test_graphs.py",
+    "tests/predict/test_decoding.py",
     "tests/predict/test_predictor.py",
     "tests/model/test_layers.py",
     "tests/train/test_losses.py",

@@ -19,6 +19,7 @@ from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.model.batching import BatchMaker
 from hrm_offline.model.network import build_network, training_batches
 from hrm_offline.ops import dispatch
+from hrm_offline.solve.gpu_recipe import is_small_decoder
 from hrm_offline.train.decoder_learner import new_learner
 from hrm_offline.train.learner import Learner
 from tools.bench.contact.contact import Contact, Skipped
@@ -30,7 +31,11 @@ from tools.support.flop import training_flop
 _WARM_UP = 5  # steps before the timing; a recording is made within them
 _TIMED_STEPS = 7  # at most; a slow chip takes fewer
 _COUNTING_SECONDS = 30.0  # that memory_report may take, between the two passes
+# Decoders, and whether their steps are recorded. `decoder-75m` learns with dropout, and is not.
+_DECODERS = (("decoder-75m", "no"), ("decoder-4m", "no"), ("decoder-4m", "yes"))
+_SMALL_DECODERS_TOKENS = 32_000  # per step
 _DECODER_WARM_UP, _DECODER_STEPS = 10, 100
+_RECORDED_WARM_UP = 60  # steps, in which most shapes are recorded: each at its fourth
 _SHARE = 0.9  # of the stage's time may go into steps
 _NO_END = 10_000  # steps of a learning rate schedule that the measured steps do not come to the end of
 # Preset, sequences, and tokens of the longest. A step of `decoder-75m` holds some 32,000 tokens.
@@ -45,10 +50,13 @@ _PUBLISHED_SHAPES = ((48, 901), (96, 901))
 
 
 def time_steps(contact: Contact) -> None:
-    """Time the default recipe's step on real tasks, then that of `hrm-27m` by bucket, without and with CUDA graphs."""
-    _time_decoder(contact, contact.left() / 4)
-    _free_memory(contact)
-    dispatch.promote_all()
+    """Time steps of decoders on real tasks, then that of `hrm-27m` by bucket, without and with CUDA graphs."""
+    decoders = contact.pick(_DECODERS, ((contact.preset, "no"),))
+    seconds = contact.left() / 3
+    for preset, graphs in decoders:
+        _time_decoder(contact, preset, graphs, seconds / len(decoders))
+        _free_memory(contact)
+        dispatch.promote_all()
     preset = contact.pick("hrm-27m", "hrm-132k")
     contact.use_proven_operations(preset)
     plain = _time_buckets(contact, preset, "no", (contact.left() - _COUNTING_SECONDS) / 2)
@@ -60,14 +68,17 @@ def time_steps(contact: Contact) -> None:
     contact.add("graphs", **{"times as fast": plain / recorded, "serve": plain > recorded})
 
 
-def _time_decoder(contact: Contact, seconds: float) -> None:
-    """Time steps of the default recipe on the real mix, in its own order: each batch of a decoder has another shape.
+def _time_decoder(contact: Contact, preset: str, graphs: str, seconds: float) -> None:
+    """Time steps of a preset's recipe on the real mix, in its own order: each batch of a decoder has another shape.
 
-    FLOP are those of the products with weights, three times the forward pass.
+    A small decoder takes the large steps of a GPU. FLOP are those of the products with weights, three times the forward
+    pass.
     """
-    chosen = PRESETS[contact.preset]
-    contact.use_proven_operations(contact.preset)
-    recipe = chosen.recipe(pretrained=False)
+    chosen = PRESETS[preset]
+    contact.use_proven_operations(preset)
+    recipe = dataclasses.replace(chosen.recipe(pretrained=False), cuda_graphs=graphs)
+    if is_small_decoder(chosen.model) and not contact.smoke:
+        recipe = dataclasses.replace(recipe, tokens_per_step=_SMALL_DECODERS_TOKENS)
     puzzles = PuzzleSet(contact.tasks("mixed"), recipe, chosen.model, seed=0)
     torch.manual_seed(0)
     model = build_network(chosen.model, puzzles.num_rows, contact.runtime.dtype).to(contact.device)
@@ -76,7 +87,8 @@ def _time_decoder(contact: Contact, seconds: float) -> None:
     if contact.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     until, examples, tokens = time.perf_counter() + seconds, 0, 0
-    for step in range(contact.pick(_DECODER_WARM_UP, 1)):
+    warm_up = 1 if contact.smoke else _RECORDED_WARM_UP if graphs == "yes" else _DECODER_WARM_UP
+    for step in range(warm_up):
         learner.learn(offer(step))
     contact.wait()
     began, steps = time.perf_counter(), 0
@@ -91,8 +103,8 @@ def _time_decoder(contact: Contact, seconds: float) -> None:
     weights = sum(param.numel() for param in model.layers.parameters() if param.ndim == 2)
     contact.add(
         "visit",
-        preset=contact.preset,
-        graphs="no",
+        preset=preset,
+        graphs=graphs,
         **{"timed steps": steps, "seconds": spent / steps},
         **_rates(contact, examples, tokens, 6 * weights * tokens, spent),
         **{"peak GiB": torch.cuda.max_memory_allocated() / 2**30 if contact.device.type == "cuda" else math.nan},
