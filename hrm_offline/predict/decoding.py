@@ -75,7 +75,7 @@ class DecoderPredictor:
 
     @property
     def records(self) -> bool:
-        """Whether steps of writing are recorded."""
+        """Say whether steps of writing are recorded."""
         return self.repeater.on
 
     @property

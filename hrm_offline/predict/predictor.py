@@ -87,7 +87,7 @@ class Predictor:
 
     @property
     def records(self) -> bool:
-        """Whether batches are recorded."""
+        """Say whether batches are recorded."""
         return self.recorder.on
 
     def try_graphs(self, batch: Batch) -> None:
