@@ -86,7 +86,7 @@ def test_it_was_pretrained_on_nothing_that_is_measured_on():
         ([], FOLDER),
         (["--artifact", "bundled"], FOLDER),
         (["--artifact", "none"], None),
-        (["--preset", "hrm-3m", "--set", "vote_views=4", "colour_permutations=4"], None),
+        (["--preset", "hrm-13m", "--set", "vote_views=4", "colour_permutations=4"], None),
         (["--preset", "hrm-132k"], bundled_artifact("hrm-132k")),
         (["--preset", "decoder-2m"], bundled_artifact("decoder-2m")),
     ],

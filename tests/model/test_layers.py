@@ -114,7 +114,7 @@ def test_what_a_training_step_keeps_for_its_backward_pass():
 @pytest.mark.gpu
 def test_under_cuda_graph_capture():
     torch.manual_seed(0)
-    block = Block(PRESETS["hrm-3m"].model).to(DEVICE)
+    block = Block(PRESETS["hrm-13m"].model).to(DEVICE)
     x = torch.randn(4, 101, 256, device=DEVICE, dtype=torch.bfloat16)
     cos_sin = rope_cos_sin("rope-2d", (10, 10), 1, 30, 32, 100.0, DEVICE, torch.float16)
     with torch.no_grad():

@@ -198,9 +198,9 @@ def test_task_ids_can_hold_anything(run, make_task):
 
 def test_a_larger_preset_runs_where_it_is_asked_for(run, make_task):
     challenges = to_challenges([make_task("t", [((2, 2), (2, 2))] * 2)])
-    code, out = run(challenges, "--preset", "hrm-3m", "--visits", "1", "--budget", "8s")
+    code, out = run(challenges, "--preset", "hrm-13m", "--visits", "1", "--budget", "8s")
     assert code == 0
-    assert check(out, challenges)[1]["model"]["hidden_size"] == PRESETS["hrm-3m"].model.hidden_size
+    assert check(out, challenges)[1]["model"]["hidden_size"] == PRESETS["hrm-13m"].model.hidden_size
 
 
 def test_alone_a_task_is_answered_as_if_it_were_the_only_one(challenges, write_json, tmp_path):

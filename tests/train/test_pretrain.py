@@ -67,8 +67,8 @@ def test_begins_with_the_artifact_of_the_package_where_there_is_one():
     config = PRESETS["decoder-170k"].pretrain
     begun = pretrain_module._start_of(dataclasses.replace(config, start="bundled"), PRESETS["decoder-170k"].model)
     assert begun.folder == bundled_artifact("decoder-170k")
-    with pytest.raises(InputError, match="no artifact of preset hrm-3m"):
-        pretrain_module._start_of(PretrainConfig(preset="hrm-3m", start="bundled"), PRESETS["hrm-3m"].model)
+    with pytest.raises(InputError, match="no artifact of preset hrm-13m"):
+        pretrain_module._start_of(PretrainConfig(preset="hrm-13m", start="bundled"), PRESETS["hrm-13m"].model)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_begins_with_the_artifact_of_the_package_where_there_is_one():
     [
         (("--preset", "decoder-170k"), "has architecture hrm, expected decoder as preset decoder-170k"),
         (("--preset", "hrm-132k", "--conditioning", "table"), "expected"),
-        (("--preset", "hrm-3m"), "hidden_size 64, expected 256"),
+        (("--preset", "hrm-13m"), "hidden_size 64, expected 512"),
     ],
 )
 def test_refuses_to_begin_with_another_network(unbroken, tmp_path, capsys, flags, words):
