@@ -801,7 +801,7 @@ PRESETS = {
         PretrainConfig(
             preset="hrm-430k",
             **(_ONE_PASS_RECIPE | dict(tokens_per_step=1500, warmup_steps=200, colour_permutations=8)),
-            steps=30_000,
+            steps=24_000,
         ),
         AdaptConfig(
             **(_ONE_PASS_RECIPE | _ONE_PASS_PREDICTION | dict(lr=1e-3, matrix_lr=5e-3)), visits=300, embeddings_only=0.0
