@@ -44,6 +44,8 @@ from hrm_offline.train.state import load_state, save_state, saved_step
 METRICS_FILE = "metrics.jsonl"
 # Settings that a continued run may change: they do not touch what is learned, but for rounding.
 _FREE_SETTINGS = ("log_every", "save_every", "cuda_graphs")
+# A terminal's bar moves in place. In a file each move is a line more, and all of a long run are megabytes.
+_SECONDS_PER_MOVE, _SECONDS_PER_LINE = 0.1, 30.0
 
 
 def pretrain(config: PretrainConfig, options: PretrainOptions) -> bool:
@@ -164,7 +166,13 @@ def _run(
     """
     extra = {"warm_at": warm_at}
     log = _MetricsLog(out, learner.step, learner.world, config.log_every)
-    bar = tqdm(total=config.steps, initial=learner.step, disable=not learner.world.is_main, unit="step")
+    bar = tqdm(
+        total=config.steps,
+        initial=learner.step,
+        disable=not learner.world.is_main,
+        unit="step",
+        mininterval=_SECONDS_PER_MOVE if sys.stderr.isatty() else _SECONDS_PER_LINE,
+    )
     offer = training_batches(source, learner.model.device)
     began, examples, tokens, told = time.monotonic(), 0, 0, None
     while learner.step < config.steps and not stop.seen(learner.world, learner.model.device):
@@ -179,7 +187,7 @@ def _run(
         tokens += batch.size * batch.canvas[0] * batch.canvas[1]
         if line:
             rate = f"{line['examples_per_second']:,.0f} examples/s"
-            bar.set_postfix_str(f"loss {line['lm_loss']:.3f}, accuracy {line['accuracy']:.3f}, {rate}")
+            bar.set_postfix_str(f"loss {line['lm_loss']:.3f}, accuracy {line['accuracy']:.3f}, {rate}", refresh=False)
         bar.update()
         if learner.step % config.save_every == 0:
             save_state(out, learner, identity, extra)
