@@ -568,7 +568,12 @@ class PretrainConfig(Recipe):
         metavar="SET",
         group=_RUN,
     )
-    max_side: int = setting(30, "leave out tasks with a grid side of more cells than this", above=0, group=_RUN)
+    max_side: int = setting(
+        30,
+        "leave out tasks with a grid side of more cells than this, and such pairs of a task of 20 or more",
+        above=0,
+        group=_RUN,
+    )
     limit: int = setting(0, "learn only the first N of the tasks; 0: all", least=0, metavar="N", group=_RUN)
     recoloured: int = setting(
         0, "recoloured copies of each task, learned as puzzles of their own", least=0, metavar="N", group=_RUN

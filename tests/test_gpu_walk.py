@@ -35,7 +35,11 @@ _LAUNCHED = {name.replace("forward", "backward") for name in _LAUNCHED_FORWARD -
 _LAUNCHED = _LAUNCHED - {"linear_rms_norm_backward"} | _LAUNCHED_FORWARD | {"rms_norm_backward"}
 _LAUNCHED |= {"sign_sgd_step", "adam_atan2_step"}
 _LAUNCHED_PRE_NORM_FORWARD = _LAUNCHED_FORWARD - {"linear_rms_norm_forward"} | {"add_rms_norm_forward"}
-_LAUNCHED_PRE_NORM = _LAUNCHED_PRE_NORM_FORWARD | {"attention_backward", "linear_swiglu_backward", "add_rms_norm_backward"}
+_LAUNCHED_PRE_NORM = _LAUNCHED_PRE_NORM_FORWARD | {
+    "attention_backward",
+    "linear_swiglu_backward",
+    "add_rms_norm_backward",
+}
 
 
 @pytest.fixture

