@@ -17,7 +17,7 @@ from hrm_offline.config import PRESETS, ModelConfig
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.data.sets import load_set
 from hrm_offline.model.device import dtype_for_capability
-from hrm_offline.model.graphs import Choice
+from hrm_offline.model.graphs import GraphChoice
 from hrm_offline.model.network import build_network, training_batches
 from hrm_offline.ops import dispatch
 from hrm_offline.predict.plan import PredictionPlan
@@ -67,7 +67,7 @@ class Walk:
         with chip(capability), Witness():
             self.model = build_network(config, self.puzzles.num_rows, dtype)
 
-    def train(self, graphs: Choice | None = None) -> Witness:
+    def train(self, graphs: GraphChoice | None = None) -> Witness:
         """Take two steps, and return the witness of the second. The first allocates moments and tables."""
         learner = new_learner(self.model, self.recipe, 100, 0, graphs=graphs)
         offer = training_batches(ExampleSource(self.puzzles, 0), self.model.device)
@@ -113,7 +113,7 @@ def test_no_step_of_a_decoder_waits_for_the_device(name, faked):
 
 def test_no_padded_step_of_a_decoder_waits_for_the_device(faked):
     """Batches are padded where steps may be recorded, so their work must not wait either."""
-    assert not Walk("decoder-2m", 89).train(Choice(FakeCuda(), False)).waits
+    assert not Walk("decoder-2m", 89).train(GraphChoice(FakeCuda(), False)).waits
 
 
 @pytest.mark.parametrize("name", [name for name, preset in PRESETS.items() if not preset.model.is_decoder])

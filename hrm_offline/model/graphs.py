@@ -114,7 +114,7 @@ def open_cuda(device: torch.device) -> Cuda | None:
 
 
 @dataclass
-class Choice:
+class GraphChoice:
     """Whether one kind of work is recorded in this process.
 
     `serves` is None until it is measured. `reason` says why it was decided so, None where there is nothing to say.
@@ -126,7 +126,7 @@ class Choice:
     reason: str | None = None
 
     @classmethod
-    def of(cls, setting: str, device: torch.device) -> Choice:
+    def of(cls, setting: str, device: torch.device) -> GraphChoice:
         """Return the choice by the setting `cuda_graphs`: "yes", "no" or "measured"."""
         cuda = None if setting == "no" else open_cuda(device)
         if cuda is None:
@@ -156,7 +156,7 @@ class Recorder:
     each time. Results must be read before the next run, whose replay overwrites them.
     """
 
-    def __init__(self, choice: Choice):
+    def __init__(self, choice: GraphChoice):
         self.choice = choice
         self.on = choice.serves is True
         self.runs: Counter[Hashable] = Counter()
@@ -229,7 +229,7 @@ class Repeater:
     records. It begins as the choice is.
     """
 
-    def __init__(self, choice: Choice):
+    def __init__(self, choice: GraphChoice):
         self.choice = choice
         self.on = choice.serves is True
         self._pool: Any = None
@@ -289,7 +289,7 @@ def _captured(
         return None, f"recording failed: {first_line(error)}"
 
 
-def settle(choice: Choice, trial: Callable[[], tuple[bool, str]]) -> None:
+def settle(choice: GraphChoice, trial: Callable[[], tuple[bool, str]]) -> None:
     """Decide by a trial whether work is recorded, where that is to be measured. A trial that fails says no."""
     if choice.serves is not None:
         return

@@ -17,7 +17,7 @@ from hrm_offline.data.puzzles import Batch, PuzzleSet
 from hrm_offline.data.tasks import MAX_SIDE
 from hrm_offline.model.decoder import DecoderModel
 from hrm_offline.model.device import free_cache
-from hrm_offline.model.graphs import Choice, Outcome, Repeater, judge, settle
+from hrm_offline.model.graphs import GraphChoice, Outcome, Repeater, judge, settle
 from hrm_offline.model.network import Network
 from hrm_offline.model.pairs import PairMaker
 from hrm_offline.ops import dispatch
@@ -40,13 +40,13 @@ class DecoderPredictor:
     `sequence_steps` counts the tokens that were decoded, summed over sequences.
     """
 
-    def __init__(self, model: DecoderModel, puzzles: PuzzleSet, config: AdaptConfig, graphs: Choice | None = None):
+    def __init__(self, model: DecoderModel, puzzles: PuzzleSet, config: AdaptConfig, graphs: GraphChoice | None = None):
         self.model = model
         self.config = config
         self.puzzles = puzzles
         self.maker = PairMaker(puzzles, puzzles.tests, model.device)
         self.sequence_steps = 0
-        graphs = graphs or Choice.of("no", model.device)
+        graphs = graphs or GraphChoice.of("no", model.device)
         if graphs.cuda is not None and not self._may_record:
             graphs.decide(False, "plain attention waits for the device at every token")
         self.repeater = Repeater(graphs)
@@ -313,7 +313,7 @@ AnyPredictor = Predictor | DecoderPredictor
 
 
 def new_predictor(
-    model: Network, puzzles: PuzzleSet, config: AdaptConfig, graphs: Choice | None = None
+    model: Network, puzzles: PuzzleSet, config: AdaptConfig, graphs: GraphChoice | None = None
 ) -> AnyPredictor:
     """Return the predictor that suits the kind of network. `graphs` says whether its steps may be recorded."""
     if model.config.is_decoder:

@@ -22,7 +22,7 @@ import torch
 from hrm_offline.common.tokens import COLOURS, EOS, FIRST_COLOUR, NEW_ROW
 from hrm_offline.data.tasks import MAX_SIDE
 from hrm_offline.model.decoder import Cache, DecoderModel
-from hrm_offline.model.graphs import Choice, Repeater
+from hrm_offline.model.graphs import GraphChoice, Repeater
 from hrm_offline.model.pairs import PART_OUTPUT, PackedPairs, output_positions
 
 # Finished sequences leave the batch when so large a share of it has ended. Copying the cache costs a few steps. On a
@@ -164,7 +164,7 @@ def write_grids(
         work, logits = _begin(model, prompts, written, alive, begun)
         choose = _Chooser(written, limits, floor, fills)
         choose(logits, work)
-        _write_on(model, work, choose, repeater or Repeater(Choice(None, False)))
+        _write_on(model, work, choose, repeater or Repeater(GraphChoice(None, False)))
     return written
 
 

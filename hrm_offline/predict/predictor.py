@@ -13,7 +13,7 @@ from hrm_offline.config import AdaptConfig
 from hrm_offline.data.puzzles import Batch, PuzzleSet, unpack
 from hrm_offline.model.batching import BatchMaker
 from hrm_offline.model.device import free_cache
-from hrm_offline.model.graphs import WARM_UP, Choice, Outcome, Recorder, judge, settle
+from hrm_offline.model.graphs import WARM_UP, GraphChoice, Outcome, Recorder, judge, settle
 from hrm_offline.model.halting import Sequences, wants_to_halt
 from hrm_offline.model.recursive import Output, RecursiveModel
 from hrm_offline.ops import dispatch
@@ -44,13 +44,15 @@ class Predictor:
     called. Early halting waits for the device, so nothing is recorded with it.
     """
 
-    def __init__(self, model: RecursiveModel, puzzles: PuzzleSet, config: AdaptConfig, graphs: Choice | None = None):
+    def __init__(
+        self, model: RecursiveModel, puzzles: PuzzleSet, config: AdaptConfig, graphs: GraphChoice | None = None
+    ):
         self.model = model
         self.config = config
         self.maker = BatchMaker(puzzles, puzzles.tests, model.device)
         self.sequence_steps = 0
-        never = Choice(None, False)
-        graphs = graphs or Choice.of(config.cuda_graphs, model.device)
+        never = GraphChoice(None, False)
+        graphs = graphs or GraphChoice.of(config.cuda_graphs, model.device)
         self.recorder = Recorder(never if config.early_halting else graphs)
 
     def predict(self, batch: Batch) -> Votes:

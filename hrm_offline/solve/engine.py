@@ -78,7 +78,7 @@ class Engine:
         # A worker that takes the place of one whose GPU was lost risks nothing.
         setting = "no" if setup.plain_operations else self.choice.recipe.cuda_graphs
         device = self.runtime.device
-        self.graphs = {work: graphs.Choice.of(setting, device) for work in ("adapt", "predict")}
+        self.graphs = {work: graphs.GraphChoice.of(setting, device) for work in ("adapt", "predict")}
         self.selftest = self._prove_operations()
         self.rows_per_step = self._known_rows_per_step()
         self.seconds_per_token = self._probe()

@@ -12,7 +12,7 @@ from hrm_offline.common.budget import Budget, Pace
 from hrm_offline.config import AdaptConfig
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.model.batching import OfferedBatch
-from hrm_offline.model.graphs import Choice
+from hrm_offline.model.graphs import GraphChoice
 from hrm_offline.model.network import Network, training_batches
 from hrm_offline.train.decoder_learner import new_learner
 from hrm_offline.train.distributed import World
@@ -80,7 +80,7 @@ class Adaptation:
         seed: int,
         pretrained: bool,
         world: World | None = None,
-        graphs: Choice | None = None,
+        graphs: GraphChoice | None = None,
     ) -> Adaptation:
         """Return the recipe's adaptation to a puzzle set: `config.visits` visits of every demonstration pair.
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from hrm_offline.common.tokens import IGNORE
 from hrm_offline.config import Recipe
 from hrm_offline.model.batching import OfferedBatch, to_device
-from hrm_offline.model.graphs import Choice
+from hrm_offline.model.graphs import GraphChoice
 from hrm_offline.model.network import Network
 from hrm_offline.model.pairs import PackedPairs
 from hrm_offline.ops.dispatch import decide
@@ -25,7 +25,7 @@ def new_learner(
     total_steps: int,
     seed: int,
     world: World | None = None,
-    graphs: Choice | None = None,
+    graphs: GraphChoice | None = None,
 ) -> Learner:
     """Return the learner that suits the kind of network. `graphs` says whether its steps may be recorded."""
     if not network.config.is_decoder:
@@ -33,7 +33,7 @@ def new_learner(
     if recipe.dropout or recipe.loss_on_input:
         if graphs is not None and graphs.serves is None:
             graphs.decide(False, "a decoder's steps with dropout or a loss on the input are not recorded")
-        graphs = Choice.of("no", network.device)
+        graphs = GraphChoice.of("no", network.device)
     return DecoderLearner(network, recipe, total_steps, seed, world, graphs)
 
 

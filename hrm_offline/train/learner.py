@@ -16,7 +16,7 @@ import torch
 from hrm_offline.config import Recipe
 from hrm_offline.model.batching import OfferedBatch, to_device
 from hrm_offline.model.device import free_cache
-from hrm_offline.model.graphs import WARM_UP, Choice, Recorder
+from hrm_offline.model.graphs import WARM_UP, GraphChoice, Recorder
 from hrm_offline.model.halting import Carry, Sequences, Step, advance_, initial_carry, refill_, training_step
 from hrm_offline.model.network import Network
 from hrm_offline.ops import dispatch
@@ -64,7 +64,7 @@ class Learner:
         total_steps: int,
         seed: int,
         world: World | None = None,
-        graphs: Choice | None = None,
+        graphs: GraphChoice | None = None,
     ):
         self.model = model
         self.recipe = recipe
@@ -80,7 +80,7 @@ class Learner:
         self.ema = Ema(self.params, recipe.ema, recipe.ema_rises) if recipe.ema else None
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=model.dtype is torch.float16)
         self.carries: dict[tuple[int, int], Carry] = {}  # by bucket and part
-        self.graphs = graphs or Choice.of(recipe.cuda_graphs, model.device)
+        self.graphs = graphs or GraphChoice.of(recipe.cuda_graphs, model.device)
         self.recorder = Recorder(self.graphs)
         if isinstance(self.optimizer, MatrixOptimizer):
             # A step must not be taken again once its update has begun.

@@ -4,7 +4,7 @@ import pytest
 import torch
 from fake_cuda import FakeCuda
 
-from hrm_offline.model.graphs import WARM_UP, Choice, Outcome, Recorder, judge
+from hrm_offline.model.graphs import WARM_UP, GraphChoice, Outcome, Recorder, judge
 
 
 def counted(recorder, times, key="a"):
@@ -13,7 +13,7 @@ def counted(recorder, times, key="a"):
 
 def test_a_key_is_recorded_after_its_warm_up_and_replays_read_new_inputs():
     cuda = FakeCuda()
-    recorder = Recorder(Choice(cuda, True))
+    recorder = Recorder(GraphChoice(cuda, True))
     assert [int(result) for result in counted(recorder, 6)] == [0, 2, 4, 6, 8, 10]
     assert cuda.captures == 1
     assert cuda.replays == 6 - WARM_UP
@@ -25,7 +25,7 @@ def test_a_key_is_recorded_after_its_warm_up_and_replays_read_new_inputs():
 
 
 def test_a_failure_turns_recordings_off_for_later_recorders_too():
-    choice = Choice(FakeCuda([RuntimeError("not permitted")]), True)
+    choice = GraphChoice(FakeCuda([RuntimeError("not permitted")]), True)
     assert [int(result) for result in counted(Recorder(choice), 5)] == [0, 2, 4, 6, 8]
     assert str(choice) == "CUDA graphs off: recording failed: RuntimeError: not permitted"
     assert not Recorder(choice).on
@@ -33,7 +33,7 @@ def test_a_failure_turns_recordings_off_for_later_recorders_too():
 
 @pytest.mark.parametrize("message", ["CUDA out of memory", "CUDA error: an illegal memory access was encountered"])
 def test_lack_of_memory_and_a_lost_device_are_raised(message):
-    choice = Choice(FakeCuda([RuntimeError(message)]), True)
+    choice = GraphChoice(FakeCuda([RuntimeError(message)]), True)
     recorder = Recorder(choice)
     with pytest.raises(RuntimeError, match=message):
         counted(recorder, 5)
@@ -42,7 +42,7 @@ def test_lack_of_memory_and_a_lost_device_are_raised(message):
 
 def test_a_cpu_records_nothing():
     for setting in ("measured", "yes", "no"):
-        choice = Choice.of(setting, torch.device("cpu"))
+        choice = GraphChoice.of(setting, torch.device("cpu"))
         assert (choice.cuda, choice.serves, choice.reason) == (None, False, None)
 
 

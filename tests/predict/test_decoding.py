@@ -10,7 +10,7 @@ from fake_cuda import FakeCuda
 
 from hrm_offline.answers.invariants import DOUBT_WEIGHT, Invariants
 from hrm_offline.answers.vote import Votes
-from hrm_offline.model.graphs import Choice
+from hrm_offline.model.graphs import GraphChoice
 from hrm_offline.ops import dispatch
 from hrm_offline.ops.dispatch import Decision
 from hrm_offline.ops.faults import KernelFault
@@ -198,7 +198,7 @@ def serving(monkeypatch):
 def test_recorded_steps_write_what_plain_ones_do(serving, predictor, monkeypatch, leaving_share):
     monkeypatch.setitem(greedy._LEAVING_SHARE, "cpu", leaving_share)
     expected, cuda = predict_all(predictor), FakeCuda()
-    recording = decoding.new_predictor(predictor.model, predictor.puzzles, predictor.config, Choice(cuda, True))
+    recording = decoding.new_predictor(predictor.model, predictor.puzzles, predictor.config, GraphChoice(cuda, True))
     found = predict_all(recording)
     assert cuda.captures > 1 and cuda.replays > cuda.captures
     assert np.array_equal(found.cells, expected.cells)
@@ -215,7 +215,7 @@ def test_recorded_steps_write_what_plain_ones_do(serving, predictor, monkeypatch
     ],
 )
 def test_a_trial_decides_whether_steps_of_writing_are_recorded(serving, predictor, cuda, serves, reason):
-    choice = Choice(cuda, None)
+    choice = GraphChoice(cuda, None)
     recording = decoding.new_predictor(predictor.model, predictor.puzzles, predictor.config, choice)
     recording.try_graphs(PredictionPlan(predictor.puzzles, predictor.config).rounds[1][0])
     assert (choice.serves, recording.records) == (serves, serves) and reason in choice.reason
@@ -226,7 +226,7 @@ def test_a_trial_decides_whether_steps_of_writing_are_recorded(serving, predicto
 
 def test_a_recording_that_fails_in_the_middle_of_a_grid_costs_nothing(serving, predictor):
     expected = predict_all(predictor)
-    choice = Choice(FakeCuda([None, None, RuntimeError("not permitted")]), True)
+    choice = GraphChoice(FakeCuda([None, None, RuntimeError("not permitted")]), True)
     recording = decoding.new_predictor(predictor.model, predictor.puzzles, predictor.config, choice)
     assert np.array_equal(predict_all(recording).cells, expected.cells)
     assert choice.serves is False and not recording.records
@@ -235,7 +235,7 @@ def test_a_recording_that_fails_in_the_middle_of_a_grid_costs_nothing(serving, p
 def test_plain_attention_is_never_recorded(serving, predictor):
     """It reads the device at every token. A recording of that fails, and PyTorch frees no memory afterwards."""
     serving["cached_attention"] = False
-    choice = Choice(FakeCuda(), True)
+    choice = GraphChoice(FakeCuda(), True)
     recording = decoding.new_predictor(predictor.model, predictor.puzzles, predictor.config, choice)
     assert choice.serves is False and not recording.records
     predict_all(recording)
@@ -243,7 +243,7 @@ def test_plain_attention_is_never_recorded(serving, predictor):
 
 
 def test_a_kernel_that_fails_later_ends_recordings_and_the_batch_is_written_again(serving, predictor, monkeypatch):
-    expected, choice = predict_all(predictor), Choice(FakeCuda(), True)
+    expected, choice = predict_all(predictor), GraphChoice(FakeCuda(), True)
     recording = decoding.new_predictor(predictor.model, predictor.puzzles, predictor.config, choice)
     extend, calls = type(predictor.model).extend, []
 
@@ -264,7 +264,7 @@ def test_a_recording_that_does_not_fit_into_memory_gives_way_to_a_single_row(ser
     batch = PredictionPlan(predictor.puzzles, predictor.config).rounds[1][0].rows(slice(1))
     predictor._written.clear()
     expected = predictor.predict(batch)
-    choice = Choice(FakeCuda([None, torch.OutOfMemoryError("CUDA out of memory")]), True)
+    choice = GraphChoice(FakeCuda([None, torch.OutOfMemoryError("CUDA out of memory")]), True)
     recording = decoding.new_predictor(predictor.model, predictor.puzzles, predictor.config, choice)
     assert np.array_equal(recording.predict(batch).cells, expected.cells)
     assert choice.serves is False and "fit into memory" in choice.reason
@@ -275,7 +275,7 @@ def test_recorded_steps_write_what_launched_ones_do_on_a_gpu(predictor):
     model = predictor.model.to("cuda")
     model.dtype = torch.bfloat16
     plain = decoding.new_predictor(model, predictor.puzzles, predictor.config)
-    choice = Choice.of("yes", model.device)
+    choice = GraphChoice.of("yes", model.device)
     recording = decoding.new_predictor(model, predictor.puzzles, predictor.config, choice)
     expected, found = predict_all(plain), predict_all(recording)
     assert choice.serves == recording._may_record, choice.reason

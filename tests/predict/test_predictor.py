@@ -9,7 +9,7 @@ from fake_cuda import FakeCuda
 from plans import make_plan
 
 from hrm_offline.config import PRESETS
-from hrm_offline.model.graphs import WARM_UP, Choice
+from hrm_offline.model.graphs import WARM_UP, GraphChoice
 from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.ops.dispatch import override
 from hrm_offline.predict.predictor import Predictor
@@ -94,14 +94,14 @@ def recorded_votes(plan, graphs):
 
 def test_recorded_predictions_equal_plain_ones_or_do_not_serve(make_task):
     plan = make_plan((make_task("a"), make_task("b", seed=1)))
-    _, expected = recorded_votes(plan, Choice(None, False))
+    _, expected = recorded_votes(plan, GraphChoice(None, False))
     for cuda, serves in (
         (FakeCuda(), True),
         (FakeCuda(recorded_seconds=2.0), False),
         (FakeCuda([RuntimeError("not permitted")]), False),
         (FakeCuda([torch.OutOfMemoryError("CUDA out of memory")]), False),
     ):
-        choice = Choice(cuda, None)
+        choice = GraphChoice(cuda, None)
         predictor, votes = recorded_votes(plan, choice)
         assert choice.serves is serves, choice.reason
         assert bool(predictor.recorder.recorded) is serves
@@ -111,7 +111,7 @@ def test_recorded_predictions_equal_plain_ones_or_do_not_serve(make_task):
 
 def test_recordings_that_memory_has_no_room_for_are_given_up(make_task):
     plan = make_plan((make_task("a"),))
-    choice = Choice(FakeCuda([torch.OutOfMemoryError("CUDA out of memory")]), True)
+    choice = GraphChoice(FakeCuda([torch.OutOfMemoryError("CUDA out of memory")]), True)
     votes = recorded_votes(plan, choice)[1]
     assert choice.serves is False
     assert "do not fit" in choice.reason
@@ -120,7 +120,7 @@ def test_recordings_that_memory_has_no_room_for_are_given_up(make_task):
 
 def test_early_halting_is_never_recorded(make_task):
     plan = make_plan((make_task("a"),))
-    choice = Choice(FakeCuda(), True)
+    choice = GraphChoice(FakeCuda(), True)
     predictor = make_predictor(plan, choice, early_halting=True)
     for _ in range(WARM_UP + 2):
         predictor.predict(plan.rounds[0][0])

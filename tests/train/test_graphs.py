@@ -12,7 +12,7 @@ from fake_cuda import FakeCuda
 
 from hrm_offline.config import PRESETS
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
-from hrm_offline.model.graphs import WARM_UP, Choice
+from hrm_offline.model.graphs import WARM_UP, GraphChoice
 from hrm_offline.model.network import training_batches
 from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.ops.dispatch import Decision
@@ -23,7 +23,7 @@ from hrm_offline.train.graphs import Snapshot
 from hrm_offline.train.learner import Learner, sum_metrics
 
 SMALL = PRESETS["hrm-132k"]
-NEVER = Choice(None, False)
+NEVER = GraphChoice(None, False)
 NO_MEMORY = "CUDA out of memory"
 
 
@@ -70,7 +70,7 @@ def plain(tasks):
 
 @pytest.mark.parametrize("micro_batches", [1, 2])
 def test_recordings_that_are_equal_and_faster_serve_and_learn_the_same(tasks, micro_batches):
-    graphs = Choice(FakeCuda(), None)
+    graphs = GraphChoice(FakeCuda(), None)
     ours = learned(tasks, graphs, 12, micro_batches=micro_batches)
     assert graphs.serves
     assert "faster: 1000 ms recorded, 2000 ms" in graphs.reason
@@ -82,7 +82,7 @@ def test_recordings_that_are_equal_and_faster_serve_and_learn_the_same(tasks, mi
 
 
 def test_recordings_that_are_no_faster_do_not_serve(tasks, plain):
-    graphs = Choice(FakeCuda(recorded_seconds=2.0), None)
+    graphs = GraphChoice(FakeCuda(recorded_seconds=2.0), None)
     ours = learned(tasks, graphs)
     assert graphs.serves is False
     assert graphs.reason.startswith("no faster")
@@ -92,7 +92,7 @@ def test_recordings_that_are_no_faster_do_not_serve(tasks, plain):
 
 def test_recordings_with_another_result_do_not_serve(tasks, plain):
     cuda = FakeCuda()
-    graphs = Choice(cuda, None)
+    graphs = GraphChoice(cuda, None)
     learner, offer = make_learner(tasks, graphs)
 
     def spoil():
@@ -109,7 +109,7 @@ def test_recordings_with_another_result_do_not_serve(tasks, plain):
 
 def test_a_recording_that_fails_leaves_plain_steps(tasks, plain):
     for setting in (True, None):  # asked for, measured
-        graphs = Choice(FakeCuda([RuntimeError("operation not permitted when stream is capturing")]), setting)
+        graphs = GraphChoice(FakeCuda([RuntimeError("operation not permitted when stream is capturing")]), setting)
         ours = learned(tasks, graphs)
         assert graphs.serves is False
         assert "recording failed: RuntimeError: operation not permitted" in graphs.reason
@@ -119,7 +119,7 @@ def test_a_recording_that_fails_leaves_plain_steps(tasks, plain):
 @pytest.mark.parametrize("setting", [True, None])
 def test_memory_that_runs_out_while_recording_halves_the_batch(tasks, setting):
     """Run out of memory once: the steps go on in two parts, as they would without graphs, and are recorded later."""
-    graphs = Choice(FakeCuda([torch.OutOfMemoryError(NO_MEMORY)]), setting)
+    graphs = GraphChoice(FakeCuda([torch.OutOfMemoryError(NO_MEMORY)]), setting)
     ours, offer = make_learner(tasks, graphs)
     halved_at = None
     for step in range(16):
@@ -138,14 +138,14 @@ def test_memory_that_runs_out_while_recording_halves_the_batch(tasks, setting):
 
 
 def test_trials_that_keep_running_out_of_memory_end(tasks):
-    graphs = Choice(FakeCuda([torch.OutOfMemoryError(NO_MEMORY)] * 9), None)
+    graphs = GraphChoice(FakeCuda([torch.OutOfMemoryError(NO_MEMORY)] * 9), None)
     ours = learned(tasks, graphs, 12)
     assert graphs.serves is False
     assert ours.trials <= learner_module._MAX_TRIALS
 
 
 def test_a_short_run_tries_nothing(tasks):
-    graphs = Choice(FakeCuda(), None)
+    graphs = GraphChoice(FakeCuda(), None)
     learner, offer = make_learner(tasks, graphs, steps=learner_module._MIN_STEPS_AHEAD)
     for step in range(8):
         learner.learn(offer(step))
@@ -209,12 +209,12 @@ def decoder_learned(tasks, graphs, steps=16, records=True, **changes):
 @pytest.mark.parametrize("micro_batches", [1, 2])
 @pytest.mark.usefixtures("padded")
 def test_recordings_of_a_decoder_learn_what_its_padded_batches_do(tasks, micro_batches):
-    graphs = Choice(FakeCuda(overwrites=True), None)
+    graphs = GraphChoice(FakeCuda(overwrites=True), None)
     ours, our_losses = decoder_learned(tasks, graphs, 24, micro_batches=micro_batches)
     assert graphs.serves and "faster" in graphs.reason
     kinds = [key[0] for key in ours.recorder.recorded]
     assert "gradients" in kinds and "normuon" in kinds
-    padded = Choice(FakeCuda(), True)
+    padded = GraphChoice(FakeCuda(), True)
     theirs, their_losses = decoder_learned(tasks, padded, 24, records=False, micro_batches=micro_batches)
     assert padded.cuda.captures == 0
     assert all(torch.equal(a, b) for a, b in zip(ours.params, theirs.params))
@@ -222,7 +222,7 @@ def test_recordings_of_a_decoder_learn_what_its_padded_batches_do(tasks, micro_b
 
 
 def test_where_plain_attention_serves_the_update_of_a_decoder_alone_is_recorded(tasks):
-    graphs = Choice(FakeCuda(), None)
+    graphs = GraphChoice(FakeCuda(), None)
     learner, _ = decoder_learned(tasks, graphs, 12)
     assert {key[0] for key in learner.recorder.recorded} == {"normuon"}
     theirs, _ = decoder_learned(tasks, NEVER, 12)
@@ -238,7 +238,7 @@ def test_a_learner_with_recordings_is_freed_with_its_last_name(tasks):
             result = compute()
             return lambda: result
 
-    learner, _ = decoder_learned(tasks, Choice(Forgetful(), True), 12)
+    learner, _ = decoder_learned(tasks, GraphChoice(Forgetful(), True), 12)
     assert learner.recorder.recorded
     alive = weakref.ref(learner.params[0])
     gc.disable()
@@ -251,7 +251,7 @@ def test_a_learner_with_recordings_is_freed_with_its_last_name(tasks):
 
 @pytest.mark.usefixtures("padded")
 def test_padded_batches_of_a_decoder_learn_what_batches_without_padding_do(tasks):
-    ours, _ = decoder_learned(tasks, Choice(FakeCuda(), True), 6, records=False)
+    ours, _ = decoder_learned(tasks, GraphChoice(FakeCuda(), True), 6, records=False)
     theirs, _ = decoder_learned(tasks, NEVER, 6)
     for a, b in zip(ours.params, theirs.params):
         assert torch.allclose(a, b, atol=1e-4)
@@ -259,9 +259,9 @@ def test_padded_batches_of_a_decoder_learn_what_batches_without_padding_do(tasks
 
 @pytest.mark.usefixtures("padded")
 def test_nothing_is_padded_where_nothing_will_be_recorded(tasks):
-    off = decoder_learned(tasks, Choice(FakeCuda(recorded_seconds=2.0), None), 8)[0]
+    off = decoder_learned(tasks, GraphChoice(FakeCuda(recorded_seconds=2.0), None), 8)[0]
     assert off.graphs.serves is False and not off.pads
-    short, _ = make_decoder_learner(tasks, Choice(FakeCuda(), None))
+    short, _ = make_decoder_learner(tasks, GraphChoice(FakeCuda(), None))
     assert short.pads
     short.total_steps = learner_module._MIN_STEPS_AHEAD - 1
     assert not short.pads
@@ -270,7 +270,7 @@ def test_nothing_is_padded_where_nothing_will_be_recorded(tasks):
 @pytest.mark.usefixtures("padded")
 def test_memory_that_runs_out_while_an_update_is_recorded_leaves_whole_steps(tasks):
     """The update is computed plainly, and nothing is recorded any more."""
-    graphs = Choice(FakeCuda([None] * 2 + [torch.OutOfMemoryError(NO_MEMORY)]), True)
+    graphs = GraphChoice(FakeCuda([None] * 2 + [torch.OutOfMemoryError(NO_MEMORY)]), True)
     ours, _ = decoder_learned(tasks, graphs, 16)
     assert graphs.serves is False and "fit into memory" in graphs.reason
     steps = {state["step"] for state in ours.optimizer.state.values()}
@@ -279,7 +279,7 @@ def test_memory_that_runs_out_while_an_update_is_recorded_leaves_whole_steps(tas
 
 @pytest.mark.usefixtures("padded")
 def test_a_trial_that_begins_without_moments_leaves_them_where_recordings_find_them(tasks):
-    learner, offer = make_decoder_learner(tasks, Choice(FakeCuda(), None))
+    learner, offer = make_decoder_learner(tasks, GraphChoice(FakeCuda(), None))
     for step in range(3):
         learner.learn(offer(step))
     learner.optimizer.state.clear()
@@ -298,7 +298,7 @@ def test_a_trial_that_begins_without_moments_leaves_them_where_recordings_find_t
 @pytest.mark.usefixtures("padded")
 def test_a_spoilt_recording_of_a_decoder_does_not_serve(tasks):
     cuda = FakeCuda()
-    graphs = Choice(cuda, None)
+    graphs = GraphChoice(cuda, None)
     learner, offer = make_decoder_learner(tasks, graphs)
 
     def spoil():
@@ -312,7 +312,7 @@ def test_a_spoilt_recording_of_a_decoder_does_not_serve(tasks):
 
 @pytest.mark.parametrize("changes", [{"dropout": 0.1}, {"loss_on_input": True}])
 def test_dropout_and_a_loss_on_the_input_are_not_recorded(tasks, changes):
-    graphs = Choice(FakeCuda(), None)
+    graphs = GraphChoice(FakeCuda(), None)
     learner, _ = decoder_learned(tasks, graphs, 8, **changes)
     assert graphs.serves is False and "not recorded" in graphs.reason
     assert graphs.cuda.captures == 0 and learner.step == 8
