@@ -180,11 +180,15 @@ def _load(folder: Path | None) -> tuple[Artifact | None, str | None]:
 
 
 def nearest_preset(config: ModelConfig) -> str:
-    """Return the preset whose recipe suits a network: of its architecture if possible, nearest by ratio in width."""
+    """Return the preset whose recipe suits a network: nearest by ratio in width.
 
-    def distance(name: str) -> tuple[bool, int]:
+    One of its architecture, and of pre-norm layers where it has these, comes before others.
+    """
+
+    def distance(name: str) -> tuple[bool, bool, float]:
         model = PRESETS[name].model
-        return model.architecture != config.architecture, abs(math.log(model.hidden_size / config.hidden_size))
+        width = abs(math.log(model.hidden_size / config.hidden_size))
+        return model.architecture != config.architecture, model.pre_norm != config.pre_norm, width
 
     return min(PRESETS, key=distance)
 
