@@ -75,33 +75,43 @@ def choose(setup: Setup, runtime: Runtime, tasks: Sequence[Task]) -> Choice:
     if warning is not None:
         setup = dataclasses.replace(setup, options=dataclasses.replace(setup.options, artifact=None, bundled=True))
     options = setup.options
-    name, reason = options.preset, "asked for"
-    if name is None and artifact is not None:
-        name, reason = nearest_preset(artifact.config), "nearest in size"
-    elif name is None:
-        name, reason = _past_preset(setup, runtime) or _pick_preset(setup, runtime, tasks)
+    name, reason = _name_preset(setup, artifact, runtime, tasks)
     if options.bundled and options.artifact is None:
         artifact, problem = _load(bundled_artifact(name))
         warning = warning or problem
-    model, recipe = preset(name).model, preset(name).recipe(artifact is not None)
-    words = f"preset {name} ({reason}), from random weights"
+    recipe = preset(name).recipe(artifact is not None)
     if artifact is not None:
-        recipe = _conditioned(recipe, artifact)
+        recipe = _final(_conditioned(recipe, artifact), artifact.config, setup, runtime, tasks)
+        artifact = artifact.conditioned(recipe)
         words = f"network of {artifact.folder}, adapted by the recipe of {name} ({reason})"
-    elif warning is None and options.preset is None and not options.along and model.hidden_size >= LARGE_WIDTH:
+        return Choice(Network(artifact.config, recipe, artifact.folder), artifact, words, warning)
+    model = preset(name).model
+    recipe = _final(recipe, model, setup, runtime, tasks)
+    network = Network(model.conditioned(recipe), recipe, None)  # an override may ask for another conditioning
+    if warning is None and options.preset is None and not options.along and model.hidden_size >= LARGE_WIDTH:
         warning = (
             f"preset {name} learns from RANDOM weights and from the hidden tasks alone, and solves few of them in the "
             "time of one run. Attach an artifact, or leave out --artifact none"
         )
-    recipe = _suited(recipe, artifact.config if artifact else model, setup, runtime, tasks)
-    if options.along is not None:
-        recipe = dataclasses.replace(recipe, along=options.along)
-    if artifact is None:  # an override may ask for another conditioning than the preset's
-        model = model.conditioned(recipe)
-    else:
-        artifact = artifact.conditioned(recipe)
-        model = artifact.config
-    return Choice(Network(model, recipe, artifact.folder if artifact else None), artifact, words, warning)
+    return Choice(network, None, f"preset {name} ({reason}), from random weights", warning)
+
+
+def _name_preset(setup: Setup, artifact: Artifact | None, runtime: Runtime, tasks: Sequence[Task]) -> tuple[str, str]:
+    """Return the name of the preset, and why: asked for, an artifact's nearest, this run's own, or what suits."""
+    if setup.options.preset is not None:
+        return setup.options.preset, "asked for"
+    if artifact is not None:
+        return nearest_preset(artifact.config), "nearest in size"
+    return _past_preset(setup, runtime) or _pick_preset(setup, runtime, tasks)
+
+
+def _final(
+    recipe: AdaptConfig, model: ModelConfig, setup: Setup, runtime: Runtime, tasks: Sequence[Task]
+) -> AdaptConfig:
+    """Return a preset's recipe as it suits the device (see `_suited`), with the tasks to learn along."""
+    recipe = _suited(recipe, model, setup, runtime, tasks)
+    along = setup.options.along
+    return recipe if along is None else dataclasses.replace(recipe, along=along)
 
 
 def _past_preset(setup: Setup, runtime: Runtime) -> tuple[str, str] | None:
