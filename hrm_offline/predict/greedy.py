@@ -254,38 +254,81 @@ def _read_drafts(
     return begun
 
 
-def _read_once(model, prompts, active, guess, fixed, limits, written: Written) -> torch.Tensor:
-    """Read the guesses of the sequences `active` [A]. Return how many tokens of each are written now, int64 [A]."""
-    guess, size, device = guess[active], len(active), guess.device
+@dataclass
+class _Reading:
+    """What the network would write at each place of the guesses [A, most] that it has read; nothing past their ends.
+
+    tokens int64: those it would write, or must. chances float32: their log-probabilities. is_free bool: whether it was
+    free to write another. others int64 and other_chances float32: the second likeliest tokens.
+    """
+
+    tokens: torch.Tensor
+    chances: torch.Tensor
+    is_free: torch.Tensor
+    others: torch.Tensor
+    other_chances: torch.Tensor
+
+
+def _read_once(
+    model: DecoderModel,
+    prompts: PackedPairs,
+    active: torch.Tensor,
+    guess: torch.Tensor,
+    fixed: torch.Tensor,
+    limits: torch.Tensor,
+    written: Written,
+) -> torch.Tensor:
+    """Read the guesses [B, most] of the sequences `active` [A], and write down the tokens up to the first other one.
+
+    Returns how many tokens of each sequence are written now, int64 [A].
+    """
+    guess = guess[active]  # [A, most]
     most = guess.shape[1]
+    read = _read(model, prompts, active, guess, fixed, limits)
+    differs = (read.tokens != guess) | (read.tokens == EOS)
+    kept = torch.where(differs.any(1), differs.int().argmax(1), most - 1) + 1  # [A]
+    keeps = torch.arange(most, device=guess.device) < kept[:, None]  # [A, most]
+    before = read.chances.cumsum(1) - read.chances
+    turns = torch.where(read.is_free, before + read.other_chances, -math.inf)
+    written.tokens[active] = torch.where(keeps, read.tokens, 0)
+    written.scores[active] = torch.where(keeps, read.chances, 0).sum(1)
+    written.turns[active] = torch.where(keeps, turns, -math.inf)
+    written.others[active] = torch.where(keeps, read.others, 0)
+    return kept
+
+
+def _read(
+    model: DecoderModel,
+    prompts: PackedPairs,
+    active: torch.Tensor,
+    guess: torch.Tensor,
+    fixed: torch.Tensor,
+    limits: torch.Tensor,
+) -> _Reading:
+    """Read the guesses [A, most] of the sequences `active` in one pass. `fixed` and `limits` are int64 [B]."""
     shown = (guess > 0) & (guess != EOS)  # EOS is never read
-    counts = shown.long().cumprod(1).sum(1).minimum(limits[active] - 1)
+    counts = shown.long().cumprod(1).sum(1).minimum(limits[active] - 1)  # [A]
     pairs = prompts.continued(active, guess, counts)
     chances = model(pairs, pairs.answers).float().log_softmax(-1)  # [M, vocabulary]
-    owners = torch.arange(size, device=device).repeat_interleave(counts + 1)
-    places = torch.arange(len(owners), device=device) - (torch.cumsum(counts + 1, 0) - counts - 1)[owners]  # [M]
+    owners = torch.arange(len(active), device=guess.device).repeat_interleave(counts + 1)  # [M]
+    places = torch.arange(len(owners), device=guess.device) - (torch.cumsum(counts + 1, 0) - counts - 1)[owners]
     possible = chances.masked_fill(~_Drawn.along(guess).at(owners, places).allowed(chances.shape[1]), -math.inf)
-    (_, second_chance), (best, second) = (part.unbind(1) for part in possible.topk(2, dim=1))
+    (_, other_chances), (best, others) = (part.unbind(1) for part in possible.topk(2, dim=1))
     is_fixed = places < fixed[active][owners]
     tokens = torch.where(is_fixed, guess[owners, places], best)
 
     def spread(values: torch.Tensor, fill: float) -> torch.Tensor:
-        room = torch.full((size, most), fill, dtype=values.dtype, device=device)
+        room = torch.full(guess.shape, fill, dtype=values.dtype, device=guess.device)
         room[owners, places] = values
         return room  # [A, most]
 
-    chosen = spread(tokens, 0)
-    chance = spread(chances.gather(1, tokens[:, None])[:, 0], 0.0)
-    differs = (chosen != guess) | (chosen == EOS)
-    kept = torch.where(differs.any(1), differs.int().argmax(1), most - 1) + 1  # [A]
-    keeps = torch.arange(most, device=device) < kept[:, None]
-    before = chance.cumsum(1) - chance  # [A, most]
-    turns = torch.where(spread(~is_fixed, False), before + spread(second_chance, -math.inf), -math.inf)
-    written.tokens[active] = torch.where(keeps, chosen, 0)
-    written.scores[active] = torch.where(keeps, chance, 0).sum(1)
-    written.turns[active] = torch.where(keeps, turns, -math.inf)
-    written.others[active] = torch.where(keeps, spread(second, 0), 0)
-    return kept
+    return _Reading(
+        tokens=spread(tokens, 0),
+        chances=spread(chances.gather(1, tokens[:, None])[:, 0], 0.0),
+        is_free=spread(~is_fixed, False),
+        others=spread(others, 0),
+        other_chances=spread(other_chances, -math.inf),
+    )
 
 
 def _leave(done: torch.Tensor, step: int, device: torch.device) -> torch.Tensor | None:
