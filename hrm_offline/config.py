@@ -530,6 +530,12 @@ class AdaptConfig(Recipe):
     vote_augmentations: tuple[str, ...] = setting(
         ("rotations", "flips", "colours"), "augmentations that make the views that vote", VOTES
     )
+    vote_doubts: bool = setting(
+        False,
+        "the vote of a network that predicts in place counts less where its grid breaks what the demonstrations have "
+        "in common; a decoder's scores always take that into account",
+        later=True,
+    )
     predict_tokens: int = setting(128 * 900, "canvas tokens per batch in prediction, about", above=0)
     search_branches: int = setting(
         0,
@@ -714,7 +720,7 @@ _ONE_PASS = dict(
     halt_max_steps=1,
 )
 _ONE_PASS_RECIPE = _SMALL_RECIPE | dict(optimizer="normuon", lr=2e-3, matrix_lr=1e-2, colour_permutations=16)
-_ONE_PASS_PREDICTION = dict(outer_steps=1, vote_views=8, predict_tokens=4096)
+_ONE_PASS_PREDICTION = dict(outer_steps=1, vote_views=72, vote_doubts=True, predict_tokens=4096)
 _LARGE_ONE_PASS_RECIPE = dict(
     loss="softmax", optimizer="normuon", lr=1e-3, matrix_lr=2e-3, conditioning="factored", translate=0.0
 )

@@ -7,13 +7,13 @@ share is an invariant of the task. Few true answers break one (`BROKEN`), so a c
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from hrm_offline.common.tokens import COLOURS
-from hrm_offline.data.tasks import Pair
+from hrm_offline.data.tasks import Pair, Task
 
 # A doubt counts so many times in a score, which sums log-likelihoods over eight views. Chosen among 1, 3, 10
 # and 30 on ConceptARC and on the tasks that are new in ARC-AGI-2: see LOG.md, 2026-11-26.
@@ -89,6 +89,26 @@ class Invariants:
     def doubt(self, inputs: np.ndarray, output: np.ndarray) -> float:
         """Return how much an output is to be doubted, in nats: the sum of -log `BROKEN` of what it breaks."""
         return -sum(math.log(BROKEN[name]) for name in self.broken_by(inputs, output))
+
+
+class Doubts:
+    """The doubts about outputs for test inputs, whose tasks' invariants are found when they are first asked for.
+
+    `tasks` are those of the test inputs, by index: test input i is `inputs[i]`, of task `owners[i]`.
+    """
+
+    def __init__(self, tasks: Sequence[Task], owners: Sequence[int], inputs: Sequence[np.ndarray]):
+        self.tasks, self.owners, self.inputs = tasks, owners, inputs
+        self._found: dict[int, Invariants] = {}  # by task
+
+    def __call__(self, test: int, output: np.ndarray) -> float:
+        """Return the doubt in nats about an output for a test input (see `Invariants.doubt`), 0 if it is empty."""
+        if not output.size:
+            return 0.0
+        owner = int(self.owners[test])
+        if owner not in self._found:
+            self._found[owner] = Invariants.of(self.tasks[owner].train)
+        return self._found[owner].doubt(self.inputs[test], output)
 
 
 def properties(inputs: np.ndarray, output: np.ndarray) -> dict[tuple, Hashable]:

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import torch
 
-from hrm_offline.answers.invariants import DOUBT_WEIGHT, Invariants
+from hrm_offline.answers.invariants import DOUBT_WEIGHT
 from hrm_offline.answers.vote import Votes
 from hrm_offline.config import AdaptConfig
 from hrm_offline.data.canvas import output_lengths, sequence_length
@@ -26,7 +26,7 @@ from hrm_offline.ops.dispatch import decide
 from hrm_offline.ops.faults import KernelFault, is_out_of_memory
 from hrm_offline.ops.take_rows import sum_rows
 from hrm_offline.predict.greedy import Drafts, Written, grid_of, write_grids
-from hrm_offline.predict.predictor import Predictor
+from hrm_offline.predict.predictor import Predictor, doubts_of
 
 T = TypeVar("T")
 
@@ -50,7 +50,7 @@ class DecoderPredictor:
         if graphs.cuda is not None and not self._may_record:
             graphs.decide(False, "plain attention waits for the device at every token")
         self.repeater = Repeater(graphs)
-        self._invariants: dict[int, Invariants] = {}  # by puzzle
+        self._doubt = doubts_of(puzzles)
         self._written: dict[tuple[int, int], np.ndarray] = {}  # the grids written so far, by test input and view
 
     def predict(self, batch: Batch) -> Votes:
@@ -118,23 +118,31 @@ class DecoderPredictor:
         return [self.predict(batch)]
 
     def judge(self, tests: np.ndarray, outputs: list[np.ndarray]) -> np.ndarray:
-        """Return the scores float64 [K] of K grids as outputs of test inputs.
+        """Return the scores float64 [K] of K grids as outputs of test inputs, int64 [K], by index.
 
-        A score is the log-likelihood summed over views, less what the task's invariants make doubtful (see
-        `Invariants.doubt`). tests int64 [K] are indices into the puzzle set's tests. The views are those of the puzzle
-        that keep the colours, so that all candidates for a test input are judged by the same views.
+        A score is the log-likelihood (see `likelihoods`), less what the task's invariants make doubtful (see
+        `Invariants.doubt`).
+        """
+        doubts = np.array([self._doubt(test, grid) for test, grid in zip(tests.tolist(), outputs)])
+        return self.likelihoods(tests, outputs) - DOUBT_WEIGHT * doubts
+
+    def likelihoods(self, tests: np.ndarray, outputs: list[np.ndarray]) -> np.ndarray:
+        """Return the log-likelihoods float64 [K] of K grids as outputs of test inputs, summed over views.
+
+        tests int64 [K] are indices into the puzzle set's tests. The views are those of the puzzle that keep the
+        colours, so that all candidates for a test input are judged by the same views.
         """
         of_puzzle = [self._judging_views(int(self.puzzles.tests.puzzles[test])) for test in tests]
         owners = np.repeat(np.arange(len(tests)), [len(views) for views in of_puzzle])
         views = np.concatenate(of_puzzle)
         lengths = self._lengths(tests, outputs)[owners]
         order = np.argsort(lengths, kind="stable")
-        scores = -DOUBT_WEIGHT * np.array([self._doubt(test, grid) for test, grid in zip(tests.tolist(), outputs)])
+        sums = np.zeros(len(tests))
         for part in _parts(order, lengths, self.config.predict_tokens):
             shown = (tests[owners[part]], views[part], [outputs[owner] for owner in owners[part]])
             likelihoods = self._within_memory(self._likelihoods, shown, _rows_of_shown, np.concatenate)
-            np.add.at(scores, owners[part], likelihoods)
-        return scores
+            np.add.at(sums, owners[part], likelihoods)
+        return sums
 
     def judging_tokens(self, tests: np.ndarray, outputs: list[np.ndarray]) -> np.ndarray:
         """Return how many tokens are read to judge each of K grids, in all views, int64 [K] (see `judge`)."""
@@ -146,12 +154,6 @@ class DecoderPredictor:
         inputs = [self.puzzles.tests.pairs[test].input for test in tests]
         lengths = [sequence_length(grid.shape, output.shape) for grid, output in zip(inputs, outputs)]
         return np.array(lengths, dtype=np.int64)
-
-    def _doubt(self, test: int, output: np.ndarray) -> float:
-        puzzle = int(self.puzzles.tests.puzzles[test])
-        if puzzle not in self._invariants:
-            self._invariants[puzzle] = Invariants.of(self.puzzles.tasks[puzzle].train)
-        return self._invariants[puzzle].doubt(self.puzzles.tests.pairs[test].input, output)
 
     def _judging_views(self, puzzle: int) -> np.ndarray:
         first = self.puzzles.first_view[puzzle]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
+from hrm_offline.answers.invariants import Doubts
 from hrm_offline.answers.vote import Votes
 from hrm_offline.common.tokens import Canvas
 from hrm_offline.config import AdaptConfig
@@ -20,6 +22,12 @@ from hrm_offline.ops import dispatch
 from hrm_offline.ops.faults import KernelFault, is_out_of_memory
 
 _TRIED_CALLS = 3  # recorded, and as many plain
+_MOST_DOUBT = 60.0  # nats; a vote still counts for more than nothing
+
+
+def doubts_of(puzzles: PuzzleSet) -> Doubts:
+    """Return the doubts about outputs for the test inputs of a puzzle set, by their index there."""
+    return Doubts(puzzles.tasks, puzzles.tests.puzzles, [pair.input for pair in puzzles.tests.pairs])
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +59,7 @@ class Predictor:
         self.config = config
         self.maker = BatchMaker(puzzles, puzzles.tests, model.device)
         self.sequence_steps = 0
+        self._doubt = doubts_of(puzzles)
         never = GraphChoice(None, False)
         graphs = graphs or GraphChoice.of(config.cuda_graphs, model.device)
         self.recorder = Recorder(never if config.early_halting else graphs)
@@ -167,7 +176,11 @@ class Predictor:
         """Return the votes that tokens [B, S] and confidence [B] make."""
         shown = unpack(torch.from_numpy(batch.packed).to(self.model.device).long())
         sides, cells = self.maker.read(tokens, shown.views, shown.corners, batch.canvas)
-        return Votes(batch.examples, sides.cpu().numpy(), cells.cpu().numpy(), confidence.cpu().numpy())
+        votes = Votes(batch.examples, sides.cpu().numpy(), cells.cpu().numpy(), confidence.cpu().numpy())
+        if not self.config.vote_doubts:
+            return votes
+        doubts = [self._doubt(test, votes.grid(i)) for i, test in enumerate(batch.examples.tolist())]
+        return replace(votes, weight=np.exp(-np.minimum(doubts, _MOST_DOUBT)).astype(np.float32))
 
     def outer_steps(self, sequences: Sequences, canvas: Canvas, early_halting: bool) -> Iterator[OuterStep]:
         """Yield one outer step after another, up to the recipe's number of them.

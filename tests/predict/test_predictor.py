@@ -8,6 +8,7 @@ import torch
 from fake_cuda import FakeCuda
 from plans import make_plan
 
+from hrm_offline.answers.invariants import Invariants
 from hrm_offline.config import PRESETS
 from hrm_offline.model.graphs import WARM_UP, GraphChoice
 from hrm_offline.model.recursive import RecursiveModel
@@ -38,6 +39,23 @@ def test_a_trace_ends_with_what_is_predicted_and_early_halting_saves_steps_that_
     assert halting.sequence_steps == len(batch)
     assert np.array_equal(first.cells, trace[0].cells)
     assert [len(votes) for votes in halting.trace(batch)] == [len(batch)] * 4  # which it does not in a trace
+
+
+def test_a_vote_counts_less_where_its_grid_breaks_what_the_demonstrations_have_in_common(make_task):
+    tasks = (make_task("a"), make_task("b", seed=1))
+    plan = make_plan(tasks)
+    batch = plan.rounds[1][0]
+    plain, doubting = (
+        make_predictor(plan, outer_steps=2, vote_doubts=doubts).predict(batch) for doubts in (False, True)
+    )
+    assert np.array_equal(plain.cells, doubting.cells) and (plain.weight == 1).all()
+    doubts = []
+    for i, test in enumerate(batch.examples):
+        puzzle = plan.puzzles.tests.puzzles[test]
+        given = plan.puzzles.tests.pairs[test].input
+        doubts.append(Invariants.of(tasks[puzzle].train).doubt(given, plain.grid(i)) if plain.grid(i).size else 0.0)
+    assert max(doubts) > 1 and doubting.weight == pytest.approx(np.exp(-np.minimum(doubts, 60.0)), rel=1e-5)
+    assert (doubting.weight > 0).all()
 
 
 @pytest.mark.gpu

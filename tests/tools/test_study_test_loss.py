@@ -29,18 +29,19 @@ TASKS = tuple(
     Task(name, DEMONSTRATIONS, (Pair(grid([5, colour]), grid([colour, 5], [colour, 5])),))
     for name, colour in (("first", 6), ("second", 7))
 )
+DOUBTFUL = Task("doubtful", DEMONSTRATIONS, (Pair(grid([5, 6]), grid([9])),))  # unlike all that is demonstrated
 
 
 @pytest.mark.parametrize(("name", "vocabulary"), [("hrm-132k", 12), ("decoder-170k", 15)])
 def test_a_network_that_knows_nothing_has_the_loss_of_a_guess(name, vocabulary):
-    chosen = preset(name)
+    chosen, tasks = preset(name), (*TASKS, DOUBTFUL)
     recipe = chosen.recipe(False)
-    puzzles = PuzzleSet(tuple(task.without_labels() for task in TASKS), recipe, chosen.model, 0)
+    puzzles = PuzzleSet(tuple(task.without_labels() for task in tasks), recipe, chosen.model, 0)
     network = build_network(chosen.model, puzzles.num_rows)
     with torch.no_grad():
         network.lm_head.weight.zero_()
-    losses = measure(network, puzzles, recipe, TASKS)
-    assert losses == pytest.approx({"first": math.log(vocabulary), "second": math.log(vocabulary)})
+    losses = measure(network, puzzles, recipe, tasks)
+    assert losses == pytest.approx({task.id: math.log(vocabulary) for task in tasks})
 
 
 @pytest.mark.parametrize(("name", "visits"), [("hrm-132k", 400), ("decoder-170k", 200)])

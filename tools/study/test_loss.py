@@ -39,7 +39,7 @@ def test_losses(model: Network, puzzles: PuzzleSet, recipe: AdaptConfig, tasks: 
 def _of_decoder(model: Network, puzzles: PuzzleSet, recipe: AdaptConfig) -> np.ndarray:
     """Return the loss of each test output, float64 [tests]."""
     outputs = [pair.output for pair in puzzles.tests.pairs]
-    likelihoods = DecoderPredictor(model, puzzles, recipe).judge(np.arange(len(outputs)), outputs)
+    likelihoods = DecoderPredictor(model, puzzles, recipe).likelihoods(np.arange(len(outputs)), outputs)
     tokens = []  # of each output, summed over the views in which it is judged
     for puzzle, output in zip(puzzles.tests.puzzles, outputs):
         views = puzzles.views[puzzle]
