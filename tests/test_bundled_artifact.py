@@ -15,7 +15,7 @@ from hrm_offline.data.tasks import digest_of, to_challenges
 from hrm_offline.model.artifact import bundled_artifact, load_artifact
 from tools.build_wheel import build_wheel
 
-BUNDLED = ["hrm-132k", "decoder-4m", "decoder-2m", "decoder-170k"]
+BUNDLED = ["hrm-430k", "hrm-132k", "decoder-4m", "decoder-2m", "decoder-170k"]
 FOLDER = bundled_artifact("decoder-170k")  # that a CPU adapts in a run of few visits
 
 

@@ -24,9 +24,9 @@ def test_the_share_of_steps_after_which_a_loss_is_reached():
 
 def test_tasks_that_were_pretrained_on_are_refused(artifact):
     learned = select_tasks(PretrainConfig(data=("arc1-train",), max_side=6, limit=6)).tasks
-    require_unseen(list(rehearsal_tasks()), artifact)
+    require_unseen(list(rehearsal_tasks()), "a set", artifact)
     with pytest.raises(InputError, match=learned[2].id):
-        require_unseen([load_tasks("arc1-eval").tasks[0], learned[2]], artifact)
+        require_unseen([load_tasks("arc1-eval").tasks[0], learned[2]], "a set", artifact)
 
 
 def test_tasks_that_an_earlier_pretraining_saw_are_refused(artifact, tmp_path):
@@ -37,25 +37,48 @@ def test_tasks_that_an_earlier_pretraining_saw_are_refused(artifact, tmp_path):
     config["origin"] = {"pretrained": settings, "start": config["origin"]}
     (tmp_path / "config.json").write_text(json.dumps(config))
     learned = select_tasks(PretrainConfig(data=("arc1-train",), max_side=6, limit=6)).tasks
-    require_unseen(list(rehearsal_tasks()), tmp_path)
+    require_unseen(list(rehearsal_tasks()), "a set", tmp_path)
     with pytest.raises(InputError, match=learned[2].id):
-        require_unseen([learned[2]], tmp_path)
+        require_unseen([learned[2]], "a set", tmp_path)
+
+
+def test_a_set_that_was_held_out_needs_no_data(artifact, tmp_path):
+    config = json.loads((artifact / "config.json").read_text())
+    config["origin"]["pretrained"] |= {"data": ["gone.json"], "held_out": ["arc1-eval"]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    tasks = [load_tasks("arc1-eval").tasks[0]]
+    require_unseen(tasks, "arc1-eval", tmp_path)
+    with pytest.raises(InputError, match=r"gone\.json.*held out need no such proof: arc1-eval"):
+        require_unseen(tasks, "arc2-eval", tmp_path)
 
 
 def test_an_artifact_of_unknown_origin_is_refused(artifact, tmp_path):
     config = json.loads((artifact / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"origin": {"imported from": "x"}}))
     with pytest.raises(InputError, match="pretrained on"):
-        require_unseen([], tmp_path)
+        require_unseen([], "a set", tmp_path)
     config["origin"]["pretrained"]["tasks"] = "0"
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="do not give the tasks"):
-        require_unseen([], tmp_path)
+        require_unseen([], "a set", tmp_path)
 
 
 @pytest.mark.slow
 def test_a_report_is_written_and_goes_on_where_it_was(artifact, tmp_path, monkeypatch, capsys):
-    words = ["--tasks", "3", "--budget", "2m", "--visits", "9", "--workers", "1", "--seeds", "5"]
+    words = [
+        "--tasks",
+        "3",
+        "--budget",
+        "2m",
+        "--visits",
+        "9",
+        "--workers",
+        "1",
+        "--seeds",
+        "5",
+        "--preset",
+        "hrm-132k",
+    ]
     out = tmp_path / "out"
     monkeypatch.setattr(sys, "argv", ["transfer_report.py", *words, "--artifact", str(artifact), "--out", str(out)])
     assert run_tool(transfer_report.main) == 0

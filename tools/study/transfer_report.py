@@ -68,7 +68,7 @@ def main() -> int:
     if artifact is None:
         raise InputError(f"no artifact comes with the package for {options.preset}; give one with --artifact")
     tasks = smallest(scorable_tasks(options.set), options.tasks)
-    require_unseen(tasks, artifact)
+    require_unseen(tasks, options.set, artifact)
     out = make_folder(options.out)
     write_json(out / "challenges.json", to_challenges(tasks))
     write_json(out / "solutions.json", to_solutions(tasks))
@@ -83,15 +83,18 @@ def main() -> int:
     return 0
 
 
-def require_unseen(tasks: list[Task], artifact: Path) -> None:
+def require_unseen(tasks: list[Task], name: str, artifact: Path) -> None:
     """Raise `InputError` if a task is among the artifact's pretraining data, or if these data are not known.
 
-    The data of an artifact that the pretraining began with count too.
+    `name` is that of the tasks' set. No task of a set that a pretraining held out was learned, so its data need not be
+    there. The data of an artifact that the pretraining began with count too.
     """
-    origin = read_json(artifact / CONFIG_FILE)["origin"]
+    path, origin = artifact / CONFIG_FILE, read_json(artifact / CONFIG_FILE)["origin"]
     while origin is not None:
-        learned = _learned(origin.get("pretrained"), artifact / CONFIG_FILE)
-        leaks = find_leaks(tasks, learned)
+        pretrained = origin.get("pretrained")
+        if pretrained is None:
+            raise InputError(f"{path}: does not say what the artifact was pretrained on")
+        leaks = [] if name in pretrained["held_out"] else find_leaks(tasks, _learned(pretrained, path))
         if leaks:
             raise InputError(
                 f"task {leaks[0].id} (one of {len(leaks)}) is in the pretraining data: {', '.join(leaks[0].others)}"
@@ -99,12 +102,16 @@ def require_unseen(tasks: list[Task], artifact: Path) -> None:
         origin = origin.get("start")
 
 
-def _learned(pretrained: dict | None, path: Path) -> tuple[Task, ...]:
+def _learned(pretrained: dict, path: Path) -> tuple[Task, ...]:
     """Return the tasks of a pretraining, whose identity was read from `path`. Raises `InputError`."""
-    if pretrained is None:
-        raise InputError(f"{path}: does not say what the artifact was pretrained on")
     settings = {name: value for name, value in pretrained.items() if name not in ("tasks", "start")}
-    learned = select_tasks(from_dict(PretrainConfig, settings, str(path))).tasks
+    try:
+        learned = select_tasks(from_dict(PretrainConfig, settings, str(path))).tasks
+    except InputError as error:
+        raise InputError(
+            f"{path}: what the artifact was pretrained on is not here ({error}). Sets that it held out need no such "
+            f"proof: {', '.join(pretrained['held_out'])}"
+        ) from None
     if digest_of(learned) != pretrained["tasks"]:
         raise InputError(f"{path}: its sets do not give the tasks it was pretrained on")
     return learned
@@ -335,7 +342,7 @@ def _parse_arguments() -> argparse.Namespace:
         metavar="N",
         help="how often each demonstration is offered, if the budget allows (default: as the recipe says)",
     )
-    parser.add_argument("--preset", default="hrm-132k", help="network and recipe (default: %(default)s)")
+    parser.add_argument("--preset", default="decoder-170k", help="network and recipe (default: %(default)s)")
     parser.add_argument(
         "--artifact", type=absolute_path, metavar="DIR", help="pretrained network (default: the package's own)"
     )
