@@ -720,10 +720,12 @@ _ONE_PASS = dict(
     halt_max_steps=1,
 )
 _ONE_PASS_RECIPE = _SMALL_RECIPE | dict(optimizer="normuon", lr=2e-3, matrix_lr=1e-2, colour_permutations=16)
+# Views and doubts were chosen on ConceptARC: see LOG.md, 2026-11-27.
 _ONE_PASS_PREDICTION = dict(outer_steps=1, vote_views=72, vote_doubts=True, predict_tokens=4096)
 _LARGE_ONE_PASS_RECIPE = dict(
     loss="softmax", optimizer="normuon", lr=1e-3, matrix_lr=2e-3, conditioning="factored", translate=0.0
 )
+_LARGE_ONE_PASS_PREDICTION = dict(outer_steps=1, vote_doubts=True)
 # A short run gains from a learning rate that falls in its second half.
 _LATE_DECAY = dict(warmup_steps=200, constant_fraction=0.5, final_lr_ratio=0.05)
 # Visits that were published for networks of millions of parameters: from random weights (arXiv 2506.21734, 2510.04871),
@@ -798,11 +800,13 @@ PRESETS = {
     # The network of `hrm-430k` on a GPU. Nothing of it was measured at this size.
     "hrm-13m": Preset(
         ModelConfig(**_ONE_PASS, hidden_size=512, num_heads=8, H_layers=2, L_layers=2, puzzle_emb_ndim=512),
-        AdaptConfig(tokens_per_step=32 * 900, **_LARGE_ONE_PASS_RECIPE, outer_steps=1, **_FROM_RANDOM),
+        AdaptConfig(tokens_per_step=32 * 900, **_LARGE_ONE_PASS_RECIPE, **_LARGE_ONE_PASS_PREDICTION, **_FROM_RANDOM),
         PretrainConfig(
             preset="hrm-13m", tokens_per_step=128 * 900, **_LARGE_ONE_PASS_RECIPE, **_LATE_DECAY, steps=100_000
         ),
-        AdaptConfig(tokens_per_step=32 * 900, **_LARGE_ONE_PASS_RECIPE, outer_steps=1, **_FROM_PRETRAINED),
+        AdaptConfig(
+            tokens_per_step=32 * 900, **_LARGE_ONE_PASS_RECIPE, **_LARGE_ONE_PASS_PREDICTION, **_FROM_PRETRAINED
+        ),
     ),
     # `hrm-132k` without what costs it most: one pass in place of four outer steps, pre-norm layers, NorMuon and
     # recoloured views. At equal core-seconds its test loss is the lower one: see LOG.md, 2026-11-27.
