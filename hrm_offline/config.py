@@ -576,7 +576,7 @@ class PretrainConfig(Recipe):
     )
     max_side: int = setting(
         30,
-        "leave out tasks with a grid side of more cells than this, and such pairs of a task of 20 or more",
+        "leave out tasks with a larger grid side than this; a task of 20 pairs or more just loses its larger pairs",
         above=0,
         group=_RUN,
     )
@@ -797,7 +797,7 @@ PRESETS = {
         PretrainConfig(preset="urm-14m", canvas="full", colour_permutations=1000, steps=400_000, ema_rises=False),
         AdaptConfig(**_PUBLISHED_TRUNK),  # nobody has reported an adaptation of this network: the other's recipe
     ),
-    # The network of `hrm-430k` on a GPU. Nothing of it was measured at this size.
+    # The form of `hrm-430k`, wider and deeper, for a GPU. Nothing of it was measured at this size.
     "hrm-13m": Preset(
         ModelConfig(**_ONE_PASS, hidden_size=512, num_heads=8, H_layers=2, L_layers=2, puzzle_emb_ndim=512),
         AdaptConfig(tokens_per_step=32 * 900, **_LARGE_ONE_PASS_RECIPE, **_LARGE_ONE_PASS_PREDICTION, **_FROM_RANDOM),
@@ -808,8 +808,8 @@ PRESETS = {
             tokens_per_step=32 * 900, **_LARGE_ONE_PASS_RECIPE, **_LARGE_ONE_PASS_PREDICTION, **_FROM_PRETRAINED
         ),
     ),
-    # `hrm-132k` without what costs it most: one pass in place of four outer steps, pre-norm layers, NorMuon and
-    # recoloured views. At equal core-seconds its test loss is the lower one: see LOG.md, 2026-11-27.
+    # One pass in place of four outer steps, pre-norm layers, NorMuon and recoloured views. At equal core-seconds its
+    # test loss is lower than that of `hrm-132k`: see LOG.md, 2026-11-27.
     "hrm-430k": Preset(
         ModelConfig(**_ONE_PASS, hidden_size=128, num_heads=8, H_layers=1, L_layers=1, puzzle_emb_ndim=128),
         AdaptConfig(**(_ONE_PASS_RECIPE | _ONE_PASS_PREDICTION), visits=800),

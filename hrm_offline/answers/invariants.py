@@ -92,9 +92,9 @@ class Invariants:
 
 
 class Doubts:
-    """The doubts about outputs for test inputs, whose tasks' invariants are found when they are first asked for.
+    """The doubts about outputs for test inputs. A task's invariants are found when they are first asked for.
 
-    `tasks` are those of the test inputs, by index: test input i is `inputs[i]`, of task `owners[i]`.
+    Test input i is `inputs[i]`. It belongs to `tasks[owners[i]]`.
     """
 
     def __init__(self, tasks: Sequence[Task], owners: Sequence[int], inputs: Sequence[np.ndarray]):
@@ -102,9 +102,7 @@ class Doubts:
         self._found: dict[int, Invariants] = {}  # by task
 
     def __call__(self, test: int, output: np.ndarray) -> float:
-        """Return the doubt in nats about an output for a test input (see `Invariants.doubt`), 0 if it is empty."""
-        if not output.size:
-            return 0.0
+        """Return the doubt in nats about an output for a test input (see `Invariants.doubt`)."""
         owner = int(self.owners[test])
         if owner not in self._found:
             self._found[owner] = Invariants.of(self.tasks[owner].train)

@@ -150,6 +150,7 @@ class Selection:
     """Tasks to pretrain on, and how many were left out because they are held out, repeat an earlier task, or are too
     large.
 
+    `large_pairs` says how many pairs the generated tasks have lost for their size.
     `unusable` has a line for each set with tasks that cannot be used, and says how many they are (`TaskSet.left_out`).
     """
 
@@ -157,12 +158,14 @@ class Selection:
     held_out: int
     repeated: int
     too_large: int
+    large_pairs: int
     unusable: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return (
             f"{len(self.tasks)} tasks; left out: {self.held_out} that the held-out sets contain, {self.repeated} "
             f"repeats, {self.too_large} too large"
+            + (f", and {self.large_pairs:,} large pairs of generated tasks" if self.large_pairs else "")
         )
 
 
@@ -175,11 +178,12 @@ def select_tasks(config: PretrainConfig) -> Selection:
     sets = [load_set(source, config.max_side, needs_tests=False) for source in config.data]
     held_out = [load_set(source, needs_tests=False) for source in config.held_out]
     tasks = [task for found in sets for task in found.require_some()]
-    small = [rest for task in tasks if (rest := _within(task, config.max_side)) is not None]
+    possible = [task for task in tasks if is_generated(task) or largest_side(task) <= config.max_side]
     forbidden = [task for found in held_out for task in found.readable() or found.require_some()]
-    clean = without_held_out(small, forbidden)
+    clean = without_held_out(possible, forbidden)  # all pairs of a task count, the large ones too
     distinct = without_repeats(clean)
-    chosen = distinct[: config.limit] if config.limit else distinct
+    small = tuple(rest for task in distinct if (rest := _within(task, config.max_side)) is not None)
+    chosen = small[: config.limit] if config.limit else small
     if not chosen:
         raise InputError(
             f"{', '.join(config.data)}: no task with sides of {config.max_side} or less that is not held out"
@@ -188,9 +192,10 @@ def select_tasks(config: PretrainConfig) -> Selection:
     copies = tuple(copy for task in chosen for copy in _recoloured(task, config.recoloured, config.seed))
     return Selection(
         chosen + copies,
-        held_out=len(small) - len(clean),
+        held_out=len(possible) - len(clean),
         repeated=len(clean) - len(distinct),
-        too_large=len(tasks) - len(small),
+        too_large=len(tasks) - len(possible) + len(distinct) - len(small),
+        large_pairs=sum(_side_of(pair) > config.max_side for task in distinct for pair in (*task.train, *task.test)),
         unusable=tuple(line for line in (found.left_out() for found in (*sets, *held_out)) if line),
     )
 
@@ -223,14 +228,12 @@ def require_distinct_ids(tasks: tuple[Task, ...]) -> None:
 
 
 def _within(task: Task, max_side: int) -> Task | None:
-    """Return the task if no grid has a side of more cells than `max_side`, else None.
+    """Return the task without the pairs that have a grid side of more cells than `max_side`.
 
-    A generated task just loses its larger pairs, unless that leaves no demonstration.
+    Returns None where that leaves no demonstration.
     """
-    if largest_side(task) <= max_side:
-        return task
     train, test = (tuple(pair for pair in pairs if _side_of(pair) <= max_side) for pairs in (task.train, task.test))
-    return replace(task, train=train, test=test) if is_generated(task) and train else None
+    return replace(task, train=train, test=test) if train else None
 
 
 def largest_side(task: Task) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from hrm_offline.answers.invariants import Doubts
-from hrm_offline.answers.vote import Votes
+from hrm_offline.answers.vote import Votes, key_of
 from hrm_offline.common.tokens import Canvas
 from hrm_offline.config import AdaptConfig
 from hrm_offline.data.puzzles import Batch, PuzzleSet, unpack
@@ -60,6 +60,7 @@ class Predictor:
         self.maker = BatchMaker(puzzles, puzzles.tests, model.device)
         self.sequence_steps = 0
         self._doubt = doubts_of(puzzles)
+        self._doubts: dict[tuple, float] = {}  # by test input and grid: many views agree
         never = GraphChoice(None, False)
         graphs = graphs or GraphChoice.of(config.cuda_graphs, model.device)
         self.recorder = Recorder(never if config.early_halting else graphs)
@@ -179,8 +180,15 @@ class Predictor:
         votes = Votes(batch.examples, sides.cpu().numpy(), cells.cpu().numpy(), confidence.cpu().numpy())
         if not self.config.vote_doubts:
             return votes
-        doubts = [self._doubt(test, votes.grid(i)) for i, test in enumerate(batch.examples.tolist())]
-        return replace(votes, weight=np.exp(-np.minimum(doubts, _MOST_DOUBT)).astype(np.float32))
+        doubts = [self._doubt_of(test, votes.grid(i)) for i, test in enumerate(batch.examples.tolist())]
+        return replace(votes, weight=np.exp(-np.array(doubts)).astype(np.float32))
+
+    def _doubt_of(self, test: int, grid: np.ndarray) -> float:
+        """Return the doubt about a grid, `_MOST_DOUBT` at most and for an empty grid, which can be no answer."""
+        key = test, key_of(grid)
+        if key not in self._doubts:
+            self._doubts[key] = min(self._doubt(test, grid), _MOST_DOUBT) if grid.size else _MOST_DOUBT
+        return self._doubts[key]
 
     def outer_steps(self, sequences: Sequences, canvas: Canvas, early_halting: bool) -> Iterator[OuterStep]:
         """Yield one outer step after another, up to the recipe's number of them.

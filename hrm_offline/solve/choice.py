@@ -192,13 +192,14 @@ def _load(folder: Path | None) -> tuple[Artifact | None, str | None]:
 def nearest_preset(config: ModelConfig) -> str:
     """Return the preset whose recipe suits a network: nearest by ratio in width.
 
-    One of its architecture, and of pre-norm layers where it has these, comes before others.
+    A preset of its architecture comes before others, then one that has an outer loop if it has one.
     """
 
     def distance(name: str) -> tuple[bool, bool, float]:
         model = PRESETS[name].model
         width = abs(math.log(model.hidden_size / config.hidden_size))
-        return model.architecture != config.architecture, model.pre_norm != config.pre_norm, width
+        loops = [each.halt_max_steps > 1 for each in (model, config)]
+        return model.architecture != config.architecture, loops[0] != loops[1], width
 
     return min(PRESETS, key=distance)
 

@@ -166,12 +166,14 @@ def _run(
     """
     extra = {"warm_at": warm_at}
     log = _MetricsLog(out, learner.step, learner.world, config.log_every)
+    seconds = _SECONDS_PER_MOVE if sys.stderr.isatty() else _SECONDS_PER_LINE
     bar = tqdm(
         total=config.steps,
         initial=learner.step,
         disable=not learner.world.is_main,
         unit="step",
-        mininterval=_SECONDS_PER_MOVE if sys.stderr.isatty() else _SECONDS_PER_LINE,
+        mininterval=seconds,
+        maxinterval=max(10.0, 2 * seconds),  # a thread of tqdm would move the bar sooner otherwise
     )
     offer = training_batches(source, learner.model.device)
     began, examples, tokens, told = time.monotonic(), 0, 0, None

@@ -27,16 +27,36 @@ def test_what_is_pretrained_holds_nothing_that_is_held_out():
 
 
 def test_a_generated_task_loses_its_large_pairs_alone(make_task, tmp_path):
-    def of_sides(name: str, *sides: int) -> Task:
-        return Task(name, tuple(Pair(np.zeros((side, 2), np.uint8), np.ones((2, 2), np.uint8)) for side in sides), ())
+    def of_sides(name: str, width: int, *sides: int) -> Task:
+        return Task(
+            name, tuple(Pair(np.zeros((side, width), np.uint8), np.ones((2, 2), np.uint8)) for side in sides), ()
+        )
 
-    tasks = [of_sides("generated", *range(1, 31)), of_sides("few", *range(1, 20)), of_sides("large", *range(9, 31))]
+    tasks = [
+        of_sides("generated", 2, *range(1, 31)),
+        of_sides("few", 3, *range(1, 20)),
+        of_sides("large", 4, *range(9, 31)),
+    ]
     (tmp_path / "set.json").write_text(json.dumps(to_challenges(tasks)))
     selection = select_tasks(PretrainConfig(data=(str(tmp_path / "set.json"),), held_out=(), max_side=8))
     assert [(task.id, [pair.input.shape[0] for pair in task.train]) for task in selection.tasks] == [
         ("generated", [*range(1, 9)])
     ]
-    assert selection.too_large == 2
+    assert (selection.too_large, selection.large_pairs) == (2, 44)
+
+
+def test_a_generated_tasks_large_pairs_tell_that_it_is_held_out(tmp_path):
+    """It shares a third of its pairs with a held-out task, and all of these are too large."""
+    pairs = [
+        Pair(np.full((side, 1 + i), 3, np.uint8), np.ones((2, 2), np.uint8)) for side in (20, 5) for i in range(15)
+    ]
+    sets = {"mine": [Task("generated", tuple(pairs), ())], "theirs": [Task("other", tuple(pairs[:10]), (pairs[10],))]}
+    for name, tasks in sets.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(to_challenges(tasks)))
+    with pytest.raises(InputError, match="not held out"):
+        select_tasks(
+            PretrainConfig(data=(str(tmp_path / "mine.json"),), held_out=(str(tmp_path / "theirs.json"),), max_side=8)
+        )
 
 
 def test_a_selection_of_nothing_is_refused():

