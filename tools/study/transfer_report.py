@@ -111,9 +111,10 @@ def _learned(pretrained: dict, path: Path) -> tuple[Task, ...]:
     try:
         learned = select_tasks(from_dict(PretrainConfig, settings, str(path))).tasks
     except InputError as error:
+        named = [name for name in pretrained["held_out"] if name in BUNDLED_SETS]
         raise InputError(
             f"{path}: what the artifact was pretrained on cannot be compared ({error}). Bundled sets that it held out "
-            f"need no such proof: {', '.join(set(pretrained['held_out']) & set(BUNDLED_SETS)) or 'there are none'}"
+            f"need no such proof: {', '.join(named) or 'there are none'}"
         ) from None
     if digest_of(learned) != pretrained["tasks"]:
         raise InputError(f"{path}: its sets do not give the tasks it was pretrained on")
