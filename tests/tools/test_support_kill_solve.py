@@ -10,9 +10,12 @@ from tools.support.kill_solve import kill_solve
 def test_the_killer_finds_solve_and_takes_its_children_along():
     code = (
         "import subprocess, sys, time; "
-        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); time.sleep(60)"
+        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); print('begun', flush=True); "
+        "time.sleep(60)"
     )
-    solve = subprocess.Popen([sys.executable, "-c", code, "-m", "hrm_offline", "solve"], start_new_session=True)
+    command = [sys.executable, "-c", code, "-m", "hrm_offline", "solve"]
+    solve = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE)
+    assert solve.stdout.readline() == b"begun\n"  # its child is there
     assert kill_solve(1.0, threading.Event()) == 2
     assert solve.wait(10) == -9
     over = threading.Event()

@@ -121,7 +121,8 @@ def _architecture(model: ModelConfig) -> Study:
                     "H_cycles": 2,
                     "L_cycles": 2,
                     "mlp_convolution": True,
-                },
+                }
+                | ({"pre_norm": False} if model.pre_norm else {}),  # this form has no such layers
             ),
         ),
         (
