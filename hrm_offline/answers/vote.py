@@ -36,8 +36,8 @@ class Candidate:
     """A grid that may be the answer: its number of votes and their mean confidence.
 
     `count` need not be whole, because votes from elsewhere are weighted, and doubted votes count less. `elsewhere` is
-    the part of it that came from elsewhere.
-    `score` is what a decoder found when it judged the grid (see `DecoderPredictor.judge`), or None where none has.
+    the part of `count` that came from elsewhere. `score` is what a decoder found when it judged the grid (see
+    `DecoderPredictor.judge`), or None where none has.
     """
 
     grid: np.ndarray

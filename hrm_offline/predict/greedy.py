@@ -258,8 +258,9 @@ def _read_drafts(
 class _Reading:
     """What the network would write at each place of the guesses [A, most] that it has read; nothing past their ends.
 
-    tokens int64: those it would write, or must. chances float32: their log-probabilities. is_free bool: whether it was
-    free to write another. others int64 and other_chances float32: the second likeliest tokens.
+    tokens int64: those that the network would write, or must. chances float32: their log-probabilities. is_free bool:
+    whether the network was free to write another token. others int64 and other_chances float32: the second likeliest
+    tokens.
     """
 
     tokens: torch.Tensor
@@ -278,7 +279,7 @@ def _read_once(
     limits: torch.Tensor,
     written: Written,
 ) -> torch.Tensor:
-    """Read the guesses [B, most] of the sequences `active` [A], and write down the tokens up to the first other one.
+    """Read the guesses [B, most] of the sequences `active` [A], and write down tokens up to the first that differs.
 
     Returns how many tokens of each sequence are written now, int64 [A].
     """

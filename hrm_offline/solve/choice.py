@@ -192,7 +192,8 @@ def _load(folder: Path | None) -> tuple[Artifact | None, str | None]:
 def nearest_preset(config: ModelConfig) -> str:
     """Return the preset whose recipe suits a network: nearest by ratio in width.
 
-    A preset of its architecture comes before others, then one that has an outer loop if it has one.
+    Presets of the network's architecture come before others. Of these, presets with an outer loop come first for a
+    network with an outer loop, and presets without for a network without.
     """
 
     def distance(name: str) -> tuple[bool, bool, float]:
