@@ -8,13 +8,13 @@ __version__ = "0.2.0"
 
 
 def build_model(preset: str, num_puzzles: int = 1):
-    """Return a freshly initialised network of a named preset (see `hrm_offline.config.PRESETS`).
+    """Return a freshly initialised network of a named preset (see `hrm_offline.presets.PRESETS`).
 
     The embedding table has rows for `num_puzzles` puzzles, beside those that all puzzles share. Raises `InputError` for
     an unknown name.
     """
-    from hrm_offline.config import preset as find_preset
     from hrm_offline.data.puzzles import SHARED_ROWS
     from hrm_offline.model.network import build_network
+    from hrm_offline.presets import preset as find_preset
 
     return build_network(find_preset(preset).model, SHARED_ROWS + num_puzzles)

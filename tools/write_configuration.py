@@ -18,7 +18,8 @@ from pathlib import Path
 from hrm_offline.common.files import write_bytes
 from hrm_offline.common.flags import default_in_words, flag_of, in_words
 from hrm_offline.common.settings import choices_of, help_of, kinds_of, limits_of
-from hrm_offline.config import PRESETS, AdaptConfig, ModelConfig, PretrainConfig, PretrainOptions, Recipe
+from hrm_offline.config import AdaptConfig, ModelConfig, PretrainConfig, PretrainOptions, Recipe
+from hrm_offline.presets import PRESETS
 from hrm_offline.solve.options import SolveOptions
 from tools.support import environment
 from tools.support.command_line import parser_of
@@ -101,7 +102,7 @@ def _presets() -> str:
     """Return tables of the settings in which presets differ from the defaults."""
     sections = [
         "## Presets\n\nThe tables have the settings in which a preset differs from the defaults above. They are set in "
-        "`PRESETS` in `hrm_offline/config.py`. `solve` takes a preset's recipe for pretrained weights where it adapts "
+        "`hrm_offline/presets.py`. `solve` takes a preset's recipe for pretrained weights where it adapts "
         "an artifact, else the one for random weights. On a GPU the recipes of the small decoders have "
         "[larger steps and batches and more members](adaptation.md#presets). A recipe with `colour_permutations` gives "
         "the network a third "

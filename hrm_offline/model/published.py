@@ -28,7 +28,7 @@ from hrm_offline.common.files import read_json, write_json
 from hrm_offline.common.settings import from_dict
 from hrm_offline.common.tokens import VOCABULARY
 from hrm_offline.common.yaml_section import read_section
-from hrm_offline.config import NOT_IN_WEIGHTS, PUBLISHED, ModelConfig, preset
+from hrm_offline.config import NOT_IN_WEIGHTS, ModelConfig
 from hrm_offline.data.puzzles import BLANK_ROW, NEW_PUZZLE_ROW, SHARED_ROWS, shared_row_names
 from hrm_offline.model.artifact import (
     PUZZLE_NAMES_FILE,
@@ -38,6 +38,7 @@ from hrm_offline.model.artifact import (
     require_fit,
     save_artifact,
 )
+from hrm_offline.presets import PUBLISHED, preset
 
 # That torch.compile, data parallelism and the published code's wrappers put in front of a tensor's name.
 _PREFIXES = ("_orig_mod.", "module.", "model.", "inner.")

@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 
 from hrm_offline.common.errors import InputError
-from hrm_offline.config import PRESETS, AdaptConfig, ModelConfig, preset
+from hrm_offline.config import AdaptConfig, ModelConfig
 from hrm_offline.data.tasks import Task
 from hrm_offline.model.artifact import Artifact, bundled_artifact, load_artifact
 from hrm_offline.model.device import Runtime
+from hrm_offline.presets import PRESETS, preset
 from hrm_offline.solve.gpu_recipe import (
     LARGE_WIDTH,
     STEPS_PER_SECOND,

@@ -13,9 +13,9 @@ import torch
 
 from hrm_offline.common.errors import InputError
 from hrm_offline.common.files import write_json
-from hrm_offline.config import preset
 from hrm_offline.model.device import choose_runtime
 from hrm_offline.ops import dispatch, selftest
+from hrm_offline.presets import preset
 
 # The interpreter takes seconds for what a GPU does in microseconds.
 _TINY = dict(batch=2, tokens=11, hidden=32, heads=2, intermediate=48, vocabulary=12, puzzle_tokens=2)

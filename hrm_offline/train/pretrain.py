@@ -26,7 +26,7 @@ from hrm_offline.common.errors import InputError
 from hrm_offline.common.files import make_folder, read_json
 from hrm_offline.common.lock import FolderLock
 from hrm_offline.common.settings import identity_of
-from hrm_offline.config import ModelConfig, PretrainConfig, PretrainOptions, preset
+from hrm_offline.config import ModelConfig, PretrainConfig, PretrainOptions
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.data.sets import select_tasks
 from hrm_offline.data.tasks import Task, digest_of
@@ -34,6 +34,7 @@ from hrm_offline.model.artifact import CONFIG_FILE, Artifact, bundled_artifact, 
 from hrm_offline.model.device import choose_runtime
 from hrm_offline.model.network import build_network, training_batches
 from hrm_offline.ops import dispatch
+from hrm_offline.presets import preset
 from hrm_offline.train.decoder_learner import new_learner
 from hrm_offline.train.distributed import World, join_world, leave_world
 from hrm_offline.train.learner import Learner, sum_metrics

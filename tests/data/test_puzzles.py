@@ -9,7 +9,7 @@ from networks import DECODER
 
 from hrm_offline.common.errors import InputError
 from hrm_offline.common.tokens import IGNORE, PAD
-from hrm_offline.config import PRESETS, AdaptConfig, ModelConfig, Recipe
+from hrm_offline.config import AdaptConfig, ModelConfig, Recipe
 from hrm_offline.data.canvas import make_buckets
 from hrm_offline.data.context import NO_PAIR
 from hrm_offline.data.grids import decode_grid
@@ -24,6 +24,7 @@ from hrm_offline.data.puzzles import (
 )
 from hrm_offline.data.tasks import load_tasks
 from hrm_offline.model.batching import BatchMaker
+from hrm_offline.presets import PRESETS
 
 
 def test_few_shot_conditioning_needs_a_network_for_it_and_the_other_way_round(make_task):

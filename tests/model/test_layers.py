@@ -7,10 +7,10 @@ import torch
 from kernels import DEVICE, needs_triton
 from networks import ROPE_2D
 
-from hrm_offline.config import PRESETS
 from hrm_offline.model.layers import Block, truncated_normal
 from hrm_offline.ops import dispatch
 from hrm_offline.ops.rope import rope_cos_sin
+from hrm_offline.presets import PRESETS
 
 
 def test_truncated_normal_has_the_stated_deviation():

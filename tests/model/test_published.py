@@ -12,11 +12,12 @@ from safetensors.torch import load_file
 
 from hrm_offline.cli import main
 from hrm_offline.common.errors import InputError
-from hrm_offline.config import PRESETS, ModelConfig
+from hrm_offline.config import ModelConfig
 from hrm_offline.data.puzzles import BLANK_ROW, NEW_PUZZLE_ROW, SHARED_ROWS
 from hrm_offline.model.artifact import load_artifact
 from hrm_offline.model.published import import_checkpoint
 from hrm_offline.model.recursive import RecursiveModel
+from hrm_offline.presets import PRESETS
 
 HRM = ModelConfig(hidden_size=32, num_heads=2, H_layers=1, L_layers=2, puzzle_emb_ndim=32, halt_max_steps=3)
 TRM = replace(PRESETS["trm-7m"].model, hidden_size=32, num_heads=2, L_layers=1, puzzle_emb_ndim=32, puzzle_tokens=5)

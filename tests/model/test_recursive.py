@@ -11,13 +11,13 @@ from networks import ARCHITECTURES, ROPE_2D, TINY, sequences
 
 import hrm_offline
 from hrm_offline.common.errors import InputError
-from hrm_offline.config import PRESETS
 from hrm_offline.data.puzzles import SHARED_ROWS
 from hrm_offline.data.sets import rehearsal_tasks
 from hrm_offline.model import layers
 from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.ops import dispatch
 from hrm_offline.ops.attention import attention_reference
+from hrm_offline.presets import PRESETS
 
 
 def test_model_of_a_fresh_start_has_zero_embeddings():

@@ -6,12 +6,12 @@ import pytest
 import torch
 from kernels import DEVICE
 
-from hrm_offline.config import PRESETS
 from hrm_offline.ops import adam_atan2 as adam_module
 from hrm_offline.ops import attention as attention_module
 from hrm_offline.ops import dispatch, launch, selftest
 from hrm_offline.ops import swiglu as swiglu_module
 from hrm_offline.ops.faults import KernelFault
+from hrm_offline.presets import PRESETS
 
 SMALL = selftest.Workload(
     batch=2, tokens=11, hidden=32, heads=2, intermediate=48, vocabulary=12, puzzle_tokens=2, dtype=torch.float32

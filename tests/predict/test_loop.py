@@ -9,11 +9,11 @@ from plans import make_plan
 
 from hrm_offline.answers.submission import build_submission, fallback_submission
 from hrm_offline.answers.vote import Tally
-from hrm_offline.config import PRESETS
 from hrm_offline.data.tasks import TaskSet
 from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.predict.loop import collect_votes, predict_votes
 from hrm_offline.predict.predictor import Predictor
+from hrm_offline.presets import PRESETS
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from few_shot import few_shot
 from plans import make_plan
 
 from hrm_offline.common.tokens import PAD
-from hrm_offline.config import PRESETS
 from hrm_offline.data.context import NO_PAIR
 from hrm_offline.data.puzzles import PuzzleSet
 from hrm_offline.model.batching import BatchMaker
 from hrm_offline.predict.plan import PredictionPlan, tokens_of
+from hrm_offline.presets import PRESETS
 
 
 def test_a_test_inputs_context_may_hold_every_demonstration_and_rows_that_lack_are_blank(make_task):

@@ -9,11 +9,11 @@ from fake_cuda import FakeCuda
 from plans import make_plan
 
 from hrm_offline.answers.invariants import Invariants
-from hrm_offline.config import PRESETS
 from hrm_offline.model.graphs import WARM_UP, GraphChoice
 from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.ops.dispatch import override
 from hrm_offline.predict.predictor import Predictor
+from hrm_offline.presets import PRESETS
 
 SMALL = PRESETS["hrm-132k"]
 

@@ -9,12 +9,12 @@ from networks import DECODER
 from runs import options_of, solve_quietly
 
 from hrm_offline.common import machine
-from hrm_offline.config import PRESETS
 from hrm_offline.data.puzzles import SHARED_ROWS
 from hrm_offline.data.tasks import Pair, Task
 from hrm_offline.model.artifact import bundled_artifact, load_artifact, save_artifact
 from hrm_offline.model.device import Runtime
 from hrm_offline.model.network import build_network
+from hrm_offline.presets import PRESETS
 from hrm_offline.solve.choice import choose, nearest_preset
 from hrm_offline.solve.messages import Setup
 from hrm_offline.solve.options import SolveOptions

@@ -12,8 +12,8 @@ from hrm_offline.cli import main
 from hrm_offline.common.budget import Budget
 from hrm_offline.common.errors import InputError
 from hrm_offline.common.lock import FolderLock
-from hrm_offline.config import PRESETS
 from hrm_offline.data.tasks import Pair, Task, to_challenges
+from hrm_offline.presets import PRESETS
 from hrm_offline.solve.job import SolveOptions, solve
 
 

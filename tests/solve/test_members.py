@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from hrm_offline.config import MAX_SEED, PRESETS
+from hrm_offline.config import MAX_SEED
 from hrm_offline.data.puzzles import PuzzleSet
+from hrm_offline.presets import PRESETS
 from hrm_offline.solve.members import Roster, member_seed
 from hrm_offline.solve.messages import Adapt, Judge, Predict
 from hrm_offline.solve.schedule import Schedule, Speed, split_tasks

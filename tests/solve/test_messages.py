@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hrm_offline.answers.vote import Votes
-from hrm_offline.config import PRESETS
+from hrm_offline.presets import PRESETS
 from hrm_offline.solve.messages import (
     Adapt,
     Adapted,

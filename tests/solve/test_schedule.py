@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from hrm_offline.config import PRESETS
 from hrm_offline.data.puzzles import PuzzleSet
+from hrm_offline.presets import PRESETS
 from hrm_offline.solve.messages import Adapt, Judge
 from hrm_offline.solve.schedule import Schedule, Speed, split_tasks
 

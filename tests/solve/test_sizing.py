@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hrm_offline.common import machine
-from hrm_offline.config import PRESETS
+from hrm_offline.presets import PRESETS
 from hrm_offline.solve.messages import Hello, Network
 from hrm_offline.solve.options import SolveOptions
 from hrm_offline.solve.sizing import group_count, threads_per_worker, worker_count

@@ -5,9 +5,9 @@ import dataclasses
 import torch
 from networks import DECODER
 
-from hrm_offline.config import PRESETS
 from hrm_offline.data.puzzles import PuzzleSet
 from hrm_offline.model.decoder import DecoderModel
+from hrm_offline.presets import PRESETS
 
 
 def make_decoder(tasks, network=DECODER, **changes):

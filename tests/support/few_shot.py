@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from hrm_offline.config import PRESETS
 from hrm_offline.data.puzzles import PuzzleSet
+from hrm_offline.presets import PRESETS
 
 
 def few_shot(tasks, pairs: int = 2, **changes):

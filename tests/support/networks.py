@@ -4,8 +4,9 @@ import dataclasses
 
 import torch
 
-from hrm_offline.config import PRESETS, ModelConfig
+from hrm_offline.config import ModelConfig
 from hrm_offline.model.halting import Sequences
+from hrm_offline.presets import PRESETS
 
 TINY = ModelConfig(hidden_size=32, num_heads=2, H_layers=1, L_layers=1, puzzle_emb_ndim=32, halt_max_steps=3)
 

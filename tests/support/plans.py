@@ -2,9 +2,9 @@
 
 import dataclasses
 
-from hrm_offline.config import PRESETS
 from hrm_offline.data.puzzles import PuzzleSet
 from hrm_offline.predict.plan import PredictionPlan
+from hrm_offline.presets import PRESETS
 
 SMALL = PRESETS["hrm-132k"]
 

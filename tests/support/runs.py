@@ -11,10 +11,10 @@ from places import REPOSITORY
 
 from hrm_offline.answers.submission import read_submission
 from hrm_offline.common.budget import Budget
-from hrm_offline.config import PRESETS
 from hrm_offline.data.puzzles import SHARED_ROWS
 from hrm_offline.model.artifact import save_artifact
 from hrm_offline.model.recursive import RecursiveModel
+from hrm_offline.presets import PRESETS
 from hrm_offline.solve.job import solve
 from hrm_offline.solve.messages import Beat
 from hrm_offline.solve.options import SolveOptions

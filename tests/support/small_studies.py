@@ -1,6 +1,6 @@
 """The studies of the smallest preset, and a scale at which they take seconds."""
 
-from hrm_offline.config import preset
+from hrm_offline.presets import preset
 from tools.study.report import Scale
 from tools.study.studies import studies_of
 

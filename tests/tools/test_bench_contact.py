@@ -18,10 +18,10 @@ from kernels import needs_triton
 from places import REPOSITORY
 
 from hrm_offline.common.errors import InputError
-from hrm_offline.config import PRESETS
 from hrm_offline.data.tasks import digest_of, load_tasks
 from hrm_offline.model.device import choose_runtime
 from hrm_offline.ops import dispatch, selftest
+from hrm_offline.presets import PRESETS
 from hrm_offline.train.distributed import World
 from tools.bench import gpu_pages
 from tools.bench.contact import pair, proofs, report, runner, speed, stages

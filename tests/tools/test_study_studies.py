@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 from small_studies import SCALE, STUDIES
 
-from hrm_offline.config import preset
 from hrm_offline.model.recursive import RecursiveModel
+from hrm_offline.presets import preset
 from tools.study.studies import studies_of
 from tools.study.study import plan
 from tools.study.trial import Trial, configs_of, tasks_of

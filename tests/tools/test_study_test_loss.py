@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from hrm_offline.config import preset
 from hrm_offline.data.puzzles import PuzzleSet
 from hrm_offline.data.tasks import Pair, Task
 from hrm_offline.model.network import build_network
+from hrm_offline.presets import preset
 from tools.study import trial
 from tools.study.test_loss import test_losses
 from tools.study.trial import Trial

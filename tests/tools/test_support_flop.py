@@ -7,8 +7,8 @@ from networks import ARCHITECTURES, sequences
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from hrm_offline.config import PRESETS
 from hrm_offline.model.recursive import RecursiveModel
+from hrm_offline.presets import PRESETS
 from tools.support.flop import outer_step_flop, training_flop
 
 SMALL = PRESETS["hrm-132k"]

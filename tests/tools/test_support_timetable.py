@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from hrm_offline.config import PRESETS
 from hrm_offline.data.puzzles import PuzzleSet
 from hrm_offline.data.tasks import TaskSet
+from hrm_offline.presets import PRESETS
 from tools.support.timetable import Shares, Work, prediction_flop, spend, timetable
 
 SMALL = PRESETS["hrm-132k"]

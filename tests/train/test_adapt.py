@@ -8,13 +8,14 @@ import torch
 from few_shot import few_shot
 
 from hrm_offline.common.budget import Budget
-from hrm_offline.config import PRESETS, ModelConfig
+from hrm_offline.config import ModelConfig
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.data.sets import rehearsal_tasks
 from hrm_offline.model.batching import BatchMaker
 from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.predict.plan import PredictionPlan
 from hrm_offline.predict.predictor import Predictor
+from hrm_offline.presets import PRESETS
 from hrm_offline.train.adapt import adapt
 
 SMALL = PRESETS["hrm-132k"]

@@ -10,12 +10,12 @@ from networks import DECODER
 from safetensors.torch import load_file, save_file
 
 from hrm_offline.common.budget import Budget
-from hrm_offline.config import PRESETS
 from hrm_offline.data.companions import choose_companions
 from hrm_offline.data.puzzles import SHARED_ROWS, PuzzleSet
 from hrm_offline.model.artifact import load_artifact, save_artifact
 from hrm_offline.model.network import build_network
 from hrm_offline.predict.loop import predict_votes
+from hrm_offline.presets import PRESETS
 from hrm_offline.train.adapt import adapt
 from hrm_offline.train.companions import CompanionPuzzles
 

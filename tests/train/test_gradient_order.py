@@ -11,9 +11,9 @@ import torch
 from decoders import make_decoder
 from networks import ARCHITECTURES, DECODER
 
-from hrm_offline.config import PRESETS
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.model.network import build_network, training_batches
+from hrm_offline.presets import PRESETS
 from hrm_offline.train.decoder_learner import new_learner
 
 REFUSED = {"Index", "UnsafeIndex", "IndexSelect", "IndexReduce", "Take", "Put", "RepeatInterleave", "EmbeddingBag"}

@@ -10,12 +10,12 @@ import torch
 from decoders import make_decoder
 from fake_cuda import FakeCuda
 
-from hrm_offline.config import PRESETS
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.model.graphs import WARM_UP, GraphChoice
 from hrm_offline.model.network import training_batches
 from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.ops.dispatch import Decision
+from hrm_offline.presets import PRESETS
 from hrm_offline.train import graphs as graphs_module
 from hrm_offline.train import learner as learner_module
 from hrm_offline.train.decoder_learner import DecoderLearner, new_learner

@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from hrm_offline.config import PRESETS
 from hrm_offline.data.puzzles import SHARED_ROWS, ExampleSource, PuzzleSet
 from hrm_offline.model.network import training_batches
 from hrm_offline.model.recursive import RecursiveModel
+from hrm_offline.presets import PRESETS
 from hrm_offline.train.learner import Learner
 
 SMALL = PRESETS["hrm-132k"]

@@ -6,10 +6,11 @@ from kernels import DEVICE, needs_triton
 from networks import ROPE_2D
 
 from hrm_offline.common.tokens import IGNORE
-from hrm_offline.config import PRESETS, RECURSIVE_PRESETS, Recipe
+from hrm_offline.config import Recipe
 from hrm_offline.model.halting import Sequences, initial_carry, refill_, training_step
 from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.ops import dispatch
+from hrm_offline.presets import PRESETS, RECURSIVE_PRESETS
 from hrm_offline.train.losses import outer_step_loss
 
 

@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from hrm_offline.config import PRESETS
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.model.network import training_batches
 from hrm_offline.model.recursive import RecursiveModel
+from hrm_offline.presets import PRESETS
 from hrm_offline.train.learner import Learner
 from hrm_offline.train.memory import MemoryPlan, tokens_by_bucket
 

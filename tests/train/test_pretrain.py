@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 
 from hrm_offline.cli import main
 from hrm_offline.common.errors import InputError
-from hrm_offline.config import PRESETS, PretrainConfig
+from hrm_offline.config import PretrainConfig
 from hrm_offline.data.puzzles import SHARED_ROWS
 from hrm_offline.model.artifact import bundled_artifact, load_artifact, save_artifact
 from hrm_offline.model.network import build_network
+from hrm_offline.presets import PRESETS
 from hrm_offline.train import pretrain as pretrain_module
 
 

@@ -36,13 +36,14 @@ import torch
 
 from hrm_offline.common.budget import Budget
 from hrm_offline.common.errors import InputError
-from hrm_offline.config import PRESETS, RECURSIVE_PRESETS, AdaptConfig, ModelConfig
+from hrm_offline.config import AdaptConfig, ModelConfig
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.data.tasks import Task, load_tasks, to_challenges, to_solutions
 from hrm_offline.model.batching import BatchMaker
 from hrm_offline.model.device import Runtime, choose_runtime
 from hrm_offline.model.network import build_network
 from hrm_offline.ops import dispatch
+from hrm_offline.presets import PRESETS, RECURSIVE_PRESETS
 from hrm_offline.train.adapt import adapt
 from hrm_offline.train.learner import Learner
 from tools.bench.ops import measure_machine

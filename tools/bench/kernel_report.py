@@ -45,7 +45,7 @@ except ImportError:
 
 from hrm_offline.common.errors import InputError
 from hrm_offline.common.files import write_json
-from hrm_offline.config import PRESETS, ModelConfig
+from hrm_offline.config import ModelConfig
 from hrm_offline.model.device import dtype_for_capability
 from hrm_offline.ops import (
     adam_atan2,
@@ -67,6 +67,7 @@ from hrm_offline.ops import (
     swiglu,
 )
 from hrm_offline.ops.launch import OPTIONS, Launch, recording
+from hrm_offline.presets import PRESETS
 from tools.support.command_line import parser_of
 
 

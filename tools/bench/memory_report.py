@@ -24,11 +24,11 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from hrm_offline.config import PRESETS, RECURSIVE_PRESETS, Preset
 from hrm_offline.data.canvas import SIDES
 from hrm_offline.model.halting import Sequences, initial_carry, refill_, training_step
 from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.ops import dispatch
+from hrm_offline.presets import PRESETS, RECURSIVE_PRESETS, Preset
 from hrm_offline.train.losses import outer_step_loss
 from tools.support.command_line import parser_of
 from tools.support.flop import outer_step_flop, training_flop

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from hrm_offline.common.errors import InputError
-from hrm_offline.config import PRESETS, RECURSIVE_PRESETS, ModelConfig
+from hrm_offline.config import ModelConfig
 from hrm_offline.model.batching import fixed_batch
 from hrm_offline.model.device import choose_runtime
 from hrm_offline.model.halting import Sequences
@@ -47,6 +47,7 @@ from hrm_offline.ops.rms_norm import rms_norm
 from hrm_offline.ops.rope import rope_cos_sin
 from hrm_offline.ops.stablemax_cross_entropy import stablemax_cross_entropy
 from hrm_offline.ops.swiglu import swiglu
+from hrm_offline.presets import PRESETS, RECURSIVE_PRESETS
 from hrm_offline.train.learner import Learner
 from tools.bench.published import load as load_published
 from tools.bench.published import training_step as published_step

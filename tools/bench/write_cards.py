@@ -19,10 +19,11 @@ import torch
 
 from hrm_offline.common.budget import Budget
 from hrm_offline.common.files import write_bytes
-from hrm_offline.config import PRESET_NAMES, preset
+from hrm_offline.config import PRESET_NAMES
 from hrm_offline.data.tasks import Task, load_tasks
 from hrm_offline.model.device import Runtime, choose_runtime
 from hrm_offline.ops import dispatch
+from hrm_offline.presets import preset
 from hrm_offline.solve.choice import choose, nearest_preset
 from hrm_offline.solve.gpu_recipe import gpu_recipe, is_small_decoder
 from hrm_offline.solve.messages import Setup

@@ -26,8 +26,8 @@ from pathlib import Path
 import hypothesis
 
 from hrm_offline.cli import main as hrm_offline_command
-from hrm_offline.config import preset
 from hrm_offline.data.tasks import Task, load_tasks
+from hrm_offline.presets import preset
 from tools.stress.broken_files import challenges_files
 from tools.support.command_line import parser_of
 

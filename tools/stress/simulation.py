@@ -18,10 +18,10 @@ import numpy as np
 import torch
 
 from hrm_offline.answers.vote import Votes
-from hrm_offline.config import preset
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.data.tasks import load_tasks
 from hrm_offline.predict.plan import ROWS_PER_STEP, tokens_of
+from hrm_offline.presets import preset
 from hrm_offline.solve.choice import Choice
 from hrm_offline.solve.engine import Engine
 from hrm_offline.solve.messages import Adapted, Hello, Lost, Network, State

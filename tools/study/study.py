@@ -39,10 +39,10 @@ from hrm_offline.common.budget import parse_duration
 from hrm_offline.common.errors import InputError
 from hrm_offline.common.files import make_folder
 from hrm_offline.common.settings import identity_of
-from hrm_offline.config import PRESETS, preset
 from hrm_offline.data.tasks import Task, digest_of
 from hrm_offline.induction.search import induce
 from hrm_offline.model.artifact import bundled_artifact
+from hrm_offline.presets import PRESETS, preset
 from hrm_offline.solve.worker import end_with_parent
 from tools.study.differences import MIN_SEEDS
 from tools.study.report import Scale, write_reports

@@ -21,7 +21,7 @@ from hrm_offline.answers.vote import Pool, TestKey
 from hrm_offline.common.budget import Budget
 from hrm_offline.common.errors import InputError, shown, shown_name
 from hrm_offline.common.settings import from_dict
-from hrm_offline.config import AdaptConfig, ModelConfig, preset
+from hrm_offline.config import AdaptConfig, ModelConfig
 from hrm_offline.data.companions import Companions, choose_companions, load_companions
 from hrm_offline.data.puzzles import SHARED_ROWS, Batch, PuzzleSet
 from hrm_offline.data.sets import load_set, rehearsal_tasks, size_of, smallest
@@ -33,6 +33,7 @@ from hrm_offline.model.network import Network, build_network
 from hrm_offline.predict.decoding import new_predictor
 from hrm_offline.predict.loop import collect_votes
 from hrm_offline.predict.plan import PredictionPlan
+from hrm_offline.presets import preset
 from hrm_offline.solve.schedule import task_costs
 from hrm_offline.train.adapt import AdaptReport, adapt
 from hrm_offline.train.companions import CompanionPuzzles

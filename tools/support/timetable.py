@@ -11,9 +11,10 @@ import torch
 
 from hrm_offline.common.budget import Budget
 from hrm_offline.common.settings import from_dict
-from hrm_offline.config import AdaptConfig, ModelConfig, preset
+from hrm_offline.config import AdaptConfig, ModelConfig
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.data.tasks import load_tasks
+from hrm_offline.presets import preset
 from hrm_offline.solve.gpu_recipe import gpu_recipe, is_small_decoder
 from hrm_offline.solve.schedule import GROUPS_PER_WORKER, judged_seconds, reserved_seconds
 from tools.support.flop import L4_TFLOPS, matrix_product_tflops, outer_step_flop, visit_flop

@@ -11,13 +11,14 @@ from hrm_offline.answers.score import Score, score_attempts
 from hrm_offline.answers.submission import ATTEMPTS, build_submission, fallback_submission
 from hrm_offline.answers.vote import Pool, TestKey
 from hrm_offline.common.files import make_folder, write_json
-from hrm_offline.config import PRESETS, AdaptConfig
+from hrm_offline.config import AdaptConfig
 from hrm_offline.data.puzzles import PuzzleSet
 from hrm_offline.data.tasks import Task, TaskSet, parse_grid, to_challenges
 from hrm_offline.model.artifact import bundled_artifact, load_artifact
 from hrm_offline.model.network import build_network
 from hrm_offline.predict.decoding import new_predictor
 from hrm_offline.predict.plan import BASE_ROUNDS, PredictionPlan
+from hrm_offline.presets import PRESETS
 from hrm_offline.solve.engine import Engine
 from hrm_offline.solve.messages import Adapt, Predict, Setup
 from hrm_offline.solve.options import SolveOptions

@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hrm_offline.common.files import make_folder
-from hrm_offline.config import PRESETS
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.data.tasks import Task
 from hrm_offline.model.device import choose_runtime
 from hrm_offline.model.network import training_batches
 from hrm_offline.model.recursive import RecursiveModel
+from hrm_offline.presets import PRESETS
 from hrm_offline.train.distributed import World, leave_world, meet
 from hrm_offline.train.learner import Learner
 from tools.bench.contact.contact import Contact, Skipped

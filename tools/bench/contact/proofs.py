@@ -15,13 +15,13 @@ import numpy as np
 import torch
 
 from hrm_offline.answers.vote import Votes
-from hrm_offline.config import PRESETS
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.model.batching import OfferedBatch
 from hrm_offline.model.network import build_network, training_batches
 from hrm_offline.ops import dispatch, selftest
 from hrm_offline.predict.decoding import new_predictor
 from hrm_offline.predict.plan import PredictionPlan
+from hrm_offline.presets import PRESETS
 from hrm_offline.train.decoder_learner import new_learner
 from hrm_offline.train.learner import Learner, sum_metrics
 from tools.bench.contact.contact import Contact

@@ -14,11 +14,11 @@ import time
 
 import torch
 
-from hrm_offline.config import PRESETS
 from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.model.batching import BatchMaker
 from hrm_offline.model.network import build_network, training_batches
 from hrm_offline.ops import dispatch
+from hrm_offline.presets import PRESETS
 from hrm_offline.solve.gpu_recipe import is_small_decoder
 from hrm_offline.train.decoder_learner import new_learner
 from hrm_offline.train.learner import Learner
