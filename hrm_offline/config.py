@@ -1,7 +1,7 @@
-"""Every setting of learning and prediction, as frozen dataclasses, and the named presets. Standard library only.
+"""Declare every setting of learning and prediction, as frozen dataclasses. Standard library only.
 
-A preset joins a network (`ModelConfig`) with the recipe that pretrains it (`PretrainConfig`) and the recipe that adapts
-it at test time (`AdaptConfig`). docs/configuration.md lists all settings.
+`ModelConfig` is the network. `Recipe` is how weights are learned, and has two kinds: `PretrainConfig` and
+`AdaptConfig`. `hrm_offline.presets` has the values that go together. docs/configuration.md lists all settings.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ VOTES = ("rotations", "flips", "colours", "translation")
 DTYPES = ("float32", "bfloat16", "float16")
 CUDA_GRAPHS = ("measured", "yes", "no")
 SHARING = ("sharded", "joint", "per-task")  # which tasks learn one network together
-PRESET_NAMES = (
+PRESET_NAMES = (  # of `hrm_offline.presets.PRESETS`, which imports this file
     "hrm-27m",
     "transformer-27m",
     "trm-7m",
@@ -359,7 +359,7 @@ class Recipe:
     )
     max_gradient_norm: float = setting(
         0.0,
-        "larger gradients are scaled down to this norm, with normuon; 0: no limit",
+        "gradients of the network with a larger norm are scaled down to this norm; 0: no limit",
         least=0,
         group=_OPTIMISER,
         later=True,
@@ -378,7 +378,12 @@ class Recipe:
         most=1,
         group=_OPTIMISER,
     )
-    weight_decay: float = setting(0.1, "weight decay of the network, times lr per step", least=0, group=_OPTIMISER)
+    weight_decay: float = setting(
+        0.1,
+        "weight decay of the network, times lr per step; with normuon of its matrices alone, times matrix_lr",
+        least=0,
+        group=_OPTIMISER,
+    )
     puzzle_emb_lr: float = setting(
         1e-2, "learning rate of the puzzle embeddings (SignSGD; AdamW with normuon)", above=0, group=_OPTIMISER
     )

@@ -1,7 +1,7 @@
 """Predict and vote: the whole prediction of a puzzle set in one call, for use from Python.
 
     puzzles = PuzzleSet(tasks, recipe, model.config, seed=0)
-    adapt(model, puzzles, recipe, Budget(60), seed=0)
+    adapt(model, puzzles, recipe, Budget(60), seed=0, pretrained=True)
     votes = predict_votes(model, puzzles, recipe)
     submission = build_submission(fallback_submission(task_set), votes)
 

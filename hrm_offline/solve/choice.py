@@ -34,8 +34,10 @@ from hrm_offline.solve.sizing import cores_for, gpu_groups
 # (LOG.md, 2026-11-27).
 _MIN_SECONDS_FOR_LARGE = 60.0
 _MIN_BYTES_FOR_LARGE = 12 * 2**30
-# The largest network that comes pretrained for a device, where there is time for it.
-_WITH_TIME = {"cpu": "decoder-2m", "cuda": "decoder-4m"}
+# The presets to choose from: pretrained ones, of which a device gets the largest that suits it where there is time, and
+# those that learn from random weights.
+_WITH_TIME, _IN_HASTE = {"cpu": "decoder-2m", "cuda": "decoder-4m"}, "decoder-170k"
+_FROM_RANDOM, _LARGE_FROM_RANDOM = "decoder-170k", "decoder-75m"
 # The tokens per second that this network learns. One core of an AMD EPYC server makes 1.2 steps of 2,000 tokens of
 # `decoder-2m` per second. An H200 learned 2.5 million of `decoder-4m`; a smaller GPU is assumed to learn a tenth.
 _TOKENS_PER_SECOND, _STEPS_PER_SECOND = {"cpu": 2_400.0, "cuda": 225_000.0}, {"cpu": math.inf, "cuda": STEPS_PER_SECOND}
@@ -116,14 +118,18 @@ def _final(
 
 
 def _past_preset(setup: Setup, runtime: Runtime) -> tuple[str, str] | None:
-    """Return the preset that was chosen when this run began, None for a new run. A CPU cannot carry `decoder-75m`."""
-    past = (setup.past or {}).get("model", {})
-    names = ("decoder-4m", "decoder-2m", "decoder-170k") if setup.options.bundled else ()
-    for name in names if runtime.device.type == "cpu" else ("decoder-75m", *names):
-        model = PRESETS[name].model
-        if (past.get("architecture"), past.get("hidden_size")) == (model.architecture, model.hidden_size):
-            return name, "as this run began"
-    return None
+    """Return the preset that was chosen when this run began, None for a new run. A CPU cannot carry the large one."""
+    names = {_FROM_RANDOM, *((*_WITH_TIME.values(), _IN_HASTE) if setup.options.bundled else ())}
+    if runtime.device.type != "cpu":
+        names.add(_LARGE_FROM_RANDOM)
+    name = next((name for name in sorted(names) if _is_of(setup.past, PRESETS[name].model)), None)
+    return name and (name, "as this run began")
+
+
+def _is_of(past: dict | None, model: ModelConfig) -> bool:
+    """Return whether a run, by its identity in the journal, began with this network."""
+    known = (past or {}).get("model", {})
+    return all(known.get(name) == getattr(model, name) for name in ("architecture", "hidden_size"))
 
 
 def _pick_preset(setup: Setup, runtime: Runtime, tasks: Sequence[Task]) -> tuple[str, str]:
@@ -135,13 +141,13 @@ def _pick_preset(setup: Setup, runtime: Runtime, tasks: Sequence[Task]) -> tuple
     is_large = not is_cpu and runtime.memory >= _MIN_BYTES_FOR_LARGE and seconds_per_task >= _MIN_SECONDS_FOR_LARGE
     if is_large and (options.along or not options.bundled):
         beside = ", and public tasks along" if options.along else ""
-        return "decoder-75m", f"{seconds_per_task:.0f} s per task{beside}"
+        return _LARGE_FROM_RANDOM, f"{seconds_per_task:.0f} s per task{beside}"
     if not options.bundled:
-        return "decoder-170k", "the network from random weights that learns in minutes"
+        return _FROM_RANDOM, "the network from random weights that learns in minutes"
     large = _WITH_TIME[runtime.device.type]
     visits, steps = _affordable(large, setup, devices, runtime, tasks)
     if visits < _MIN_VISITS or steps < _MIN_STEPS:
-        return "decoder-170k", f"{large} would learn too little"
+        return _IN_HASTE, f"{large} would learn too little"
     return large, f"the largest that comes pretrained for a {'CPU' if is_cpu else 'GPU'}"
 
 
@@ -161,11 +167,9 @@ def _suited(
     recipe: AdaptConfig, model: ModelConfig, setup: Setup, runtime: Runtime, tasks: Sequence[Task]
 ) -> AdaptConfig:
     """Return a preset's recipe as it suits the device, or as this run began with it, with what the user overrides."""
-    options, past = setup.options, setup.past or {}
-    is_small, past_model = is_small_decoder(model), past.get("model", {})
-    is_same = [past_model.get(name) == getattr(model, name) for name in ("architecture", "hidden_size")]
-    if is_small and all(is_same):
-        known = past.get("recipe", {})
+    options, is_small = setup.options, is_small_decoder(model)
+    if is_small and _is_of(setup.past, model):
+        known = setup.past.get("recipe", {})
         recipe = dataclasses.replace(recipe, **{name: known[name] for name in SUITED if name in known})
     elif is_small and runtime.device.type == "cuda":
         visits = options.overrides.get("visits", recipe.visits)

@@ -20,7 +20,6 @@ from hrm_offline.predict.plan import BASE_ROUNDS, ROWS_PER_STEP, PredictionPlan
 from hrm_offline.solve.members import Roster
 from hrm_offline.solve.messages import Adapt, Judge, Predict
 
-GROUPS_PER_WORKER = 2  # so that another worker can take a group from a worker that falls behind
 _BATCHES_PER_JOB = 16
 _MAX_FAILURES = 3
 # Judging only betters the order of answers that are there, so it may cost fewer workers. The first one may have been

@@ -5,11 +5,11 @@ from __future__ import annotations
 from hrm_offline.common import machine
 from hrm_offline.solve.messages import Hello
 from hrm_offline.solve.options import SolveOptions
-from hrm_offline.solve.schedule import GROUPS_PER_WORKER
 
 # A network learns its tasks better beside others: each task alone needs four times the visits (LOG.md, "Each task
 # alone"). So cores beyond so many tasks each stay idle. The number itself was not measured.
 _TASKS_PER_CORE = 10
+GROUPS_PER_WORKER = 2  # so that another worker can take a group from a worker that falls behind
 # Adaptation holds about so many times the memory that starting and trying a prediction takes.
 _MEMORY_GROWTH = 2
 
@@ -32,8 +32,7 @@ def worker_count(options: SolveOptions, hello: Hello, tasks: int) -> int:
     if not _shares_cpu(options, hello):
         return 1
     cores = min(machine.physical_cores(), _workers_in_memory(hello.memory))
-    groups = options.groups or tasks // (1 if options.sharing == "per-task" else _TASKS_PER_CORE)
-    return max(1, min(cores, groups))
+    return max(1, min(cores, options.groups or _useful_cores(options, tasks)))
 
 
 def cores_for(options: SolveOptions, tasks: int) -> int:
@@ -45,25 +44,20 @@ def cores_for(options: SolveOptions, tasks: int) -> int:
         return 1
     if options.groups is not None:
         return options.groups
-    workers = options.workers if options.workers is not None else tasks // _TASKS_PER_CORE
+    workers = options.workers if options.workers is not None else _useful_cores(options, tasks)
     return max(1, min(machine.physical_cores(), workers))
+
+
+def _useful_cores(options: SolveOptions, tasks: int) -> int:
+    """Return how many cores of a CPU are worth a network each."""
+    return tasks if options.sharing == "per-task" else tasks // _TASKS_PER_CORE
 
 
 def group_count(options: SolveOptions, hello: Hello, workers: int, tasks: int) -> int:
     """Return into how many groups the tasks are split."""
-    if options.sharing == "per-task":
-        return tasks
-    if options.sharing == "joint":
-        return 1
-    if options.groups is not None:
-        return options.groups
-    limit = hello.network.recipe.group_tasks
-    least = -(-tasks // limit) if limit else 1
-    if workers == 1:
-        return least
     # The cores of a CPU are alike, so none falls behind.
     is_counted = options.workers is None and _shares_cpu(options, hello)
-    return max(least, workers if is_counted else GROUPS_PER_WORKER * workers)
+    return _groups(options, workers, tasks, hello.network.recipe.group_tasks, 1 if is_counted else GROUPS_PER_WORKER)
 
 
 def gpu_groups(options: SolveOptions, gpus: int, tasks: int, limit: int) -> int:
@@ -71,13 +65,18 @@ def gpu_groups(options: SolveOptions, gpus: int, tasks: int, limit: int) -> int:
 
     A group has at most `limit` tasks, if that is not 0.
     """
+    workers = gpus if options.workers is None else max(1, options.workers)
+    return _groups(options, workers, tasks, limit, GROUPS_PER_WORKER)
+
+
+def _groups(options: SolveOptions, workers: int, tasks: int, limit: int, per_worker: int) -> int:
+    """Return the number of groups of at most `limit` tasks (0: any number), with `per_worker` for each of several."""
     if options.sharing != "sharded":
         return tasks if options.sharing == "per-task" else 1
     if options.groups is not None:
         return options.groups
-    workers = gpus if options.workers is None else max(1, options.workers)
     least = -(-tasks // limit) if limit else 1
-    return max(least, 1 if workers == 1 else GROUPS_PER_WORKER * workers)
+    return max(least, 1 if workers == 1 else per_worker * workers)
 
 
 def threads_per_worker(options: SolveOptions, hello: Hello, workers: int) -> int:

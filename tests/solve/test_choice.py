@@ -115,13 +115,19 @@ def test_the_cores_that_learn_count(tmp_path, monkeypatch, changes, expected):
 
 
 @pytest.mark.parametrize(
-    ("device", "name"),
-    [("cpu", "decoder-2m"), ("cpu", "decoder-170k"), ("cuda", "decoder-75m"), ("cuda", "decoder-2m")],
+    ("device", "name", "bundled"),
+    [
+        ("cpu", "decoder-2m", True),
+        ("cpu", "decoder-170k", True),
+        ("cuda", "decoder-75m", True),
+        ("cuda", "decoder-2m", True),
+        ("cuda", "decoder-170k", False),
+    ],
 )
-def test_a_run_that_goes_on_keeps_its_network(tmp_path, monkeypatch, device, name):
+def test_a_run_that_goes_on_keeps_its_network(tmp_path, monkeypatch, device, name, bundled):
     monkeypatch.setattr(Runtime, "memory", 2**40)
     for seconds in (1.0, 1e6):
-        chosen = chosen_for(SolveOptions(tmp_path, tmp_path, bundled=True), 40, seconds, device, past=past_of(name))
+        chosen = chosen_for(SolveOptions(tmp_path, tmp_path, bundled=bundled), 40, seconds, device, past=past_of(name))
         assert nearest_preset(chosen.model) == name
 
 

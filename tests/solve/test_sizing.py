@@ -9,7 +9,7 @@ from hrm_offline.common import machine
 from hrm_offline.presets import PRESETS
 from hrm_offline.solve.messages import Hello, Network
 from hrm_offline.solve.options import SolveOptions
-from hrm_offline.solve.sizing import group_count, threads_per_worker, worker_count
+from hrm_offline.solve.sizing import cores_for, group_count, threads_per_worker, worker_count
 
 SMALL = PRESETS["hrm-132k"]
 CPU = Hello("cpu in float32", 0, Network(SMALL.model, SMALL.adapt, None), None, "", 1.0, 1, "", {}, memory=10**9)
@@ -74,3 +74,10 @@ def test_workers_on_a_cpu_share_its_cores():
     assert threads_per_worker(options, CPU, 2) == 1
     assert threads_per_worker(options, GPU, 4) == 8
     assert threads_per_worker(dataclasses.replace(options, threads=8), wide, 4) == 8
+
+
+@pytest.mark.parametrize(("tasks", "changes"), [(120, {}), (30, {}), (5, {}), (5, {"sharing": "per-task"})])
+def test_the_network_is_chosen_for_as_many_cores_as_learn(tasks, changes):
+    """The choice is made before a worker has said anything."""
+    options = SolveOptions(Path("tasks"), Path("out"), **changes)
+    assert cores_for(options, tasks) == worker_count(options, CPU, tasks)

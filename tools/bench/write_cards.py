@@ -28,7 +28,7 @@ from hrm_offline.solve.choice import choose, nearest_preset
 from hrm_offline.solve.gpu_recipe import gpu_recipe, is_small_decoder
 from hrm_offline.solve.messages import Setup
 from hrm_offline.solve.options import SolveOptions
-from hrm_offline.solve.schedule import GROUPS_PER_WORKER
+from hrm_offline.solve.sizing import GROUPS_PER_WORKER
 from tools.support import environment
 from tools.support.cards import CARDS, Card, faked
 from tools.support.command_line import parser_of, run_tool

@@ -16,7 +16,8 @@ from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.data.tasks import load_tasks
 from hrm_offline.presets import preset
 from hrm_offline.solve.gpu_recipe import gpu_recipe, is_small_decoder
-from hrm_offline.solve.schedule import GROUPS_PER_WORKER, judged_seconds, reserved_seconds
+from hrm_offline.solve.schedule import judged_seconds, reserved_seconds
+from hrm_offline.solve.sizing import GROUPS_PER_WORKER
 from tools.support.flop import L4_TFLOPS, matrix_product_tflops, outer_step_flop, visit_flop
 
 CHIPS, BUDGET_HOURS, BUDGET = 4, 11.5, "11h30m"
