@@ -1,4 +1,4 @@
-"""Prediction by a decoder: greedy grids for every view, a search for others, and scores that judge grids."""
+"""Predict by a decoder: write a greedy grid for every view, search for others, and score grids."""
 
 from __future__ import annotations
 
@@ -37,16 +37,18 @@ _WEIGHT_OF_FOUND = 0.01
 class DecoderPredictor:
     """Predicts batches of a puzzle set's test inputs (see `PredictionPlan`), and judges candidates for them.
 
-    `sequence_steps` counts the tokens that were decoded, summed over sequences.
+    `sequence_steps` counts the tokens that were decoded, summed over sequences. `graphs` says whether steps of writing
+    are recorded as CUDA graphs. By default the recipe's setting holds, and nothing is measured unless `try_graphs` is
+    called.
     """
 
-    def __init__(self, model: DecoderModel, puzzles: PuzzleSet, config: AdaptConfig, graphs: GraphChoice | None = None):
+    def __init__(self, model: DecoderModel, puzzles: PuzzleSet, recipe: AdaptConfig, graphs: GraphChoice | None = None):
         self.model = model
-        self.config = config
+        self.recipe = recipe
         self.puzzles = puzzles
         self.maker = PairMaker(puzzles, puzzles.tests, model.device)
         self.sequence_steps = 0
-        graphs = graphs or GraphChoice.of("no", model.device)
+        graphs = graphs or GraphChoice.of(recipe.cuda_graphs, model.device)
         if graphs.cuda is not None and not self._may_record:
             graphs.decide(False, "plain attention waits for the device at every token")
         self.repeater = Repeater(graphs)
@@ -75,12 +77,12 @@ class DecoderPredictor:
 
     @property
     def records(self) -> bool:
-        """Say whether steps of writing are recorded."""
+        """Return whether steps of writing are recorded."""
         return self.repeater.on
 
     @property
     def _may_record(self) -> bool:
-        """Say whether our attention serves. A recording of plain attention would fail, and leave PyTorch damaged."""
+        """Return whether our attention serves. A recording of plain attention would fail, and leave PyTorch damaged."""
         model = self.model
         serves = decide("cached_attention", model.device, model.dtype).triton
         return serves and model.config.head_dim in HEAD_DIMS
@@ -138,7 +140,7 @@ class DecoderPredictor:
         lengths = self._lengths(tests, outputs)[owners]
         order = np.argsort(lengths, kind="stable")
         sums = np.zeros(len(tests))
-        for part in _parts(order, lengths, self.config.predict_tokens):
+        for part in _parts(order, lengths, self.recipe.predict_tokens):
             shown = (tests[owners[part]], views[part], [outputs[owner] for owner in owners[part]])
             likelihoods = self._within_memory(self._likelihoods, shown, _rows_of_shown, np.concatenate)
             np.add.at(sums, owners[part], likelihoods)
@@ -214,7 +216,7 @@ class DecoderPredictor:
         The likeliest turns are taken first, half of them from the greedy path and the rest from all paths so far.
         Turns that make a path less likely than `search_bound` are not taken, and paths that become so are given up.
         """
-        room, floor, found = self._room(batch), math.log(self.config.search_bound), []
+        room, floor, found = self._room(batch), math.log(self.recipe.search_bound), []
         paths, owners = self._write(batch), np.arange(len(batch))
         taken: set[tuple[int, tuple[int, ...]]] = set()
         for count in (branches - branches // 2, branches // 2):
@@ -315,9 +317,9 @@ AnyPredictor = Predictor | DecoderPredictor
 
 
 def new_predictor(
-    model: Network, puzzles: PuzzleSet, config: AdaptConfig, graphs: GraphChoice | None = None
+    model: Network, puzzles: PuzzleSet, recipe: AdaptConfig, graphs: GraphChoice | None = None
 ) -> AnyPredictor:
-    """Return the predictor that suits the kind of network. `graphs` says whether its steps may be recorded."""
+    """Return the predictor that suits the kind of network. `graphs` is as for both of them."""
     if model.config.is_decoder:
-        return DecoderPredictor(model, puzzles, config, graphs)
-    return Predictor(model, puzzles, config, graphs)
+        return DecoderPredictor(model, puzzles, recipe, graphs)
+    return Predictor(model, puzzles, recipe, graphs)

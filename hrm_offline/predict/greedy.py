@@ -5,7 +5,8 @@ Tokens that would break this have no chance to be chosen.
 
 To read tokens costs a fraction of writing them one by one. So a draft, a guess at what will be written, is read first.
 The tokens up to the first that the network would not write are kept, that one is corrected, and the rest is read again
-(as in speculative decoding, Leviathan et al. 2023, arXiv 2211.17192). What is written is the same with any draft.
+(as in speculative decoding, Leviathan et al. 2023, arXiv 2211.17192). Every draft leads to the same grid, but for
+rounding.
 
 In shapes, B is sequences, A those still in work, L tokens of the longest output.
 """
@@ -36,11 +37,11 @@ _LOOK_EVERY = 8  # tokens between two looks at a GPU for sequences that have end
 
 @dataclass
 class Written:
-    """The grids that a batch of B sequences wrote.
+    """The grids that a batch of sequences wrote.
 
-    tokens int64 [B, most]: what each wrote, 0 after its end. scores float32 [B]: the log-likelihoods.
-    turns float32 [B, most] and others int64 [B, most]: at each token the second best one, and the log-likelihood of
-    the sequence that ends with it; -inf where there was no choice.
+    tokens int64 [B, L]: the tokens of each sequence, 0 after its end. scores float32 [B]: the log-likelihoods.
+    others int64 [B, L]: the second likeliest token at each place. turns float32 [B, L]: the log-likelihood of the
+    sequence that ends with that token, -inf where there was no choice.
     """
 
     tokens: torch.Tensor
@@ -63,7 +64,7 @@ class Drafts:
     @classmethod
     def of_grids(cls, grids: list[np.ndarray | None], device: torch.device) -> Drafts:
         """Return grids as guesses; None is no guess."""
-        lines = [np.zeros(0, dtype=np.int64) if grid is None else tokens_of(grid) for grid in grids]
+        lines = [np.zeros(0, dtype=np.int64) if grid is None else tokens_of_grid(grid) for grid in grids]
         tokens = np.zeros((len(lines), max(map(len, lines))), dtype=np.int64)
         for room, line in zip(tokens, lines):
             room[: len(line)] = line
@@ -217,7 +218,7 @@ def _write_on(model: DecoderModel, work: _Work, choose: _Chooser, repeater: Repe
     most = choose.written.tokens.shape[1]
     write_next = repeater.runner(partial(_write_next, model, work, choose), most - 1)
     for step in range(most - 1):
-        left = _leave(work.done, step, model.device)
+        left = _staying(work.done, step, model.device)
         if left is not None:
             if not len(left):
                 return
@@ -239,7 +240,7 @@ def _read_drafts(
     """Write down what the network would write of drafts. Return how many tokens each sequence has then, int64 [B]."""
     most = written.tokens.shape[1]
     guess = drafts.tokens[:, :most]
-    guess = torch.cat([guess, guess.new_zeros(len(guess), most - guess.shape[1])], dim=1)  # [B, most]
+    guess = torch.cat([guess, guess.new_zeros(len(guess), most - guess.shape[1])], dim=1)  # [B, L]
     begun = torch.zeros_like(limits)
     active = torch.arange(len(guess), device=guess.device)
     for _ in range(_READINGS):
@@ -256,7 +257,7 @@ def _read_drafts(
 
 @dataclass
 class _Reading:
-    """What the network would write at each place of the guesses [A, most] that it has read; nothing past their ends.
+    """What the network would write at each place of the guesses [A, L] that it has read; nothing past their ends.
 
     tokens int64: those that the network would write, or must. chances float32: their log-probabilities. is_free bool:
     whether the network was free to write another token. others int64 and other_chances float32: the second likeliest
@@ -279,16 +280,16 @@ def _read_once(
     limits: torch.Tensor,
     written: Written,
 ) -> torch.Tensor:
-    """Read the guesses [B, most] of the sequences `active` [A], and write down tokens up to the first that differs.
+    """Read the guesses [B, L] of the sequences `active` [A], and write down tokens up to the first that differs.
 
     Returns how many tokens of each sequence are written now, int64 [A].
     """
-    guess = guess[active]  # [A, most]
+    guess = guess[active]  # [A, L]
     most = guess.shape[1]
     read = _read(model, prompts, active, guess, fixed, limits)
     differs = (read.tokens != guess) | (read.tokens == EOS)
     kept = torch.where(differs.any(1), differs.int().argmax(1), most - 1) + 1  # [A]
-    keeps = torch.arange(most, device=guess.device) < kept[:, None]  # [A, most]
+    keeps = torch.arange(most, device=guess.device) < kept[:, None]  # [A, L]
     before = read.chances.cumsum(1) - read.chances
     turns = torch.where(read.is_free, before + read.other_chances, -math.inf)
     written.tokens[active] = torch.where(keeps, read.tokens, 0)
@@ -306,7 +307,7 @@ def _read(
     fixed: torch.Tensor,
     limits: torch.Tensor,
 ) -> _Reading:
-    """Read the guesses [A, most] of the sequences `active` in one pass. `fixed` and `limits` are int64 [B]."""
+    """Read the guesses [A, L] of the sequences `active` in one pass. `fixed` and `limits` are int64 [B]."""
     shown = (guess > 0) & (guess != EOS)  # EOS is never read
     counts = shown.long().cumprod(1).sum(1).minimum(limits[active] - 1)  # [A]
     pairs = prompts.continued(active, guess, counts)
@@ -319,9 +320,9 @@ def _read(
     tokens = torch.where(is_fixed, guess[owners, places], best)
 
     def spread(values: torch.Tensor, fill: float) -> torch.Tensor:
-        room = torch.full(guess.shape, fill, dtype=values.dtype, device=guess.device)
-        room[owners, places] = values
-        return room  # [A, most]
+        spread_out = torch.full(guess.shape, fill, dtype=values.dtype, device=guess.device)
+        spread_out[owners, places] = values
+        return spread_out  # [A, L]
 
     return _Reading(
         tokens=spread(tokens, 0),
@@ -332,7 +333,7 @@ def _read(
     )
 
 
-def _leave(done: torch.Tensor, step: int, device: torch.device) -> torch.Tensor | None:
+def _staying(done: torch.Tensor, step: int, device: torch.device) -> torch.Tensor | None:
     """Return the index of the sequences that stay in the batch, None where all of them do for now."""
     if device.type == "cuda" and step % _LOOK_EVERY:
         return None
@@ -349,7 +350,7 @@ def grid_of(tokens: np.ndarray) -> np.ndarray | None:
     return (tokens[: ends[0]].reshape(rows, -1)[:, :-1] - FIRST_COLOUR).astype(np.uint8)
 
 
-def tokens_of(grid: np.ndarray) -> np.ndarray:
+def tokens_of_grid(grid: np.ndarray) -> np.ndarray:
     """Return the tokens int64 that write a grid, EOS included: the inverse of `grid_of`."""
     ends = np.full((len(grid), 1), NEW_ROW)
     return np.append(np.concatenate([grid.astype(np.int64) + FIRST_COLOUR, ends], axis=1), EOS)

@@ -1,4 +1,4 @@
-"""Which test inputs are predicted in which views, round by round. Never torch: the process that plans has none."""
+"""Plan which test inputs are predicted in which views, round by round. The process that plans has no torch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BASE_ROUNDS = 2
 # and outputs of half of them, took this cost x 0.25 ms, to a tenth. A step on a GPU costs more rows
 # (see `PredictionPlan.fit_rows_per_step`).
 ROWS_PER_STEP, READING = 15.0, 0.05
-# What is taken for a GPU before it is measured: an H200 wrote some 500 tokens of `decoder-2m` one after another per
+# Assumed for a GPU until they are measured: an H200 wrote some 500 tokens of `decoder-2m` one after another per
 # second, and reading the cache of another row takes a memory of 300 GB/s some 10 microseconds.
 GPU_ROWS_PER_STEP, _MOST_ROWS_PER_STEP = 200.0, 4096.0
 
@@ -44,21 +44,21 @@ class PredictionPlan:
     `keys` names the test inputs: a vote for test input i is for `keys[i]`.
     """
 
-    def __init__(self, puzzles: PuzzleSet, config: AdaptConfig, rows_per_step: float = ROWS_PER_STEP):
+    def __init__(self, puzzles: PuzzleSet, recipe: AdaptConfig, rows_per_step: float = ROWS_PER_STEP):
         self.puzzles, self.rows_per_step = puzzles, rows_per_step
         self.keys: list[TestKey] = [(task.id, index) for task in puzzles.tasks for index in range(len(task.test))]
         self.buckets = puzzles.buckets(puzzles.tests)
-        self.predict_tokens = config.predict_tokens // puzzles.canvases
+        self.predict_tokens = recipe.predict_tokens // puzzles.canvases
         self._contexts = puzzles.contexts(puzzles.tests)
-        self._translates = "translation" in config.vote_augmentations
-        self._find_voters(config)
+        self._translates = "translation" in recipe.vote_augmentations
+        self._find_voters(recipe)
         self.rounds = [
             [batch for index in range(len(self.buckets)) for batch in self._batches(index, ranks)]
-            for ranks in self._ranks_by_round(config.vote_views)
+            for ranks in self._ranks_by_round(recipe.vote_views)
         ]
-        if puzzles.is_for_decoder and config.search_branches:
-            self.buckets = [self._for_search(bucket, config.search_branches) for bucket in self.buckets]
-            ranks = range(min(_DIHEDRAL_VIEWS, config.vote_views))
+        if puzzles.is_for_decoder and recipe.search_branches:
+            self.buckets = [self._for_search(bucket, recipe.search_branches) for bucket in self.buckets]
+            ranks = range(min(_DIHEDRAL_VIEWS, recipe.vote_views))
             self.rounds.append([batch for index in range(len(self.buckets)) for batch in self._batches(index, ranks)])
 
     def cost_of(self, batch: Batch) -> int:
@@ -95,9 +95,9 @@ class PredictionPlan:
         """Return a bucket for sequences that each write `branches` grids beside the greedy one."""
         return Bucket((1 + branches, bucket.canvas[1]), bucket.members)
 
-    def _find_voters(self, config: AdaptConfig) -> None:
+    def _find_voters(self, recipe: AdaptConfig) -> None:
         """Find the views that vote, counted over all puzzles: those of puzzle p from `_first_voter[p]` on."""
-        views, kinds = self.puzzles.all_views, config.vote_augmentations
+        views, kinds = self.puzzles.all_views, recipe.vote_augmentations
         votes = np.isin(views.elements, symmetries("rotations" in kinds, "flips" in kinds))
         if "colours" not in kinds:
             votes &= (views.colours == np.arange(COLOURS)).all(1)

@@ -1,4 +1,4 @@
-"""Prediction over augmented views: outer steps without gradient, then grids of the original tasks."""
+"""Predict augmented views by outer steps without gradient, and turn the results into grids of the original tasks."""
 
 from __future__ import annotations
 
@@ -53,17 +53,17 @@ class Predictor:
     """
 
     def __init__(
-        self, model: RecursiveModel, puzzles: PuzzleSet, config: AdaptConfig, graphs: GraphChoice | None = None
+        self, model: RecursiveModel, puzzles: PuzzleSet, recipe: AdaptConfig, graphs: GraphChoice | None = None
     ):
         self.model = model
-        self.config = config
+        self.recipe = recipe
         self.maker = BatchMaker(puzzles, puzzles.tests, model.device)
         self.sequence_steps = 0
         self._doubt = doubts_of(puzzles)
         self._doubts: dict[tuple, float] = {}  # by test input and grid: many views agree
         never = GraphChoice(None, False)
-        graphs = graphs or GraphChoice.of(config.cuda_graphs, model.device)
-        self.recorder = Recorder(never if config.early_halting else graphs)
+        graphs = graphs or GraphChoice.of(recipe.cuda_graphs, model.device)
+        self.recorder = Recorder(never if recipe.early_halting else graphs)
 
     def predict(self, batch: Batch) -> Votes:
         """Return one vote for each sequence of the batch, as a grid of the original task.
@@ -99,7 +99,7 @@ class Predictor:
 
     @property
     def records(self) -> bool:
-        """Say whether batches are recorded."""
+        """Return whether batches are recorded."""
         return self.recorder.on
 
     def try_graphs(self, batch: Batch) -> None:
@@ -146,8 +146,8 @@ class Predictor:
     @torch.inference_mode()
     def _predict(self, batch: Batch) -> Votes:
         sequences = self.maker.make(batch)
-        if not self.config.early_halting:
-            self.sequence_steps += len(batch) * self.config.outer_steps
+        if not self.recipe.early_halting:
+            self.sequence_steps += len(batch) * self.recipe.outer_steps
             return self._read(batch, *self._answer(sequences, batch.canvas))
         tokens = sequences.inputs.new_zeros(len(batch), batch.canvas[0] * batch.canvas[1])  # [B, S]
         confidence = torch.zeros(len(tokens), device=tokens.device)  # [B]
@@ -178,7 +178,7 @@ class Predictor:
         shown = unpack(torch.from_numpy(batch.packed).to(self.model.device).long())
         sides, cells = self.maker.read(tokens, shown.views, shown.corners, batch.canvas)
         votes = Votes(batch.examples, sides.cpu().numpy(), cells.cpu().numpy(), confidence.cpu().numpy())
-        if not self.config.vote_doubts:
+        if not self.recipe.vote_doubts:
             return votes
         doubts = [self._doubt_of(test, votes.grid(i)) for i, test in enumerate(batch.examples.tolist())]
         return replace(votes, weight=np.exp(-np.array(doubts)).astype(np.float32))
@@ -196,7 +196,7 @@ class Predictor:
         With `early_halting` a sequence that wants to halt leaves the batch. That costs one wait for the device per
         outer step.
         """
-        model, last = self.model, self.config.outer_steps
+        model, last = self.model, self.recipe.outer_steps
         vectors = model.puzzle_vectors(sequences.puzzle_identifiers)
         z_H, z_L = model.initial_states(len(sequences.inputs), canvas)  # [B, T, D]
         inputs, cells = sequences.inputs, sequences.cells

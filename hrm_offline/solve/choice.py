@@ -24,7 +24,7 @@ from hrm_offline.solve.gpu_recipe import (
     is_small_decoder,
     tokens_per_visit,
 )
-from hrm_offline.solve.messages import Network, Setup
+from hrm_offline.solve.messages import NetworkChoice, Setup
 from hrm_offline.solve.options import SolveOptions
 from hrm_offline.solve.sizing import cores_for, gpu_groups
 
@@ -51,7 +51,7 @@ _ADAPTING_SHARE = 0.5  # of a budget; in so short a run prediction takes about a
 class Choice:
     """The network that a worker adapts, its pretrained weights, the reason in words, and a wish that was not met."""
 
-    network: Network
+    network: NetworkChoice
     artifact: Artifact | None
     reason: str
     warning: str | None = None
@@ -87,10 +87,10 @@ def choose(setup: Setup, runtime: Runtime, tasks: Sequence[Task]) -> Choice:
         recipe = _final(_conditioned(recipe, artifact), artifact.config, setup, runtime, tasks)
         artifact = artifact.conditioned(recipe)
         words = f"network of {artifact.folder}, adapted by the recipe of {name} ({reason})"
-        return Choice(Network(artifact.config, recipe, artifact.folder), artifact, words, warning)
+        return Choice(NetworkChoice(artifact.config, recipe, artifact.folder), artifact, words, warning)
     model = preset(name).model
     recipe = _final(recipe, model, setup, runtime, tasks)
-    network = Network(model.conditioned(recipe), recipe, None)  # an override may ask for another conditioning
+    network = NetworkChoice(model.conditioned(recipe), recipe, None)  # an override may ask for another conditioning
     if warning is None and options.preset is None and not options.along and model.hidden_size >= LARGE_WIDTH:
         warning = (
             f"preset {name} learns from RANDOM weights and from the hidden tasks alone, and solves few of them in the "

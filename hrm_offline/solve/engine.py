@@ -81,7 +81,7 @@ class Engine:
         self.graphs = {work: graphs.GraphChoice.of(setting, device) for work in ("adapt", "predict")}
         self.selftest = self._prove_operations()
         self.rows_per_step = self._known_rows_per_step()
-        self.seconds_per_token = self._probe()
+        self.seconds_per_cost = self._probe()
 
     def hello(self) -> Hello:
         runtime, choice = self.runtime, self.choice
@@ -91,7 +91,7 @@ class Engine:
             network=choice.network,
             artifact_digest=self._artifact_digest(),
             reason=choice.reason,
-            seconds_per_token=self.seconds_per_token,
+            seconds_per_cost=self.seconds_per_cost,
             threads=self.threads,
             operations=dispatch.summary(runtime.device, runtime.dtype),
             warning=choice.warning,
@@ -155,13 +155,13 @@ class Engine:
         for number in job.batches:
             batch = plan.rounds[job.round][number]
             before = self.clock()
-            if before + _GUESS * self.seconds_per_token * plan.cost_of(batch) > job.until:
+            if before + _GUESS * self.seconds_per_cost * plan.cost_of(batch) > job.until:
                 return
             votes = predictor.predict(batch)
             if not np.isfinite(votes.confidence).all():
                 raise Diverged(f"group {job.group}: the network predicts no numbers")
             seconds = self.clock() - before
-            self.seconds_per_token = seconds / plan.cost_of(batch)
+            self.seconds_per_cost = seconds / plan.cost_of(batch)
             yield Voted((job.group, job.round, number), votes, tokens_of(batch), seconds)
 
     def judge(self, job: Judge) -> Iterator[Judged]:
@@ -169,7 +169,7 @@ class Engine:
         predictor, _ = self._predictor(job)
         tokens = predictor.judging_tokens(np.array(job.tests), list(job.grids))
         part_of = (np.cumsum(tokens) - 1) // (_JUDGED_BATCHES * self.choice.recipe.predict_tokens)
-        seconds_per_token = READING * self.seconds_per_token
+        seconds_per_token = READING * self.seconds_per_cost
         for part in (np.flatnonzero(part_of == number) for number in np.unique(part_of)):
             before, work = self.clock(), int(tokens[part].sum())
             if before + _GUESS * seconds_per_token * work > job.until:

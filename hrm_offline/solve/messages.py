@@ -18,8 +18,8 @@ from hrm_offline.predict.plan import ROWS_PER_STEP
 from hrm_offline.solve.options import SolveOptions
 
 
-class State(Enum):
-    """Whether a worker has a job."""
+class Activity(Enum):
+    """Say whether a worker computes or waits for a message."""
 
     BUSY = 1
     IDLE = 2
@@ -29,7 +29,7 @@ class State(Enum):
 
 
 @dataclass(frozen=True)
-class Network:
+class NetworkChoice:
     """The network that a run adapts and the recipe that adapts it.
 
     `artifact` is the folder of the pretrained weights, or None for random weights.
@@ -54,7 +54,7 @@ class Setup:
     options: SolveOptions
     folder: Path
     seconds_per_task: float
-    network: Network | None = None
+    network: NetworkChoice | None = None
     past: dict | None = None
     rows_per_step: float | None = None
     plain_operations: bool = False
@@ -64,9 +64,11 @@ class Setup:
 class Adapt:
     """Ask a worker to adapt to a group of tasks and to end before the time `until`.
 
-    `tasks` are indices in file order. After a failure the next attempt may split each batch into more `parts` or
-    multiply the learning rate by `lr_scale`. If `size` workers learn the group together, `rank` numbers them and
-    `meeting` is the file where they meet. `member` says which of the group's networks this is, as in the jobs below.
+    `group` is the number of the network: further members have numbers of their own (see `solve.members`). `tasks` are
+    indices in file order. After a failure the next attempt may split each batch into more `parts` or multiply the
+    learning rate by `lr_scale`. If `size` workers learn the group together, `rank` numbers them and `meeting` is the
+    file where they meet. `member` says which of the networks on these tasks this is. The other jobs name a network in
+    the same way.
     """
 
     group: int
@@ -153,7 +155,7 @@ class Along:
 class Hello:
     """Say that a worker is ready, what it computes on, and which network it adapts.
 
-    `seconds_per_token` is the measured time of prediction per unit of cost (see `PredictionPlan.cost_of`), and
+    `seconds_per_cost` is the measured time of prediction per unit of cost (see `PredictionPlan.cost_of`), and
     `rows_per_step` the cost of a decoder's step in rows (see `PredictionPlan`).
     `artifact_digest` is the SHA-256 of the pretrained weights, or None for random weights. `reason` says why this
     network was chosen. `warning` names a wish of the user that could not be met. `selftest` holds the self-test of the
@@ -163,10 +165,10 @@ class Hello:
 
     device: str
     gpus: int
-    network: Network
+    network: NetworkChoice
     artifact_digest: str | None
     reason: str
-    seconds_per_token: float
+    seconds_per_cost: float
     threads: int
     operations: str
     versions: dict[str, str]

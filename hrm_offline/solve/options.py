@@ -1,4 +1,4 @@
-"""What `solve` is asked to do: one object that travels from the command line to the workers. Standard library only."""
+"""Carry what the user asks of `solve` from the command line to the workers. Standard library only."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from multiprocessing import connection, get_context, resource_tracker
 from typing import Any
 
-from hrm_offline.solve.messages import Lost, State
+from hrm_offline.solve.messages import Activity, Lost
 
 _FAREWELL_SECONDS = 1.0
 _SIGKILL_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
@@ -133,7 +133,7 @@ class InlinePool:
             if state is None:
                 self.life = None
                 self.outbox.append(Lost())  # after its last message
-            elif state is State.IDLE and not self.inbox:
+            elif state is Activity.IDLE and not self.inbox:
                 break
         return (self.slot, self.outbox.popleft()) if self.outbox else None
 

@@ -7,6 +7,7 @@ Time beyond that goes to further members: networks of other seeds that learn the
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -47,13 +48,14 @@ _UNKEPT = "its network could not be saved, and another took its place in memory"
 class Group:
     """Tasks that share a network, and how far they are.
 
-    `tasks` are indices in file order. `cost` is the canvas area of all demonstrations, in cells. `outstanding` holds,
-    for each round, the numbers of the batches that have no votes yet. `report` is the adaptation's report, or None
-    before the adaptation. `home` is the worker that alone has the adapted network, or None if the network is on disk.
-    `lost` says why nothing more is tried. `judged` is how many rounds had all votes when candidates were last judged,
-    and `judging_failures` how many workers have failed at that.
-    `member` says which of the networks on these tasks this is: 0 is the first, the others are further members, which
-    are tried once.
+    `index` is the network's number (see `solve.members`). `tasks` are indices in file order. `plan` lists the
+    predictions. `cost` is the canvas area of all demonstrations, in cells. `outstanding` holds, for each round, the
+    numbers of the batches that have no votes yet. `report` is the adaptation's report, or None before the adaptation.
+    `home` is the worker that alone has the adapted network, or None if the network is on disk. `failures` counts the
+    attempts that failed. The next attempt splits each batch into `parts`, and multiplies the learning rate by
+    `lr_scale`. `lost` says why nothing more is tried. `judged` is how many rounds had all votes when candidates were
+    last judged, and `judging_failures` how many workers have failed at that. `member` says which of the networks on
+    these tasks this is: 0 is the first, the others are further members, which are tried once.
     """
 
     index: int
@@ -108,12 +110,12 @@ class Group:
 class Speed:
     """How fast a worker predicts.
 
-    `seconds_per_token` is the time per unit of a batch's cost (see `PredictionPlan.cost_of`). `slowdown` says how many
+    `seconds_per_cost` is the time per unit of a batch's cost (see `PredictionPlan.cost_of`). `slowdown` says how many
     times slower training steps have become since that was measured. `seconds` and `cost` are fading sums over the
     batches so far.
     """
 
-    seconds_per_token: float
+    seconds_per_cost: float
     slowdown: float = 1.0
     seconds: float = 0.0
     cost: float = 0.0
@@ -121,7 +123,7 @@ class Speed:
     def measured(self, seconds: float, cost: int) -> None:
         """Take in the time of one batch. The mean over batches, in which the last weigh most, replaces the guess."""
         self.seconds, self.cost = _FADING * self.seconds + seconds, _FADING * self.cost + cost
-        self.seconds_per_token, self.slowdown = self.seconds / self.cost, 1.0
+        self.seconds_per_cost, self.slowdown = self.seconds / self.cost, 1.0
 
 
 def task_costs(puzzles: PuzzleSet) -> np.ndarray:
@@ -265,16 +267,15 @@ class Schedule:
         return jobs
 
     def new_until(self, worker: int) -> float | None:
-        """Return the new end of a worker's adaptation, or None if the old end stays."""
+        """Move the end of a worker's adaptation, and return the new end. Return None if the old end stays."""
         job = self.flying.get(worker)
-        if not isinstance(job, Adapt) or any(g.waits and not self._is_flying(g) for g in self.groups):
+        if not isinstance(job, Adapt) or any(g.waits and not self._is_being_adapted(g) for g in self.groups):
             return None
         group = self.groups[job.group]
         until = self._member_end(group) if group.member else self.adaptation_end()
         if abs(until - job.until) < max(_MIN_MOVE_SECONDS, _MIN_MOVE_SHARE * (self.end - self.began)):
             return None
-        job = Adapt(**(vars(job) | {"until": until}))
-        self.flying[worker] = job
+        self.flying[worker] = dataclasses.replace(job, until=until)
         return until
 
     def adapted(self, group: int, worker: int, report: dict, saved: bool) -> None:
@@ -370,21 +371,21 @@ class Schedule:
 
     def adaptation_end(self) -> float:
         """Return when the last adaptation should end so that enough time is left for prediction."""
-        span, seconds = self.end - self.began, self._seconds_per_token()
+        span, seconds = self.end - self.began, self._seconds_per_cost() / max(1, self.workers)
         base, extra = self.begun_with
         reserved = reserved_seconds(seconds * base, seconds * extra, span, self.unjudged is not None)
         predicted = seconds * (base + extra - sum(self._prediction_costs()))  # this time has been spent already
         return self.end - max(0.0, reserved - predicted)
 
-    def _seconds_per_token(self) -> float:
-        """Return the seconds that all workers together take per unit of the cost of prediction."""
-        speeds = [speed.seconds_per_token * speed.slowdown for speed in self.speeds.values()]
-        return sum(speeds) / max(1, len(speeds)) / max(1, self.workers)
+    def _seconds_per_cost(self) -> float:
+        """Return the seconds that a worker takes per unit of the cost of prediction, a mean over the workers."""
+        speeds = [speed.seconds_per_cost * speed.slowdown for speed in self.speeds.values()]
+        return sum(speeds) / max(1, len(speeds))
 
     def _adaptation(self, worker: int, now: float) -> Adapt | None:
         if self.sharing == "joint" and self.workers > 1:
             return None
-        waiting = [group for group in self.groups if group.waits and not self._is_flying(group)]
+        waiting = [group for group in self.groups if group.waits and not self._is_being_adapted(group)]
         if not waiting:
             return None
         group = waiting[0]
@@ -431,9 +432,10 @@ class Schedule:
     def _member_end(self, group: Group) -> float:
         """Return when the adaptation of a further member must end, so that the worker predicts and judges in time."""
         cost = sum(group.plan.cost_of(batch) for batches in group.plan.rounds for batch in batches)
-        seconds = self._seconds_per_token() * max(1, self.workers) * cost
-        judging = _JUDGING_SHARE if self.unjudged is not None else 0.0
-        return self.end - _SAFETY * (1 + 2 * judging) * seconds
+        seconds = self._seconds_per_cost() * cost
+        # Candidates are judged twice: after the base rounds and after all rounds.
+        judging = 2 * _JUDGING_SHARE if self.unjudged is not None else 0.0
+        return self.end - _SAFETY * (1 + judging) * seconds
 
     def _slice(self, group: Group, now: float) -> float:
         """Return when a group's adaptation should end.
@@ -443,7 +445,7 @@ class Schedule:
         group gets its share of half of the time that is left at all.
         """
         end = self.adaptation_end()
-        waiting = [other for other in self.groups if other.waits and not self._is_flying(other)]
+        waiting = [other for other in self.groups if other.waits and not self._is_being_adapted(other)]
         share = group.cost / sum(other.cost for other in waiting)
         busy_until = [job.until for job in self.flying.values() if isinstance(job, Adapt)]
         free_workers = max(1, self.workers - len(busy_until))
@@ -468,7 +470,8 @@ class Schedule:
         one round.
         """
         span = self.end - (self.began or 0.0)
-        hurried = self._seconds_per_token() * self.begun_with[0] > MAX_PREDICT_SHARE * span
+        seconds = self._seconds_per_cost() / max(1, self.workers) * self.begun_with[0]
+        hurried = seconds > MAX_PREDICT_SHARE * span
         alone = self.sharing == "per-task" or group.home is not None
         return BASE_ROUNDS if alone and not hurried else _FIRST_ROUND
 
@@ -530,7 +533,7 @@ class Schedule:
         jobs = [job for job in self.flying.values() if isinstance(job, Predict)]
         return {batch for job in jobs if (job.group, job.round) == (group.index, number) for batch in job.batches}
 
-    def _is_flying(self, group: Group) -> bool:
+    def _is_being_adapted(self, group: Group) -> bool:
         """Return whether a worker is adapting the group now."""
         return any(isinstance(job, Adapt) and job.group == group.index for job in self.flying.values())
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from hrm_offline.answers.candidates import entries_of
 from hrm_offline.answers.vote import Candidate
 from hrm_offline.induction.search import induce
-from hrm_offline.solve.messages import Failed, Searched, Searching, SearchTask, State
+from hrm_offline.solve.messages import Activity, Failed, Searched, Searching, SearchTask
 from hrm_offline.solve.pool import end_with_parent
 
 _BEAT_SECONDS = 1.0
@@ -28,13 +28,13 @@ class Searcher:
         self.receive, self.send, self.clock = receive, send, clock
         self.beaten = clock()
 
-    def run(self) -> Iterator[State]:
+    def run(self) -> Iterator[Activity]:
         """Search whatever is asked for, until the process is ended. A failure is sent and ends it."""
         self.send(Searching())
         while True:
             message = self.receive()
             if message is None:
-                yield State.IDLE
+                yield Activity.IDLE
                 continue
             try:
                 self.send(self._searched(message))
@@ -43,7 +43,7 @@ class Searcher:
             except Exception as error:
                 self.send(Failed("error", f"{type(error).__name__}: {error}"))
                 return
-            yield State.BUSY
+            yield Activity.BUSY
 
     def _searched(self, message: SearchTask) -> Searched:
         began = time.process_time()
@@ -74,7 +74,7 @@ def main(connection) -> None:
 
     try:
         for state in Searcher(receive, connection.send).run():
-            if state is State.IDLE:
+            if state is Activity.IDLE:
                 connection.poll(None)
     except (EOFError, OSError):
         pass  # the supervising process is gone

@@ -91,8 +91,8 @@ def _untested(found: selftest.SelfTest, used: tuple[str, ...] | None, runtime) -
         if used is not None and op not in used:
             lines.append(f"{op:<25}the network does not call it")
         elif op not in known:
-            dtype = torch.float32 if op in dispatch.FLOAT32_OPS else runtime.dtype
-            lines.append(f"{op:<25}PyTorch serves ({dispatch.decide(op, runtime.device, dtype).reason})")
+            decision = dispatch.decide(op, runtime.device, dispatch.dtype_of(op, runtime.dtype))
+            lines.append(f"{op:<25}PyTorch serves ({decision.reason})")
     return lines
 
 

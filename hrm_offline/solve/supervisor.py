@@ -270,7 +270,7 @@ class Supervisor:
         if self.hello is None:
             self.hello = hello
             self._begin(hello)
-        self.schedule.speeds[index] = Speed(hello.seconds_per_token)
+        self.schedule.speeds[index] = Speed(hello.seconds_per_cost)
 
     def _begin(self, hello: Hello) -> None:
         """Plan the run by what the first worker has said, and start the other workers."""

@@ -16,6 +16,7 @@ from hrm_offline.ops import dispatch
 from hrm_offline.ops.faults import is_context_lost, is_out_of_memory
 from hrm_offline.solve.engine import Engine
 from hrm_offline.solve.messages import (
+    Activity,
     Adapt,
     Beat,
     Demoted,
@@ -27,7 +28,6 @@ from hrm_offline.solve.messages import (
     Quit,
     Say,
     Setup,
-    State,
     Threads,
     Until,
 )
@@ -61,16 +61,16 @@ class Worker:
         self.told_demotions: set[str] = set()
         self.told_graphs: dict[str, str] = {}
 
-    def run(self) -> Iterator[State]:
+    def run(self) -> Iterator[Activity]:
         """Serve until told to quit. A failure is sent to the supervising process and ends the worker."""
         try:
             while True:
                 message = self.receive()
                 if message is None:
-                    yield State.IDLE
+                    yield Activity.IDLE
                 else:
                     yield from self._serve(message)
-                    yield State.BUSY
+                    yield Activity.BUSY
         except _Quit:
             pass
         except Exception as error:
@@ -79,7 +79,7 @@ class Worker:
             reason = str(error) if kind in ("input", "diverged") else f"{type(error).__name__}: {error}"
             self.send(Failed(kind, reason))
 
-    def _serve(self, message) -> Iterator[State]:
+    def _serve(self, message) -> Iterator[Activity]:
         if isinstance(message, Quit):
             raise _Quit
         if isinstance(message, Setup):
@@ -97,11 +97,11 @@ class Worker:
             for result in work(message):
                 self.send(result)
                 self._heed()
-                yield State.BUSY
+                yield Activity.BUSY
             self.send(Done())
         # An `Until` whose adaptation has ended already changes nothing.
 
-    def _adapt(self, job: Adapt) -> Iterator[State]:
+    def _adapt(self, job: Adapt) -> Iterator[Activity]:
         for step in self.engine.adapt(job):
             adaptation = self.engine.adaptation
             if self.clock() - self.beaten >= _BEAT_SECONDS:
@@ -110,7 +110,7 @@ class Worker:
                 total, slowdown = adaptation.learner.total_steps, adaptation.pace.slowdown()
                 self.send(Beat(step, total, adaptation.examples, loss, slowdown))
             self._heed()
-            yield State.BUSY
+            yield Activity.BUSY
         self.send(self.engine.adapted)
 
     def _heed(self) -> None:
@@ -165,7 +165,7 @@ def main(connection, make_engine: Callable = Engine) -> None:
 
     try:
         for state in Worker(receive, connection.send, make_engine).run():
-            if state is State.IDLE:
+            if state is Activity.IDLE:
                 connection.poll(None)
     except (EOFError, OSError):
         pass  # the supervising process is gone

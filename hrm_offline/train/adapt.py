@@ -1,4 +1,4 @@
-"""Test-time adaptation: learn the demonstration pairs of the hidden tasks, in the time there is."""
+"""Learn the demonstrations of the hidden tasks at test time, in the time there is."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class AdaptReport:
 
 
 def adapt(
-    model: Network, puzzles: PuzzleSet, config: AdaptConfig, budget: Budget, seed: int, pretrained: bool
+    model: Network, puzzles: PuzzleSet, recipe: AdaptConfig, budget: Budget, seed: int, pretrained: bool
 ) -> AdaptReport:
     """Train the model in place within a budget, and leave the averaged weights in it. Raises `Diverged`."""
-    adaptation = Adaptation.of_model(model, puzzles, config, seed, pretrained)
+    adaptation = Adaptation.of_model(model, puzzles, recipe, seed, pretrained)
     adaptation.clock, adaptation.until = budget.elapsed, budget.total
     for _ in adaptation.run():
         pass
@@ -76,21 +76,21 @@ class Adaptation:
         cls,
         model: Network,
         puzzles: PuzzleSet,
-        config: AdaptConfig,
+        recipe: AdaptConfig,
         seed: int,
         pretrained: bool,
         world: World | None = None,
         graphs: GraphChoice | None = None,
     ) -> Adaptation:
-        """Return the recipe's adaptation to a puzzle set: `config.visits` visits of every demonstration pair.
+        """Return the recipe's adaptation to a puzzle set: `recipe.visits` visits of every demonstration pair.
 
         `world` and `graphs` are as for `Learner`.
         """
         source = ExampleSource(puzzles, seed)
-        planned = max(1, round(source.steps_per_visit * config.visits)) if config.visits else 0
+        planned = max(1, round(source.steps_per_visit * recipe.visits)) if recipe.visits else 0
         # Random weights have nothing to protect: without `pretrained` the network learns from the first step.
-        embeddings_only = config.embeddings_only if pretrained and model.config.puzzle_columns else 0.0
-        learner = new_learner(model, config, planned, seed, world, graphs)
+        embeddings_only = recipe.embeddings_only if pretrained and model.config.puzzle_columns else 0.0
+        learner = new_learner(model, recipe, planned, seed, world, graphs)
         learner.memory = plan_memory(source, model, learner.world)
         return cls(learner, training_batches(source, model.device), planned, embeddings_only)
 
@@ -128,7 +128,7 @@ class Adaptation:
 
     @property
     def is_sound(self) -> bool:
-        """Whether the loss has been looked at since the last step, so that a state saved now is known to be good."""
+        """Return whether the loss was looked at since the last step, so that a state saved now is known to be good."""
         return self._since == 0
 
     def progress(self) -> dict:

@@ -32,13 +32,13 @@ def predictor(make_task):
 def predict_all(predictor) -> Votes:
     """Return all votes, the same way round however large the batches are. Nothing was written before."""
     predictor._written.clear()
-    plan = PredictionPlan(predictor.puzzles, predictor.config)
+    plan = PredictionPlan(predictor.puzzles, predictor.recipe)
     batches = [batch for batches in plan.rounds for batch in batches]
     return Votes.joined([predictor.predict(batch) for batch in batches])
 
 
 def test_the_confidence_is_the_likelihood_that_judging_finds(predictor):
-    plan = PredictionPlan(predictor.puzzles, predictor.config)
+    plan = PredictionPlan(predictor.puzzles, predictor.recipe)
     ended = 0
     for batch in (batch for batches in plan.rounds for batch in batches):
         votes = predictor.predict(batch)
@@ -54,7 +54,7 @@ def test_the_confidence_is_the_likelihood_that_judging_finds(predictor):
 def test_drafts_change_no_grid_and_save_steps(predictor, monkeypatch):
     """A draft may be right, wrong in one place, of another shape, or end too early."""
     model, steps = predictor.model, []
-    batch = PredictionPlan(predictor.puzzles, predictor.config).rounds[1][0]
+    batch = PredictionPlan(predictor.puzzles, predictor.recipe).rounds[1][0]
     prompts, room = predictor.maker.prompts(batch), predictor._room(batch)
     extend = type(model).extend
     monkeypatch.setattr(model, "extend", lambda *given: steps.append(1) or extend(model, *given))
@@ -87,7 +87,7 @@ def test_a_rehearsal_fills_the_room_of_every_grid_each_time_and_keeps_nothing(pr
     extend = type(model).extend
     monkeypatch.setattr(model, "extend", lambda *given: steps.append(1) or extend(model, *given))
     lean_towards(model, 1, 30.0)  # grids end as soon as they may
-    batch = PredictionPlan(predictor.puzzles, predictor.config).rounds[1][0]
+    batch = PredictionPlan(predictor.puzzles, predictor.recipe).rounds[1][0]
     longest = int(predictor._room(batch).max())
     votes = predict_all(predictor)
     assert (votes.sides[:, 0] == 1).any()
@@ -128,7 +128,7 @@ def test_a_score_is_the_sum_over_the_puzzles_plain_views_less_its_doubt_whatever
     grids[2] = predictor.puzzles.tests.pairs[2].input  # no demonstration leaves its input as it is
     scores = predictor.judge(tests, grids)
     small = decoding.new_predictor(
-        predictor.model, predictor.puzzles, dataclasses.replace(predictor.config, predict_tokens=30)
+        predictor.model, predictor.puzzles, dataclasses.replace(predictor.recipe, predict_tokens=30)
     )
     np.testing.assert_allclose(small.judge(tests, grids), scores, rtol=1e-5)
     puzzle = predictor.puzzles.tests.puzzles[2]
@@ -152,7 +152,7 @@ def test_an_output_has_the_room_that_its_task_lets_one_expect(make_task):
 
 
 def test_a_search_finds_other_grids_than_the_greedy_ones_and_knows_their_likelihood(predictor):
-    config = dataclasses.replace(predictor.config, search_branches=5, search_bound=1e-3)
+    config = dataclasses.replace(predictor.recipe, search_branches=5, search_bound=1e-3)
     searching = decoding.new_predictor(predictor.model, predictor.puzzles, config)
     plan = PredictionPlan(predictor.puzzles, config)
     assert len(plan.rounds) == 3
@@ -198,7 +198,7 @@ def serving(monkeypatch):
 def test_recorded_steps_write_what_plain_ones_do(serving, predictor, monkeypatch, leaving_share):
     monkeypatch.setitem(greedy._LEAVING_SHARE, "cpu", leaving_share)
     expected, cuda = predict_all(predictor), FakeCuda()
-    recording = decoding.new_predictor(predictor.model, predictor.puzzles, predictor.config, GraphChoice(cuda, True))
+    recording = decoding.new_predictor(predictor.model, predictor.puzzles, predictor.recipe, GraphChoice(cuda, True))
     found = predict_all(recording)
     assert cuda.captures > 1 and cuda.replays > cuda.captures
     assert np.array_equal(found.cells, expected.cells)
@@ -216,8 +216,8 @@ def test_recorded_steps_write_what_plain_ones_do(serving, predictor, monkeypatch
 )
 def test_a_trial_decides_whether_steps_of_writing_are_recorded(serving, predictor, cuda, serves, reason):
     choice = GraphChoice(cuda, None)
-    recording = decoding.new_predictor(predictor.model, predictor.puzzles, predictor.config, choice)
-    recording.try_graphs(PredictionPlan(predictor.puzzles, predictor.config).rounds[1][0])
+    recording = decoding.new_predictor(predictor.model, predictor.puzzles, predictor.recipe, choice)
+    recording.try_graphs(PredictionPlan(predictor.puzzles, predictor.recipe).rounds[1][0])
     assert (choice.serves, recording.records) == (serves, serves) and reason in choice.reason
     expected, captures = predict_all(predictor), cuda.captures
     assert np.array_equal(predict_all(recording).cells, expected.cells)
@@ -227,7 +227,7 @@ def test_a_trial_decides_whether_steps_of_writing_are_recorded(serving, predicto
 def test_a_recording_that_fails_in_the_middle_of_a_grid_costs_nothing(serving, predictor):
     expected = predict_all(predictor)
     choice = GraphChoice(FakeCuda([None, None, RuntimeError("not permitted")]), True)
-    recording = decoding.new_predictor(predictor.model, predictor.puzzles, predictor.config, choice)
+    recording = decoding.new_predictor(predictor.model, predictor.puzzles, predictor.recipe, choice)
     assert np.array_equal(predict_all(recording).cells, expected.cells)
     assert choice.serves is False and not recording.records
 
@@ -236,7 +236,7 @@ def test_plain_attention_is_never_recorded(serving, predictor):
     """It reads the device at every token. A recording of that fails, and PyTorch frees no memory afterwards."""
     serving["cached_attention"] = False
     choice = GraphChoice(FakeCuda(), True)
-    recording = decoding.new_predictor(predictor.model, predictor.puzzles, predictor.config, choice)
+    recording = decoding.new_predictor(predictor.model, predictor.puzzles, predictor.recipe, choice)
     assert choice.serves is False and not recording.records
     predict_all(recording)
     assert choice.cuda.captures == 0
@@ -244,7 +244,7 @@ def test_plain_attention_is_never_recorded(serving, predictor):
 
 def test_a_kernel_that_fails_later_ends_recordings_and_the_batch_is_written_again(serving, predictor, monkeypatch):
     expected, choice = predict_all(predictor), GraphChoice(FakeCuda(), True)
-    recording = decoding.new_predictor(predictor.model, predictor.puzzles, predictor.config, choice)
+    recording = decoding.new_predictor(predictor.model, predictor.puzzles, predictor.recipe, choice)
     extend, calls = type(predictor.model).extend, []
 
     def failing(*given):
@@ -261,11 +261,11 @@ def test_a_kernel_that_fails_later_ends_recordings_and_the_batch_is_written_agai
 
 
 def test_a_recording_that_does_not_fit_into_memory_gives_way_to_a_single_row(serving, predictor):
-    batch = PredictionPlan(predictor.puzzles, predictor.config).rounds[1][0].rows(slice(1))
+    batch = PredictionPlan(predictor.puzzles, predictor.recipe).rounds[1][0].rows(slice(1))
     predictor._written.clear()
     expected = predictor.predict(batch)
     choice = GraphChoice(FakeCuda([None, torch.OutOfMemoryError("CUDA out of memory")]), True)
-    recording = decoding.new_predictor(predictor.model, predictor.puzzles, predictor.config, choice)
+    recording = decoding.new_predictor(predictor.model, predictor.puzzles, predictor.recipe, choice)
     assert np.array_equal(recording.predict(batch).cells, expected.cells)
     assert choice.serves is False and "fit into memory" in choice.reason
 
@@ -274,9 +274,9 @@ def test_a_recording_that_does_not_fit_into_memory_gives_way_to_a_single_row(ser
 def test_recorded_steps_write_what_launched_ones_do_on_a_gpu(predictor):
     model = predictor.model.to("cuda")
     model.dtype = torch.bfloat16
-    plain = decoding.new_predictor(model, predictor.puzzles, predictor.config)
+    plain = decoding.new_predictor(model, predictor.puzzles, predictor.recipe)
     choice = GraphChoice.of("yes", model.device)
-    recording = decoding.new_predictor(model, predictor.puzzles, predictor.config, choice)
+    recording = decoding.new_predictor(model, predictor.puzzles, predictor.recipe, choice)
     expected, found = predict_all(plain), predict_all(recording)
     assert choice.serves == recording._may_record, choice.reason
     assert np.array_equal(found.cells, expected.cells)

@@ -62,7 +62,7 @@ def test_a_vote_counts_less_where_its_grid_breaks_what_the_demonstrations_have_i
 def test_on_a_gpu_kernels_and_plain_pytorch_predict_the_same(make_task):
     plan = make_plan((make_task("a"), make_task("b", [((9, 8), (8, 9))] * 2, seed=1)))
     predictor = make_predictor(plan, outer_steps=4)
-    gpu = Predictor(predictor.model.cuda(), plan.puzzles, predictor.config)
+    gpu = Predictor(predictor.model.cuda(), plan.puzzles, predictor.recipe)
     for batch in plan.rounds[1]:
         with override("triton"):
             ours, again = gpu.predict(batch), gpu.predict(batch)
@@ -91,7 +91,7 @@ def test_early_halting_equals_full_halting_for_sequences_that_would_not_have_cha
     for batch in (batch for batches in plan.rounds for batch in batches):
         by_steps = []
         for steps in range(1, 5):
-            full.config = dataclasses.replace(full.config, outer_steps=steps)
+            full.recipe = dataclasses.replace(full.recipe, outer_steps=steps)
             by_steps.append(full.predict(batch))
         ours = early.predict(batch)
         for i in range(len(ours)):

@@ -85,7 +85,7 @@ def test_a_probe_that_takes_long_on_a_cpu_is_not_repeated(challenges, tmp_path, 
     def probe(*given):
         shares[:], calls[:] = given, []
         setup = Setup(options, tmp_path, 60.0)
-        return Engine(setup, lambda: 60 * 5 * sum(share for _, share in calls), print).seconds_per_token
+        return Engine(setup, lambda: 60 * 5 * sum(share for _, share in calls), print).seconds_per_cost
 
     assert probe(0.03) > 0
     assert len(calls) == 1

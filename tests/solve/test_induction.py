@@ -18,7 +18,7 @@ from hrm_offline.solve import searcher
 from hrm_offline.solve.induction import Induction
 from hrm_offline.solve.job import solve
 from hrm_offline.solve.ledger import Ledger
-from hrm_offline.solve.messages import Hello, Searched, Searching, State
+from hrm_offline.solve.messages import Activity, Hello, Searched, Searching
 from hrm_offline.solve.pool import InlinePool, ProcessPool
 from hrm_offline.solve.supervisor import cores_needed
 from hrm_offline.solve.worker import Worker
@@ -130,18 +130,18 @@ class Life(searcher.Searcher):
     def run(self):
         self.send(Searching())
         while (message := self.receive()) is None:
-            yield State.IDLE
+            yield Activity.IDLE
         if (answer := self.answer(message)) is None:
             while True:
-                yield State.IDLE
+                yield Activity.IDLE
         self.send(answer)
-        yield State.BUSY
+        yield Activity.BUSY
 
 
 class Dying(Life):
     def run(self):
         self.send(Searching())
-        yield State.BUSY
+        yield Activity.BUSY
 
 
 def saying(make_answer):

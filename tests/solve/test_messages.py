@@ -15,7 +15,7 @@ from hrm_offline.solve.messages import (
     Done,
     Failed,
     Lost,
-    Network,
+    NetworkChoice,
     Predict,
     Quit,
     Say,
@@ -26,7 +26,7 @@ from hrm_offline.solve.messages import (
 from hrm_offline.solve.options import SolveOptions
 
 SMALL = PRESETS["hrm-132k"]
-NETWORK = Network(SMALL.model, SMALL.adapt, None)
+NETWORK = NetworkChoice(SMALL.model, SMALL.adapt, None)
 
 
 @pytest.mark.parametrize(

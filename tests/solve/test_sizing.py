@@ -7,14 +7,14 @@ import pytest
 
 from hrm_offline.common import machine
 from hrm_offline.presets import PRESETS
-from hrm_offline.solve.messages import Hello, Network
+from hrm_offline.solve.messages import Hello, NetworkChoice
 from hrm_offline.solve.options import SolveOptions
 from hrm_offline.solve.sizing import cores_for, group_count, threads_per_worker, worker_count
 
 SMALL = PRESETS["hrm-132k"]
-CPU = Hello("cpu in float32", 0, Network(SMALL.model, SMALL.adapt, None), None, "", 1.0, 1, "", {}, memory=10**9)
+CPU = Hello("cpu in float32", 0, NetworkChoice(SMALL.model, SMALL.adapt, None), None, "", 1.0, 1, "", {}, memory=10**9)
 GPU = dataclasses.replace(CPU, device="cuda in bfloat16", gpus=4, threads=8)
-_UP_TO_25 = Network(SMALL.model, dataclasses.replace(SMALL.adapt, group_tasks=25), None)
+_UP_TO_25 = NetworkChoice(SMALL.model, dataclasses.replace(SMALL.adapt, group_tasks=25), None)
 LIMITED = dataclasses.replace(CPU, network=_UP_TO_25)
 
 

@@ -137,7 +137,7 @@ def variants(capability: int, everything: bool, usual_tiles: bool) -> list[Varia
             for op, launch_all in LAUNCHES.items():
                 if op not in dispatch.ops_of(preset.model):
                     continue
-                op_dtype = torch.float32 if op in dispatch.FLOAT32_OPS else dtype
+                op_dtype = dispatch.dtype_of(op, dtype)
                 chosen = dispatch.decide_for(op, capability, op_dtype).triton
                 if not chosen and not everything:
                     continue
@@ -487,7 +487,7 @@ def _print_chip(target: int, rows: list[tuple[Variant, Compiled]]) -> int:
     )
     preferred, _ = dtype_for_capability((target // 10, target % 10))
     for op in dispatch.RULES:
-        decision = dispatch.decide_for(op, target, torch.float32 if op in dispatch.FLOAT32_OPS else preferred)
+        decision = dispatch.decide_for(op, target, dispatch.dtype_of(op, preferred))
         if not decision.triton:
             print(f"{op}: PyTorch serves it in {str(preferred)[6:]} ({decision.reason})")
     return sum(_print_variant(variant, result, chip) for variant, result in rows)

@@ -24,7 +24,7 @@ from hrm_offline.predict.plan import ROWS_PER_STEP, tokens_of
 from hrm_offline.presets import preset
 from hrm_offline.solve.choice import Choice
 from hrm_offline.solve.engine import Engine
-from hrm_offline.solve.messages import Adapted, Hello, Lost, Network, State
+from hrm_offline.solve.messages import Activity, Adapted, Hello, Lost, NetworkChoice
 from hrm_offline.solve.worker import Worker
 from hrm_offline.train.adapt import Adaptation, Diverged
 from hrm_offline.train.distributed import World
@@ -140,7 +140,7 @@ class SimulatedWorker:
             self.now = max(self.now, self.inbox[0][0])
         try:
             state = next(self.life)
-            self.idle = state is State.IDLE and not self._has_mail()
+            self.idle = state is Activity.IDLE and not self._has_mail()
         except StopIteration:
             self.life = None
         except _Killed:
@@ -196,11 +196,11 @@ class SimulatedEngine(Engine):
         weather = worker.pool.weather
         worker.spend(weather.start)
         self.runtime = SimpleNamespace(device=SimpleNamespace(type="cpu"))
-        self.choice = Choice(Network(MODEL, recipe_of(weather), None), None, "simulated")
+        self.choice = Choice(NetworkChoice(MODEL, recipe_of(weather), None), None, "simulated")
         self.tasks = load_tasks(self.options.challenges).tasks
         self.adaptation = None
         self.rows_per_step = ROWS_PER_STEP
-        self.seconds_per_token = self._probe()
+        self.seconds_per_cost = self._probe()
 
     def hello(self) -> Hello:
         self.worker.pool.ready.append(self.worker.now)
@@ -210,7 +210,7 @@ class SimulatedEngine(Engine):
             self.choice.network,
             None,
             "simulated",
-            self.seconds_per_token,
+            self.seconds_per_cost,
             1,
             "none",
             {},

@@ -69,7 +69,7 @@ def _of_in_place(model: RecursiveModel, puzzles: PuzzleSet, recipe: AdaptConfig)
 
 def _losses_of(predictor: Predictor, maker: BatchMaker, batch: Batch) -> np.ndarray:
     """Return the mean loss of the tokens of each sequence after the outer step with which it ends, float64 [B]."""
-    sequences, recipe = maker.make(batch), predictor.config
+    sequences, recipe = maker.make(batch), predictor.recipe
     found = torch.zeros(len(batch), dtype=torch.float64, device=sequences.inputs.device)
     for step in predictor.outer_steps(sequences, batch.canvas, recipe.early_halting):
         if step.ends is not None:

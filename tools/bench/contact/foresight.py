@@ -47,7 +47,7 @@ def foresee_prediction(contact: Contact) -> None:
     )
     until = contact.until - contact.pick(_RESERVE_SECONDS, 0.0)
     engine = Engine(Setup(options, folder, contact.pick(_SECONDS_PER_TASK, 0.1)), time.monotonic, print)
-    probed = engine.seconds_per_token
+    probed = engine.seconds_per_cost
     contact.add("probe", **{"microseconds per unit of cost": 1e6 * probed, "rows per step": engine.rows_per_step})
     everything = tuple(range(len(tasks)))
     for _ in engine.adapt(Adapt(0, everything, until)):
