@@ -13,7 +13,7 @@ from hrm_offline.common.tokens import DECODER_VOCABULARY
 from hrm_offline.config import AdaptConfig, ModelConfig, PretrainConfig
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Preset:
     """A network, the recipe that adapts it at test time, and the recipe that pretrains it.
 
@@ -68,20 +68,20 @@ _PUBLISHED_TRUNK = dict(
 
 _PUBLISHED_PRESETS = {
     "hrm-27m": Preset(
-        ModelConfig(),
-        AdaptConfig(**_FULL_BATCH, **_FROM_RANDOM),
-        PretrainConfig(preset="hrm-27m", **_LONG_PRETRAINING),
-        AdaptConfig(**_FULL_BATCH, **_FROM_PRETRAINED),
+        model=ModelConfig(),
+        adapt=AdaptConfig(**_FULL_BATCH, **_FROM_RANDOM),
+        pretrain=PretrainConfig(preset="hrm-27m", **_LONG_PRETRAINING),
+        adapt_pretrained=AdaptConfig(**_FULL_BATCH, **_FROM_PRETRAINED),
     ),
     "transformer-27m": Preset(
-        ModelConfig(architecture="transformer", H_layers=8, L_layers=0, H_cycles=1, L_cycles=0),
-        AdaptConfig(**_FULL_BATCH, **_FROM_RANDOM),
-        PretrainConfig(preset="transformer-27m", **_LONG_PRETRAINING),
-        AdaptConfig(**_FULL_BATCH, **_FROM_PRETRAINED),
+        model=ModelConfig(architecture="transformer", H_layers=8, L_layers=0, H_cycles=1, L_cycles=0),
+        adapt=AdaptConfig(**_FULL_BATCH, **_FROM_RANDOM),
+        pretrain=PretrainConfig(preset="transformer-27m", **_LONG_PRETRAINING),
+        adapt_pretrained=AdaptConfig(**_FULL_BATCH, **_FROM_PRETRAINED),
     ),
     # The Tiny Recursive Model as published for ARC (SamsungSAILMontreal/TinyRecursiveModels).
     "trm-7m": Preset(
-        ModelConfig(
+        model=ModelConfig(
             architecture="shared",
             H_layers=0,
             L_layers=2,
@@ -90,14 +90,14 @@ _PUBLISHED_PRESETS = {
             puzzle_tokens=16,
             halting="halt-only",
         ),
-        AdaptConfig(**_FULL_BATCH, **_FROM_RANDOM),
-        PretrainConfig(preset="trm-7m", **_LONG_PRETRAINING, ema_rises=False),
-        AdaptConfig(**_PUBLISHED_TRUNK),
+        adapt=AdaptConfig(**_FULL_BATCH, **_FROM_RANDOM),
+        pretrain=PretrainConfig(preset="trm-7m", **_LONG_PRETRAINING, ema_rises=False),
+        adapt_pretrained=AdaptConfig(**_PUBLISHED_TRUNK),
     ),
     # The Universal Reasoning Model as published for ARC (arXiv 2512.14693). Its convolution sees where a row of the
     # canvas ends, so every example lies on the full one.
     "urm-14m": Preset(
-        ModelConfig(
+        model=ModelConfig(
             architecture="looped",
             L_layers=0,
             H_cycles=2,
@@ -105,9 +105,11 @@ _PUBLISHED_PRESETS = {
             mlp_convolution=True,
             halting="halt-only",
         ),
-        AdaptConfig(**_FULL_BATCH, canvas="full", **_FROM_RANDOM),
-        PretrainConfig(preset="urm-14m", **_LONG_PRETRAINING, ema_rises=False),
-        AdaptConfig(**_PUBLISHED_TRUNK),  # nobody has reported an adaptation of this network: the other's recipe
+        adapt=AdaptConfig(**_FULL_BATCH, canvas="full", **_FROM_RANDOM),
+        pretrain=PretrainConfig(preset="urm-14m", **_LONG_PRETRAINING, ema_rises=False),
+        adapt_pretrained=AdaptConfig(
+            **_PUBLISHED_TRUNK
+        ),  # nobody has reported an adaptation of this network: the other's recipe
     ),
 }
 
@@ -152,29 +154,29 @@ _LARGE_ONE_PASS_ADAPTATION = _LARGE_ONE_PASS_RECIPE | dict(tokens_per_step=32 * 
 _IN_PLACE_PRESETS = {
     # The form of `hrm-430k`, wider and deeper, for a GPU. Nothing of it was measured at this size.
     "hrm-13m": Preset(
-        ModelConfig(**_ONE_PASS, hidden_size=512, num_heads=8, H_layers=2, L_layers=2, puzzle_emb_ndim=512),
-        AdaptConfig(**_LARGE_ONE_PASS_ADAPTATION, **_FROM_RANDOM),
-        PretrainConfig(
+        model=ModelConfig(**_ONE_PASS, hidden_size=512, num_heads=8, H_layers=2, L_layers=2, puzzle_emb_ndim=512),
+        adapt=AdaptConfig(**_LARGE_ONE_PASS_ADAPTATION, **_FROM_RANDOM),
+        pretrain=PretrainConfig(
             preset="hrm-13m", tokens_per_step=128 * 900, **_LARGE_ONE_PASS_RECIPE, **_LATE_DECAY, steps=100_000
         ),
-        AdaptConfig(**_LARGE_ONE_PASS_ADAPTATION, **_FROM_PRETRAINED),
+        adapt_pretrained=AdaptConfig(**_LARGE_ONE_PASS_ADAPTATION, **_FROM_PRETRAINED),
     ),
     # One pass in place of four outer steps, pre-norm layers, NorMuon and recoloured views. At equal core-seconds its
     # test loss is lower than that of `hrm-132k`: see LOG.md, 2026-11-27.
     "hrm-430k": Preset(
-        ModelConfig(**_ONE_PASS, hidden_size=128, num_heads=8, H_layers=1, L_layers=1, puzzle_emb_ndim=128),
-        AdaptConfig(**(_ONE_PASS_RECIPE | _ONE_PASS_PREDICTION), visits=800),
-        PretrainConfig(
+        model=ModelConfig(**_ONE_PASS, hidden_size=128, num_heads=8, H_layers=1, L_layers=1, puzzle_emb_ndim=128),
+        adapt=AdaptConfig(**(_ONE_PASS_RECIPE | _ONE_PASS_PREDICTION), visits=800),
+        pretrain=PretrainConfig(
             preset="hrm-430k",
             **(_ONE_PASS_RECIPE | dict(tokens_per_step=1500, warmup_steps=200, colour_permutations=8)),
             steps=24_000,
         ),
-        AdaptConfig(
+        adapt_pretrained=AdaptConfig(
             **(_ONE_PASS_RECIPE | _ONE_PASS_PREDICTION | dict(lr=1e-3, matrix_lr=5e-3)), visits=300, embeddings_only=0.0
         ),
     ),
     "hrm-132k": Preset(
-        ModelConfig(
+        model=ModelConfig(
             hidden_size=64,
             num_heads=4,
             H_layers=1,
@@ -189,10 +191,12 @@ _IN_PLACE_PRESETS = {
             halt_max_steps=4,
             halt_exploration_prob=0.5,
         ),
-        AdaptConfig(**_SMALL_RECIPE, **_SMALL_PREDICTION, visits=800),
-        PretrainConfig(preset="hrm-132k", **_SMALL_RECIPE, steps=20_000),
+        adapt=AdaptConfig(**_SMALL_RECIPE, **_SMALL_PREDICTION, visits=800),
+        pretrain=PretrainConfig(preset="hrm-132k", **_SMALL_RECIPE, steps=20_000),
         # These rates and visits were chosen by measurement: see LOG.md, 2026-11-25.
-        AdaptConfig(**(_SMALL_RECIPE | {"lr": 1e-3}), **_SMALL_PREDICTION, visits=300, embeddings_only=0.05),
+        adapt_pretrained=AdaptConfig(
+            **(_SMALL_RECIPE | {"lr": 1e-3}), **_SMALL_PREDICTION, visits=300, embeddings_only=0.05
+        ),
     ),
 }
 
@@ -257,10 +261,10 @@ _WIDER_FROM_PRETRAINED = _SMALL_FROM_PRETRAINED | dict(lr=5e-4, matrix_lr=1.5e-3
 
 _DECODER_PRESETS = {
     "decoder-75m": Preset(
-        ModelConfig(
+        model=ModelConfig(
             **_DECODER, hidden_size=768, num_heads=12, H_layers=8, expansion=6.0, puzzle_columns=3, puzzle_emb_ndim=768
         ),
-        AdaptConfig(
+        adapt=AdaptConfig(
             **_LARGE_DECODER,
             **_DECODER_ADAPTATION,
             tokens_per_step=64 * 512,
@@ -272,36 +276,36 @@ _DECODER_PRESETS = {
             vote_views=64,
             predict_tokens=2**17,
         ),
-        PretrainConfig(
+        pretrain=PretrainConfig(
             preset="decoder-75m", **_LARGE_DECODER, constant_fraction=0.7, tokens_per_step=128 * 512, steps=100_000
         ),
     ),
     # The largest that the package brings along: it learned for six minutes on a GPU. Its recipe is that of
     # `decoder-2m`; nothing of it was chosen for this width.
     "decoder-4m": Preset(
-        ModelConfig(
+        model=ModelConfig(
             **_DECODER, hidden_size=256, num_heads=8, H_layers=6, expansion=3.0, puzzle_columns=2, puzzle_emb_ndim=256
         ),
-        AdaptConfig(**(_SMALL_FROM_RANDOM | _WIDER)),
-        PretrainConfig(preset="decoder-4m", **_GPU_PRETRAINING, steps=27_268),
-        AdaptConfig(**_WIDER_FROM_PRETRAINED),
+        adapt=AdaptConfig(**(_SMALL_FROM_RANDOM | _WIDER)),
+        pretrain=PretrainConfig(preset="decoder-4m", **_GPU_PRETRAINING, steps=27_268),
+        adapt_pretrained=AdaptConfig(**_WIDER_FROM_PRETRAINED),
     ),
     "decoder-2m": Preset(
-        ModelConfig(
+        model=ModelConfig(
             **_DECODER, hidden_size=192, num_heads=12, H_layers=6, expansion=3.0, puzzle_columns=2, puzzle_emb_ndim=192
         ),
-        AdaptConfig(**(_SMALL_FROM_RANDOM | _WIDER)),
-        PretrainConfig(preset="decoder-2m", **_GPU_PRETRAINING, steps=9500),
-        AdaptConfig(**_WIDER_FROM_PRETRAINED),
+        adapt=AdaptConfig(**(_SMALL_FROM_RANDOM | _WIDER)),
+        pretrain=PretrainConfig(preset="decoder-2m", **_GPU_PRETRAINING, steps=9500),
+        adapt_pretrained=AdaptConfig(**_WIDER_FROM_PRETRAINED),
     ),
     "decoder-170k": Preset(
-        ModelConfig(
+        model=ModelConfig(
             **_DECODER, hidden_size=64, num_heads=4, H_layers=4, expansion=3.0, puzzle_columns=2, puzzle_emb_ndim=64
         ),
-        AdaptConfig(**_SMALL_FROM_RANDOM),
-        PretrainConfig(preset="decoder-170k", **_SMALL_DECODER, constant_fraction=0.7, steps=20_000),
+        adapt=AdaptConfig(**_SMALL_FROM_RANDOM),
+        pretrain=PretrainConfig(preset="decoder-170k", **_SMALL_DECODER, constant_fraction=0.7, steps=20_000),
         # Half the rates of random weights, but for the embeddings, which are new.
-        AdaptConfig(**(_SMALL_FROM_PRETRAINED | dict(lr=1e-3, matrix_lr=5e-3))),
+        adapt_pretrained=AdaptConfig(**(_SMALL_FROM_PRETRAINED | dict(lr=1e-3, matrix_lr=5e-3))),
     ),
 }
 
