@@ -20,6 +20,7 @@ from hrm_offline.data.tasks import Task
 from hrm_offline.predict.plan import BASE_ROUNDS, ROWS_PER_STEP, PredictionPlan
 from hrm_offline.solve.members import Roster
 from hrm_offline.solve.messages import Adapt, Judge, Predict
+from hrm_offline.solve.start import task_costs
 
 _BATCHES_PER_JOB = 16
 _MAX_FAILURES = 3
@@ -124,35 +125,6 @@ class Speed:
         """Take in the time of one batch. The mean over batches, in which the last weigh most, replaces the guess."""
         self.seconds, self.cost = _FADING * self.seconds + seconds, _FADING * self.cost + cost
         self.seconds_per_cost, self.slowdown = self.seconds / self.cost, 1.0
-
-
-def task_costs(puzzles: PuzzleSet) -> np.ndarray:
-    """Return the cost of one visit of each task, float64 [tasks]: the canvas cells of all its demonstrations.
-
-    Both the groups and their shares of the time follow this number.
-    """
-    costs = np.zeros(len(puzzles.tasks))
-    for bucket in puzzles.buckets(puzzles.demonstrations):
-        owners = puzzles.demonstrations.puzzles[bucket.members]
-        np.add.at(costs, owners, bucket.area)
-    return costs
-
-
-def split_tasks(puzzles: PuzzleSet, groups: int) -> list[tuple[int, ...]]:
-    """Split the tasks of a puzzle set into at most `groups` groups of near-equal cost.
-
-    The most expensive task comes first, and each task goes to the group that costs least so far. Return the most
-    expensive group first, with the tasks of a group in file order.
-    """
-    costs = task_costs(puzzles)
-    groups = min(groups, len(costs))
-    members: list[list[int]] = [[] for _ in range(groups)]
-    sums = np.zeros(groups)
-    for task in np.argsort(-costs, kind="stable").tolist():
-        cheapest = int(sums.argmin())
-        members[cheapest].append(task)
-        sums[cheapest] += costs[task]
-    return [tuple(sorted(members[group])) for group in np.argsort(-sums, kind="stable").tolist()]
 
 
 def reserved_seconds(base: float, extra: float, span: float, judges: bool) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import shutil
 import tempfile
@@ -14,11 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hrm_offline import __version__
 from hrm_offline.common.budget import Budget, in_words
 from hrm_offline.common.errors import InputError
-from hrm_offline.data.puzzles import PuzzleSet
-from hrm_offline.data.tasks import Task, digest_of
+from hrm_offline.data.tasks import Task
 from hrm_offline.predict.plan import ROWS_PER_STEP
 from hrm_offline.solve.history import History
 from hrm_offline.solve.induction import Induction
@@ -45,8 +42,9 @@ from hrm_offline.solve.messages import (
 from hrm_offline.solve.options import SolveOptions
 from hrm_offline.solve.paths import network_path
 from hrm_offline.solve.pool import ProcessPool
-from hrm_offline.solve.schedule import Schedule, Speed, split_tasks
+from hrm_offline.solve.schedule import Schedule, Speed
 from hrm_offline.solve.sizing import group_count, threads_per_worker, uses_all_gpus, worker_count
+from hrm_offline.solve.start import make_groups, run_identity, unsuited_tasks
 
 _MAX_FAILURES = 3  # in a row, after which a worker is given up
 _STARTING_FACTOR = 2  # a worker that starts may be silent longer, since it imports torch and compiles kernels
@@ -84,8 +82,7 @@ class Supervisor:
     budget. `demotions` are the operations whose kernels failed, with the reasons. `graphs` says for each kind of work
     whether CUDA graphs serve, and why. `worker_seconds` and `predicted_tokens` measure the phases; `member_seconds` is
     the part of those seconds that further members took. `network_bytes` is the size of a saved network, and `dropped`
-    are the networks that were removed from the disk. `induction` searches programs beside
-    the network, or alone.
+    are the networks that were removed from the disk. `induction` searches programs beside the network, or alone.
     """
 
     pool: object
@@ -280,11 +277,12 @@ class Supervisor:
             self.say(hello.along.words)
         if hello.warning:
             self.warn(hello.warning)
-        suited = self._suited(hello)
+        suited = self._leave_out_unsuited(hello)
         workers = worker_count(self.options, hello, len(suited))
-        groups = self._make_groups(hello, suited, workers)
+        number = group_count(self.options, hello, workers, len(suited))
+        groups = make_groups(self.tasks, suited, hello.network, self.options.seed, number)
         if self.history is not None:
-            groups = self.history.begin(self._identity(hello), groups)
+            groups = self.history.begin(run_identity(self.tasks, hello, self.options), groups)
         self.ledger.reset([test_keys(self.tasks, group) for group in groups])
         end = self.budget.now() + self.budget.plannable()
         network, seed, sharing = hello.network, self.options.seed, self.options.sharing
@@ -301,6 +299,16 @@ class Supervisor:
             self.induction.leave_cores(cores_needed(self.hello, useful), hello.device.startswith("cpu"))
         for index in range(1, useful):
             self._start(index, self._device_of(index, hello))
+
+    def _leave_out_unsuited(self, hello: Hello) -> list[int]:
+        """Return the tasks that suit the network, as indices, and name the others. Raises `InputError` if none does."""
+        self.unsuited = unsuited_tasks(self.tasks, hello.network, self.options.seed)
+        for reason in self.unsuited.values():
+            self.say(f"left out, keeps its fallback: {reason}")
+        suited = [index for index, task in enumerate(self.tasks) if task.id not in self.unsuited]
+        if not suited:
+            raise InputError(f"no task suits the model: {next(iter(self.unsuited.values()))}")
+        return suited
 
     def _share_threads(self, hello: Hello, workers: int) -> None:
         """Have workers on one CPU compute with so few threads that they do not wait for each other's."""
@@ -349,53 +357,6 @@ class Supervisor:
         if useful < workers:
             self.say(f"{useful} of {workers} workers start: {words}, and {processors} processors")
         return useful
-
-    def _make_groups(self, hello: Hello, suited: list[int], workers: int) -> list[tuple[int, ...]]:
-        """Split the tasks that suit the network into groups."""
-        network = hello.network
-        puzzles = PuzzleSet(tuple(self.tasks[i] for i in suited), network.recipe, network.model, self.options.seed)
-        groups = split_tasks(puzzles, group_count(self.options, hello, workers, len(suited)))
-        return [tuple(suited[i] for i in group) for group in groups]
-
-    def _suited(self, hello: Hello) -> list[int]:
-        """Return the tasks that fit the network. The others are left out, with the reason."""
-        # Views and embeddings take time to make and do not decide whether a task fits.
-        plain_recipe = dataclasses.replace(hello.network.recipe, colour_permutations=0)
-        plain_model = dataclasses.replace(hello.network.model, puzzle_columns=0)
-        suited = []
-        for index, task in enumerate(self.tasks):
-            try:
-                PuzzleSet((task,), plain_recipe, plain_model, self.options.seed)
-                suited.append(index)
-            except InputError as error:
-                self.unsuited[task.id] = str(error)
-                self.say(f"left out, keeps its fallback: {error}")
-        if not suited:
-            raise InputError(f"no task suits the model: {next(iter(self.unsuited.values()))}")
-        return suited
-
-    def _identity(self, hello: Hello) -> dict:
-        """Return all that must be equal for a run to go on from a journal.
-
-        Of an artifact its bytes count, and not the folder where it lies, and so it is with tasks learned along. CUDA
-        graphs change no answer, nor does a share of nothing.
-        """
-        recipe = dataclasses.asdict(hello.network.recipe)
-        del recipe["cuda_graphs"], recipe["along"]
-        if hello.along is None:
-            del recipe["along_share"]
-        identity = {
-            "version": __version__,
-            "challenges": digest_of(self.tasks),
-            "seed": self.options.seed,
-            "model": dataclasses.asdict(hello.network.model),
-            "recipe": recipe,
-            "artifact": hello.artifact_digest,
-            "sharing": self.options.sharing,
-        }
-        if hello.along is not None:
-            identity["along"] = hello.along.digest
-        return json.loads(json.dumps(identity))  # tuples become lists, as in the journal
 
     def _replay(self) -> None:
         """Take over the votes and the adapted groups that the journal has of this run."""

@@ -8,7 +8,8 @@ from hrm_offline.data.puzzles import PuzzleSet
 from hrm_offline.presets import PRESETS
 from hrm_offline.solve.members import Roster, member_seed
 from hrm_offline.solve.messages import Adapt, Judge, Predict
-from hrm_offline.solve.schedule import Schedule, Speed, split_tasks
+from hrm_offline.solve.schedule import Schedule, Speed
+from hrm_offline.solve.start import split_tasks
 
 SMALL = PRESETS["hrm-132k"]
 SECONDS = 100.0  # of an adaptation

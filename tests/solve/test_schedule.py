@@ -6,7 +6,8 @@ import pytest
 from hrm_offline.data.puzzles import PuzzleSet
 from hrm_offline.presets import PRESETS
 from hrm_offline.solve.messages import Adapt, Judge
-from hrm_offline.solve.schedule import Schedule, Speed, split_tasks
+from hrm_offline.solve.schedule import Schedule, Speed
+from hrm_offline.solve.start import split_tasks
 
 SMALL = PRESETS["hrm-132k"]
 

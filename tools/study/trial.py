@@ -34,7 +34,7 @@ from hrm_offline.predict.decoding import new_predictor
 from hrm_offline.predict.loop import collect_votes
 from hrm_offline.predict.plan import PredictionPlan
 from hrm_offline.presets import preset
-from hrm_offline.solve.schedule import task_costs
+from hrm_offline.solve.start import task_costs
 from hrm_offline.train.adapt import AdaptReport, adapt
 from hrm_offline.train.companions import CompanionPuzzles
 from hrm_offline.train.losses import softmax_cross_entropy
