@@ -45,7 +45,7 @@ class DecoderLearner(Learner):
 
     @property
     def pads(self) -> bool:
-        """Say whether batches are padded: where steps are recorded, or will be if a trial says so.
+        """Return whether batches are padded: where steps are recorded, or will be if a trial says so.
 
         Plain PyTorch's attention computes as many rows per sequence as the longest has, so padding would cost more
         there than launches do.
@@ -64,49 +64,59 @@ class DecoderLearner(Learner):
         if self.recipe.dropout:
             torch.manual_seed(int(np.random.default_rng([self.seed, self.step, *key, _DROPOUT]).integers(2**63)))
         pairs = batch.sequences(share)
-        whole = torch.tensor([batch.answer_tokens, batch.size / batch.answer_tokens])
-        whole = to_device(whole, self.model.device)
+        # One copy to the device for both numbers, float32 [] each.
+        numbers = torch.tensor([batch.answer_tokens, batch.size / batch.answer_tokens])
+        answer_tokens, per_token = to_device(numbers, self.model.device).unbind()
         if self.pads:
-            return self._replayed(pairs, whole)
+            return self._replayed(pairs, answer_tokens, per_token)
         where = None if self.recipe.loss_on_input else pairs.answers
         labels = pairs.targets if where is None else pairs.targets[where]
-        return self._forward_backward(pairs, where, labels, self._counts(pairs), whole)
+        return self._add_gradients(pairs, where, labels, self._counts(pairs), answer_tokens, per_token)
 
-    def _replayed(self, pairs: PackedPairs, whole: torch.Tensor) -> Part:
+    def _replayed(self, pairs: PackedPairs, answer_tokens: torch.Tensor, per_token: torch.Tensor) -> Part:
         """Compute a part by a recording of its padded shape, where there is one. All tokens have logits then."""
         pairs = pairs.padded()
         labels = torch.full_like(pairs.targets, IGNORE).index_copy_(0, pairs.answers, pairs.targets[pairs.answers])
 
-        def compute(tokens, positions, owners, bounds, identifiers, labels, counts, whole) -> Part:
+        def compute(tokens, positions, owners, bounds, identifiers, *rest) -> Part:
             # A replay serves other batches of the shape. All that differs between them comes as an argument; the last
             # three columns are those of the recorded batch, and are not read.
             own = (tokens, positions, owners, bounds, pairs.longest, identifiers)
             unread = (pairs.answers, pairs.targets, pairs.counts)
-            return self._forward_backward(PackedPairs(*own, *unread), None, labels, counts, whole)
+            return self._add_gradients(PackedPairs(*own, *unread), None, *rest)
 
-        given = (pairs.tokens, pairs.positions, pairs.owners, pairs.bounds, pairs.identifiers, labels)
+        columns = (pairs.tokens, pairs.positions, pairs.owners, pairs.bounds, pairs.identifiers)
+        rest = (labels, self._counts(pairs), answer_tokens, per_token)
         key = ("gradients", len(pairs.tokens), len(pairs), pairs.longest)
-        return self.recorder.run(key, (*given, self._counts(pairs), whole), compute)
+        return self.recorder.run(key, (*columns, *rest), compute)
 
     def _counts(self, pairs: PackedPairs) -> torch.Tensor:
         """Put the numbers of answers on the device, int64 [B]."""
         return to_device(torch.from_numpy(pairs.counts), self.model.device)
 
-    def _forward_backward(self, pairs: PackedPairs, where, labels, counts, whole) -> Part:
+    def _add_gradients(
+        self,
+        pairs: PackedPairs,
+        where: torch.Tensor | None,
+        labels: torch.Tensor,
+        counts: torch.Tensor,
+        answer_tokens: torch.Tensor,
+        per_token: torch.Tensor,
+    ) -> Part:
         """Add the gradients of the loss of the tokens `where`, int64 [M], or of all tokens where that is None.
 
         labels int64 [M]: the token after each, or `IGNORE`. counts int64 [B]: the answers of each sequence.
-        whole float32 [2]: the answers of the global batch, and its sequences per answer.
+        answer_tokens float32 []: those of the global batch. per_token float32 []: its sequences per such token.
         """
         logits = self.model(pairs, where, self.recipe.dropout)  # [M, vocabulary]
         losses = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="none")  # [M]
         # With the input, the loss is still counted per token of the output, so that the rates mean the same.
-        self.scaler.scale(losses.sum() / whole[0]).backward()
+        self.scaler.scale(losses.sum() / answer_tokens).backward()
         owners = pairs.owners if where is None else pairs.owners[where]
         results = (logits.detach(), losses.detach(), labels, owners)
         if self.recipe.loss_on_input:
             results = (result[pairs.answers] for result in results)
-        return Part(_metrics(*results, counts, whole), None, pairs.identifiers, None)
+        return Part(_metrics(*results, counts, per_token), None, pairs.identifiers, None)
 
     def _nothing(self) -> Part:
         """Return the part of a process that has no sequence of a batch; it sums gradients with the others."""
@@ -139,14 +149,22 @@ class DecoderLearner(Learner):
             param.grad = grad
 
 
-def _metrics(logits, losses, labels, owners, counts, whole) -> dict[str, torch.Tensor]:
+def _metrics(
+    logits: torch.Tensor,
+    losses: torch.Tensor,
+    labels: torch.Tensor,
+    owners: torch.Tensor,
+    counts: torch.Tensor,
+    per_token: torch.Tensor,
+) -> dict[str, torch.Tensor]:
     """Return sums over sequences. `lm_loss` is the mean over all tokens of the batch, once per sequence.
 
-    The first four are by token, `counts` is by sequence. Tokens whose label is `IGNORE` count as wrong.
+    The first four are by token, `counts` is by sequence, and `per_token` as above. Tokens whose label is `IGNORE`
+    count as wrong.
     """
     right = (logits.argmax(-1) == labels).float()  # [M]
     by_sequence = torch.zeros(len(counts), device=right.device).index_add(0, owners, right)  # [B]
-    loss = losses.sum() * whole[1]
+    loss = losses.sum() * per_token
     return {
         "count": (counts > 0).sum(),
         "accuracy": (by_sequence / counts.clamp_min(1)).sum(),

@@ -1,4 +1,4 @@
-"""Data parallelism over `torch.distributed`: this process' rank, its share of a batch, and sums over processes."""
+"""Share batches and sums among processes over `torch.distributed`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One training step, shared by pretraining and test-time adaptation.
+"""Take one training step, shared by pretraining and test-time adaptation.
 
 In shapes, B is the sequences of one part of a batch, S cells of a canvas, T all tokens of a sequence, D `hidden_size`.
 """
@@ -153,7 +153,7 @@ class Learner:
         plan, seen = self.memory, {bucket for bucket, _ in self.carries}
         if plan is None or not plan.step_bytes or not (plan.is_new or batch.bucket not in seen):
             return
-        pending = sum(8 * param.numel() for param in self.params if not self.optimizer.state.get(param))
+        pending = self.optimizer.pending_bytes()
         while self.micro_batches < batch.size and plan.is_short(self.micro_batches, seen, pending):
             self._halve_parts()
             seen = set()

@@ -1,4 +1,4 @@
-"""The loss of an outer step: tokens plus halting (arXiv 2506.21734, section 2, "loss")."""
+"""Compute the loss of an outer step: tokens plus halting (arXiv 2506.21734, section 2)."""
 
 from __future__ import annotations
 

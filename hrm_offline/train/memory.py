@@ -56,7 +56,7 @@ class MemoryPlan:
     """The bytes that are known of steps. `tokens` are those of a batch of each bucket that will come.
 
     `step_bytes` is per token of a part while it is computed, and `carry_bytes` per token of a batch between its steps;
-    both are 0 while nothing was measured. `is_new` says whether they have grown since `room` was asked for.
+    both are 0 while nothing was measured. `is_new` says whether `step_bytes` has grown since `is_short` was asked.
     """
 
     device: DeviceMemory

@@ -1,4 +1,4 @@
-"""The network's optimiser, the learning-rate schedule and the averaged weights."""
+"""Move the network, schedule its learning rate, and average its weights."""
 
 from __future__ import annotations
 
@@ -17,15 +17,41 @@ from hrm_offline.ops.newton_schulz import newton_schulz
 T = TypeVar("T")
 
 
-class AdamATan2(torch.optim.Optimizer):
-    """Adam with an arc tangent in place of the division, and decoupled weight decay (see `adam_atan2_`).
+class _WithMoments(torch.optim.Optimizer):
+    """Keeps the number of updates and the moments of each parameter: `state[param]` has `step` and the moments by name.
 
-    Raises `ValueError` for a negative rate or decay, or betas outside [0, 1).
+    A parameter gets its state when it first has a gradient.
     """
 
     # PyTorch has its compiler pass over these, and loads the compiler for that: a third of a worker's start.
     add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
     zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+
+    def moment_shapes(self, param: torch.nn.Parameter) -> dict[str, torch.Size]:
+        """Return the shapes of the moments of a parameter by name: `m`, the mean of gradients, `v` of their squares."""
+        return {"m": param.shape, "v": param.shape}
+
+    def pending_bytes(self) -> int:
+        """Return the bytes of the moments that are yet to be allocated, where all parameters get gradients."""
+        pending = [param for group in self.param_groups for param in group["params"] if not self.state.get(param)]
+        return sum(
+            param.element_size() * shape.numel() for param in pending for shape in self.moment_shapes(param).values()
+        )
+
+    def take_memory(self) -> None:
+        """Allocate the moments of all parameters that have gradients. May be called again after it failed."""
+        for group in self.param_groups:
+            for param in group["params"]:
+                if param.grad is not None and not self.state.get(param):
+                    shapes = self.moment_shapes(param)
+                    self.state[param] = {"step": 0} | {name: param.new_zeros(shapes[name]) for name in shapes}
+
+
+class AdamATan2(_WithMoments):
+    """Adam with an arc tangent in place of the division, and decoupled weight decay (see `adam_atan2_`).
+
+    Raises `ValueError` for a negative rate or decay, or betas outside [0, 1).
+    """
 
     def __init__(
         self,
@@ -37,17 +63,6 @@ class AdamATan2(torch.optim.Optimizer):
         if lr < 0 or weight_decay < 0 or not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"lr {lr}, betas {betas}, weight_decay {weight_decay}: out of range")
         super().__init__(params, {"lr": lr, "base_lr": lr, "betas": betas, "weight_decay": weight_decay})
-
-    def moment_shapes(self, param: torch.nn.Parameter) -> dict[str, torch.Size]:
-        """Return the shapes of the moments of a parameter by name."""
-        return {"m": param.shape, "v": param.shape}
-
-    def take_memory(self) -> None:
-        """Allocate the moments of all parameters that have gradients. May be called again after it failed."""
-        for group in self.param_groups:
-            for param in group["params"]:
-                if param.grad is not None and not self.state.get(param):
-                    self.state[param] = {"step": 0, "m": torch.zeros_like(param), "v": torch.zeros_like(param)}
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -77,15 +92,18 @@ class AdamATan2(torch.optim.Optimizer):
         return loss
 
 
-# Of Newton-Schulz: a quintic that drives singular values towards 1 (Jordan et al. 2024, Muon).
+# Newton-Schulz: a quintic that drives singular values towards 1 (Jordan et al. 2024, Muon).
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
+# NorMuon: the decay of momentum and mean squares, and what is added to a divisor. Its authors' code has the same
+# (zichongli5/NorMuon, normuon.py at commit e5aaaf4).
 _MOMENTUM = 0.95
-_ADAM_EPS = 1e-8
 _TINY = 1e-10
+# Adam: as the Universal Reasoning Model was trained (tests/golden/README.md), and the default of `torch.optim.AdamW`.
+_ADAM_EPS = 1e-8
 
 
-class MatrixOptimizer(torch.optim.Optimizer):
+class MatrixOptimizer(_WithMoments):
     """Moves matrices in one way, which a subclass has, and all other parameters by Adam with decoupled weight decay.
 
     Groups have "matrices" True or False, "base_lr" and "weight_decay". The state of a parameter is `step`, `m` (the
@@ -103,10 +121,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         self.record: Callable[[Hashable, Callable[[], T]], T] = lambda key, compute: compute()
 
     def moment_shapes(self, param: torch.nn.Parameter) -> dict[str, torch.Size]:
-        """Return the shapes of the moments of a parameter by name."""
-        if param in self._matrices:
-            return self.matrix_moments(param)
-        return {"m": param.shape, "v": param.shape}
+        return self.matrix_moments(param) if param in self._matrices else super().moment_shapes(param)
 
     def matrix_moments(self, param: torch.nn.Parameter) -> dict[str, torch.Size]:
         """Return the shapes of the moments of a matrix by name."""
@@ -119,14 +134,6 @@ class MatrixOptimizer(torch.optim.Optimizer):
     def adam_eps(self, step: int) -> float:
         """Return what is added to the root of Adam's mean squares after these were corrected for their bias."""
         return _ADAM_EPS
-
-    def take_memory(self) -> None:
-        """Allocate the moments of all parameters that have gradients. May be called again after it failed."""
-        for group in self.param_groups:
-            for param in group["params"]:
-                if param.grad is not None and not self.state.get(param):
-                    shapes = self.moment_shapes(param)
-                    self.state[param] = {"step": 0} | {name: param.new_zeros(shapes[name]) for name in shapes}
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -215,6 +222,7 @@ class NorMuon(MatrixOptimizer):
         squares = torch.stack([self.state[param]["v"] for param in params])
         squares.lerp_(update.square().mean(2, keepdim=True), 1 - _MOMENTUM)
         update /= squares.sqrt() + _TINY
+        # The update keeps its norm, and a tall matrix moves further, as in the authors' code.
         update *= max(1.0, rows / cols) ** 0.5 * size / (update.norm(dim=(1, 2), keepdim=True) + _TINY)
         states = [self.state[param] for param in params]
         torch._foreach_copy_([state["m"] for state in states], list(momenta))

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -31,8 +32,9 @@ from hrm_offline.data.puzzles import ExampleSource, PuzzleSet
 from hrm_offline.data.sets import select_tasks
 from hrm_offline.data.tasks import Task, digest_of
 from hrm_offline.model.artifact import CONFIG_FILE, Artifact, bundled_artifact, load_artifact, save_artifact
-from hrm_offline.model.device import choose_runtime
-from hrm_offline.model.network import build_network, training_batches
+from hrm_offline.model.batching import OfferedBatch
+from hrm_offline.model.device import Runtime, choose_runtime
+from hrm_offline.model.network import Network, build_network, training_batches
 from hrm_offline.ops import dispatch
 from hrm_offline.presets import preset
 from hrm_offline.train.decoder_learner import new_learner
@@ -40,11 +42,10 @@ from hrm_offline.train.distributed import World, join_world, leave_world
 from hrm_offline.train.learner import Learner, sum_metrics
 from hrm_offline.train.memory import plan_memory
 from hrm_offline.train.relay import is_ahead, load_relay, save_relay
-from hrm_offline.train.state import load_state, save_state, saved_step
+from hrm_offline.train.state import FREE_SETTINGS, load_state, save_state, saved_step
 
 METRICS_FILE = "metrics.jsonl"
-# Settings that a continued run may change: they do not touch what is learned, but for rounding.
-_FREE_SETTINGS = ("log_every", "save_every", "cuda_graphs")
+_UNTIL_KEY = "warm_at"  # of the step until which only embeddings learn, in a saved state
 # A terminal's bar moves in place. In a file each move is a line more, and all of a long run are megabytes.
 _SECONDS_PER_MOVE, _SECONDS_PER_LINE = 0.1, 30.0
 
@@ -66,60 +67,83 @@ def pretrain(config: PretrainConfig, options: PretrainOptions) -> bool:
     world = join_world("nccl" if runtime.device.type == "cuda" else "gloo")
     lock = FolderLock(options.out, print)
     try:
-        out = make_folder(options.out)
+        make_folder(options.out)
         if world.is_main:
             lock.acquire()
-        relay = None if options.relay is None else make_folder(options.relay)
-        selection = select_tasks(config)
-        tasks = selection.tasks
-        puzzles = PuzzleSet(tasks, config, model_config, config.seed)
-        torch.manual_seed(config.seed)  # every process draws the same weights
-        model = (
-            start.build(puzzles.num_rows, runtime.dtype)
-            if start
-            else build_network(model_config, puzzles.num_rows, runtime.dtype)
-        ).to(runtime.device)
-        learner = new_learner(model, config, config.steps, config.seed, world)
-        identity = _identity(config, tasks, start)
-        resumed, warm_at = _resume(learner, identity, out, relay)
-        if world.is_main:
-            for line in selection.unusable:
-                print(line)
-            print(
-                f"computing on {runtime}; {selection}; {puzzles.num_rows} embedding rows"
-                + (f"; continuing at step {learner.step}{resumed}" if resumed is not None else "")
-            )
-            print(f"operations: {dispatch.summary(runtime.device, runtime.dtype)}")
-        source = ExampleSource(puzzles, config.seed, config.include_tests)
-        learner.memory = plan_memory(source, model, world)
-        # Made before training: the checkout may change in the meantime.
-        origin = {"pretrained": identity, "torch": torch.__version__, **_provenance()}
-        if start:
-            origin["start"] = read_json(start.folder / CONFIG_FILE)["origin"]
-        finished = _run(learner, source, config, out, identity, _StopSignal(options.minutes), warm_at)
-        if relay:
-            save_relay(relay, learner, identity, options.relay_moments)
-        if not finished:
-            return False
-        if world.is_main:
-            _finish(learner, model_config, config.conditioning, puzzles, origin, options)
-        world.barrier()
-        return True
+        return _pretrain(config, options, model_config, start, runtime, world)
     finally:
         lock.release()
         leave_world()
 
 
-def _resume(learner: Learner, identity: dict, out: Path, relay: Path | None) -> tuple[str | None, int]:
-    """Continue the state in `out`, or the relay if it is further on.
+def _pretrain(
+    config: PretrainConfig,
+    options: PretrainOptions,
+    model_config: ModelConfig,
+    start: Artifact | None,
+    runtime: Runtime,
+    world: World,
+) -> bool:
+    """Pretrain as one process of a run whose folder is locked. Returns whether all steps were taken."""
+    relay = None if options.relay is None else make_folder(options.relay)
+    selection = select_tasks(config)
+    puzzles = PuzzleSet(selection.tasks, config, model_config, config.seed)
+    model = _first_network(model_config, start, puzzles.num_rows, runtime, config.seed)
+    learner = new_learner(model, config, config.steps, config.seed, world)
+    identity = _identity(config, selection.tasks, start)
+    loaded = _resume(learner, identity, Path(options.out), relay)
+    if world.is_main:
+        for line in selection.unusable:
+            print(line)
+        print(f"computing on {runtime}; {selection}; {puzzles.num_rows} embedding rows{loaded.remark(learner.step)}")
+        print(f"operations: {dispatch.summary(runtime.device, runtime.dtype)}")
+    source = ExampleSource(puzzles, config.seed, config.include_tests)
+    learner.memory = plan_memory(source, model, world)
+    # Made before training: the checkout may change in the meantime.
+    origin = {"pretrained": identity, "torch": torch.__version__, **_provenance()}
+    if start:
+        origin["start"] = read_json(start.folder / CONFIG_FILE)["origin"]
+    run = _Run(config, Path(options.out), learner, source, identity, loaded)
+    finished = run.train(_StopSignal(options.minutes))
+    if relay:
+        save_relay(relay, learner, identity, options.relay_moments)
+    if not finished:
+        return False
+    if world.is_main:
+        _finish(learner, model_config, config.conditioning, puzzles, origin, options)
+    world.barrier()
+    return True
 
-    Returns a remark on what is continued, None if nothing is, and the step until which only embeddings learn.
-    """
+
+def _first_network(config: ModelConfig, start: Artifact | None, rows: int, runtime: Runtime, seed: int) -> Network:
+    """Return the network as a run begins with it: with the weights of `start`, or with random ones."""
+    torch.manual_seed(seed)  # every process draws the same weights
+    model = start.build(rows, runtime.dtype) if start else build_network(config, rows, runtime.dtype)
+    return model.to(runtime.device)
+
+
+class _Loaded(NamedTuple):
+    """Says from where a run goes on."""
+
+    place: str | None  # "state" or "relay", None for a run that begins
+    embeddings_until: int  # the step until which only embeddings learn
+
+    def remark(self, step: int) -> str:
+        """Return the end of the line on a run's start, which is at `step`."""
+        if self.place is None:
+            return ""
+        if self.place == "state":
+            return f"; continuing at step {step}"
+        alone = "" if self.embeddings_until == step else f", embeddings alone until {self.embeddings_until}"
+        return f"; continuing at step {step} of the relay{alone}"
+
+
+def _resume(learner: Learner, identity: dict, out: Path, relay: Path | None) -> _Loaded:
+    """Load the state in `out` into the learner, or the relay if it is further on."""
     if relay and is_ahead(relay, identity, saved_step(out, identity)):
-        warm_at = load_relay(relay, learner, identity)
-        return " of the relay" + ("" if warm_at == learner.step else f", embeddings alone until {warm_at}"), warm_at
+        return _Loaded("relay", load_relay(relay, learner, identity))
     extra = load_state(out, learner, identity)
-    return (None, 0) if extra is None else ("", extra.get("warm_at", 0))
+    return _Loaded(None, 0) if extra is None else _Loaded("state", extra.get(_UNTIL_KEY, 0))
 
 
 def _start_of(config: PretrainConfig, model: ModelConfig) -> Artifact | None:
@@ -145,64 +169,92 @@ def _start_of(config: PretrainConfig, model: ModelConfig) -> Artifact | None:
 
 
 def _identity(config: PretrainConfig, tasks: tuple[Task, ...], start: Artifact | None) -> dict:
-    """Return what makes a run the same run: tasks, first weights, and the settings but for `_FREE_SETTINGS`."""
-    settings = {name: value for name, value in identity_of(config).items() if name not in _FREE_SETTINGS}
+    """Return what makes a run the same run: tasks, first weights, and the settings but for `FREE_SETTINGS`."""
+    settings = {name: value for name, value in identity_of(config).items() if name not in FREE_SETTINGS}
     first = {"start": start.digest if start else None}  # the bytes count, and not the folder where they lie
     # Through JSON, so that it equals what a saved state reads back (tuples become lists).
     return json.loads(json.dumps(settings | {"tasks": digest_of(tasks)} | first))
 
 
-def _run(
-    learner: Learner,
-    source: ExampleSource,
-    config: PretrainConfig,
-    out: Path,
-    identity: dict,
-    stop: _StopSignal,
-    warm_at: int,
-) -> bool:
-    """Train until the last step or until asked to stop, and save the state. Returns whether the last step was taken.
+class _Run:
+    """Trains a run and saves its state. `loaded` says from where the run goes on."""
 
-    Only embeddings learn until step `warm_at`.
-    """
-    extra = {"warm_at": warm_at}
-    log = _MetricsLog(out, learner.step, learner.world, config.log_every)
-    seconds = _SECONDS_PER_MOVE if sys.stderr.isatty() else _SECONDS_PER_LINE
-    bar = tqdm(
-        total=config.steps,
-        initial=learner.step,
-        disable=not learner.world.is_main,
-        unit="step",
-        mininterval=seconds,
-        maxinterval=max(10.0, 2 * seconds),  # a thread of tqdm would move the bar sooner otherwise
-    )
-    offer = training_batches(source, learner.model.device)
-    began, examples, tokens, told = time.monotonic(), 0, 0, None
-    while learner.step < config.steps and not stop.seen(learner.world, learner.model.device):
-        learner.embeddings_only = learner.step < warm_at
-        batch = offer(learner.step)
-        metrics = sum_metrics(learner.learn(batch))
-        if learner.world.is_main and learner.graphs.reason != told:
-            told = learner.graphs.reason
-            print(learner.graphs)
-        line = log.add(learner.step, metrics, batch.size)
-        examples += batch.size
-        tokens += batch.size * batch.canvas[0] * batch.canvas[1]
+    def __init__(
+        self,
+        config: PretrainConfig,
+        out: Path,
+        learner: Learner,
+        source: ExampleSource,
+        identity: dict,
+        loaded: _Loaded,
+    ):
+        self.config, self.out, self.learner, self.source, self.identity = config, out, learner, source, identity
+        self.embeddings_until = loaded.embeddings_until
+        self.saved_at = learner.step if loaded.place == "state" else None  # the step of the state in `out`
+
+    def train(self, stop: _StopSignal) -> bool:
+        """Train until the last step or until asked to stop, and save. Returns whether all steps were taken."""
+        learner, last = self.learner, self.config.steps
+        log = _MetricsLog(self.out, learner.step, learner.world, self.config.log_every)
+        progress = _Progress(learner, last)
+        offer = training_batches(self.source, learner.model.device)
+        while learner.step < last and not stop.seen(learner.world, learner.model.device):
+            learner.embeddings_only = learner.step < self.embeddings_until
+            batch = offer(learner.step)
+            metrics = sum_metrics(learner.learn(batch))
+            progress.add(batch, log.add(learner.step, metrics, batch.size))
+            if learner.step % self.config.save_every == 0:
+                self.save()
+        self.save()
+        progress.close()
+        return learner.step >= last
+
+    def save(self) -> None:
+        """Save the state, unless that of this step is saved already."""
+        if self.saved_at != self.learner.step:
+            save_state(self.out, self.learner, self.identity, {_UNTIL_KEY: self.embeddings_until})
+            self.saved_at = self.learner.step
+
+
+class _Progress:
+    """Shows how far a run is by a bar, and tells its rates at the end. Only the main process prints."""
+
+    def __init__(self, learner: Learner, steps: int):
+        self.learner, self.steps = learner, steps
+        seconds = _SECONDS_PER_MOVE if sys.stderr.isatty() else _SECONDS_PER_LINE
+        self.bar = tqdm(
+            total=steps,
+            initial=learner.step,
+            disable=not learner.world.is_main,
+            unit="step",
+            mininterval=seconds,
+            maxinterval=max(10.0, 2 * seconds),  # a thread of tqdm would move the bar sooner otherwise
+        )
+        self.began, self.examples, self.tokens = time.monotonic(), 0, 0
+        self.told: str | None = None  # why CUDA graphs are used or not
+
+    def add(self, batch: OfferedBatch, line: dict | None) -> None:
+        """Count a step on a batch, with the line of metrics where one was due."""
+        if self.learner.world.is_main and self.learner.graphs.reason != self.told:
+            self.told = self.learner.graphs.reason
+            print(self.learner.graphs)
+        self.examples += batch.size
+        self.tokens += batch.size * batch.canvas[0] * batch.canvas[1]
         if line:
             rate = f"{line['examples_per_second']:,.0f} examples/s"
-            bar.set_postfix_str(f"loss {line['lm_loss']:.3f}, accuracy {line['accuracy']:.3f}, {rate}", refresh=False)
-        bar.update()
-        if learner.step % config.save_every == 0:
-            save_state(out, learner, identity, extra)
-    bar.close()
-    save_state(out, learner, identity, extra)
-    if learner.world.is_main and examples:
-        seconds = time.monotonic() - began
-        print(
-            f"trained to step {learner.step:,} of {config.steps:,} in {in_words(seconds)}: "
-            f"{examples / seconds:,.0f} examples/s, {tokens / seconds:,.0f} canvas tokens/s"
-        )
-    return learner.step >= config.steps
+            text = f"loss {line['lm_loss']:.3f}, accuracy {line['accuracy']:.3f}, {rate}"
+            self.bar.set_postfix_str(text, refresh=False)
+        self.bar.update()
+
+    def close(self) -> None:
+        """End the bar, and print the rates of all steps."""
+        self.bar.close()
+        if self.learner.world.is_main and self.examples:
+            seconds = time.monotonic() - self.began
+            print(
+                f"trained to step {self.learner.step:,} of {self.steps:,} in {in_words(seconds)}: "
+                f"{self.examples / seconds:,.0f} examples/s, {self.tokens / seconds:,.0f} canvas tokens/s"
+            )
 
 
 class _StopSignal:

@@ -8,8 +8,9 @@ last: a kill at any instant leaves the relay before or the relay after.
 The network and the averaged weights are written as float32, Adam's two moments as bfloat16 or not at all. `hrm-27m`
 has 27.3M parameters, so it takes 109 + 109 + 2 x 55 = 327 MB in 21 parts, or 218 MB in 14 parts without the moments,
 plus its embedding table. A table of at most 8 MB is written whole. A larger table, with a row for each view of each
-task, is cut to its shared rows, and its other rows start anew. Sequences start anew too, and so does the loss scale of
-float16. The step, the learning rate, the batches and the decay of the averages go on.
+task, is cut to its shared rows, and its other rows start anew. So does a decoder's average of such a table, and the
+table's moments are left out. Sequences start anew too, and so does the loss scale of float16. The step, the learning
+rate, the batches and the decay of the averages go on.
 
 Parts may come from anybody: all of them are checked against `relay.json` and the model, and nothing is a pickle.
 """
@@ -25,7 +26,7 @@ from safetensors.torch import save
 from hrm_offline.common.errors import InputError, shown, shown_name
 from hrm_offline.common.files import read_json, write_bytes, write_json
 from hrm_offline.data.puzzles import SHARED_ROWS
-from hrm_offline.model.artifact import parse_safetensors, require_finite, shared_rows, table_of_new
+from hrm_offline.model.artifact import TABLE_KEY, parse_safetensors, require_finite, shared_rows, table_of_new
 from hrm_offline.train.learner import Learner
 from hrm_offline.train.state import learner_tensors, require_same_run, restore_learner
 
@@ -37,7 +38,7 @@ _MAX_INDEX_BYTES = 2**20
 # Steps in which only embeddings learn after their table was cut to its shared rows. Rows that start anew would disturb
 # the network.
 _REWARM_STEPS = 200
-_TABLE_KEY = "model/puzzle_emb.weights"
+_TABLE_KEY = f"model/{TABLE_KEY}"
 
 
 def save_relay(folder: Path, learner: Learner, identity: dict, moments: bool = True) -> None:
@@ -121,8 +122,25 @@ def _written_tensors(learner: Learner, moments: bool) -> dict[str, torch.Tensor]
         if name.endswith(("/m", "/v")):
             tensors[name] = tensors[name].bfloat16()
     if _TABLE_KEY in tensors and tensors[_TABLE_KEY].nbytes > _MAX_TABLE_BYTES:
-        tensors[_TABLE_KEY] = shared_rows(tensors[_TABLE_KEY])
+        tables, table_moments = _names_of_table(tensors, learner)
+        for name in table_moments:
+            del tensors[name]
+        for name in tables:
+            tensors[name] = shared_rows(tensors[name])
     return tensors
+
+
+def _names_of_table(tensors: dict[str, torch.Tensor], learner: Learner) -> tuple[list[str], list[str]]:
+    """Return the names of the embedding table and its average among the tensors, and those of its moments.
+
+    Only a decoder's table is a parameter, with an average and moments. The number of its updates counts as a moment.
+    """
+    params = [name for name, _ in learner.model.named_parameters()]
+    if TABLE_KEY not in params:
+        return [_TABLE_KEY], []
+    number = params.index(TABLE_KEY)
+    tables = [name for name in (_TABLE_KEY, f"ema/{number}") if name in tensors]
+    return tables, [name for name in tensors if name.startswith(f"adam/{number}/")]
 
 
 def _read_index(path: Path, identity: dict) -> dict:
@@ -169,14 +187,21 @@ def _read_part(path: Path, part: dict) -> bytes:
 def _complete_table(tensors: dict[str, torch.Tensor], learner: Learner) -> bool:
     """Fill up an embedding table that was cut to its shared rows, and return whether it was.
 
-    The other rows start from the row for new puzzles.
+    The other rows start from the row for new puzzles, and so does their average. The table's moments start anew.
     """
     if _TABLE_KEY not in tensors or not learner.model.config.puzzle_columns:
         return False
     rows, columns = learner.model.puzzle_emb.weights.shape
     if tensors[_TABLE_KEY].shape != (SHARED_ROWS, columns) or rows == SHARED_ROWS:
         return False
-    tensors[_TABLE_KEY] = table_of_new(tensors[_TABLE_KEY], rows)
+    tables, table_moments = _names_of_table(tensors, learner)
+    for name in table_moments:  # of an earlier version, which also wrote the average of all rows
+        del tensors[name]
+    for name in tables:
+        if tensors[name].shape == (rows, columns) and tensors[name].dtype is torch.float32:
+            tensors[name] = shared_rows(tensors[name])
+        if tensors[name].shape == (SHARED_ROWS, columns):
+            tensors[name] = table_of_new(tensors[name], rows)
     return True
 
 
@@ -187,7 +212,8 @@ def _require_fit(tensors: dict[str, torch.Tensor], learner: Learner, step: int, 
         shapes = learner.optimizer.moment_shapes(param)
         moments = {f"adam/{i}/{name}": (torch.bfloat16, shape) for name, shape in shapes.items()}
         moments[f"adam/{i}/step"] = (torch.int64, torch.Size([]))
-        if moments.keys() & tensors.keys():  # a parameter has all three or none
+        # A parameter that was updated has its moments and the number of its updates, any other has none of these.
+        if moments.keys() & tensors.keys():
             expected |= moments
     for name in sorted(expected.keys() | tensors.keys()):
         if name not in tensors:

@@ -8,19 +8,24 @@ is a pickle.
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
-from hrm_offline.common.errors import InputError
+from hrm_offline.common.errors import InputError, shown_name
 from hrm_offline.common.files import checksum, make_folder, read_json, write_json
 from hrm_offline.model.artifact import read_safetensors
 from hrm_offline.model.halting import Carry, Sequences
 from hrm_offline.train.learner import Learner
 
 STATE_FILE, LEARNER_FILE = "state.json", "learner.safetensors"
+# Settings that a continued run may change: they do not touch what is learned, but for rounding. Earlier versions
+# recorded `cuda_graphs`.
+FREE_SETTINGS = ("log_every", "save_every", "cuda_graphs")
+_LONGEST_VALUE = 100  # characters of a setting's value in an error message
 _POINTER_KEYS = ("folder", "step", "processes", "identity", "loss scaler", "carries", "extra", "checksum")
 _TENSORS = ("z_H", "z_L", "steps", "halted")
 _SEQUENCES = ("inputs", "labels", "puzzle_identifiers", "cells")
@@ -38,9 +43,9 @@ def save_state(folder: Path, learner: Learner, identity: dict, extra: dict | Non
     name = f"state-{learner.step:08d}"
     target = make_folder(folder / name)
     if carries:
-        save_file(_carry_tensors(learner), target / f"rank-{world.rank}.safetensors")
+        _replace(target / f"rank-{world.rank}.safetensors", _carry_tensors(learner))
     if world.is_main:
-        save_file(learner_tensors(learner), target / LEARNER_FILE)
+        _replace(target / LEARNER_FILE, learner_tensors(learner))
     world.barrier()
     if world.is_main:
         write_json(
@@ -60,6 +65,17 @@ def save_state(folder: Path, learner: Learner, identity: dict, extra: dict | Non
             if old.name != name:
                 shutil.rmtree(old, ignore_errors=True)
     world.barrier()
+
+
+def _replace(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Replace `path` by a file of tensors, atomically. `state.json` may point at the old file already."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        save_file(tensors, temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def load_state(folder: Path, learner: Learner, identity: dict) -> dict | None:
@@ -107,13 +123,24 @@ def _read_pointer(folder: Path, identity: dict) -> dict | None:
 
 
 def require_same_run(saved: dict, identity: dict, path: Path) -> None:
-    """Raise `InputError`, naming a setting, where `saved`, read from `path`, is another run's identity."""
-    for key in sorted(identity):
-        if saved.get(key) != identity[key]:
+    """Raise `InputError`, naming a setting, where `saved`, read from `path`, is another run's identity.
+
+    A setting that one of the two lacks has its default there: `identity_of` leaves out the defaults of later settings.
+    """
+    for key in sorted((saved.keys() | identity.keys()) - set(FREE_SETTINGS)):
+        if saved.get(key) != identity.get(key):
             raise InputError(
-                f"{path}: was saved with {key} = {saved.get(key)!r}, this run has {identity[key]!r}; "
-                "continue with the same settings or use another folder"
+                f"{path}: was saved with {shown_name(key)} = {_in_words(saved, key)}, this run has "
+                f"{_in_words(identity, key)}; continue with the same settings or use another folder"
             )
+
+
+def _in_words(identity: dict, key: str) -> str:
+    """Return a setting's value for an error message."""
+    if key not in identity:
+        return "the default"
+    text = repr(identity[key])
+    return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 3] + "..."
 
 
 def learner_tensors(learner: Learner) -> dict[str, torch.Tensor]:

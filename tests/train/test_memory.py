@@ -23,9 +23,9 @@ class FakeMemory:
         self.bytes, self.learner = limit, None
 
     def used(self):
-        params, state = self.learner.params, self.learner.optimizer.state
-        moments = sum(8 * param.numel() for param in params if state.get(param))
-        gradients = sum(4 * param.numel() for param in params if param.grad is not None)
+        states = self.learner.optimizer.state.values()
+        moments = sum(value.nbytes for state in states for value in state.values() if torch.is_tensor(value))
+        gradients = sum(4 * param.numel() for param in self.learner.params if param.grad is not None)
         return self.learner.carry_bytes() + moments + gradients
 
     def forget_peak(self):
@@ -42,8 +42,8 @@ class FakeMemory:
 def make_learner(make_task):
     tasks = tuple(make_task(f"t{side}", [((side, side), (side, side))] * 3, seed=side) for side in (2, 6))
 
-    def make(limit=None):
-        recipe = dataclasses.replace(SMALL.adapt, tokens_per_step=160)
+    def make(limit=None, **changes):
+        recipe = dataclasses.replace(SMALL.adapt, tokens_per_step=160, **changes)
         puzzles = PuzzleSet(tasks, recipe, SMALL.model, seed=0)
         torch.manual_seed(0)
         model = RecursiveModel(SMALL.model, puzzles.num_rows)
@@ -100,6 +100,19 @@ def test_carries_of_buckets_to_come_count(make_learner):
     assert learn(learner, offer)[0] == [1, 2, 2, 2, 2]
     learner, offer = make_learner(int(fixed + carries + 1.2 * step))
     assert learn(learner, offer)[0] == [1] * 5
+
+
+def test_moments_that_the_optimiser_never_takes_do_not_count(make_learner):
+    """Muon has one moment per matrix. While embeddings learn alone, it has yet to take them."""
+    fixed, carries, step = bytes_of(make_learner(1)[0])
+    learner, offer = make_learner(1, optimizer="muon")
+    saved = sum(4 * param.numel() for param in learner.params if param.ndim == 2)
+    learner.memory.device.bytes = int(fixed - saved + carries + 1.2 * step)
+    learner.embeddings_only = True
+    assert learn(learner, offer, 3)[0] == [1] * 3
+    learner.embeddings_only = False
+    assert learn(learner, offer)[0] == [1] * 5
+    assert learner.memory.device.used() <= fixed - saved + carries
 
 
 def test_what_parts_cannot_help_is_left_to_the_device(make_learner):

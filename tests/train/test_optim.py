@@ -107,3 +107,22 @@ def test_muon_has_all_matrices_and_adam_the_rest_at_one_rate():
     assert {"embed_tokens.embedding_weight", "lm_head.weight", "q_head.weight"} < matrices
     assert matrices | others == set(names.values())
     assert {(group["base_lr"], group["weight_decay"]) for group in optimizer.param_groups} == {(0.5, 0.25)}
+
+
+@pytest.mark.parametrize(("name", "moments"), [("adam-atan2", 2), ("muon", 1), ("normuon", 1)])
+def test_pending_bytes_are_those_that_the_moments_take(name, moments):
+    model = RecursiveModel(ARCHITECTURES["pre-norm"], 1)
+    optimizer = make_optimizer(model, Recipe(optimizer=name))
+    params = list(model.parameters())
+    pending = optimizer.pending_bytes()
+    matrices = sum(4 * param.numel() for param in params if param.ndim == 2)
+    assert moments * matrices <= pending < (moments + 0.5) * matrices
+    for param in params[: len(params) // 2]:
+        param.grad = torch.zeros_like(param)
+    optimizer.take_memory()
+    taken = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+    assert optimizer.pending_bytes() == pending - sum(value.nbytes for value in taken) > 0
+    for param in params:
+        param.grad = torch.zeros_like(param)
+    optimizer.take_memory()
+    assert optimizer.pending_bytes() == 0

@@ -8,7 +8,7 @@ import time
 
 import pytest
 import torch
-from pretraining import launch, metrics, run
+from pretraining import SETTINGS, launch, metrics, run
 from safetensors.torch import load_file
 
 from hrm_offline.cli import main
@@ -29,6 +29,20 @@ def test_writes_an_artifact_metrics_and_state(unbroken):
     assert [line["step"] for line in lines] == list(range(5, 61, 5))
     assert lines[-1]["lm_loss"] < lines[0]["lm_loss"]
     assert [p.name for p in unbroken.glob("state-*")] == ["state-00000060"]
+
+
+def test_each_state_is_written_once(tmp_path, monkeypatch):
+    """Step 20 is due to be saved, and is the last one. A run that has ended has nothing to save."""
+    save, steps = pretrain_module.save_state, []
+
+    def watched(out, learner, *rest):
+        steps.append(learner.step)
+        save(out, learner, *rest)
+
+    monkeypatch.setattr(pretrain_module, "save_state", watched)
+    for _ in range(2):
+        assert main(["pretrain", "--out", str(tmp_path), *SETTINGS, "--steps", "20"]) == 0
+    assert steps == [10, 20]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

@@ -6,12 +6,18 @@ import signal
 
 import pytest
 import torch
+from decoders import make_decoder
 from pretraining import SETTINGS, metrics, run
 from safetensors.torch import load_file, save
 
 from hrm_offline.cli import main
+from hrm_offline.data.puzzles import ExampleSource
+from hrm_offline.model.network import training_batches
 from hrm_offline.train import relay
+from hrm_offline.train.decoder_learner import DecoderLearner, new_learner
 from hrm_offline.train.learner import Learner
+from hrm_offline.train.relay import load_relay, save_relay
+from hrm_offline.train.state import learner_tensors
 
 HALF, STEPS = 30, 60
 
@@ -163,6 +169,66 @@ def test_a_large_table_stays_and_its_fresh_rows_learn_first(tmp_path, monkeypatc
     assert state(tmp_path / "on")["adam/0/step"] == STEPS - 10
 
 
+def make_decoder_learner(make_task) -> DecoderLearner:
+    """Return a learner of a decoder with 130 rows of embeddings, 20 of them of puzzles."""
+    tasks = tuple(make_task(f"t{number}", [((2, 2), (2, 2))] * 2, seed=number) for number in range(20))
+    model, puzzles, recipe = make_decoder(tasks, tokens_per_step=400, warmup_steps=0, ema=0.5)
+    learner = new_learner(model, recipe, 40, seed=0)
+    learner.offer = training_batches(ExampleSource(puzzles, 0), model.device)
+    return learner
+
+
+def table_of(learner) -> tuple[torch.nn.Parameter, torch.Tensor]:
+    """Return the embedding table of a decoder and its average."""
+    table = learner.model.puzzle_emb.weights
+    number = next(i for i, param in enumerate(learner.params) if param is table)
+    return table, learner.ema.average[number]
+
+
+def as_earlier_versions_wrote(learner, folder):
+    """Write a relay whose table alone is cut, in one part."""
+    tensors = learner_tensors(learner)
+    for name in tensors:
+        if name.endswith(("/m", "/v")):
+            tensors[name] = tensors[name].bfloat16()
+    key = "model/puzzle_emb.weights"
+    content = save(tensors | {key: relay.shared_rows(tensors[key])})
+    (folder / f"relay-{learner.step:08d}-000.part").write_bytes(content)
+    part = {"bytes": len(content), "sha256": relay.hashlib.sha256(content).hexdigest()}
+    index = {"format": relay.FORMAT, "step": learner.step, "identity": {}, "parts": [part]}
+    (folder / "relay.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_the_average_and_the_moments_of_a_decoders_table_are_cut_with_it(make_task, tmp_path, monkeypatch, earlier):
+    """There the table is a parameter, which has both."""
+    learner, carried = make_decoder_learner(make_task), make_decoder_learner(make_task)
+    for step in range(3):
+        learner.learn(learner.offer(step))
+    table, average = table_of(learner)
+    rows, columns = table.shape
+    monkeypatch.setattr(relay, "_MAX_TABLE_BYTES", table.nbytes - 1)
+    if earlier:
+        as_earlier_versions_wrote(learner, tmp_path)
+    else:
+        save_relay(tmp_path, learner, {})
+        whole = sum(value.nbytes for value in learner_tensors(learner).values())
+        assert sum(path.stat().st_size for path in tmp_path.glob("*.part")) < whole
+        written = relay.parse_safetensors(b"".join(path.read_bytes() for path in sorted(tmp_path.glob("*.part"))), "")
+        assert all(value.shape != table.shape for value in written.values())
+    assert load_relay(tmp_path, carried, {}) == 3 + relay._REWARM_STEPS
+    for ours, theirs in zip(table_of(carried), (table, average)):
+        mean = theirs[relay.SHARED_ROWS :].mean(0)
+        assert torch.equal(ours[relay.SHARED_ROWS :], mean.expand(rows - relay.SHARED_ROWS, columns))
+        assert torch.equal(ours[1:9], theirs[1:9])  # of the dihedral group, which all puzzles share
+    updated = {param for param, moments in carried.optimizer.state.items() if moments}
+    assert updated == {param for param in carried.params if param is not table_of(carried)[0]}
+    carried.embeddings_only = True
+    carried.learn(carried.offer(3))
+    assert carried.optimizer.state[table_of(carried)[0]]["step"] == 1
+    assert bool(table_of(carried)[0].isfinite().all())
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 def test_stops_after_some_minutes_and_can_be_continued(tmp_path, processes):
     settings = ("--relay", str(tmp_path / "relay"), "--steps", "100000")
@@ -227,7 +293,7 @@ def table(value):
         (indexed(parts=[{"bytes": 1}]), "relay.json: 'parts' is a list of 1 item"),
         (indexed(parts=[]), "cannot be read as safetensors"),
         (indexed(identity={"lr": {}}), "relay.json: 'identity' is"),
-        (indexed(identity={}), "was saved with beta1 = None, this run has 0.9"),
+        (indexed(identity={}), "was saved with beta1 = the default, this run has 0.9"),
         (joined(lambda _: b"\0" * 100), "cannot be read as safetensors"),
         (joined(lambda tensors: tensors.pop("ema/3")), "tensor 'ema/3' is missing"),
         (joined(lambda tensors: tensors.pop("adam/3/v")), "tensor 'adam/3/v' is missing"),

@@ -1,6 +1,7 @@
 """Test the saved state of a training run."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -10,18 +11,74 @@ from pretraining import SETTINGS
 from hrm_offline.cli import main
 from hrm_offline.common.errors import InputError
 from hrm_offline.common.lock import LOCK_FILE, FolderLock
+from hrm_offline.common.settings import identity_of
 from hrm_offline.config import Recipe
 from hrm_offline.model.batching import fixed_batch
 from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.train.graphs import Snapshot
 from hrm_offline.train.learner import Learner
 from hrm_offline.train.relay import load_relay, save_relay
-from hrm_offline.train.state import STATE_FILE, learner_tensors, load_state, save_state, saved_step
+from hrm_offline.train.state import (
+    LEARNER_FILE,
+    STATE_FILE,
+    learner_tensors,
+    load_state,
+    require_same_run,
+    save_state,
+    saved_step,
+)
 
 
 def test_another_runs_state_is_refused(unbroken, capsys):
     assert main(["pretrain", "--out", str(unbroken), *SETTINGS, "--lr", "0.1"]) == 2
     assert "lr" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("saved", "now", "words"),
+    [
+        ({"dropout": 0.1}, {}, "was saved with dropout = 0.1, this run has the default;"),
+        ({}, {"dropout": 0.1}, "was saved with dropout = the default, this run has 0.1;"),
+        ({"lr": 1.0}, {"lr": 2.0}, "was saved with lr = 1.0, this run has 2.0;"),
+    ],
+)
+def test_a_setting_that_only_one_of_two_runs_has_makes_another_run(saved, now, words):
+    """Settings that came later are recorded only where they are not their default."""
+    saved, now = (identity_of(Recipe(**settings)) for settings in (saved, now))
+    with pytest.raises(InputError, match=re.escape(words)):
+        require_same_run(saved, now, "state.json")
+
+
+def test_a_state_of_an_earlier_version_is_the_same_run():
+    """It lacks settings that came later, has others that count no longer, and lacks the artifact that it began with."""
+    now = identity_of(Recipe()) | {"start": None}
+    saved = {name: value for name, value in now.items() if name != "start"} | {"cuda_graphs": False, "log_every": 5}
+    require_same_run(saved, now, "state.json")
+
+
+def test_a_hostile_setting_is_told_on_one_short_line():
+    with pytest.raises(InputError) as error:
+        require_same_run({"a\n" * 999: ["b"] * 9999}, {}, "relay.json")
+    assert len(str(error.value)) < 400 and "\n" not in str(error.value)
+
+
+def test_a_step_that_is_saved_again_does_not_touch_the_file_of_its_state(tmp_path):
+    """Whoever kills the process in between finds the state before, under the checksum that was saved."""
+    learner = Learner(RecursiveModel(ARCHITECTURES["looped"], 1), Recipe(), total_steps=9, seed=0)
+    learner.learn(fixed_batch(sequences(2, 4), (2, 2)))
+    save_state(tmp_path, learner, {})
+    folder = tmp_path / json.loads((tmp_path / STATE_FILE).read_text())["folder"]
+    files = [folder / LEARNER_FILE, folder / "rank-0.safetensors"]
+    before = [path.read_bytes() for path in files]
+    with open(files[0], "rb") as learner_file, open(files[1], "rb") as carries_file:
+        with torch.no_grad():
+            learner.params[0].add_(1)
+        learner.carries[0, 0].z_H.add_(1)
+        save_state(tmp_path, learner, {})
+        assert [learner_file.read(), carries_file.read()] == before
+    assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in files)
+    assert all(path.read_bytes() != content for path, content in zip(files, before))
+    load_state(tmp_path, learner, {})
 
 
 @pytest.mark.parametrize("content", [[], None, 3, {}, {"identity": {}}, {"identity": None, "step": 1}])
