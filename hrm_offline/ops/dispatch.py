@@ -64,12 +64,19 @@ VARIANTS = {"attention": ("rotate first", "rotate inside", "rotate first, small 
 _ALSO_LAUNCHED_BY = {"rms_norm": ("linear_rms_norm",)}  # in its backward pass
 # These work on weights or grids, whatever the dtype of the activations.
 FLOAT32_OPS = ("adam_atan2", "muon", "sign_sgd", "encode_views")
-# These are called by one kind of network only. The last two are of normalisation before or after each half of a layer.
+
+# The sets below and the conditions in `ops_of` name each operation that only some networks call. An operation that they
+# do not name counts as called by every network.
+
+# Only decoders call these: their sequences are packed end to end, and they predict token by token with a cache.
 _DECODER_OPS = {"causal_attention", "cached_attention"}
-_RECURSIVE_OPS = {"attention", "embedding", "stablemax_cross_entropy", "conv_silu"}
-_RECURSIVE_OPS |= {"sign_sgd", "encode_views"}  # a decoder's embeddings are parameters, and its tokens have no canvas
+# Decoders call none of these. Their attention is causal, their layers have no convolution, and their loss is a softmax.
+# Their embeddings are parameters that the network's optimiser moves, and their tokens stand on no canvas.
+_RECURSIVE_OPS = {"attention", "conv_silu", "stablemax_cross_entropy", "embedding", "sign_sgd", "encode_views"}
+# Only layers that normalise before each half call the first set, only layers that normalise after each half the second.
 _PRE_NORM_OPS, _POST_NORM_OPS = {"add_rms_norm"}, {"linear_rms_norm", "rms_norm"}
-_OPTIMIZER_OPS = {"adam-atan2": "adam_atan2", "muon": "muon"}  # NorMuon has no kernel
+# A recipe's optimiser calls its own operation alone. NorMuon has no kernel.
+_OPTIMIZER_OPS = {"adam-atan2": "adam_atan2", "muon": "muon"}
 
 
 def ops_of(model: ModelConfig, recipe: Recipe | None = None) -> tuple[str, ...]:
@@ -90,6 +97,22 @@ def ops_of(model: ModelConfig, recipe: Recipe | None = None) -> tuple[str, ...]:
         if recipe.loss != "stablemax":
             unused.add("stablemax_cross_entropy")
     return tuple(op for op in RULES if op not in unused)
+
+
+def dtype_of(op: str, dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype in which an operation computes in a run whose activations have `dtype`."""
+    return torch.float32 if op in FLOAT32_OPS else dtype
+
+
+# --- the state of this process ---
+
+_demoted: dict[str, str] = {}  # operations that plain PyTorch serves whatever the rules say, and why
+_variants: dict[str, str] = {}  # the variants that a self-test or `forced` has set, by operation
+_forced: dict[str, bool] = {}  # whether our kernel serves, for operations inside a block of `forced`
+_override: str | None = None  # one of `MODES` that stands in for the environment variable
+
+
+# --- the choice ---
 
 
 @dataclass(frozen=True)
@@ -155,8 +178,37 @@ def decide_for(op: str, capability: int, dtype: torch.dtype) -> Decision:
     return Decision(True, f"compute capability {_dotted(capability)}")
 
 
-# Operations that plain PyTorch serves in this process whatever the rules say, and why.
-_demoted: dict[str, str] = {}
+def _obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Return why no kernel of ours can run on the device in the dtype, None if kernels can."""
+    if launch.triton is None:
+        return "Triton is not installed"
+    if dtype not in _ALL:
+        return f"no kernel computes in {_name(dtype)}"
+    if device.type == "cpu":
+        return None if launch.interpreted else "a CPU has only Triton's interpreter (TRITON_INTERPRET=1)"
+    if device.type != "cuda" or torch.version.hip is not None:
+        return "not an NVIDIA GPU"
+    capability = _capability(device)
+    if _lacks_bfloat16(capability, dtype):
+        return f"compute capability {_dotted(capability)} has no bfloat16"
+    if capability < _MIN_CAPABILITY:
+        return f"compute capability {_dotted(capability)} is below {_dotted(_MIN_CAPABILITY)}"
+    return launch.failure(device)
+
+
+def summary(device: torch.device, dtype: torch.dtype) -> str:
+    """Return one line that says what serves each operation, grouped by reason."""
+    groups: dict[tuple[bool, str], list[str]] = {}
+    for op in RULES:
+        decision = decide(op, device, dtype_of(op, dtype))
+        groups.setdefault((decision.triton, decision.reason), []).append(op)
+    return "; ".join(
+        f"{'Triton' if triton else 'PyTorch'} for {', '.join(ops)} ({reason})"
+        for (triton, reason), ops in groups.items()
+    )
+
+
+# --- demotions, variants and modes ---
 
 
 def demote(op: str, reason: str) -> bool:
@@ -178,32 +230,31 @@ def promote_all() -> None:
     _variants.clear()
 
 
-_forced: dict[str, bool] = {}
-_variants: dict[str, str] = {}
-
-
 def variant(op: str) -> str:
     """Return the way in which our kernels compute an operation, one of `VARIANTS`."""
     return _variants.get(op, VARIANTS[op][0])
 
 
-def choose_variant(op: str, name: str) -> None:
-    """Have our kernels compute an operation in the way `name` from now on."""
-    _variants[op] = name
+def choose_variant(op: str, variant_name: str) -> None:
+    """Have our kernels compute an operation in the way `variant_name` from now on."""
+    _variants[op] = variant_name
 
 
 @contextlib.contextmanager
-def forced(op: str, triton: bool, name: str | None = None) -> Iterator[None]:
-    """Within, our kernel or plain PyTorch serves `op` whatever the rules say, our kernel in the variant `name`."""
+def forced(op: str, triton: bool, variant_name: str | None = None) -> Iterator[None]:
+    """Have our kernel or plain PyTorch serve `op` inside a `with` block, whatever the rules say.
+
+    Our kernel serves in the variant `variant_name`; None leaves the variant as chosen.
+    """
     before = _variants.get(op)
     _forced[op] = triton
-    if name is not None:
-        _variants[op] = name
+    if variant_name is not None:
+        _variants[op] = variant_name
     try:
         yield
     finally:
         del _forced[op]
-        if name is not None:
+        if variant_name is not None:
             _variants.pop(op)
             if before is not None:
                 _variants[op] = before
@@ -229,39 +280,6 @@ def run_or_demote(kernel: Callable[[], None], plain: Callable[[], None]) -> None
     except KernelFault as fault:
         demote_after(fault)
         plain()
-
-
-def _obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Return why no kernel of ours can run on the device in the dtype, None if kernels can."""
-    if launch.triton is None:
-        return "Triton is not installed"
-    if dtype not in _ALL:
-        return f"no kernel computes in {_name(dtype)}"
-    if device.type == "cpu":
-        return None if launch.interpreted else "a CPU has only Triton's interpreter (TRITON_INTERPRET=1)"
-    if device.type != "cuda" or torch.version.hip is not None:
-        return "not an NVIDIA GPU"
-    capability = _capability(device)
-    if _lacks_bfloat16(capability, dtype):
-        return f"compute capability {_dotted(capability)} has no bfloat16"
-    if capability < _MIN_CAPABILITY:
-        return f"compute capability {_dotted(capability)} is below {_dotted(_MIN_CAPABILITY)}"
-    return launch.failure(device)
-
-
-def summary(device: torch.device, dtype: torch.dtype) -> str:
-    """Return one line that says what serves each operation, grouped by reason."""
-    groups: dict[tuple[bool, str], list[str]] = {}
-    for op in RULES:
-        decision = decide(op, device, torch.float32 if op in FLOAT32_OPS else dtype)
-        groups.setdefault((decision.triton, decision.reason), []).append(op)
-    return "; ".join(
-        f"{'Triton' if triton else 'PyTorch'} for {', '.join(ops)} ({reason})"
-        for (triton, reason), ops in groups.items()
-    )
-
-
-_override: str | None = None
 
 
 def set_mode(mode: str | None) -> None:

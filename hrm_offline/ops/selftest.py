@@ -1,7 +1,7 @@
 """Let a device prove our kernels before a run relies on them: right results first, then speed.
 
 Each operation runs at a shape of the coming run, forward and backward, in memory that was filled with NaN before. The
-result is compared with the plain twin in float32. What is wrong is not used, and of what is right the fastest is used.
+result is compared with the plain twin in float32. A wrong candidate is not used. The fastest right candidate serves.
 Operations that cost most come first, since the time for the test is bounded.
 """
 
@@ -16,29 +16,12 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from hrm_offline.common.tokens import COLOURS
 from hrm_offline.config import ModelConfig, Recipe
 from hrm_offline.ops import dispatch, launch
-from hrm_offline.ops.adam_atan2 import adam_atan2_, adam_atan2_reference_
-from hrm_offline.ops.add_rms_norm import add_rms_norm, add_rms_norm_reference
-from hrm_offline.ops.attention import attention, attention_reference
-from hrm_offline.ops.cached_attention import cached_attention, cached_attention_reference
-from hrm_offline.ops.causal_attention import causal_attention, causal_attention_reference
-from hrm_offline.ops.conv_silu import conv_silu, conv_silu_reference
-from hrm_offline.ops.embedding import embedding, embedding_reference
-from hrm_offline.ops.encode_views import Grids, encode_views, encode_views_reference
 from hrm_offline.ops.faults import first_line, is_context_lost
-from hrm_offline.ops.linear_rms_norm import linear_rms_norm, linear_rms_norm_reference
-from hrm_offline.ops.linear_swiglu import linear_swiglu, linear_swiglu_reference
-from hrm_offline.ops.muon import muon_, muon_reference_
-from hrm_offline.ops.rms_norm import rms_norm, rms_norm_reference
-from hrm_offline.ops.rotate import rotate, rotate_reference
-from hrm_offline.ops.sign_sgd import sign_sgd_, sign_sgd_reference_
-from hrm_offline.ops.stablemax_cross_entropy import stablemax_cross_entropy, stablemax_cross_entropy_reference
-from hrm_offline.ops.swiglu import swiglu, swiglu_reference
+from hrm_offline.ops.selftest_cases import Case, Tensors, Workload, make_cases
 
-PLAIN = "PyTorch"
-_EPS = 1e-5
+PLAIN, KERNEL = "PyTorch", "kernel"
 # A result may be this many times as far from the float32 twin as the twin in the same dtype, plus some roundings.
 _ERROR_FACTOR, _ROUNDINGS = 3.0, 8.0
 _WARM_UP, _MIN_REPEATS = 2, 3
@@ -46,25 +29,8 @@ _MAX_TIMED_SECONDS = 0.3  # for one candidate
 _MAX_TOKENS = 16_384
 _MAX_INPUT_SETS = 8  # inputs are rotated so that the L2 cache does not hold the next ones
 
-Tensors = tuple[torch.Tensor, ...]
-
-
-@dataclass(frozen=True)
-class Workload:
-    """The shapes of a run: B sequences of T tokens, of which `puzzle_tokens` stand in front of the canvas.
-
-    `dtype` is that of the activations. `ops` are the operations to test; None stands for all.
-    """
-
-    batch: int
-    tokens: int
-    hidden: int
-    heads: int
-    intermediate: int
-    vocabulary: int
-    puzzle_tokens: int
-    dtype: torch.dtype
-    ops: tuple[str, ...] | None = None
+# Takes a call and its device, and returns the seconds of the call.
+Measure = Callable[[Callable[[], object], torch.device], float]
 
 
 def workload_of(model: ModelConfig, recipe: Recipe, area: int, dtype: torch.dtype) -> Workload:
@@ -101,25 +67,26 @@ def chip_name(device: torch.device) -> str:
 
 
 @dataclass(frozen=True)
-class Case:
-    """One operation at one shape.
+class Candidate:
+    """An implementation that may serve an operation: plain PyTorch, or our kernel (`triton`).
 
-    `make(generator)` draws inputs on the CPU in float32. `run` computes the operation by its public function, and
-    `twin` in plain PyTorch; both take the inputs and return tensors. Inputs in `learned` (indices) get gradients.
-    Inputs in `exact` keep their dtype.
+    `variant` is one of the operation's `dispatch.VARIANTS`, and None where the operation has none.
     """
 
-    op: str
-    make: Callable[[torch.Generator], Tensors]
-    run: Callable[..., Tensors]
-    twin: Callable[..., Tensors]
-    learned: tuple[int, ...] = ()
-    exact: tuple[int, ...] = ()
+    triton: bool
+    variant: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Return the name that rows, verdicts and tables show."""
+        if not self.triton:
+            return PLAIN
+        return KERNEL if self.variant is None else f"{KERNEL}, {self.variant}"
 
 
 @dataclass(frozen=True)
 class Row:
-    """What one candidate for an operation did.
+    """The result of one candidate for an operation. `candidate` is the name of the `Candidate`.
 
     `error` is the largest deviation of outputs and gradients from the float32 twin, relative to the largest number
     there; `allowed` is its limit. `milliseconds` is the median time, forward and backward. `fault` says what failed.
@@ -143,7 +110,10 @@ class _CannotTest(Exception):
 
 @dataclass(frozen=True)
 class Verdict:
-    """The candidate that serves an operation from now on, and why."""
+    """The name of the `Candidate` that serves an operation from now on, and why.
+
+    An operation that was not tested has the name `KERNEL`, with variants or without.
+    """
 
     op: str
     candidate: str
@@ -176,7 +146,7 @@ def run_selftest(
     device: torch.device,
     seconds: float,
     clock: Callable[[], float] = time.perf_counter,
-    measure: Callable[[Callable[[], object], torch.device], float] | None = None,
+    measure: Measure | None = None,
     note: Callable[[Row], None] = lambda row: None,
 ) -> SelfTest:
     """Test the operations that our kernels would serve, and use the best candidate of each from now on.
@@ -192,12 +162,12 @@ def run_selftest(
         if not _would_serve(case.op, device, workload.dtype):
             continue
         if clock() - started > seconds:
-            verdicts.append(Verdict(case.op, "kernel", "not tested, there was no time"))
+            verdicts.append(Verdict(case.op, KERNEL, "not tested, there was no time"))
             continue
         try:
             found = _test_case(case, workload.dtype, device, measure or _measure)
         except _CannotTest as reason:  # the kernel takes less memory than its twin, so its rule stands
-            verdicts.append(Verdict(case.op, "kernel", str(reason)))
+            verdicts.append(Verdict(case.op, KERNEL, str(reason)))
             continue
         for row in found:
             note(row)
@@ -213,11 +183,11 @@ def apply(verdicts: list[dict]) -> None:
 
 
 def _would_serve(op: str, device: torch.device, dtype: torch.dtype) -> bool:
-    return dispatch.decide(op, device, torch.float32 if op in dispatch.FLOAT32_OPS else dtype).triton
+    return dispatch.decide(op, device, dispatch.dtype_of(op, dtype)).triton
 
 
-def _test_case(case: Case, dtype: torch.dtype, device: torch.device, measure) -> list[Row]:
-    dtype = torch.float32 if case.op in dispatch.FLOAT32_OPS else dtype
+def _test_case(case: Case, dtype: torch.dtype, device: torch.device, measure: Measure) -> list[Row]:
+    dtype = dispatch.dtype_of(case.op, dtype)
     inputs = case.make(torch.Generator().manual_seed(0))
     # The twin in float32 says what is right, and the twin in the run's dtype what rounding costs.
     try:
@@ -231,8 +201,9 @@ def _test_case(case: Case, dtype: torch.dtype, device: torch.device, measure) ->
     # A twin that is wrong itself, such as by an overflow of float16, must not excuse a kernel.
     allowed = _ROUNDINGS * torch.finfo(dtype).eps + (_ERROR_FACTOR * rounding if math.isfinite(rounding) else 0.0)
     rows = []
-    for name, triton, variant in _candidates(case.op):
-        with dispatch.forced(case.op, triton, variant):
+    for candidate in _candidates(case.op):
+        name = candidate.name
+        with dispatch.forced(case.op, candidate.triton, candidate.variant):
             try:
                 with poisoned():
                     got = _results(case, case.run, _placed(case, inputs, dtype, device))
@@ -250,11 +221,9 @@ def _test_case(case: Case, dtype: torch.dtype, device: torch.device, measure) ->
     return rows
 
 
-def _candidates(op: str) -> list[tuple[str, bool, str | None]]:
-    """Return name, whether our kernel serves, and its variant."""
-    variants = dispatch.VARIANTS.get(op)
-    kernels = [("kernel", True, None)] if variants is None else [(f"kernel, {v}", True, v) for v in variants]
-    return [(PLAIN, False, None), *kernels]
+def _candidates(op: str) -> list[Candidate]:
+    """Return all candidates for an operation, plain PyTorch first."""
+    return [Candidate(triton=False), *(Candidate(True, variant) for variant in dispatch.VARIANTS.get(op, (None,)))]
 
 
 def _choose(op: str, rows: list[Row]) -> Verdict:
@@ -275,10 +244,14 @@ def _use(verdict: Verdict) -> None:
     """Have the chosen candidate serve, unless the user has demanded our kernels."""
     if dispatch.kernels_are_demanded():
         return
-    if verdict.candidate == PLAIN:
+    # An operation with variants that was not tested has no such candidate, so its rule stands.
+    chosen = next((one for one in _candidates(verdict.op) if one.name == verdict.candidate), None)
+    if chosen is None:
+        return
+    if not chosen.triton:
         dispatch.demote(verdict.op, f"self-test: {verdict.reason}")
-    elif verdict.op in dispatch.VARIANTS and ", " in verdict.candidate:
-        dispatch.choose_variant(verdict.op, verdict.candidate.partition(", ")[2])
+    elif chosen.variant is not None:
+        dispatch.choose_variant(verdict.op, chosen.variant)
 
 
 # --- running a case ---
@@ -324,7 +297,10 @@ def _deviation(got: Tensors, exact: Tensors) -> float:
 
 @contextlib.contextmanager
 def poisoned() -> Iterator[None]:
-    """Within, PyTorch fills memory that is not written yet with NaN, so that a row that a kernel leaves out shows."""
+    """Have PyTorch fill unwritten memory with NaN inside a `with` block.
+
+    A row that a kernel leaves out then shows.
+    """
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
@@ -333,7 +309,7 @@ def poisoned() -> Iterator[None]:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
-def _time(case: Case, inputs: Tensors, dtype: torch.dtype, device: torch.device, measure) -> float:
+def _time(case: Case, inputs: Tensors, dtype: torch.dtype, device: torch.device, measure: Measure) -> float:
     """Return the seconds of one call, forward and backward, on inputs that the L2 cache does not hold."""
     sets = [_placed(case, inputs, dtype, device) for _ in range(_input_sets(inputs, device))]
     calls = 0
@@ -364,8 +340,6 @@ def _measure(call: Callable[[], object], device: torch.device) -> float:
     times: list[float] = []
     while len(times) < _MIN_REPEATS or sum(times) < _MAX_TIMED_SECONDS:
         times.append(_seconds_of(call, device))
-        if len(times) >= _MIN_REPEATS and sum(times) > _MAX_TIMED_SECONDS:
-            break
     return statistics.median(times)
 
 
@@ -380,229 +354,3 @@ def _seconds_of(call: Callable[[], object], device: torch.device) -> float:
     end.record()
     end.synchronize()
     return start.elapsed_time(end) / 1e3
-
-
-# --- the operations at a run's shapes, most expensive first ---
-
-
-def make_cases(w: Workload) -> list[Case]:
-    """Return a case for each operation of a workload, at its shapes. The dearest operations come first."""
-    canvas = w.tokens - w.puzzle_tokens
-
-    def normal(*shape: int, std: float = 1.0) -> Callable[[torch.Generator], torch.Tensor]:
-        return lambda generator: std * torch.randn(*shape, generator=generator)
-
-    def integers(high: int, *shape: int, dtype=torch.int64) -> Callable[[torch.Generator], torch.Tensor]:
-        return lambda generator: torch.randint(high, shape, generator=generator).to(dtype)
-
-    def all_of(*parts: Callable) -> Callable[[torch.Generator], Tensors]:
-        return lambda generator: tuple(part(generator) for part in parts)
-
-    def angles(count: int) -> Callable[[torch.Generator], torch.Tensor]:
-        def draw(generator: torch.Generator) -> torch.Tensor:
-            turn = torch.rand(count, w.hidden // w.heads // 2, generator=generator) * 6.28
-            return torch.cat([turn.cos(), turn.sin()], dim=1)
-
-        return draw
-
-    def lengths(generator: torch.Generator) -> torch.Tensor:
-        return torch.randint(w.tokens // 2, w.tokens + 1, (w.batch,), generator=generator).to(torch.int32)
-
-    def bounds(generator: torch.Generator) -> torch.Tensor:
-        """Draw where packed sequences begin that differ from `tokens` in length by a quarter at most."""
-        early = torch.randint(w.tokens // 4 + 1, (w.batch + 1,), generator=generator)
-        early[0] = early[-1] = 0
-        return (torch.arange(w.batch + 1) * w.tokens - early).to(torch.int32)
-
-    def one(function: Callable[..., torch.Tensor]) -> Callable[..., Tensors]:
-        return lambda *inputs: (function(*inputs),)
-
-    def gradient_free(function: Callable, copies: tuple[int, ...]) -> Callable[..., Tensors]:
-        """Return the function with its first inputs copied: these are changed in place and are the results."""
-
-        def run(*inputs: torch.Tensor) -> Tensors:
-            changed = [inputs[i].clone() for i in copies]
-            function(*changed, *[tensor for i, tensor in enumerate(inputs) if i not in copies])
-            return tuple(changed)
-
-        return run
-
-    def decoding(function: Callable) -> Callable[..., Tensors]:
-        """Return a step of decoding whose results are the attention and both caches."""
-
-        def run(x, cos_sin, keys, values, ends) -> Tensors:
-            return function(x, w.heads, cos_sin, keys, values, ends), keys, values
-
-        return run
-
-    rows = (w.batch, w.tokens)
-    weight = w.hidden**-0.5
-    qkv, out = normal(*rows, 3 * w.hidden), normal(*rows, w.hidden)
-    cache = normal(w.batch, w.heads, w.tokens + 1, w.hidden // w.heads)
-    packed, longest = w.batch * w.tokens, w.tokens + w.tokens // 4  # tokens of all sequences, and of one
-    cases = [
-        Case(
-            "attention",
-            all_of(qkv, angles(w.tokens), lengths),
-            one(lambda x, cos_sin, ends: attention(x, w.heads, cos_sin, ends)),
-            one(lambda x, cos_sin, ends: attention_reference(x, w.heads, cos_sin, ends)),
-            learned=(0,),
-            exact=(1,),
-        ),
-        Case(
-            "causal_attention",
-            all_of(normal(packed, 3 * w.hidden), angles(packed), bounds),
-            one(lambda x, cos_sin, starts: causal_attention(x, w.heads, cos_sin, starts, longest)),
-            one(lambda x, cos_sin, starts: causal_attention_reference(x, w.heads, cos_sin, starts, longest)),
-            learned=(0,),
-            exact=(1,),
-        ),
-        Case(
-            "cached_attention",
-            all_of(normal(w.batch, 3 * w.hidden), angles(w.batch), cache, cache, lengths),
-            decoding(cached_attention),
-            decoding(cached_attention_reference),
-            exact=(1,),
-        ),
-        Case(
-            "linear_swiglu",
-            all_of(out, normal(2 * w.intermediate, w.hidden, std=weight)),
-            one(linear_swiglu),
-            one(linear_swiglu_reference),
-            learned=(0, 1),
-        ),
-        Case(
-            "linear_rms_norm",
-            all_of(normal(*rows, w.intermediate), normal(w.hidden, w.intermediate, std=w.intermediate**-0.5), out),
-            one(lambda x, matrix, residual: linear_rms_norm(x, matrix, residual, _EPS)),
-            one(lambda x, matrix, residual: linear_rms_norm_reference(x, matrix, residual, _EPS)),
-            learned=(0, 1, 2),
-        ),
-        Case(
-            "rotate",
-            all_of(qkv, angles(w.tokens)),
-            one(lambda x, cos_sin: rotate(x, w.heads, cos_sin)),
-            one(lambda x, cos_sin: rotate_reference(x, w.heads, cos_sin)),
-            learned=(0,),
-            exact=(1,),
-        ),
-        Case("swiglu", all_of(normal(*rows, 2 * w.intermediate)), one(swiglu), one(swiglu_reference), learned=(0,)),
-        Case(
-            "conv_silu",
-            all_of(normal(*rows, w.intermediate), normal(w.intermediate, 2), normal(w.intermediate)),
-            one(conv_silu),
-            one(conv_silu_reference),
-            learned=(0, 1, 2),
-            exact=(1, 2),
-        ),
-        Case(
-            "rms_norm",
-            all_of(out, out),
-            one(lambda x, residual: rms_norm(x, _EPS, residual)),
-            one(lambda x, residual: rms_norm_reference(x, _EPS, residual)),
-            learned=(0, 1),
-        ),
-        Case(
-            "add_rms_norm",
-            all_of(out, out, normal(w.hidden)),
-            lambda x, delta, scale: add_rms_norm(x, delta, scale, _EPS),
-            lambda x, delta, scale: add_rms_norm_reference(x, delta, scale, _EPS),
-            learned=(0, 1, 2),
-            exact=(2,),
-        ),
-        Case(
-            "embedding",
-            all_of(
-                integers(w.vocabulary, w.batch, canvas),
-                normal(w.vocabulary, w.hidden),
-                normal(w.batch, w.puzzle_tokens * w.hidden),
-            ),
-            one(lambda t, table, puzzle: embedding(t, table, puzzle, w.puzzle_tokens, None, 2.0, w.dtype)),
-            one(
-                lambda t, table, puzzle: embedding_reference(t, table, puzzle, w.puzzle_tokens, None, 2.0, table.dtype)
-            ),
-            learned=(1, 2),
-            exact=(1, 2),
-        ),
-        Case(
-            "stablemax_cross_entropy",
-            all_of(normal(w.batch, canvas, w.vocabulary, std=3.0), integers(w.vocabulary, w.batch, canvas)),
-            one(stablemax_cross_entropy),
-            one(stablemax_cross_entropy_reference),
-            learned=(0,),
-        ),
-        Case(
-            "adam_atan2",
-            all_of(
-                *[normal(w.hidden, w.hidden)] * 3, lambda generator: torch.rand(w.hidden, w.hidden, generator=generator)
-            ),
-            gradient_free(_adam(adam_atan2_), (0, 2, 3)),
-            gradient_free(_adam_twin, (0, 2, 3)),
-            exact=(0, 1, 2, 3),
-        ),
-        Case(
-            "muon",
-            all_of(*[normal(w.hidden, w.hidden)] * 3),
-            gradient_free(_muon(muon_), (0, 2)),
-            gradient_free(_muon_twin, (0, 2)),
-            exact=(0, 1, 2),
-        ),
-        Case(
-            "sign_sgd",
-            all_of(normal(4 * w.batch, w.hidden), integers(4 * w.batch, w.batch), normal(w.batch, w.hidden)),
-            gradient_free(lambda table, ids, grads: sign_sgd_(table, ids, grads, lr=0.01, weight_decay=0.1), (0,)),
-            gradient_free(
-                lambda table, ids, grads: sign_sgd_reference_(table, ids, grads, lr=0.01, weight_decay=0.1), (0,)
-            ),
-            exact=(0, 1, 2),
-        ),
-        _encode_case(w),
-    ]
-    return [case for case in cases if w.ops is None or case.op in w.ops]
-
-
-def _adam(update: Callable) -> Callable[..., None]:
-    def run(param, m, v, grad) -> None:
-        update([param], [grad], [m], [v], step=3, lr=1e-3, beta1=0.9, beta2=0.95, weight_decay=0.1)
-
-    return run
-
-
-def _adam_twin(param, m, v, grad) -> None:
-    adam_atan2_reference_(param, grad, m, v, step=3, lr=1e-3, beta1=0.9, beta2=0.95, weight_decay=0.1)
-
-
-# A rate so small that a gradient which rounds to another bfloat16 moves no weight by more than its own rounding.
-def _muon(update: Callable) -> Callable[..., None]:
-    def run(param, momentum, grad) -> None:
-        update([param], [grad], [momentum], lr=1e-4, weight_decay=0.1)
-
-    return run
-
-
-def _muon_twin(param, momentum, grad) -> None:
-    muon_reference_(param, grad, momentum, lr=1e-4, weight_decay=0.1)
-
-
-def _encode_case(w: Workload) -> Case:
-    """Encode `batch` views of grids of up to 20 x 20 cells on a canvas of 30 x 30."""
-    count, side = max(1, w.batch), 20
-
-    def make(generator: torch.Generator) -> Tensors:
-        rows = torch.randint(1, side + 1, (count,), generator=generator).to(torch.int32)
-        cols = torch.randint(1, side + 1, (count,), generator=generator).to(torch.int32)
-        start = torch.cat([torch.zeros(1, dtype=torch.int32), (rows * cols).cumsum(0).to(torch.int32)])[:-1]
-        cells = torch.randint(COLOURS, (int((rows * cols).sum()),), generator=generator).to(torch.uint8)
-        index = torch.randint(count, (w.batch,), generator=generator).to(torch.int32)
-        symmetry = torch.rand(w.batch, 3, generator=generator) < 0.5
-        colours = torch.stack([torch.randperm(COLOURS, generator=generator) for _ in range(w.batch)]).to(torch.uint8)
-        corner = torch.randint(9, (w.batch, 2), generator=generator).to(torch.int32)
-        return cells, start, rows, cols, index, symmetry, colours, corner
-
-    def run(function: Callable) -> Callable[..., Tensors]:
-        def encoded(cells, start, rows, cols, index, symmetry, colours, corner) -> Tensors:
-            return (function(Grids(cells, start, rows, cols), index, symmetry, colours, corner, (30, 30)),)
-
-        return encoded
-
-    return Case("encode_views", make, run(encode_views), run(encode_views_reference))

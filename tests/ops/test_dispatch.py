@@ -49,11 +49,7 @@ def test_an_operation_has_one_name_and_its_file_one_order(op):
 
 def test_what_serves_on_each_chip():
     def served(capability: int, half: torch.dtype) -> set[str]:
-        return {
-            op
-            for op in dispatch.RULES
-            if dispatch.decide_for(op, capability, torch.float32 if op in dispatch.FLOAT32_OPS else half).triton
-        }
+        return {op for op in dispatch.RULES if dispatch.decide_for(op, capability, dispatch.dtype_of(op, half)).triton}
 
     assert served(89, torch.bfloat16) == set(dispatch.RULES)
     matrix = {"attention", "causal_attention", "cached_attention", "linear_rms_norm", "linear_swiglu"}

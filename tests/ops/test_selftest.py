@@ -8,7 +8,7 @@ from kernels import DEVICE
 
 from hrm_offline.ops import adam_atan2 as adam_module
 from hrm_offline.ops import attention as attention_module
-from hrm_offline.ops import dispatch, launch, selftest
+from hrm_offline.ops import dispatch, launch, selftest, selftest_cases
 from hrm_offline.ops import swiglu as swiglu_module
 from hrm_offline.ops.faults import KernelFault
 from hrm_offline.presets import PRESETS
@@ -65,6 +65,10 @@ def test_a_run_tests_only_the_operations_of_its_network():
         "linear_rms_norm",
         "rms_norm",
     }
+
+
+def test_a_case_bears_the_name_that_the_table_lists():
+    assert [case.op for case in selftest.make_cases(SMALL)] == list(selftest_cases.CASES)
 
 
 def test_a_network_without_puzzle_tokens_is_tested():
@@ -129,7 +133,7 @@ def test_without_memory_for_the_comparison_the_rule_stands(monkeypatch):
     def out_of_memory(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(selftest, "swiglu_reference", out_of_memory)
+    monkeypatch.setattr(selftest_cases, "swiglu_reference", out_of_memory)
     verdicts = {verdict.op: verdict for verdict in run().verdicts}
     assert "not tested" in verdicts["swiglu"].reason
     assert dispatch.demotions() == {}
@@ -169,6 +173,20 @@ def test_another_worker_takes_over_the_verdicts():
     dispatch.promote_all()
     selftest.apply(verdicts)
     assert set(dispatch.demotions()) == {"swiglu"}
+
+
+def test_verdicts_are_read_as_runs_have_stored_them():
+    """A run folder and the results of a first contact hold an operation, a candidate's name and a reason."""
+    named = {"attention": "kernel, rotate inside", "swiglu": "PyTorch", "rms_norm": "kernel"}
+    selftest.apply([{"op": op, "candidate": name, "reason": "as measured"} for op, name in named.items()])
+    assert dispatch.variant("attention") == "rotate inside"
+    assert dispatch.demotions() == {"swiglu": "self-test: as measured"}
+
+
+def test_an_operation_with_variants_that_was_not_tested_keeps_its_first():
+    selftest.apply([{"op": "attention", "candidate": "kernel", "reason": "not tested, there was no time"}])
+    assert dispatch.variant("attention") == dispatch.VARIANTS["attention"][0]
+    assert dispatch.demotions() == {}
 
 
 def test_other_tiles_serve_where_they_are_fastest():
