@@ -490,6 +490,14 @@ class AdaptConfig(Recipe):
         most=10**9,
         metavar="N",
     )
+    length_power: float = setting(
+        0.0,
+        "where the budget does not allow all visits, a decoder's examples are offered in proportion to 1 / length to "
+        "this power; 0: all equally often",
+        least=0,
+        most=8,
+        later=True,
+    )
     members: int = setting(
         1,
         "networks of different seeds that learn the same tasks and vote together, at most; a further one starts once "

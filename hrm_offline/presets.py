@@ -245,7 +245,10 @@ _WIDER = dict(lr=1.5e-3, matrix_lr=5e-3)  # the rates of a network of three time
 _GPU_PRETRAINING = (
     _SMALL_DECODER | _WIDER | dict(tokens_per_step=32_000, warmup_steps=200, constant_fraction=0.6, recoloured=3)
 )
-_SMALL_DECODER_ADAPTATION = _DECODER_ADAPTATION | dict(vote_views=8, predict_tokens=32768, members=_SMALL_MEMBERS)
+# The power was chosen among 0, 1, 1.5 and 2 on 80 tasks of ConceptARC and ARC-AGI-2: see LOG.md, 2026-11-27.
+_SMALL_DECODER_ADAPTATION = _DECODER_ADAPTATION | dict(
+    vote_views=8, predict_tokens=32768, members=_SMALL_MEMBERS, length_power=1.5
+)
 _SMALL_FROM_RANDOM = _SMALL_DECODER | _SMALL_DECODER_ADAPTATION | dict(visits=300)
 # The visits were chosen among 80, 160 and 320 on ConceptARC's 30 smallest tasks with `decoder-170k`: see LOG.md,
 # 2026-11-25. With `decoder-2m` on an H200 84, 133 and 160 visits solved the same number of tasks. Averaged weights have

@@ -1,6 +1,11 @@
-"""Deal a decoder's examples into batches, epoch after epoch. Each epoch offers every example once."""
+"""Deal a decoder's examples into batches, epoch after epoch.
+
+An epoch offers every example once, unless short examples are favoured: then it leaves out some of the long ones.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -9,11 +14,24 @@ import numpy as np
 _WINDOW = 8
 
 
+@dataclass(frozen=True)
+class _Stretch:
+    """Epochs of one kind.
+
+    `first` is the number of its first batch, and `batches` how many there are in each epoch. An epoch offers each
+    example with a chance of `shares`, float [N].
+    """
+
+    first: int
+    batches: int
+    shares: np.ndarray
+
+
 class Epochs:
     """The batches of some examples.
 
-    `batches` is their number in each epoch. A batch depends only on its number and on the arguments of `__init__`. It
-    holds an example at most once.
+    A batch depends only on its number, on the arguments of `__init__` and on the calls of `favour_short`. It holds an
+    example at most once.
     """
 
     def __init__(self, examples: np.ndarray, lengths: np.ndarray, tokens: int, seed: int, pool: int = 0):
@@ -21,27 +39,66 @@ class Epochs:
 
         Epochs with another `pool`, 0 or more, are dealt in another order.
         """
-        self.batches = min(len(examples), max(1, round(lengths.sum() / tokens)))
         self._examples = examples
         self._lengths = lengths
+        self._tokens = tokens
         self._seed, self._pool = seed, pool
-        self._dealt: tuple[int, list[np.ndarray]] = (-1, [])  # the last epoch, with its batches
+        self._stretches = [self._stretch(0, np.ones(len(examples)))]
+        self._dealt: tuple[int, int, list[np.ndarray]] = (0, -1, [])  # a stretch and an epoch of it, with its batches
+
+    @property
+    def batches(self) -> int:
+        """Return how many batches an epoch has that offers every example."""
+        return self._stretches[0].batches
+
+    def favour_short(self, number: int, full_length: int, power: float) -> None:
+        """Deal anew from batch `number` on: examples longer than `full_length` tokens are offered less often.
+
+        An epoch offers an example of L tokens with a chance of (full_length / L) to a `power`, at most 1.
+        """
+        self._stretches = [stretch for stretch in self._stretches if stretch.first < number or not stretch.first]
+        self._stretches.append(self._stretch(number, self._shares(full_length, power)))
+        self._dealt = (0, -1, [])
+
+    def full_length(self, batches: float, power: float) -> int:
+        """Return the length in tokens for `favour_short` with which an epoch has about so many `batches`.
+
+        It is never less than the shortest example: a shorter one would leave all proportions as they are.
+        """
+        lengths = np.unique(self._lengths)
+        tokens = [float((self._shares(length, power) * self._lengths).sum()) for length in lengths.tolist()]
+        return int(lengths[max(0, np.searchsorted(tokens, batches * self._tokens, side="right") - 1)])
 
     def batch(self, number: int) -> np.ndarray:
         """Return the examples of batch `number`, counted from 0 over all epochs."""
-        epoch, place = divmod(number, self.batches)
-        if self._dealt[0] != epoch:
-            self._dealt = (epoch, self._deal(np.random.default_rng([self._seed, epoch, 1 + self._pool])))
-        return self._dealt[1][place]
+        place = max(i for i, stretch in enumerate(self._stretches) if stretch.first <= number)
+        stretch = self._stretches[place]
+        epoch, index = divmod(number - stretch.first, stretch.batches)
+        if self._dealt[:2] != (place, epoch):
+            seeds = [self._seed, epoch, 1 + self._pool] + ([place] if place else [])
+            self._dealt = (place, epoch, self._deal(np.random.default_rng(seeds), stretch))
+        return self._dealt[2][index]
 
-    def _deal(self, rng: np.random.Generator) -> list[np.ndarray]:
+    def _shares(self, full_length: int, power: float) -> np.ndarray:
+        """Return the chance of each example to be offered in an epoch, float [N]."""
+        return np.minimum(1.0, full_length / self._lengths) ** power
+
+    def _stretch(self, first: int, shares: np.ndarray) -> _Stretch:
+        """Return the stretch that begins with batch `first`. No batch of its epochs is empty."""
+        batches = min(int(shares.sum()), round(float((shares * self._lengths).sum()) / self._tokens))
+        return _Stretch(first, max(1, batches), shares)
+
+    def _deal(self, rng: np.random.Generator, stretch: _Stretch) -> list[np.ndarray]:
         """Return the batches of an epoch in random order."""
-        windows = -(-self.batches // _WINDOW)
-        shuffled = np.array_split(rng.permutation(len(self._examples)), windows)
-        counts = [len(part) for part in np.array_split(np.arange(self.batches), windows)]
+        windows = -(-stretch.batches // _WINDOW)
+        offered = rng.permutation(len(self._examples))
+        if stretch.first:
+            offered = _drawn(rng, offered, stretch.shares)
+        shuffled = np.array_split(offered, windows)
+        counts = [len(part) for part in np.array_split(np.arange(stretch.batches), windows)]
         batches = [batch for window, count in zip(shuffled, counts) for batch in self._cut(window, count)]
         # Each batch is shuffled too, since several processes share a batch by slices.
-        return [self._examples[rng.permutation(batches[index])] for index in rng.permutation(self.batches)]
+        return [self._examples[rng.permutation(batches[index])] for index in rng.permutation(stretch.batches)]
 
     def _cut(self, window: np.ndarray, count: int) -> list[np.ndarray]:
         """Sort examples by length, and cut them into `count` batches of near-equal tokens, none of them empty."""
@@ -52,3 +109,13 @@ class Epochs:
         cuts = np.searchsorted(middles, ends[-1] * place / count)
         cuts = np.maximum.accumulate(cuts - place).clip(0) + place
         return np.split(window, np.minimum(cuts, len(window) - count + place))
+
+
+def _drawn(rng: np.random.Generator, order: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Draw indices from `order`, each with the chance that `shares` gives it. Their number is fixed to within one.
+
+    A ruler with marks at whole numbers, at a random place, lies along the cumulative shares. An index is drawn where
+    its share holds a mark (systematic sampling).
+    """
+    marks = np.floor(np.concatenate([[0.0], np.cumsum(shares[order])]) + rng.random())
+    return order[np.diff(marks) > 0]

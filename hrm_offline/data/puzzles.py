@@ -325,7 +325,8 @@ class ExampleSource:
 
     By bucket, `batch_sizes` is the number of sequences in a batch. A batch is drawn from one bucket, and each bucket
     has such a share of the steps that all examples are offered equally often. `steps_per_visit` steps offer each
-    example once. The examples of a decoder are dealt in `Epochs` instead, whatever their buckets.
+    example once. The examples of a decoder are dealt in `Epochs` instead, whatever their buckets. They may be offered
+    less often where they are long (see `favour_short`).
 
     Companions have buckets of their own, after the others. Their steps lie in between, so many that they are the
     recipe's `along_share` of all steps, and offer the companions' examples equally often. `steps_per_visit` steps then
@@ -380,17 +381,45 @@ class ExampleSource:
             return self._dealt(step)
         return self.batch_of(int(self._turns(step)), step)
 
+    def favour_short(self, step: int, full_length: int) -> None:
+        """Offer a decoder's own examples of more than `full_length` tokens less often, from `step` on.
+
+        They are offered in proportion to 1 / length to the recipe's `length_power`.
+        """
+        self._epochs[0].favour_short(self._number_of(0, step), full_length, self.puzzles.recipe.length_power)
+
+    def affordable_length(self, steps: float) -> int | None:
+        """Return the length up to which examples are offered as often as the recipe's visits say, in `steps` steps.
+
+        Longer ones would be offered less often (see `favour_short`). Return None where no example is favoured.
+        """
+        recipe = self.puzzles.recipe
+        if not self._epochs or not recipe.length_power or not recipe.visits:
+            return None
+        own = self._cumulative[0] * steps  # the others learn companions
+        return self._epochs[0].full_length(own / recipe.visits, recipe.length_power)
+
     def _dealt(self, step: int) -> Batch:
         """Return the batch of a decoder that `step` learns from."""
-        pool, number = 0, step
-        if len(self._epochs) > 1:
-            if step >= len(self._known_turns):
-                self._known_turns = self._turns(np.arange(2 * step + 1))
-            pool = int(self._known_turns[step])
-            number = int(np.count_nonzero(self._known_turns[:step] == pool))  # the pool's batches so far
-        examples = self._epochs[pool].batch(number)
+        pool = self._pool_of(step)
+        examples = self._epochs[pool].batch(self._number_of(pool, step))
         views = self._draw_views(np.random.default_rng([self.seed, step]), examples)
         return Batch.of(0, (1, int(self._lengths[examples].max())), examples, views)
+
+    def _pool_of(self, step: int) -> int:
+        """Return which pool of epochs has its turn."""
+        if len(self._epochs) == 1:
+            return 0
+        if step >= len(self._known_turns):
+            self._known_turns = self._turns(np.arange(2 * step + 1))
+        return int(self._known_turns[step])
+
+    def _number_of(self, pool: int, step: int) -> int:
+        """Return how many batches a pool of epochs has had before a step."""
+        if len(self._epochs) == 1:
+            return step
+        self._pool_of(step)
+        return int(np.count_nonzero(self._known_turns[:step] == pool))
 
     def batch_of(self, index: int, step: int) -> Batch:
         """Return a batch of bucket `index`: for `step` if the bucket has its turn then, else to measure with."""

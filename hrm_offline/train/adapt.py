@@ -21,6 +21,9 @@ from hrm_offline.train.memory import plan_memory
 
 LOOK_EVERY = 50  # steps between two looks at the loss, since each look waits for the device
 _AGREE_EVERY = 20  # steps after which several processes agree again on the step to end at
+# The first step after which long examples may lose visits. The first steps are slow, where kernels are compiled. So the
+# length up to which examples keep all visits is found again at each look, and changed where it differs by such a share.
+_FIRST_FAVOUR, _WORTH_CHANGING = 10, 0.2
 _FINAL_SHARE = 0.1  # the reported loss is a mean over this share of the looks, the last ones
 
 
@@ -55,7 +58,8 @@ class Adaptation:
     """One adaptation. It can be watched, told to end earlier or later, and continued.
 
     The work is `planned` steps, a number that does not depend on the machine. If the pace so far says that they will
-    not fit in before `until`, the schedule is shortened to the steps that do. `clock` and `until` may be changed while
+    not fit in before `until`, the schedule is shortened to the steps that do. A `source` whose recipe says so then
+    offers long examples less often (see `ExampleSource.favour_short`). `clock` and `until` may be changed while
     running.
     """
 
@@ -65,6 +69,8 @@ class Adaptation:
     embeddings_only: float = 0.0  # share of the steps, from the first on, in which only puzzle embeddings learn
     clock: Callable[[], float] = lambda: 0.0  # in seconds
     until: float = math.inf  # on `clock`
+    source: ExampleSource | None = None
+    full_lengths: list[tuple[int, int]] = field(default_factory=list)  # from a step on, a length in tokens
     examples: int = 0
     losses: list[float] = field(default_factory=list)  # a mean for each stretch between two looks
     pace: Pace = field(default_factory=Pace)
@@ -92,7 +98,7 @@ class Adaptation:
         embeddings_only = recipe.embeddings_only if pretrained and model.config.puzzle_columns else 0.0
         learner = new_learner(model, recipe, planned, seed, world, graphs)
         learner.memory = plan_memory(source, model, learner.world)
-        return cls(learner, training_batches(source, model.device), planned, embeddings_only)
+        return cls(learner, training_batches(source, model.device), planned, embeddings_only, source=source)
 
     def run(self) -> Iterator[int]:
         """Take the steps, and yield after each the number taken. Raises `Diverged`."""
@@ -108,6 +114,8 @@ class Adaptation:
             self.pace.tick(self.clock())
             if learner.world.size == 1 or learner.step % _AGREE_EVERY == 0:
                 self._agree()
+            if learner.step == _FIRST_FAVOUR or learner.step % LOOK_EVERY == 0:
+                self._favour_short()
             if learner.step % LOOK_EVERY == 0 or learner.step == learner.total_steps:
                 self._look()
             yield learner.step
@@ -138,18 +146,38 @@ class Adaptation:
             "examples": self.examples,
             "losses": self.losses,
             "micro_batches": self.learner.micro_batches,
+            "full_lengths": self.full_lengths,
         }
 
     def resume(self, progress: dict) -> None:
         """Continue from the `progress` of a saved state, once its tensors are loaded into the learner."""
         self.learner.total_steps = progress["total_steps"]
         self.examples, self.losses = progress["examples"], list(progress["losses"])
+        for step, length in progress.get("full_lengths", ()):
+            self._favour_up_to(step, length)
         if progress["micro_batches"] != self.learner.micro_batches:
             self.learner.carries.clear()  # the saved ones are for parts of another size
 
     def _agree(self) -> None:
         """Set the step to end at. The first process decides for all."""
         self.learner.total_steps = self.learner.world.agree(self._affordable(), self.learner.model.device)
+
+    def _favour_short(self) -> None:
+        """Offer long examples less often from now on, where the steps do not suffice for all visits.
+
+        All processes have agreed on the steps, so they agree on this too.
+        """
+        length = self.source and self.source.affordable_length(self.learner.total_steps)
+        if not length or (not self.full_lengths and self.learner.total_steps >= self.planned):
+            return
+        last = self.full_lengths[-1][1] if self.full_lengths else math.inf
+        if abs(length - last) > _WORTH_CHANGING * min(length, last):
+            self._favour_up_to(self.learner.step, length)
+
+    def _favour_up_to(self, step: int, length: int) -> None:
+        """From a step on, offer examples of more than `length` tokens less often."""
+        self.full_lengths.append((step, length))
+        self.source.favour_short(step, length)
 
     def _affordable(self) -> int:
         """Return the step that can be reached in the time left, `planned` at most."""

@@ -52,3 +52,46 @@ def test_a_batch_depends_on_its_number_and_the_seed_alone():
     last = [backwards.batch(number).tolist() for number in reversed(numbers)]
     assert first == last[::-1]
     assert first != [Epochs(np.arange(40), lengths, 300, seed=2).batch(number).tolist() for number in numbers]
+
+
+def test_long_examples_are_offered_less_often_from_a_batch_on():
+    lengths = np.repeat([50, 100, 400], 100)
+    epochs, plain = (Epochs(np.arange(300), lengths, 1000, seed=0) for _ in range(2))
+    first = 7
+    epochs.favour_short(first, full_length=100, power=1.0)
+    for number in range(first):
+        assert epochs.batch(number).tolist() == plain.batch(number).tolist()
+    per_epoch = round((50 + 100 + 400 / 4) * 100 / 1000)
+    dealt = [epochs.batch(first + number) for number in range(8 * per_epoch)]
+    assert min(map(len, dealt)) >= 1
+    offered = np.bincount(np.concatenate(dealt), minlength=300).reshape(3, 100)
+    assert (offered[:2] == 8).all()
+    assert offered[2].sum() == pytest.approx(8 * 100 / 4, abs=8)
+    assert offered[2].max() <= 8
+
+
+def test_the_length_is_found_with_which_an_epoch_has_so_many_batches():
+    lengths = np.random.default_rng(0).integers(20, 600, 2000)
+    epochs = Epochs(np.arange(2000), lengths, 2000, seed=0)
+    for batches in (50, 100, 200, epochs.batches):
+        length = epochs.full_length(batches, power=1.0)
+        shorter = Epochs(np.arange(2000), lengths, 2000, seed=0)
+        shorter.favour_short(3, length, power=1.0)
+        tokens = [lengths[shorter.batch(number)].sum() for number in range(3, 3 + batches)]
+        assert sum(np.minimum(1, length / lengths) * lengths) == pytest.approx(batches * 2000, rel=0.02)
+        assert np.mean(tokens) == pytest.approx(2000, rel=0.05)
+    assert epochs.full_length(1, power=1.0) == 20
+    assert epochs.full_length(10_000, power=1.0) == 599
+
+
+def test_favoured_epochs_depend_on_the_calls_alone():
+    lengths = np.arange(20, 220)
+    one, other = (Epochs(np.arange(200), lengths, 300, seed=1) for _ in range(2))
+    numbers = list(range(200))
+    for number in numbers:  # asked for on the way
+        one.batch(number)
+        if number in (20, 90):
+            one.favour_short(number, full_length=2 * number, power=1.5)
+    for number in (20, 90):
+        other.favour_short(number, full_length=2 * number, power=1.5)
+    assert [one.batch(n).tolist() for n in numbers] == [other.batch(n).tolist() for n in reversed(numbers)][::-1]

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from decoders import make_decoder
 from few_shot import few_shot
 
 from hrm_offline.common.budget import Budget
@@ -16,7 +17,7 @@ from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.predict.plan import PredictionPlan
 from hrm_offline.predict.predictor import Predictor
 from hrm_offline.presets import PRESETS
-from hrm_offline.train.adapt import adapt
+from hrm_offline.train.adapt import Adaptation, adapt
 
 SMALL = PRESETS["hrm-132k"]
 
@@ -115,3 +116,68 @@ def test_adaptation_is_repeatable_and_shortens_to_its_time(make_task):
     assert 5 < short.steps < 60
     none, _ = run(Budget(0.0))
     assert none.steps == 0
+
+
+class Ticking:
+    """A clock that goes on by so many seconds at each look."""
+
+    def __init__(self, seconds=1.0):
+        self.now, self.seconds = 0.0, seconds
+
+    def __call__(self):
+        self.now += self.seconds
+        return self.now
+
+
+def adaptation_of(tasks, seconds=1.0, until=200.0, **changes):
+    """Return the adaptation of a small decoder whose clock ticks at each look, and the lengths that it offers."""
+    model, puzzles, recipe = make_decoder(tasks, visits=200, tokens_per_step=200, **changes)
+    adaptation = Adaptation.of_model(model, puzzles, recipe, seed=0, pretrained=True)
+    adaptation.clock, adaptation.until = Ticking(seconds), until
+    lengths, offer = puzzles.lengths(puzzles.demonstrations), adaptation.offer
+    offered = np.zeros(len(lengths))
+
+    def counted(step):
+        np.add.at(offered, adaptation.source.batch(step).examples, 1)
+        return offer(step)
+
+    adaptation.offer = counted
+    return adaptation, lengths, offered
+
+
+@pytest.fixture
+def short_and_long(make_task):
+    return make_task("short", [((3, 3), (3, 3))] * 4, seed=1), make_task("long", [((9, 9), (9, 9))] * 4, seed=2)
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0])
+def test_short_examples_get_more_of_the_visits_that_there_is_time_for(short_and_long, power):
+    adaptation, lengths, offered = adaptation_of(short_and_long, length_power=power)
+    for _ in adaptation.run():
+        pass
+    assert 0 < adaptation.learner.step < 0.5 * adaptation.planned
+    visits = [offered[lengths == length].mean() for length in np.unique(lengths)]
+    ratio = np.unique(lengths).max() / np.unique(lengths).min()
+    assert visits[0] / visits[1] == pytest.approx(ratio**power, rel=0.25)
+
+
+def test_all_examples_are_offered_alike_where_there_is_time(short_and_long):
+    adaptation, _, offered = adaptation_of(short_and_long, until=1e9, length_power=1.0)
+    for _ in adaptation.run():
+        pass
+    assert adaptation.learner.step == adaptation.planned
+    assert not adaptation.full_lengths
+    assert offered.max() - offered.min() <= 1
+
+
+def test_an_adaptation_that_goes_on_favours_the_same_examples(short_and_long):
+    first, _, _ = adaptation_of(short_and_long, length_power=1.0)
+    for step in first.run():
+        if step == 60:
+            break
+    progress = first.progress()
+    assert progress["full_lengths"]
+    second, _, _ = adaptation_of(short_and_long, length_power=1.0)
+    second.resume(progress | {"losses": []})
+    for step in range(60, 80):
+        assert second.source.batch(step).examples.tolist() == first.source.batch(step).examples.tolist()

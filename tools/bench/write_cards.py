@@ -15,8 +15,6 @@ import functools
 import sys
 from pathlib import Path
 
-import torch
-
 from hrm_offline.common.budget import Budget
 from hrm_offline.common.files import write_bytes
 from hrm_offline.config import PRESET_NAMES
@@ -124,11 +122,10 @@ def _starts(name: str) -> tuple[bool, ...]:
 
 def _operations(card: Card, runtime: Runtime) -> list[str]:
     """Return the row of a card in the table of operations."""
-    float32 = dispatch.FLOAT32_OPS
     kernels = [
         op
         for op in dispatch.RULES
-        if dispatch.decide_for(op, card.capability, torch.float32 if op in float32 else runtime.dtype).triton
+        if dispatch.decide_for(op, card.capability, dispatch.dtype_of(op, runtime.dtype)).triton
     ]
     return [
         f"{card.name} x {card.count}",

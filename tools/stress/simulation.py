@@ -232,7 +232,7 @@ class SimulatedEngine(Engine):
 
         learner.learn = learn
         planned = max(1, round(source.steps_per_visit * recipe.visits))
-        self.adaptation = Adaptation(learner, offer, planned, clock=self.clock, until=job.until)
+        self.adaptation = Adaptation(learner, offer, planned, clock=self.clock, until=job.until, source=source)
         yield from self.adaptation.run()
         report = self.adaptation.finish()
         self.adaptation = None
