@@ -310,7 +310,7 @@ class Outcome:
     numbers: tuple[torch.Tensor, ...]
 
 
-def judge(plain: Outcome, recorded: Outcome, plain_again: Callable[[], Outcome]) -> tuple[bool, str]:
+def compare_outcomes(plain: Outcome, recorded: Outcome, plain_again: Callable[[], Outcome]) -> tuple[bool, str]:
     """Return whether recordings should serve, and why.
 
     They have to give the same numbers in less time. Operations that add in no fixed order differ from run to run. So

@@ -17,7 +17,7 @@ from hrm_offline.data.puzzles import Batch, PuzzleSet
 from hrm_offline.data.tasks import MAX_SIDE
 from hrm_offline.model.decoder import DecoderModel
 from hrm_offline.model.device import free_cache
-from hrm_offline.model.graphs import GraphChoice, Outcome, Repeater, judge, settle
+from hrm_offline.model.graphs import GraphChoice, Outcome, Repeater, compare_outcomes, settle
 from hrm_offline.model.network import Network
 from hrm_offline.model.pairs import PairMaker
 from hrm_offline.ops import dispatch
@@ -109,7 +109,7 @@ class DecoderPredictor:
         plain, recorded = take(recorded=False), take(recorded=True)
         if not repeater.on:
             return False, repeater.choice.reason
-        return judge(plain, recorded, lambda: take(recorded=False))
+        return compare_outcomes(plain, recorded, lambda: take(recorded=False))
 
     def _fill(self, batch: Batch, room: np.ndarray) -> Written:
         """Write grids that take all their room, in tokens int64 [B]."""

@@ -15,7 +15,7 @@ from hrm_offline.config import AdaptConfig
 from hrm_offline.data.puzzles import Batch, PuzzleSet, unpack
 from hrm_offline.model.batching import BatchMaker
 from hrm_offline.model.device import free_cache
-from hrm_offline.model.graphs import WARM_UP, GraphChoice, Outcome, Recorder, judge, settle
+from hrm_offline.model.graphs import WARM_UP, GraphChoice, Outcome, Recorder, compare_outcomes, settle
 from hrm_offline.model.halting import Sequences, wants_to_halt
 from hrm_offline.model.recursive import Output, RecursiveModel
 from hrm_offline.ops import dispatch
@@ -132,7 +132,7 @@ class Predictor:
         take(WARM_UP + 1, recorded=True)
         if not recorder.on:
             return False, recorder.choice.reason
-        return judge(plain, take(_TRIED_CALLS, recorded=True), lambda: take(_TRIED_CALLS, recorded=False))
+        return compare_outcomes(plain, take(_TRIED_CALLS, recorded=True), lambda: take(_TRIED_CALLS, recorded=False))
 
     @torch.inference_mode()
     def trace(self, batch: Batch) -> list[Votes]:

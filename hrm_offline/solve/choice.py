@@ -17,9 +17,9 @@ from hrm_offline.model.artifact import Artifact, bundled_artifact, load_artifact
 from hrm_offline.model.device import Runtime
 from hrm_offline.presets import PRESETS, preset
 from hrm_offline.solve.gpu_recipe import (
+    GPU_SETTINGS,
     LARGE_WIDTH,
     STEPS_PER_SECOND,
-    SUITED,
     gpu_recipe,
     is_small_decoder,
     tokens_per_visit,
@@ -111,8 +111,8 @@ def _name_preset(setup: Setup, artifact: Artifact | None, runtime: Runtime, task
 def _final(
     recipe: AdaptConfig, model: ModelConfig, setup: Setup, runtime: Runtime, tasks: Sequence[Task]
 ) -> AdaptConfig:
-    """Return a preset's recipe as it suits the device (see `_suited`), with the tasks to learn along."""
-    recipe = _suited(recipe, model, setup, runtime, tasks)
+    """Return a preset's recipe as it suits the device (see `_recipe_for_device`), with the tasks to learn along."""
+    recipe = _recipe_for_device(recipe, model, setup, runtime, tasks)
     along = setup.options.along
     return recipe if along is None else dataclasses.replace(recipe, along=along)
 
@@ -154,7 +154,7 @@ def _pick_preset(setup: Setup, runtime: Runtime, tasks: Sequence[Task]) -> tuple
 def _affordable(name: str, setup: Setup, devices: int, runtime: Runtime, tasks: Sequence[Task]) -> tuple[float, float]:
     """Return how many visits, and how many steps per device, a preset would make. Devices share the tasks."""
     chosen, kind = PRESETS[name], runtime.device.type
-    recipe = _suited(chosen.recipe(pretrained=True), chosen.model, setup, runtime, tasks)
+    recipe = _recipe_for_device(chosen.recipe(pretrained=True), chosen.model, setup, runtime, tasks)
     visit = tokens_per_visit(tasks) / devices
     share = _ADAPTING_SHARE * (1.0 - (recipe.along_share if setup.options.along else 0.0))
     seconds = share * setup.seconds_per_task * len(tasks)
@@ -163,14 +163,14 @@ def _affordable(name: str, setup: Setup, devices: int, runtime: Runtime, tasks: 
     return visits, visits * max(1.0, visit / recipe.tokens_per_step)
 
 
-def _suited(
+def _recipe_for_device(
     recipe: AdaptConfig, model: ModelConfig, setup: Setup, runtime: Runtime, tasks: Sequence[Task]
 ) -> AdaptConfig:
     """Return a preset's recipe as it suits the device, or as this run began with it, with what the user overrides."""
     options, is_small = setup.options, is_small_decoder(model)
     if is_small and _is_of(setup.past, model):
         known = setup.past.get("recipe", {})
-        recipe = dataclasses.replace(recipe, **{name: known[name] for name in SUITED if name in known})
+        recipe = dataclasses.replace(recipe, **{name: known[name] for name in GPU_SETTINGS if name in known})
     elif is_small and runtime.device.type == "cuda":
         visits = options.overrides.get("visits", recipe.visits)
         limit = options.overrides.get("group_tasks", recipe.group_tasks)

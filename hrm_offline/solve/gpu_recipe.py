@@ -10,7 +10,7 @@ from hrm_offline.data.canvas import sequence_length
 from hrm_offline.data.tasks import Task
 
 LARGE_WIDTH = 512  # of a network whose recipe is made for a GPU
-SUITED = ("tokens_per_step", "predict_tokens", "members")  # the settings that `gpu_recipe` changes
+GPU_SETTINGS = ("tokens_per_step", "predict_tokens", "members")  # the settings that `gpu_recipe` changes
 # An H200 makes 24 to 29 steps per second of `decoder-2m` where kernels are launched one by one, of 2,000 tokens as well
 # as of 32,000. With recorded steps it makes 82 of 32,000 tokens and 89 of 8,000. The number taken is that of plain
 # launches. On 220 tasks 640 steps of 32,000 tokens (160 visits) solved as much as 2,125 of 8,000 (133 visits). See

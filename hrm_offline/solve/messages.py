@@ -17,6 +17,8 @@ from hrm_offline.data.tasks import Task
 from hrm_offline.predict.plan import ROWS_PER_STEP
 from hrm_offline.solve.options import SolveOptions
 
+BEAT_SECONDS = 1.0  # between two signs of life of a process
+
 
 class Activity(Enum):
     """Say whether a worker computes or waits for a message."""

@@ -175,6 +175,24 @@ def _work(connection) -> None:
     main(connection)
 
 
+def serve(connection, make: Callable) -> None:
+    """Serve the other end of `connection` until that end closes, in a process of its own.
+
+    `make(receive, send)` returns a server. Its `run` is a generator of `Activity`: while it has nothing to do, the
+    process waits for a message.
+    """
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervising process decides
+
+    def receive():
+        return connection.recv() if connection.poll() else None
+
+    with contextlib.suppress(EOFError, OSError):  # the supervising process is gone
+        for activity in make(receive, connection.send).run():
+            if activity is Activity.IDLE:
+                connection.poll(None)
+
+
 def end_with_parent() -> None:
     """Have the system kill this process when its parent dies, even during a long computation (Linux only)."""
     parent = multiprocessing.parent_process()

@@ -6,17 +6,15 @@ Such a process is a generator like a worker, so the same code runs inside the su
 from __future__ import annotations
 
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 
 from hrm_offline.answers.candidates import entries_of
 from hrm_offline.answers.vote import Candidate
 from hrm_offline.induction.search import induce
-from hrm_offline.solve.messages import Activity, Failed, Searched, Searching, SearchTask
-from hrm_offline.solve.pool import end_with_parent
+from hrm_offline.solve.messages import BEAT_SECONDS, Activity, Failed, Searched, Searching, SearchTask
+from hrm_offline.solve.pool import serve
 
-_BEAT_SECONDS = 1.0
 _LOWEST_PRIORITY = 19
 _MOST_CANDIDATES = 8  # of a test input; those after them have next to no votes
 
@@ -52,7 +50,7 @@ class Searcher:
         return Searched(message.index, entries_of(best), time.process_time() - began)
 
     def _beat(self) -> None:
-        if self.clock() - self.beaten >= _BEAT_SECONDS:
+        if self.clock() - self.beaten >= BEAT_SECONDS:
             self.beaten = self.clock()
             self.send(Searching())
 
@@ -66,15 +64,4 @@ def main_politely(connection) -> None:
 
 def main(connection) -> None:
     """Run a process that searches, until the other end of `connection` closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervising process decides
-    end_with_parent()
-
-    def receive():
-        return connection.recv() if connection.poll() else None
-
-    try:
-        for state in Searcher(receive, connection.send).run():
-            if state is Activity.IDLE:
-                connection.poll(None)
-    except (EOFError, OSError):
-        pass  # the supervising process is gone
+    serve(connection, Searcher)

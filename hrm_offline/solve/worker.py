@@ -7,7 +7,6 @@ simulated clock.
 from __future__ import annotations
 
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 
@@ -16,6 +15,7 @@ from hrm_offline.ops import dispatch
 from hrm_offline.ops.faults import is_context_lost, is_out_of_memory
 from hrm_offline.solve.engine import Engine
 from hrm_offline.solve.messages import (
+    BEAT_SECONDS,
     Activity,
     Adapt,
     Beat,
@@ -31,10 +31,8 @@ from hrm_offline.solve.messages import (
     Threads,
     Until,
 )
-from hrm_offline.solve.pool import end_with_parent
+from hrm_offline.solve.pool import serve
 from hrm_offline.train.adapt import Diverged
-
-_BEAT_SECONDS = 1.0
 
 
 class _Quit(Exception):
@@ -104,7 +102,7 @@ class Worker:
     def _adapt(self, job: Adapt) -> Iterator[Activity]:
         for step in self.engine.adapt(job):
             adaptation = self.engine.adaptation
-            if self.clock() - self.beaten >= _BEAT_SECONDS:
+            if self.clock() - self.beaten >= BEAT_SECONDS:
                 self.beaten = self.clock()
                 loss = adaptation.losses[-1] if adaptation.losses else None
                 total, slowdown = adaptation.learner.total_steps, adaptation.pace.slowdown()
@@ -155,17 +153,6 @@ def _kind(error: Exception) -> str:
 
 def main(connection, make_engine: Callable = Engine) -> None:
     """Run a worker process that serves the other end of `connection` until that end closes."""
-    end_with_parent()
     # Blocks that grow waste less memory between buckets of many shapes. Set before the first CUDA call.
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervising process decides
-
-    def receive():
-        return connection.recv() if connection.poll() else None
-
-    try:
-        for state in Worker(receive, connection.send, make_engine).run():
-            if state is Activity.IDLE:
-                connection.poll(None)
-    except (EOFError, OSError):
-        pass  # the supervising process is gone
+    serve(connection, lambda receive, send: Worker(receive, send, make_engine))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from hrm_offline.model.batching import OfferedBatch
-from hrm_offline.model.graphs import WARM_UP, Outcome, judge
+from hrm_offline.model.graphs import WARM_UP, Outcome, compare_outcomes
 from hrm_offline.model.halting import Carry
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def try_recording(learner: Learner, batch: OfferedBatch, start: Snapshot) -> tup
     take(WARM_UP + 1, recorded=True)
     if not recorder.on:
         return False, recorder.choice.reason
-    return judge(plain, take(TRIED_STEPS, recorded=True), lambda: take(TRIED_STEPS, recorded=False))
+    return compare_outcomes(plain, take(TRIED_STEPS, recorded=True), lambda: take(TRIED_STEPS, recorded=False))
 
 
 def _turned(batch: OfferedBatch, turn: int) -> OfferedBatch:

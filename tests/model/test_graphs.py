@@ -4,7 +4,7 @@ import pytest
 import torch
 from fake_cuda import FakeCuda
 
-from hrm_offline.model.graphs import WARM_UP, GraphChoice, Outcome, Recorder, judge
+from hrm_offline.model.graphs import WARM_UP, GraphChoice, Outcome, Recorder, compare_outcomes
 
 
 def counted(recorder, times, key="a"):
@@ -62,4 +62,4 @@ def outcome(number, seconds=1.0):
     ],
 )
 def test_equal_and_faster_recordings_serve(recorded, again, serves):
-    assert judge(outcome(0.5), recorded, lambda: again)[0] is serves
+    assert compare_outcomes(outcome(0.5), recorded, lambda: again)[0] is serves

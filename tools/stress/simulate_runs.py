@@ -35,7 +35,7 @@ from hrm_offline.data.tasks import load_tasks
 from hrm_offline.predict.plan import BASE_ROUNDS, PredictionPlan, tokens_of
 from hrm_offline.solve import ledger, schedule
 from hrm_offline.solve.job import SolveOptions, solve
-from hrm_offline.solve.worker import end_with_parent
+from hrm_offline.solve.pool import end_with_parent
 from tools.stress.simulation import MODEL, SimulatedPool, Weather, recipe_of
 from tools.support.command_line import parser_of
 

@@ -35,7 +35,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 
 from hrm_offline.common.errors import InputError
-from hrm_offline.solve.worker import end_with_parent
+from hrm_offline.solve.pool import end_with_parent
 from tools.study.trial import (
     Trial,
     add_length,

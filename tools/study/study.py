@@ -43,7 +43,7 @@ from hrm_offline.data.tasks import Task, digest_of
 from hrm_offline.induction.search import induce
 from hrm_offline.model.artifact import bundled_artifact
 from hrm_offline.presets import PRESETS, preset
-from hrm_offline.solve.worker import end_with_parent
+from hrm_offline.solve.pool import end_with_parent
 from tools.study.differences import MIN_SEEDS
 from tools.study.report import Scale, write_reports
 from tools.study.studies import Arm, Study, studies_of
