@@ -12,6 +12,9 @@ import numpy as np
 # Batches whose examples are sorted by length together. More of them waste less where attention pads, and fewer mix the
 # tasks better. A batch that was drawn from sequences of one length would often hold one task alone, many times over.
 _WINDOW = 8
+# An epoch that leaves out examples has so many batches or more, where one with all of them has. In fewer batches long
+# and short sequences would stand together.
+_LEAST_BATCHES = 4
 
 
 @dataclass(frozen=True)
@@ -63,11 +66,12 @@ class Epochs:
     def full_length(self, batches: float, power: float) -> int:
         """Return the length in tokens for `favour_short` with which an epoch has about so many `batches`.
 
-        It is never less than the shortest example: a shorter one would leave all proportions as they are.
+        It is that of an example. An epoch never gets less than `_LEAST_BATCHES` batches.
         """
         lengths = np.unique(self._lengths)
         tokens = [float((self._shares(length, power) * self._lengths).sum()) for length in lengths.tolist()]
-        return int(lengths[max(0, np.searchsorted(tokens, batches * self._tokens, side="right") - 1)])
+        wanted = self._tokens * max(batches, _LEAST_BATCHES)
+        return int(lengths[min(np.searchsorted(tokens, wanted), len(lengths) - 1)])
 
     def batch(self, number: int) -> np.ndarray:
         """Return the examples of batch `number`, counted from 0 over all epochs."""

@@ -84,6 +84,16 @@ def test_the_length_is_found_with_which_an_epoch_has_so_many_batches():
     assert epochs.full_length(10_000, power=1.0) == 599
 
 
+def test_an_epoch_keeps_enough_batches_to_sort_by_length():
+    lengths = np.arange(20, 120)
+    epochs = Epochs(np.arange(100), lengths, 500, seed=0)
+    assert epochs.full_length(0.5, power=1.5) == epochs.full_length(4, power=1.5)
+    epochs.favour_short(1, epochs.full_length(0.5, power=1.5), power=1.5)
+    first = np.concatenate([epochs.batch(number) for number in range(1, 5)])
+    assert len(set(first.tolist())) == len(first)  # an epoch
+    assert lengths[first].sum() == pytest.approx(4 * 500, rel=0.2)
+
+
 def test_favoured_epochs_depend_on_the_calls_alone():
     lengths = np.arange(20, 220)
     one, other = (Epochs(np.arange(200), lengths, 300, seed=1) for _ in range(2))

@@ -131,7 +131,7 @@ class Ticking:
 
 def adaptation_of(tasks, seconds=1.0, until=200.0, **changes):
     """Return the adaptation of a small decoder whose clock ticks at each look, and the lengths that it offers."""
-    model, puzzles, recipe = make_decoder(tasks, visits=200, tokens_per_step=200, **changes)
+    model, puzzles, recipe = make_decoder(tasks, visits=200, tokens_per_step=40, **changes)
     adaptation = Adaptation.of_model(model, puzzles, recipe, seed=0, pretrained=True)
     adaptation.clock, adaptation.until = Ticking(seconds), until
     lengths, offer = puzzles.lengths(puzzles.demonstrations), adaptation.offer
