@@ -24,12 +24,12 @@ from hrm_offline.solve.options import SolveOptions
     ("gib", "tasks", "seconds", "workers", "visits", "expected"),
     [
         (0, 400, 7200, 2, 160, "decoder-2m"),
-        (0, 400, 1800, 2, 160, "decoder-170k"),  # too few visits
+        (0, 400, 900, 2, 160, "decoder-170k"),  # too few visits
         (0, 400, 1800, 8, 160, "decoder-2m"),
         (0, 4, 120, 1, 160, "decoder-170k"),  # too few steps
         (0, 2, 1800, 1, 160, "decoder-170k"),  # a step per visit
         (0, 40, 1800, 1, 160, "decoder-2m"),
-        (0, 40, 1800, 1, 10, "decoder-170k"),
+        (0, 40, 1800, 1, 5, "decoder-170k"),
         (24, 240, 41_000, None, 160, "decoder-4m"),
         (8, 240, 4_000, None, 160, "decoder-4m"),
         (24, 400, 170, None, 160, "decoder-4m"),  # as on an H200
