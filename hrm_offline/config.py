@@ -492,8 +492,8 @@ class AdaptConfig(Recipe):
     )
     length_power: float = setting(
         0.0,
-        "where the budget does not allow all visits, a decoder's examples are offered in proportion to 1 / length to "
-        "this power; 0: all equally often",
+        "where the budget does not allow 40 visits of all, a decoder's examples are offered in proportion to "
+        "1 / length to this power, short ones 40 times; 0: all equally often",
         least=0,
         most=8,
         later=True,
