@@ -129,9 +129,9 @@ class Ticking:
         return self.now
 
 
-def adaptation_of(tasks, seconds=1.0, until=200.0, **changes):
+def adaptation_of(tasks, seconds=1.0, until=200.0, visits=80, **changes):
     """Return the adaptation of a small decoder whose clock ticks at each look, and the lengths that it offers."""
-    model, puzzles, recipe = make_decoder(tasks, visits=200, tokens_per_step=40, **changes)
+    model, puzzles, recipe = make_decoder(tasks, visits=visits, tokens_per_step=40, **changes)
     adaptation = Adaptation.of_model(model, puzzles, recipe, seed=0, pretrained=True)
     adaptation.clock, adaptation.until = Ticking(seconds), until
     lengths, offer = puzzles.lengths(puzzles.demonstrations), adaptation.offer
@@ -161,8 +161,17 @@ def test_short_examples_get_more_of_the_visits_that_there_is_time_for(short_and_
     assert visits[0] / visits[1] == pytest.approx(ratio**power, rel=0.25)
 
 
+def test_short_examples_take_no_visits_from_long_ones_that_they_do_not_need(short_and_long):
+    adaptation, lengths, offered = adaptation_of(short_and_long, until=1000.0, length_power=1.0)
+    for _ in adaptation.run():
+        pass
+    assert offered.min() > 40
+    assert adaptation.learner.step < 0.9 * adaptation.planned
+    assert offered[lengths == lengths.min()].mean() < 1.1 * offered[lengths == lengths.max()].mean()
+
+
 def test_all_examples_are_offered_alike_where_there_is_time(short_and_long):
-    adaptation, _, offered = adaptation_of(short_and_long, until=1e9, length_power=1.0)
+    adaptation, _, offered = adaptation_of(short_and_long, until=1e9, visits=30, length_power=1.0)
     for _ in adaptation.run():
         pass
     assert adaptation.learner.step == adaptation.planned
