@@ -66,7 +66,7 @@ class Epochs:
     def full_length(self, batches: float, power: float) -> int:
         """Return the length in tokens for `favour_short` with which an epoch has about so many `batches`.
 
-        It is that of an example. An epoch never gets less than `_LEAST_BATCHES` batches.
+        The result is the length of an example. An epoch never gets less than `_LEAST_BATCHES` batches.
         """
         lengths = np.unique(self._lengths)
         tokens = [float((self._shares(length, power) * self._lengths).sum()) for length in lengths.tolist()]

@@ -163,14 +163,14 @@ class Adaptation:
         self.learner.total_steps = self.learner.world.agree(self._affordable(), self.learner.model.device)
 
     def _favour_short(self) -> None:
-        """Offer long examples less often from now on, where the steps do not suffice for all visits.
+        """Offer long examples less often from now on, where the steps do not suffice to offer all often enough.
 
         All processes have agreed on the steps, so they agree on this too.
         """
         length = self.source and self.source.affordable_length(self.learner.total_steps)
-        if not length or (not self.full_lengths and self.learner.total_steps >= self.planned):
+        if not length:
             return
-        last = self.full_lengths[-1][1] if self.full_lengths else math.inf
+        last = self.full_lengths[-1][1] if self.full_lengths else self.source.affordable_length(self.planned)
         if abs(length - last) > _WORTH_CHANGING * min(length, last):
             self._favour_up_to(self.learner.step, length)
 

@@ -167,6 +167,7 @@ def test_short_examples_take_no_visits_from_long_ones_that_they_do_not_need(shor
         pass
     assert offered.min() > 40
     assert adaptation.learner.step < 0.5 * adaptation.planned
+    assert not adaptation.full_lengths
     assert offered[lengths == lengths.min()].mean() < 1.1 * offered[lengths == lengths.max()].mean()
 
 
