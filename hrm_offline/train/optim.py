@@ -12,7 +12,7 @@ from hrm_offline.config import Recipe
 from hrm_offline.model.network import Network
 from hrm_offline.ops.adam_atan2 import adam_atan2_
 from hrm_offline.ops.muon import muon_
-from hrm_offline.ops.newton_schulz import newton_schulz
+from hrm_offline.ops.newton_schulz import fast_newton_schulz
 
 T = TypeVar("T")
 
@@ -235,7 +235,7 @@ def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    x = newton_schulz(x, [_QUINTIC] * _ITERATIONS)
+    x = fast_newton_schulz(x, [_QUINTIC] * _ITERATIONS)
     return x.mT if tall else x
 
 
@@ -244,11 +244,9 @@ def make_optimizer(network: Network, recipe: Recipe) -> AdamATan2 | MatrixOptimi
 
     With "normuon", matrices are the two-dimensional weights inside layers, and all else but a table of puzzle
     embeddings does not decay. With "muon", matrices are all two-dimensional weights, heads and the table of tokens
-    among them, and all else has the same rate and decay. A table of puzzle embeddings that is a parameter has a rate
-    and a decay of its own.
+    among them, and all else has the same rate and decay. With "adam-atan2" no parameter is moved otherwise than others.
+    A table of puzzle embeddings that is a parameter has a rate and a decay of its own.
     """
-    if recipe.optimizer == "adam-atan2":
-        return AdamATan2(network.parameters(), recipe.lr, (recipe.beta1, recipe.beta2), recipe.weight_decay)
     is_muon = recipe.optimizer == "muon"
     matrices, embeddings, others = [], [], []
     for name, param in network.named_parameters():
@@ -258,14 +256,17 @@ def make_optimizer(network: Network, recipe: Recipe) -> AdamATan2 | MatrixOptimi
             matrices.append(param)
         else:
             others.append(param)
+    rate, decay = recipe.puzzle_emb_lr, recipe.puzzle_emb_weight_decay
+    tables = [{"params": embeddings, "lr": rate, "base_lr": rate, "weight_decay": decay}] if embeddings else []
+    if recipe.optimizer == "adam-atan2":
+        groups = [{"params": [*matrices, *others]}, *tables]
+        return AdamATan2(groups, recipe.lr, (recipe.beta1, recipe.beta2), recipe.weight_decay)
     lr, decay = (recipe.lr, recipe.weight_decay) if is_muon else (recipe.matrix_lr, 0.0)
     groups = [
         {"params": matrices, "matrices": True, "base_lr": lr, "weight_decay": recipe.weight_decay},
         {"params": others, "matrices": False, "base_lr": recipe.lr, "weight_decay": decay},
+        *(table | {"matrices": False} for table in tables),
     ]
-    if embeddings:
-        decay = recipe.puzzle_emb_weight_decay
-        groups.append({"params": embeddings, "matrices": False, "base_lr": recipe.puzzle_emb_lr, "weight_decay": decay})
     return Muon(groups, (recipe.beta1, recipe.beta2)) if is_muon else NorMuon(groups)
 
 

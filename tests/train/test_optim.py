@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from decoders import make_decoder
 from networks import ARCHITECTURES
 
 from hrm_offline.config import Recipe
 from hrm_offline.model.recursive import RecursiveModel
+from hrm_offline.ops.newton_schulz import fast_newton_schulz, newton_schulz
 from hrm_offline.train.optim import AdamATan2, Ema, Muon, NorMuon, lr_factor, make_optimizer, orthogonal
 
 
@@ -53,6 +55,19 @@ def test_orthogonal_keeps_singular_vectors_and_brings_all_values_near_one(shape)
     values = in_its_own_basis.diagonal(dim1=1, dim2=2)
     assert bool(((values > 0.6) & (values < 1.3)).all())
     assert (in_its_own_basis - torch.diag_embed(values)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("rank", [8, 2])
+@pytest.mark.parametrize("shape", [(8, 8), (8, 12), (8, 16), (8, 50)])
+def test_the_fast_iteration_gives_what_the_plain_one_does(shape, rank):
+    generator = torch.Generator().manual_seed(0)
+    rows, cols = shape
+    x = torch.randn(3, rows, rank, generator=generator) @ torch.randn(3, rank, cols, generator=generator)
+    x = x / x.norm(dim=(1, 2), keepdim=True)
+    coefficients = [(3.0, -3.0, 1.0), (2.0, -1.5, 0.5), (1.5, -0.5, 0.0)]  # of its own in each iteration
+    exact = newton_schulz(x.double(), coefficients)
+    torch.testing.assert_close(fast_newton_schulz(x.double(), coefficients), exact)
+    torch.testing.assert_close(fast_newton_schulz(x, coefficients).double(), exact, rtol=1e-3, atol=1e-3)
 
 
 def test_the_average_may_decay_at_a_constant_rate_from_the_first_step_on():
@@ -107,6 +122,20 @@ def test_muon_has_all_matrices_and_adam_the_rest_at_one_rate():
     assert {"embed_tokens.embedding_weight", "lm_head.weight", "q_head.weight"} < matrices
     assert matrices | others == set(names.values())
     assert {(group["base_lr"], group["weight_decay"]) for group in optimizer.param_groups} == {(0.5, 0.25)}
+
+
+@pytest.mark.parametrize("name", ["adam-atan2", "muon", "normuon"])
+def test_a_table_of_embeddings_has_its_own_rate(make_task, name):
+    model, _, _ = make_decoder((make_task(),))
+    recipe = Recipe(optimizer=name, lr=0.5, matrix_lr=0.5, puzzle_emb_lr=0.125, puzzle_emb_weight_decay=0.25)
+    rates = {
+        id(param): (group["lr"], group["base_lr"], group["weight_decay"])
+        for group in make_optimizer(model, recipe).param_groups
+        for param in group["params"]
+    }
+    assert rates.keys() == {id(param) for param in model.parameters()}
+    assert rates.pop(id(model.puzzle_emb.weights)) == (0.125, 0.125, 0.25)
+    assert {rate[0] for rate in rates.values()} == {0.5}
 
 
 @pytest.mark.parametrize(("name", "moments"), [("adam-atan2", 2), ("muon", 1), ("normuon", 1)])
