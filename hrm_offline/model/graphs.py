@@ -152,7 +152,7 @@ class _Recorded:
 class Recorder:
     """Runs work, and replays a recording from the fourth run of a key on.
 
-    `on` says whether it records. It begins as the choice is. A key must come with the same work and the same shapes
+    `on` says whether it records, and begins as the choice is. A key must come with the same work and the same shapes
     each time. Results must be read before the next run, whose replay overwrites them.
     """
 
@@ -226,7 +226,7 @@ class Repeater:
     """Runs work again and again in the same memory, and replays a recording of it from the second run on.
 
     For work that is never done again afterwards, so that a recording lives as long as its work. `on` says whether it
-    records. It begins as the choice is.
+    records, and begins as the choice is.
     """
 
     def __init__(self, choice: GraphChoice):
@@ -331,7 +331,9 @@ def _distance(some: tuple[torch.Tensor, ...], others: tuple[torch.Tensor, ...]) 
     """Return the largest difference, relative to the largest number of each tensor; infinity for NaN."""
     worst = 0.0
     for one, other in zip(some, others, strict=True):
-        if not torch.equal(one, other):
-            difference = float((one.double() - other.double()).abs().max() / one.double().abs().max().clamp_min(1e-30))
+        differs = one != other  # infinite numbers may be the same
+        if differs.any():
+            largest = one.double().nan_to_num(posinf=0.0, neginf=0.0).abs().max().clamp_min(1e-30)
+            difference = float((one.double() - other.double())[differs].abs().max() / largest)
             worst = max(worst, difference) if difference == difference else float("inf")
     return worst

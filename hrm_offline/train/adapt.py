@@ -24,6 +24,7 @@ _AGREE_EVERY = 20  # steps after which several processes agree again on the step
 # The first step after which long examples may lose visits. The first steps are slow, where kernels are compiled. So the
 # length up to which examples keep all visits is found again at each look, and changed where it differs by such a share.
 _FIRST_FAVOUR, _WORTH_CHANGING = 10, 0.2
+_LEAST_STEPS_AHEAD = 20  # where the pace is not known, so that it can be measured
 _FINAL_SHARE = 0.1  # the reported loss is a mean over this share of the looks, the last ones
 
 
@@ -55,7 +56,7 @@ def adapt(
 
 @dataclass
 class Adaptation:
-    """One adaptation. It can be watched, told to end earlier or later, and continued.
+    """An adaptation that can be watched, told to end earlier or later, and continued.
 
     The work is `planned` steps, a number that does not depend on the machine. If the pace so far says that they will
     not fit in before `until`, the schedule is shortened to the steps that do. A `source` whose recipe says so then
@@ -185,8 +186,8 @@ class Adaptation:
         if left <= 0:
             return step
         seconds_per_step = self.pace.seconds()
-        if not seconds_per_step:  # not known yet, or too short to be measured
-            return self.planned
+        if not seconds_per_step:  # not known yet, or too short to be measured: as planned, or as a saved state had it
+            return min(self.planned, max(self.learner.total_steps, step + _LEAST_STEPS_AHEAD))
         more = round(min(left / seconds_per_step, self.planned))  # `left` may be infinite, which cannot be rounded
         return min(self.planned, step + more)
 

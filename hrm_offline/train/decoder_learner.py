@@ -12,6 +12,7 @@ from hrm_offline.model.batching import OfferedBatch, to_device
 from hrm_offline.model.graphs import GraphChoice
 from hrm_offline.model.network import Network
 from hrm_offline.model.pairs import PackedPairs
+from hrm_offline.ops.causal_attention import HEAD_DIMS
 from hrm_offline.ops.dispatch import decide
 from hrm_offline.train.distributed import World
 from hrm_offline.train.learner import Learner, Part
@@ -31,7 +32,7 @@ def new_learner(
     if not network.config.is_decoder:
         return Learner(network, recipe, total_steps, seed, world, graphs)
     if recipe.dropout or recipe.loss_on_input:
-        if graphs is not None and graphs.serves is None:
+        if graphs is not None and graphs.serves is not False:
             graphs.decide(False, "a decoder's steps with dropout or a loss on the input are not recorded")
         graphs = GraphChoice.of("no", network.device)
     return DecoderLearner(network, recipe, total_steps, seed, world, graphs)
@@ -52,7 +53,8 @@ class DecoderLearner(Learner):
         """
         if not (self.graphs.serves or self.in_trial or self._awaits_trial()):
             return False
-        return decide("causal_attention", self.model.device, self.model.dtype).triton
+        has_kernel = self.model.config.head_dim in HEAD_DIMS
+        return has_kernel and decide("causal_attention", self.model.device, self.model.dtype).triton
 
     def _has_seen(self, batch: OfferedBatch) -> bool:
         return True  # no state is kept per shape
@@ -62,7 +64,10 @@ class DecoderLearner(Learner):
         if share.start == share.stop:
             return self._nothing()
         if self.recipe.dropout:
-            torch.manual_seed(int(np.random.default_rng([self.seed, self.step, *key, _DROPOUT]).integers(2**63)))
+            bucket, part = key
+            piece = self.world.rank * self.micro_batches + part  # of the global batch, as `World.shares` cuts it
+            seeds = [self.seed, self.step, bucket, piece, _DROPOUT]
+            torch.manual_seed(int(np.random.default_rng(seeds).integers(2**63)))
         pairs = batch.sequences(share)
         # One copy to the device for both numbers, float32 [] each.
         numbers = torch.tensor([batch.answer_tokens, batch.size / batch.answer_tokens])

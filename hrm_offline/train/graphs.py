@@ -20,8 +20,8 @@ TRIED_STEPS = 10  # recorded, and as many plain
 class Snapshot:
     """A learner's state before some steps on one batch, kept on the CPU: a trial must fit where the steps fit.
 
-    The bucket of the batch must have its carries. Of the puzzle embeddings only the rows that the steps can move are
-    kept, since the whole table may be large.
+    The bucket of the batch must have its carries. Only those rows of the puzzle embeddings are kept that the steps
+    can move, since the whole table may be large.
     """
 
     def __init__(self, learner: Learner, batch: OfferedBatch):

@@ -285,7 +285,9 @@ class Learner:
             if self.ema:
                 self.ema.update(self.step)
         elif self.scaler.is_enabled():
-            # The network's gradients are not used, but they tell whether the loss scale is right.
+            # The network's gradients are not used, but they tell whether the loss scale is right. All processes are to
+            # find the same.
+            self.world.sum_gradients_(self.params)
             self.scaler.unscale_(self.optimizer)
             self.scaler.update()
 

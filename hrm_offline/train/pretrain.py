@@ -17,14 +17,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from tqdm import tqdm
 
 from hrm_offline.common.budget import in_words
 from hrm_offline.common.errors import InputError
-from hrm_offline.common.files import make_folder, read_json
+from hrm_offline.common.files import make_folder, read_json, remove_drafts
 from hrm_offline.common.lock import FolderLock
 from hrm_offline.common.settings import identity_of
 from hrm_offline.config import ModelConfig, PretrainConfig, PretrainOptions
@@ -45,9 +45,11 @@ from hrm_offline.train.relay import is_ahead, load_relay, save_relay
 from hrm_offline.train.state import FREE_SETTINGS, load_state, save_state, saved_step
 
 METRICS_FILE = "metrics.jsonl"
-_UNTIL_KEY = "warm_at"  # of the step until which only embeddings learn, in a saved state
+# The keys in a saved state of the step until which only embeddings learn, and of the parts that a batch has.
+_UNTIL_KEY, _PARTS_KEY = "warm_at", "micro_batches"
 # A terminal's bar moves in place. In a file each move is a line more, and all of a long run are megabytes.
 _SECONDS_PER_MOVE, _SECONDS_PER_LINE = 0.1, 30.0
+_ASK_EVERY = 10  # steps after which several processes ask each other whether to stop
 
 
 def pretrain(config: PretrainConfig, options: PretrainOptions) -> bool:
@@ -70,10 +72,12 @@ def pretrain(config: PretrainConfig, options: PretrainOptions) -> bool:
         make_folder(options.out)
         if world.is_main:
             lock.acquire()
-        return _pretrain(config, options, model_config, start, runtime, world)
+            remove_drafts(options.out)
+        finished = _pretrain(config, options, model_config, start, runtime, world)
+        leave_world()
+        return finished
     finally:
         lock.release()
-        leave_world()
 
 
 def _pretrain(
@@ -104,9 +108,10 @@ def _pretrain(
     if start:
         origin["start"] = read_json(start.folder / CONFIG_FILE)["origin"]
     run = _Run(config, Path(options.out), learner, source, identity, loaded)
-    finished = run.train(_StopSignal(options.minutes))
-    if relay:
-        save_relay(relay, learner, identity, options.relay_moments)
+    with _StopSignal(options.minutes) as stop:
+        finished = run.train(stop)
+        if relay:
+            save_relay(relay, learner, identity, options.relay_moments)
     if not finished:
         return False
     if world.is_main:
@@ -143,7 +148,10 @@ def _resume(learner: Learner, identity: dict, out: Path, relay: Path | None) -> 
     if relay and is_ahead(relay, identity, saved_step(out, identity)):
         return _Loaded("relay", load_relay(relay, learner, identity))
     extra = load_state(out, learner, identity)
-    return _Loaded(None, 0) if extra is None else _Loaded("state", extra.get(_UNTIL_KEY, 0))
+    if extra is None:
+        return _Loaded(None, 0)
+    learner.micro_batches = extra.get(_PARTS_KEY, learner.micro_batches)  # the saved slots are of parts of that size
+    return _Loaded("state", extra.get(_UNTIL_KEY, 0))
 
 
 def _start_of(config: PretrainConfig, model: ModelConfig) -> Artifact | None:
@@ -198,7 +206,7 @@ class _Run:
         log = _MetricsLog(self.out, learner.step, learner.world, self.config.log_every)
         progress = _Progress(learner, last)
         offer = training_batches(self.source, learner.model.device)
-        while learner.step < last and not stop.seen(learner.world, learner.model.device):
+        while learner.step < last and not stop.seen(learner.step, learner.world, learner.model.device):
             learner.embeddings_only = learner.step < self.embeddings_until
             batch = offer(learner.step)
             metrics = sum_metrics(learner.learn(batch))
@@ -212,7 +220,8 @@ class _Run:
     def save(self) -> None:
         """Save the state, unless that of this step is saved already."""
         if self.saved_at != self.learner.step:
-            save_state(self.out, self.learner, self.identity, {_UNTIL_KEY: self.embeddings_until})
+            extra = {_UNTIL_KEY: self.embeddings_until, _PARTS_KEY: self.learner.micro_batches}
+            save_state(self.out, self.learner, self.identity, extra)
             self.saved_at = self.learner.step
 
 
@@ -258,22 +267,34 @@ class _Progress:
 
 
 class _StopSignal:
-    """Notices SIGTERM, SIGINT and the end of `minutes` (None: there is no end)."""
+    """Notices SIGTERM and SIGINT inside a `with` block, and the end of `minutes` (None: no end)."""
 
     def __init__(self, minutes: float | None):
         self.received = False
         self.until = math.inf if minutes is None else time.monotonic() + 60 * minutes
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._receive)
+        self._handlers: dict[int, Any] = {}  # those of the caller
+
+    def __enter__(self) -> _StopSignal:
+        self._handlers = {number: signal.signal(number, self._receive) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
 
     def _receive(self, *_) -> None:
         self.received = True
 
-    def seen(self, world: World, device: torch.device) -> bool:
-        """Return whether any process was asked to stop. All processes get the same answer at the same step."""
+    def seen(self, step: int, world: World, device: torch.device) -> bool:
+        """Return whether any process was asked to stop. All processes get the same answer at the same step.
+
+        Several processes ask each other at some steps only, since each of them waits for its device to do so.
+        """
         asked = self.received or time.monotonic() >= self.until
         if world.size == 1:
             return asked
+        if step % _ASK_EVERY:
+            return False
         flag = torch.tensor(float(asked), device=device)
         return world.sum_metrics({"stop": flag})["stop"] > 0
 

@@ -225,5 +225,5 @@ def _require_fit(tensors: dict[str, torch.Tensor], learner: Learner, step: int, 
             raise InputError(
                 f"{where}: tensor '{name}' is {found.dtype} {list(found.shape)}, this run has {dtype} {list(shape)}"
             )
-        if name.endswith("/step") and not 1 <= int(found) <= step:
-            raise InputError(f"{where}: tensor '{name}' is {int(found)}, expected 1 to {step}")
+        if name.endswith("/step") and not 0 <= int(found) <= step:
+            raise InputError(f"{where}: tensor '{name}' is {int(found)}, expected 0 to {step}")

@@ -8,8 +8,10 @@ is a pickle.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -28,6 +30,7 @@ FREE_SETTINGS = ("log_every", "save_every", "cuda_graphs")
 _LONGEST_VALUE = 100  # characters of a setting's value in an error message
 _POINTER_KEYS = ("folder", "step", "processes", "identity", "loss scaler", "carries", "extra", "checksum")
 _TENSORS = ("z_H", "z_L", "steps", "halted")
+_STATES = ("/z_H", "/z_L")
 _SEQUENCES = ("inputs", "labels", "puzzle_identifiers", "cells")
 
 
@@ -38,33 +41,52 @@ def save_state(folder: Path, learner: Learner, identity: dict, extra: dict | Non
     extra: the caller's own data, as JSON.
     carries: whether to save them; they can be far larger than the network. Without them, all sequences must have been
     restarted (`Learner.restart_sequences`).
+    Raises `OSError`, in every process, where one of them cannot write.
     """
     world = learner.world
     name = f"state-{learner.step:08d}"
     target = make_folder(folder / name)
-    if carries:
-        _replace(target / f"rank-{world.rank}.safetensors", _carry_tensors(learner))
-    if world.is_main:
-        _replace(target / LEARNER_FILE, learner_tensors(learner))
-    world.barrier()
-    if world.is_main:
-        write_json(
-            folder / STATE_FILE,
-            {
-                "folder": name,
-                "step": learner.step,
-                "processes": world.size,
-                "identity": identity,
-                "loss scaler": learner.scaler.state_dict(),
-                "carries": carries,
-                "extra": extra or {},
-                "checksum": checksum(target / LEARNER_FILE),
-            },
-        )
-        for old in folder.glob("state-*"):
-            if old.name != name:
-                shutil.rmtree(old, ignore_errors=True)
-    world.barrier()
+    with _failing_together(learner):
+        if carries:
+            _replace(target / f"rank-{world.rank}.safetensors", _carry_tensors(learner))
+        if world.is_main:
+            _replace(target / LEARNER_FILE, learner_tensors(learner))
+    with _failing_together(learner):
+        if world.is_main:
+            write_json(
+                folder / STATE_FILE,
+                {
+                    "folder": name,
+                    "step": learner.step,
+                    "processes": world.size,
+                    "identity": identity,
+                    "loss scaler": learner.scaler.state_dict(),
+                    "carries": carries,
+                    "extra": extra or {},
+                    "checksum": checksum(target / LEARNER_FILE),
+                },
+            )
+            for old in folder.glob("state-*"):
+                if old.name != name:
+                    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _failing_together(learner: Learner) -> Iterator[None]:
+    """Have all processes end a `with` block together. Raises `OSError` in all of them where it was raised in one.
+
+    A process that went on alone would take the others' next message for an answer to its own.
+    """
+    problem = None
+    try:
+        yield
+    except OSError as error:
+        problem = error
+    failed = torch.tensor(float(problem is not None), device=learner.model.device)
+    if learner.world.size > 1 and learner.world.sum_metrics({"failed": failed})["failed"] and problem is None:
+        problem = OSError("another process could not save its part of the state")
+    if problem is not None:
+        raise problem
 
 
 def _replace(path: Path, tensors: dict[str, torch.Tensor]) -> None:
@@ -94,11 +116,14 @@ def load_state(folder: Path, learner: Learner, identity: dict) -> dict | None:
     source = folder / saved["folder"]
     if not (source / LEARNER_FILE).is_file() or checksum(source / LEARNER_FILE) != saved["checksum"]:
         raise InputError(f"{source / LEARNER_FILE}: is missing or damaged: its checksum is not the one that was saved")
+    learned = read_safetensors(source / LEARNER_FILE)
+    carries = read_safetensors(source / f"rank-{learner.world.rank}.safetensors") if saved["carries"] else {}
+    # Nothing has changed so far, so that a file that cannot be read leaves the learner as it was.
     learner.step = saved["step"]
-    learner.scaler.load_state_dict(saved["loss scaler"])
-    restore_learner(learner, read_safetensors(source / LEARNER_FILE))
-    if saved["carries"]:
-        _restore_carries(learner, read_safetensors(source / f"rank-{learner.world.rank}.safetensors"))
+    if saved["loss scaler"]:  # a state that was saved in another dtype than float16 has none
+        learner.scaler.load_state_dict(saved["loss scaler"])
+    restore_learner(learner, learned)
+    _restore_carries(learner, carries)
     return saved["extra"]
 
 
@@ -147,8 +172,8 @@ def learner_tensors(learner: Learner) -> dict[str, torch.Tensor]:
     """Return what the learner has learned, on the CPU.
 
     `model/<name>` is the model's state dict. Parameter number i has its average in `ema/<i>`. Once it was updated, its
-    moments are in `adam/<i>/m` and `adam/<i>/v`, and the number of its updates is in `adam/<i>/step`. Muon's matrices
-    have no `v`.
+    moments are in `adam/<i>/m` and `adam/<i>/v`, whichever optimiser they are of, and the number of its updates is in
+    `adam/<i>/step`. Muon's matrices have no `v`.
     """
     tensors = {f"model/{name}": value for name, value in learner.model.state_dict().items()}
     for i, param in enumerate(learner.params):
@@ -192,8 +217,10 @@ def _carry_tensors(learner: Learner) -> dict[str, torch.Tensor]:
 
 
 def _restore_carries(learner: Learner, tensors: dict[str, torch.Tensor]) -> None:
-    """Put the tensors of `_carry_tensors` back into the learner."""
+    """Put the tensors of `_carry_tensors` back into the learner, with states in the dtype that it computes in."""
     tensors = {name: value.to(learner.model.device) for name, value in tensors.items()}
+    for name in [name for name in tensors if name.endswith(_STATES)]:
+        tensors[name] = tensors[name].to(learner.model.dtype)
     keys = {tuple(map(int, name.split("/")[:2])) for name in tensors}  # (bucket, part)
     for bucket, part in sorted(keys):
         where = f"{bucket}/{part}"

@@ -63,3 +63,10 @@ def outcome(number, seconds=1.0):
 )
 def test_equal_and_faster_recordings_serve(recorded, again, serves):
     assert compare_outcomes(outcome(0.5), recorded, lambda: again)[0] is serves
+
+
+def test_infinite_numbers_may_be_the_same():
+    plain, recorded, again = (Outcome(1.0 - 0.1 * i, (torch.tensor([-torch.inf, 1.0 + 0.1 * i]),)) for i in range(3))
+    assert not compare_outcomes(plain, recorded, lambda: plain)[0]
+    assert compare_outcomes(plain, recorded, lambda: again)[0]
+    assert not compare_outcomes(plain, Outcome(0.5, (torch.tensor([1.0, -torch.inf]),)), lambda: again)[0]

@@ -118,6 +118,29 @@ def test_adaptation_is_repeatable_and_shortens_to_its_time(make_task):
     assert none.steps == 0
 
 
+def test_an_adaptation_that_goes_on_keeps_its_shortened_schedule(short_and_long):
+    first, _, _ = adaptation_of(short_and_long)
+    for step in first.run():
+        if step == 40:
+            break
+    shortened = first.progress()["total_steps"]
+    assert 40 < shortened < first.planned
+    second, _, _ = adaptation_of(short_and_long, seconds=0.0)  # its pace cannot be measured
+    second.resume(first.progress())
+    second.learner.step = 40
+    next(second.run())
+    assert second.learner.total_steps == shortened
+
+
+def test_an_adaptation_that_had_no_time_left_goes_on_where_there_is_more(short_and_long):
+    adaptation, _, _ = adaptation_of(short_and_long, seconds=0.01, visits=4)
+    adaptation.resume(adaptation.progress() | {"total_steps": 3})
+    adaptation.learner.step = 3
+    for _ in adaptation.run():
+        pass
+    assert adaptation.learner.step == adaptation.planned > 20
+
+
 class Ticking:
     """A clock that goes on by so many seconds at each look."""
 

@@ -11,6 +11,7 @@ from hrm_offline.data.puzzles import ExampleSource
 from hrm_offline.model.network import training_batches
 from hrm_offline.train.adapt import Adaptation
 from hrm_offline.train.decoder_learner import new_learner
+from hrm_offline.train.distributed import World
 from hrm_offline.train.learner import sum_metrics
 from hrm_offline.train.state import load_state, save_state
 
@@ -84,6 +85,19 @@ def test_dropout_and_a_loss_on_the_input_change_what_is_learned_and_repeat(tasks
         torch.rand(3)  # dropout does not depend on what else draws random numbers
         assert same(weights_after(*make_learner(tasks, **change)), first)
         assert not same(first, plain, 1e-3)
+
+
+def test_each_piece_of_a_batch_has_dropout_of_its_own_whoever_computes_it(tasks):
+    """Check that two processes with one part each leave out what one process with two parts does."""
+
+    def gradients(world, **changes):
+        learner, offer = make_learner(tasks, dropout=0.2, **changes)
+        learner.world = world
+        learner._compute_gradients(offer(0))
+        return [param.grad for param in learner.params]
+
+    first, second = (gradients(World(rank, 2)) for rank in range(2))
+    assert same([a + b for a, b in zip(first, second)], gradients(World(), micro_batches=2), 1e-6)
 
 
 def test_a_saved_state_goes_on_as_if_nothing_had_been(tasks, tmp_path):

@@ -4,7 +4,7 @@ import multiprocessing
 
 import pytest
 import torch
-from pretraining import finish, launch, metrics, run
+from pretraining import metrics, run, run_by_torchrun
 
 from hrm_offline.model.artifact import load_artifact
 from hrm_offline.train.distributed import World, leave_world, meet
@@ -18,7 +18,7 @@ def test_two_processes_equal_one_at_the_same_global_batch(unbroken, tmp_path):
     The weights equal those of one process that computes the same two parts, bit for bit. The loss equals that of one
     process that computes the whole batch at once.
     """
-    finish(launch(tmp_path / "two", processes=2))
+    run_by_torchrun(tmp_path / "two", processes=2)
     run(tmp_path / "parts", "--micro-batches", "2")
     for two, one in zip(metrics(tmp_path / "two"), metrics(unbroken), strict=True):
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)

@@ -22,16 +22,6 @@ from hrm_offline.train.state import learner_tensors
 HALF, STEPS = 30, 60
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _signals():
-    """Restore the signal handlers that training in this process replaces."""
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.getsignal(number) for number in numbers]
-    yield
-    for number, handler in zip(numbers, before):
-        signal.signal(number, handler)
-
-
 def train(out, *extra, stop=None, look=lambda learner: None) -> int:
     """Train on in `out`, until step `stop` if given, and return the exit code.
 
@@ -75,6 +65,21 @@ def state(out) -> dict[str, torch.Tensor]:
 
 def rate(learner) -> float:
     return learner.optimizer.param_groups[0]["lr"]
+
+
+def test_a_run_that_ends_leaves_the_signals_to_its_caller(tmp_path):
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    assert train(tmp_path, stop=1) == 1
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+def test_a_run_that_halved_its_batches_goes_on_with_halves(tmp_path):
+    """Check that the saved slots, which are of halves, meet halves again."""
+    halve = Learner._halve_parts
+    assert train(tmp_path, stop=5, look=lambda learner: halve(learner) if learner.step == 1 else None) == 1
+    parts = []
+    assert train(tmp_path, stop=15, look=lambda learner: parts.append(learner.micro_batches)) == 1
+    assert parts == [2] * 10
 
 
 def test_goes_on_elsewhere_like_an_unbroken_run(carried, copied, tmp_path):

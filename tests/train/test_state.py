@@ -1,5 +1,6 @@
 """Test the saved state of a training run."""
 
+import contextlib
 import json
 import re
 
@@ -15,6 +16,8 @@ from hrm_offline.common.settings import identity_of
 from hrm_offline.config import Recipe
 from hrm_offline.model.batching import fixed_batch
 from hrm_offline.model.recursive import RecursiveModel
+from hrm_offline.train import state
+from hrm_offline.train.distributed import World
 from hrm_offline.train.graphs import Snapshot
 from hrm_offline.train.learner import Learner
 from hrm_offline.train.relay import load_relay, save_relay
@@ -79,6 +82,68 @@ def test_a_step_that_is_saved_again_does_not_touch_the_file_of_its_state(tmp_pat
     assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in files)
     assert all(path.read_bytes() != content for path, content in zip(files, before))
     load_state(tmp_path, learner, {})
+
+
+@pytest.mark.parametrize(("before", "after"), [("float32", "bfloat16"), ("bfloat16", "float32")])
+def test_a_state_goes_on_in_another_dtype(tmp_path, before, after):
+    batch = fixed_batch(sequences(2, 4), (2, 2))
+
+    def started(dtype):
+        model = RecursiveModel(ARCHITECTURES["looped"], 1, getattr(torch, dtype))
+        return Learner(model, Recipe(), total_steps=9, seed=0)
+
+    first, second = started(before), started(after)
+    first.learn(batch)
+    save_state(tmp_path, first, {})
+    load_state(tmp_path, second, {})
+    second.learn(batch)
+    assert second.step == 2
+    assert second.carries[0, 0].z_H.dtype is getattr(torch, after)
+
+
+def test_a_state_without_a_loss_scale_goes_on_in_float16(tmp_path):
+    learner = Learner(RecursiveModel(ARCHITECTURES["looped"], 1), Recipe(), total_steps=9, seed=0)
+    learner.learn(fixed_batch(sequences(2, 4), (2, 2)))
+    save_state(tmp_path, learner, {})
+    learner.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    load_state(tmp_path, learner, {})
+    assert learner.scaler.get_scale() == 4.0
+
+
+def test_a_file_that_cannot_be_read_leaves_the_learner_as_it_was(tmp_path):
+    learner = Learner(RecursiveModel(ARCHITECTURES["looped"], 1), Recipe(), total_steps=9, seed=0)
+    learner.learn(fixed_batch(sequences(2, 4), (2, 2)))
+    save_state(tmp_path, learner, {})
+    next(tmp_path.glob("state-*/rank-0.safetensors")).write_bytes(b"damaged")
+    other = Learner(RecursiveModel(ARCHITECTURES["looped"], 1), Recipe(), total_steps=9, seed=1)
+    before = {name: value.clone() for name, value in learner_tensors(other).items()}
+    with pytest.raises(InputError, match="rank-0"):
+        load_state(tmp_path, other, {})
+    assert other.step == 0 and not other.carries
+    assert all(torch.equal(value, before[name]) for name, value in learner_tensors(other).items())
+
+
+class _Two(World):
+    """Two processes, the other of which says that it failed, or that it did not."""
+
+    def __init__(self, other_failed):
+        super().__init__(0, 2)
+        object.__setattr__(self, "other_failed", other_failed)
+
+    def sum_metrics(self, metrics):
+        return {name: float(value) + self.other_failed for name, value in metrics.items()}
+
+
+@pytest.mark.parametrize("other_failed", [False, True])
+@pytest.mark.parametrize("failing", ["save_file", "write_json", None])
+def test_processes_fail_to_save_together(tmp_path, monkeypatch, failing, other_failed):
+    learner = Learner(RecursiveModel(ARCHITECTURES["looped"], 1), Recipe(), 9, seed=0, world=_Two(other_failed))
+    if failing:
+        monkeypatch.setattr(state, failing, lambda *_: (_ for _ in ()).throw(OSError("no space left")))
+    expected = "no space left" if failing == "save_file" else "another process" if other_failed else "no space left"
+    with pytest.raises(OSError, match=expected) if failing or other_failed else contextlib.nullcontext():
+        save_state(tmp_path, learner, {})
+    assert (tmp_path / STATE_FILE).exists() is (failing is None and not other_failed)
 
 
 @pytest.mark.parametrize("content", [[], None, 3, {}, {"identity": {}}, {"identity": None, "step": 1}])
