@@ -42,7 +42,7 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_task():
     """Return a function that makes a task of random grids.
 
@@ -70,6 +70,14 @@ def write_json(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture
+def short_probes(monkeypatch):
+    """Have runs in this process measure their speed for a moment only. Most tests of runs do not depend on it."""
+    import runs
+
+    runs.shorten_probes(monkeypatch)
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ _WEIGHT_OF_FOUND = 0.01
 class DecoderPredictor:
     """Predicts batches of a puzzle set's test inputs (see `PredictionPlan`), and judges candidates for them.
 
-    `sequence_steps` counts the tokens that were decoded, summed over sequences. `graphs` says whether steps of writing
+    `sequence_steps` counts the tokens of all grids that were returned. `graphs` says whether steps of writing
     are recorded as CUDA graphs. By default the recipe's setting holds, and nothing is measured unless `try_graphs` is
     called.
     """

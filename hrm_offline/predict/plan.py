@@ -19,6 +19,9 @@ _VIEWS_PER_ROUND = 16  # recoloured views
 
 # The identity, then the other dihedral views: every test input should have these before any has more.
 BASE_ROUNDS = 2
+# A search has so many rounds at most. What each has found is judged before the next one begins, so that a search for
+# which there is no time to its end is not in vain.
+_SEARCH_ROUNDS = 8
 
 # A step of a decoder costs as much as so many rows more, however many it has, and reading a token of the prompt costs
 # such a share of writing one. On one core of a CPU 1 to 32 rows of `decoder-170k`, with canvases of 614 and 770 tokens
@@ -36,8 +39,12 @@ class PredictionPlan:
     `rounds` is a list of rounds, each a list of batches. The first round is the identity view of every test input,
     the second the other dihedral views, and the rest recoloured views, 16 at a time. So votes grow evenly, and
     stopping between two rounds leaves each test input its fair share. With translation the views then come once more,
-    each placed somewhere on its canvas that leaves the room an answer needs. Last, a decoder may search for further
-    grids in the plain views. The canvas of a batch of that round has a row for each grid that is decoded per view.
+    each placed somewhere on its canvas that leaves the room an answer needs; a decoder has no canvas to move on. Last,
+    a decoder may search for further grids in the first eight views that vote, plain ones first. That takes several
+    rounds, short sequences first, in which all views of a test input stand together. The canvas of their batches has a
+    row for each grid that is decoded per view.
+
+    `judging_points` are the numbers of complete rounds after which candidates are judged.
 
     `rows_per_step` says how many rows cost as much as a decoder's step does however many it has.
 
@@ -50,22 +57,28 @@ class PredictionPlan:
         self.buckets = puzzles.buckets(puzzles.tests)
         self.predict_tokens = recipe.predict_tokens // puzzles.canvases
         self._contexts = puzzles.contexts(puzzles.tests)
-        self._translates = "translation" in recipe.vote_augmentations
+        self._translates = "translation" in recipe.vote_augmentations and not puzzles.is_for_decoder
         self._find_voters(recipe)
         self.rounds = [
             [batch for index in range(len(self.buckets)) for batch in self._batches(index, ranks)]
             for ranks in self._ranks_by_round(recipe.vote_views)
         ]
+        self.judging_points = {min(BASE_ROUNDS, len(self.rounds)), len(self.rounds)}
         if puzzles.is_for_decoder and recipe.search_branches:
             self.buckets = [self._for_search(bucket, recipe.search_branches) for bucket in self.buckets]
             ranks = range(min(_DIHEDRAL_VIEWS, recipe.vote_views))
-            self.rounds.append([batch for index in range(len(self.buckets)) for batch in self._batches(index, ranks)])
+            batches = [b for index in range(len(self.buckets)) for b in self._batches(index, ranks, by_test=True)]
+            # By number, since costs are measured later on some devices, and all processes need the same rounds.
+            size = max(1, -(-len(batches) // _SEARCH_ROUNDS))
+            for start in range(0, len(batches), size):
+                self.rounds.append(batches[start : start + size])
+                self.judging_points.add(len(self.rounds))
 
     def cost_of(self, batch: Batch) -> int:
         """Return the cost of predicting a batch, by which its time is reckoned.
 
-        It is the number of canvas tokens, and for a decoder the number of tokens to be written, with a fixed cost per
-        step and a small one per token that is read.
+        The cost is the number of canvas tokens, and for a decoder the number of tokens to be written, with a fixed cost
+        per step and a small one per token that is read.
         """
         if not self.puzzles.is_for_decoder:
             return tokens_of(batch)
@@ -112,8 +125,8 @@ class PredictionPlan:
         starts = {start for start in (0, 1, *recoloured) if start < most}
         return [range(*span) for span in pairwise([*sorted(starts), most])]
 
-    def _batches(self, index: int, ranks: range) -> Iterator[Batch]:
-        """Yield the batches of a round for the test inputs of bucket `index`."""
+    def _batches(self, index: int, ranks: range, by_test: bool = False) -> Iterator[Batch]:
+        """Yield the batches of a round for the test inputs of bucket `index`, view by view, or test by test."""
         bucket = self.buckets[index]
         puzzles = self.puzzles.tests.puzzles[bucket.members]
         first = self._first_voter[puzzles]
@@ -132,6 +145,8 @@ class PredictionPlan:
             is_new = ~is_second | corners.any(1)
             parts.append(Batch.of(index, bucket.canvas, examples, views, corners, contexts).rows(is_new))
         whole, size = Batch.joined(parts), bucket.batch_size(self.predict_tokens)
+        if by_test:
+            whole = whole.rows(np.argsort(whole.examples, kind="stable"))
         for start in range(0, len(whole), size):
             yield whole.rows(slice(start, start + size))
 

@@ -121,7 +121,7 @@ class Predictor:
 
             def run() -> None:
                 for turn in range(calls):
-                    turned = Sequences(*(t if t is None else t.roll(turn, 0) for t in vars(sequences).values()))
+                    turned = sequences.turned(turn)
                     numbers.extend(result.clone() for result in self._answer(turned, batch.canvas))
 
             seconds = recorder.choice.cuda.seconds(run)

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import math
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -165,12 +164,16 @@ class Engine:
             yield Voted((job.group, job.round, number), votes, tokens_of(batch), seconds)
 
     def judge(self, job: Judge) -> Iterator[Judged]:
-        """Yield the scores of some candidates after another. Raises `Diverged` if they are no numbers."""
+        """Yield the scores of some candidates after another. Raises `Diverged` if they are no numbers.
+
+        The candidates for a test input stand together, and those that are cheap to judge come first.
+        """
         predictor, _ = self._predictor(job)
         tokens = predictor.judging_tokens(np.array(job.tests), list(job.grids))
-        part_of = (np.cumsum(tokens) - 1) // (_JUDGED_BATCHES * self.choice.recipe.predict_tokens)
+        order = np.lexsort((job.tests, np.bincount(job.tests, tokens)[list(job.tests)]))
+        part_of = (np.cumsum(tokens[order]) - 1) // (_JUDGED_BATCHES * self.choice.recipe.predict_tokens)
         seconds_per_token = READING * self.seconds_per_cost
-        for part in (np.flatnonzero(part_of == number) for number in np.unique(part_of)):
+        for part in (order[part_of == number] for number in np.unique(part_of)):
             before, work = self.clock(), int(tokens[part].sum())
             if before + _GUESS * seconds_per_token * work > job.until:
                 return
@@ -337,7 +340,7 @@ class Engine:
     def _save_network(self, group: int, model: Network, puzzles: PuzzleSet) -> bool:
         """Save the adapted network for other workers, and for a run that goes on. Return False if the disk refuses.
 
-        Of the embeddings only those of the group's `puzzles` are saved: no others are needed to predict.
+        No embeddings are saved but those of the group's `puzzles`: no others are needed to predict.
         """
         path = network_path(self.setup.folder, group)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
@@ -352,7 +355,6 @@ class Engine:
             with contextlib.suppress(OSError):  # there may be no folder that it could lie in
                 temporary.unlink()
             return False
-        shutil.rmtree(state_folder(self.setup.folder, group), ignore_errors=True)
         return True
 
     def _predictor(self, job: Predict | Judge) -> tuple[AnyPredictor, PredictionPlan]:

@@ -12,7 +12,7 @@ from hrm_offline.answers.vote import BatchKey, Votes
 from hrm_offline.common.files import checksum, make_folder
 from hrm_offline.solve.journal import Journal, Record
 from hrm_offline.solve.messages import Adapted, Judged, Voted
-from hrm_offline.solve.paths import INDUCTION_FILE, JOURNAL_FILE, network_path
+from hrm_offline.solve.paths import INDUCTION_FILE, JOURNAL_FILE, network_path, selftest_path
 
 Groups = list[tuple[int, ...]]
 
@@ -49,7 +49,7 @@ class History:
         if self.journal.records:
             self.say(f"{self.journal.path} is of another run, or lacks its beginning: starting anew")
         self.journal.clear()
-        self._drop_networks()
+        self._drop_networks(kept=selftest_path(self.folder).name)  # the first worker has just written that
         self.journal.append({"identity": identity, "groups": groups})
         return groups
 
@@ -87,12 +87,12 @@ class History:
         if not keep_networks:
             self._drop_networks()
 
-    def _drop_networks(self) -> None:
-        """Remove adapted networks and saved states from the folder."""
+    def _drop_networks(self, kept: str = "") -> None:
+        """Remove adapted networks, saved states and all else but the journals and one file from the folder."""
         for path in self.folder.iterdir():
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
-            elif path.name not in (JOURNAL_FILE, INDUCTION_FILE):
+            elif path.name not in (JOURNAL_FILE, INDUCTION_FILE, kept):
                 with contextlib.suppress(OSError):  # a folder that cannot be changed any more keeps them
                     path.unlink()
 

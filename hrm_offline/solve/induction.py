@@ -8,13 +8,13 @@ on the machine or on the time; a task that was not reached has no candidate.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from hrm_offline import __version__
 from hrm_offline.answers.candidates import read_entries
+from hrm_offline.common import machine
 from hrm_offline.common.budget import Budget, in_words
 from hrm_offline.common.errors import InputError, shown_name
 from hrm_offline.data.sets import size_of
@@ -37,8 +37,8 @@ _MAX_SILENCE = 60.0  # seconds for a process of normal priority; a sign of life 
 class Place:
     """A place for a process.
 
-    `heard` is when it was heard last, in seconds of the budget. It is `ready` once it has said that it lives. `task` is
-    the number of the task that it searches, or None.
+    `heard` is when its process was heard last, in seconds of the budget. A place is `ready` once its process has said
+    that it lives. `task` is the number of the task that the process searches, or None.
     """
 
     heard: float
@@ -88,13 +88,14 @@ class Induction:
         return bool(self.queue) or any(place.task is not None for place in self.places.values())
 
     def leave_cores(self, needed: int, shares: bool = False) -> None:
-        """Let processes start on all cores but so many. One may always run, since its priority is the lowest.
+        """Let processes start on all cores but so many. A first process may always run, since its priority is the
+        lowest.
 
-        With `shares`, that one gets the priority of the workers if they leave no core: on a CPU it would never end
+        With `shares`, that process gets the priority of the workers if they leave no core: on a CPU it would never end
         otherwise, as the workers learn until the budget is spent.
         """
         if isinstance(self.pool, ProcessPool):
-            idle = core_count() - needed
+            idle = machine.usable_cores() - needed
             self.processes = max(1, min(_MAX_PROCESSES, idle))
             if shares and idle < 1:
                 self._raise_priority()
@@ -254,10 +255,3 @@ class Induction:
         index = self.places.pop(number).task
         if index is not None:
             self.queue.appendleft(index)
-
-
-def core_count() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

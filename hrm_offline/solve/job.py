@@ -17,7 +17,7 @@ from hrm_offline.answers.candidates import VotesFile, read_outside, top_candidat
 from hrm_offline.answers.submission import fallback_submission
 from hrm_offline.common.budget import Budget
 from hrm_offline.common.errors import INTERRUPTED_CODE, InputError, shown_name
-from hrm_offline.common.files import make_folder, write_json
+from hrm_offline.common.files import make_folder, remove_drafts, write_json
 from hrm_offline.common.lock import FolderLock
 from hrm_offline.common.packages import require_packages
 from hrm_offline.data.sets import load_set
@@ -68,6 +68,7 @@ def solve(
         task_set = load_set(options.challenges)
         out = make_folder(options.out)
         with FolderLock(out, say) as lock:
+            remove_drafts(out)
             supervisor = _prepare(options, out, task_set, files, budget, say, pool)
 
             ended_early = None

@@ -32,6 +32,7 @@ class ProcessPool:
         self.context = get_context("spawn")
         self.target = target or _work
         self.workers: dict[int, tuple[Any, Any]] = {}  # process and connection by slot
+        self.stillborn: deque[tuple[int, Lost]] = deque()  # by slot, workers that could not be started
         self.lock = threading.Lock()  # the watchdog closes the pool while the main thread may be starting a worker
         self.closed = False
         self.bells: Callable[[], list] = list
@@ -41,16 +42,28 @@ class ProcessPool:
         return [ours for _, ours in self.workers.values()]
 
     def start(self, slot: int) -> None:
-        """Start a worker in an empty slot. A pool that was closed starts none."""
+        """Start a worker in an empty slot. A pool that was closed starts none.
+
+        Where the system has no room for another process, the slot's worker sends `Lost`.
+        """
         with self.lock:
             if self.closed:
                 return
-            ours, theirs = self.context.Pipe()
+            try:
+                ours, theirs = self.context.Pipe()
+            except OSError as error:
+                self.stillborn.append((slot, _not_started(error)))
+                return
             process = self.context.Process(target=self.target, args=(theirs,), daemon=True, name=f"worker-{slot}")
-            with _without_sigint():
-                process.start()
+            try:
+                with _without_sigint():
+                    process.start()
+            except OSError as error:
+                ours.close()
+                self.stillborn.append((slot, _not_started(error)))
+            else:
+                self.workers[slot] = (process, ours)
             theirs.close()
-            self.workers[slot] = (process, ours)
 
     def send(self, slot: int, message) -> None:
         with contextlib.suppress(OSError, KeyError):  # a worker that is gone is noticed by `receive`
@@ -61,6 +74,8 @@ class ProcessPool:
 
         A worker that is gone sends `Lost`.
         """
+        if self.stillborn:
+            return self.stillborn.popleft()
         slots = {ours: slot for slot, (_, ours) in self.workers.items()}
         bells = self.bells()
         if not slots and not bells:
@@ -143,6 +158,10 @@ class InlinePool:
 
     def close(self) -> None:
         self.life = None
+
+
+def _not_started(error: OSError) -> Lost:
+    return Lost(f"no process could be started ({error})")
 
 
 def _kill(process) -> None:

@@ -81,7 +81,12 @@ class Group:
 
     @property
     def waits(self) -> bool:
-        """Return whether the group waits for its adaptation."""
+        """Return whether the first network on the group's tasks waits for its adaptation."""
+        return not self.member and self.is_untried
+
+    @property
+    def is_untried(self) -> bool:
+        """Return whether the network is still to be adapted."""
         return self.report is None and self.lost is None and any(self.outstanding)
 
     @property
@@ -200,10 +205,10 @@ class Schedule:
         most = len(groups) * max(1, recipe.members)
         return cls([*map(make_group, range(len(groups)))], end, sharing, make_group=make_group, most=most)
 
-    @property
-    def has_work(self) -> bool:
-        """Return whether a group waits for its adaptation, or an adapted group lacks predictions."""
-        return any(group.waits or (any(group.outstanding) and self._is_predictable(group)) for group in self.groups)
+    def has_work(self, now: float) -> bool:
+        """Return whether a worker that starts now may find a job: to adapt, to predict, to judge, or a member."""
+        open_ = any(group.waits or (any(group.outstanding) and self._is_predictable(group)) for group in self.groups)
+        return open_ or any(map(self._is_judging_due, self.groups)) or self._next_member(now) is not None
 
     def next_job(self, worker: int, now: float) -> Adapt | Predict | Judge | None:
         """Return the job of a free worker.
@@ -293,6 +298,10 @@ class Schedule:
                 group.lost = _UNKEPT if group.member else group.lost
         return self.flying.pop(worker, None)
 
+    def forgive(self, group: int) -> None:
+        """Forget the failures of a group whose attempts have gone well for long."""
+        self.groups[group].failures = 0
+
     def failed(self, group: int, kind: str, reason: str) -> None:
         """Take in that an attempt at a group has failed: the next computes in smaller parts, or learns more slowly."""
         group = self.groups[group]
@@ -309,19 +318,20 @@ class Schedule:
         return not any(group.outstanding) and (self.unjudged is None or group.judged >= len(group.outstanding))
 
     def restore(self, number: int) -> None:
-        """Make the further members up to a number, which an earlier run has begun."""
+        """Make the further members up to a number. Lost tasks have lost members."""
+        first = sum(not group.member for group in self.groups)
         while self.make_group is not None and len(self.groups) <= number:
-            self.groups.append(self.make_group(len(self.groups)))
+            group = self.make_group(len(self.groups))
+            group.lost = self.groups[group.index % first].lost
+            self.groups.append(group)
 
-    def drop_unfinished_members(self) -> None:
-        """Give up the further members that an earlier run has left without a network.
+    def give_up_late_judging(self) -> None:
+        """Give up the judging of networks whose tasks have votes of a later member.
 
-        A member whose tasks have votes of a later one has been judged as far as it could be.
+        They have been judged as far as they could be.
         """
         first = sum(not group.member for group in self.groups)
         for group in self.groups:
-            if group.member and group.waits:
-                group.lost = _UNKEPT
             if any(later.has_votes for later in self.groups[group.index + first :: first]):
                 self.give_up_judging(group.index)
 
@@ -360,7 +370,7 @@ class Schedule:
         waiting = [group for group in self.groups if group.waits and not self._is_being_adapted(group)]
         if not waiting:
             return None
-        group = waiting[0]
+        group = min(waiting, key=lambda group: group.failures)  # one that always fails does not keep the others waiting
         return self._adapt_alone(group, now)
 
     def _adapt_alone(self, group: Group, now: float) -> Adapt:
@@ -382,32 +392,44 @@ class Schedule:
         return None if group is None else self._adapt_alone(group, now)
 
     def _new_member(self, now: float) -> Group | None:
-        """Make the group of the next member, if all of it fits into the time that is left.
+        """Return the group of the next member, if all of it fits into the time that is left."""
+        number = self._next_member(now)
+        if number is None:
+            return None
+        self.restore(number)
+        return self.groups[number]
+
+    def _next_member(self, now: float) -> int | None:
+        """Return the number of the next member, if all of it fits into the time that is left.
 
         The first members come first: all have their base rounds by then, and have made the visits of the recipe. So a
-        further member takes about as long as the first on the same tasks did. Lost tasks get no further member.
+        further member takes about as long as the first on the same tasks did. Lost tasks get no further member. A
+        member that an earlier run has begun comes before a new one.
         """
         first = [group for group in self.groups if not group.member]
         if not all(group.lost or (group.is_whole and group.has_base) for group in first):
             return None
-        while self.make_group is not None and len(self.groups) < self.most and self.has_room():
-            earlier = first[len(self.groups) % len(first)]
-            if not earlier.lost and now + earlier.report["seconds"] > self._member_end(earlier):
-                return None
-            group = self.make_group(len(self.groups))
-            group.lost = earlier.lost
-            self.groups.append(group)
-            if not group.lost:
-                return group
-        return None
+        begun = [group.index for group in self.groups if self._is_left_member(group)]
+        new = range(len(self.groups), self.most if self.make_group is not None else 0)
+        number = next((n for n in (*begun, *new) if not first[n % len(first)].lost), None)
+        if number is None or not self.has_room():
+            return None
+        earlier = first[number % len(first)]
+        return number if now + earlier.report["seconds"] <= self._member_end(earlier) else None
+
+    def _is_left_member(self, group: Group) -> bool:
+        """Return whether an earlier run has begun a further member and left it without a network."""
+        return bool(group.member) and group.is_untried and not self._is_being_adapted(group)
 
     def _member_end(self, group: Group) -> float:
         """Return when the adaptation of a further member must end, so that the worker predicts and judges in time."""
-        cost = sum(group.plan.cost_of(batch) for batches in group.plan.rounds for batch in batches)
-        seconds = self._seconds_per_cost() * cost
-        # Candidates are judged twice: after the base rounds and after all rounds.
-        judging = 2 * _JUDGING_SHARE if self.unjudged is not None else 0.0
-        return self.end - _SAFETY * (1 + judging) * seconds
+        base, extra = (
+            sum(group.plan.cost_of(batch) for batches in rounds for batch in batches)
+            for rounds in (group.plan.rounds[:BASE_ROUNDS], group.plan.rounds[BASE_ROUNDS:])
+        )
+        # The candidates of the base rounds are judged, and those of the search, which takes about as long.
+        judging = 2 * _JUDGING_SHARE * base if self.unjudged is not None else 0.0
+        return self.end - _SAFETY * self._seconds_per_cost() * (base + judging + extra)
 
     def _slice(self, group: Group, now: float) -> float:
         """Return when a group's adaptation should end.
@@ -448,29 +470,32 @@ class Schedule:
         return BASE_ROUNDS if alone and not hurried else _FIRST_ROUND
 
     def _judging(self, worker: int) -> Judge | None:
-        """Return the candidates of a group that a worker can judge: after its base rounds, and after all rounds."""
+        """Return the candidates of a group that a worker can judge (see `PredictionPlan.judging_points`)."""
         if self.unjudged is None or worker in self.spent:
             return None
         busy = {job.group for job in self.flying.values()}
         for group in self.groups:
-            complete, rounds = group.complete_rounds, len(group.outstanding)
-            is_due = complete > group.judged and (complete == rounds or group.judged < BASE_ROUNDS <= complete)
-            if not is_due or group.index in busy or not self._is_predictable(group):
-                continue
-            if group.home not in (None, worker):
+            if not self._is_judging_due(group) or group.index in busy or group.home not in (None, worker):
                 continue
             candidates = self.unjudged(group.index)
             if candidates:
                 tests, grids = zip(*candidates)
                 return Judge(group.index, group.tasks, tests, grids, self.end, group.member)
-            group.judged = complete
+            group.judged = group.complete_rounds
         return None
+
+    def _is_judging_due(self, group: Group) -> bool:
+        """Return whether candidates of a group are to be judged, since further rounds have all their votes."""
+        if self.unjudged is None or not self._is_predictable(group):
+            return False
+        return any(group.judged < point <= group.complete_rounds for point in group.plan.judging_points)
 
     def _prediction(self, worker: int, rounds: Callable[[Group], int]) -> Predict | None:
         """Return the most urgent prediction that a worker can do, or None.
 
-        Only the first `rounds` of a group count. The order is: base rounds before extra ones, then
-        the group whose network the worker has in memory, then earlier rounds, then earlier groups.
+        Only the first `rounds` of a group count. The order is: base rounds before extra ones, then groups that failed
+        less often, then the group whose network the worker has in memory, then earlier rounds, then earlier groups. A
+        job leaves the other idle workers their share of the round's batches.
         """
         if worker in self.spent:
             return None
@@ -478,15 +503,26 @@ class Schedule:
         for group in self.groups:
             if not self._is_predictable(group) or group.home not in (None, worker):
                 continue
-            found = self._earliest_round(group, rounds(group))
+            found = self._earliest_round(group, min(rounds(group), self._open_rounds(group)))
             if found is not None:
                 number, batches = found
-                urgency = (_class_of(number), group.index != self.loaded.get(worker), number, group.index)
+                is_loaded = group.index == self.loaded.get(worker)
+                urgency = (_class_of(number), group.failures, not is_loaded, number, group.index)
                 choices.append((urgency, group, number, batches))
         if not choices:
             return None
         _, group, number, batches = min(choices, key=lambda choice: choice[0])
-        return Predict(group.index, group.tasks, number, tuple(batches[:_BATCHES_PER_JOB]), self.end, group.member)
+        idle = sum(other not in self.flying for other in self.speeds)
+        count = min(_BATCHES_PER_JOB, -(-len(batches) // max(1, idle)))
+        return Predict(group.index, group.tasks, number, tuple(batches[:count]), self.end, group.member)
+
+    def _open_rounds(self, group: Group) -> int:
+        """Return how many rounds of a group may be predicted before its candidates are judged next.
+
+        So the candidates that are judged do not depend on how many workers predict the group, or how fast.
+        """
+        points = group.plan.judging_points if self.unjudged is not None else ()
+        return min((point for point in points if point > group.judged), default=len(group.outstanding))
 
     def _earliest_round(self, group: Group, rounds: int) -> tuple[int, list[int]] | None:
         """Return the first of a group's `rounds` that has unclaimed batches, and these batches."""

@@ -15,8 +15,8 @@ _MEMORY_GROWTH = 2
 
 
 def uses_all_gpus(options: SolveOptions, hello: Hello) -> bool:
-    """Return whether each GPU of the machine gets a worker, if the user did not say."""
-    return hello.gpus > 0 and options.device in (None, "cuda")
+    """Return whether each GPU of the machine gets a worker, if the user did not say. PyTorch may not support a GPU."""
+    return hello.device.startswith("cuda") and hello.gpus > 0 and options.device in (None, "cuda")
 
 
 def worker_count(options: SolveOptions, hello: Hello, tasks: int) -> int:

@@ -18,13 +18,10 @@ from hrm_offline.solve.options import SolveOptions
 
 def unsuited_tasks(tasks: Sequence[Task], network: NetworkChoice, seed: int) -> dict[str, str]:
     """Return the tasks that do not fit the network, by id, each with the reason."""
-    # Views and embeddings take time to make and do not decide whether a task fits.
-    plain_recipe = dataclasses.replace(network.recipe, colour_permutations=0)
-    plain_model = dataclasses.replace(network.model, puzzle_columns=0)
     reasons = {}
     for task in tasks:
         try:
-            PuzzleSet((task,), plain_recipe, plain_model, seed)
+            _plain_puzzles((task,), network, seed)
         except InputError as error:
             reasons[task.id] = str(error)
     return reasons
@@ -34,8 +31,17 @@ def make_groups(
     tasks: Sequence[Task], suited: list[int], network: NetworkChoice, seed: int, number: int
 ) -> list[tuple[int, ...]]:
     """Split the `suited` tasks, indices in file order, into at most `number` groups (see `split_tasks`)."""
-    puzzles = PuzzleSet(tuple(tasks[i] for i in suited), network.recipe, network.model, seed)
+    puzzles = _plain_puzzles(tuple(tasks[i] for i in suited), network, seed)
     return [tuple(suited[i] for i in group) for group in split_tasks(puzzles, number)]
+
+
+def _plain_puzzles(tasks: tuple[Task, ...], network: NetworkChoice, seed: int) -> PuzzleSet:
+    """Return the puzzle set of some tasks without recoloured views and embeddings.
+
+    These take time to make, and decide neither whether a task fits nor how much it costs.
+    """
+    recipe = dataclasses.replace(network.recipe, colour_permutations=0)
+    return PuzzleSet(tasks, recipe, dataclasses.replace(network.model, puzzle_columns=0), seed)
 
 
 def task_costs(puzzles: PuzzleSet) -> np.ndarray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import shutil
 import tempfile
 import uuid
@@ -13,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hrm_offline.common import machine
 from hrm_offline.common.budget import Budget, in_words
 from hrm_offline.common.errors import InputError
 from hrm_offline.data.tasks import Task
@@ -40,13 +40,17 @@ from hrm_offline.solve.messages import (
     Voted,
 )
 from hrm_offline.solve.options import SolveOptions
-from hrm_offline.solve.paths import network_path
+from hrm_offline.solve.paths import network_path, state_folder
 from hrm_offline.solve.pool import ProcessPool
 from hrm_offline.solve.schedule import Schedule, Speed
 from hrm_offline.solve.sizing import group_count, threads_per_worker, uses_all_gpus, worker_count
 from hrm_offline.solve.start import make_groups, run_identity, unsuited_tasks
 
-_MAX_FAILURES = 3  # in a row, after which a worker is given up
+# In a row, after which a worker is given up. They are more than the attempts at a group, so that a group that always
+# fails costs itself and no worker.
+_MAX_FAILURES = 4
+# An adaptation that went on for so many times the interval between saved states has had success before it failed.
+_LONG_WORK = 10
 _STARTING_FACTOR = 2  # a worker that starts may be silent longer, since it imports torch and compiles kernels
 _GLANCE_SECONDS = 1.0  # between two looks at silent workers
 _PROGRESS_SECONDS = 30.0  # between two progress lines
@@ -63,11 +67,13 @@ class Slot:
     """A place for a worker.
 
     `device` is the worker's, or None for the best there is. `heard` is when the worker was heard last, in seconds of
-    the budget. `failures` counts its failures in a row. `progress` holds the last signs of life of an adaptation.
+    the budget, and `since` when it got its job. `failures` counts its failures in a row. `progress` holds the last
+    signs of life of an adaptation.
     """
 
     device: str | None
     heard: float
+    since: float = 0.0
     ready: bool = False
     failures: int = 0
     progress: deque[tuple[float, Beat]] = field(default_factory=lambda: deque(maxlen=_PROGRESS_BEATS))
@@ -118,8 +124,8 @@ class Supervisor:
             self._start(0, self.options.device)
         try:
             while self.budget.plannable() > 0:
+                self._attend_to_induction(0.0)  # first: once the search has ended, further members may start
                 self._assign()
-                self._attend_to_induction(0.0)
                 if self._goes_on():
                     event = self.pool.receive(min(_GLANCE_SECONDS, self.budget.plannable()))
                     if event is not None and event[0] in self.slots:
@@ -173,7 +179,7 @@ class Supervisor:
         starting = any(not slot.ready for slot in self.slots.values())
         if self.schedule is None:
             return starting
-        return bool(self.schedule.flying) or (starting and self.schedule.has_work)
+        return bool(self.schedule.flying) or (starting and self.schedule.has_work(self.budget.now()))
 
     def _start(self, index: int, device: str | None) -> None:
         failures = self.slots[index].failures if index in self.slots else 0
@@ -191,14 +197,19 @@ class Supervisor:
         now = self._renew_end()
         if self.schedule.sharing == "joint" and all(slot.ready for slot in self.slots.values()):
             for index, job in self.schedule.joint_jobs(now, self._meeting()).items():
-                self.pool.send(index, job)
+                self._give(index, job)
         for index, slot in self.slots.items():
             if slot.ready and index not in self.schedule.flying:
                 job = self.schedule.next_job(index, now)
                 if job is not None:
-                    slot.heard = self.budget.elapsed()
-                    slot.progress.clear()
-                    self.pool.send(index, job)
+                    self._give(index, job)
+
+    def _give(self, index: int, job: Adapt | Predict | Judge) -> None:
+        """Send a job to a worker."""
+        slot = self.slots[index]
+        slot.heard = slot.since = self.budget.elapsed()
+        slot.progress.clear()
+        self.pool.send(index, job)
 
     def _renew_end(self) -> float:
         now = self.budget.now()
@@ -283,7 +294,6 @@ class Supervisor:
         groups = make_groups(self.tasks, suited, hello.network, self.options.seed, number)
         if self.history is not None:
             groups = self.history.begin(run_identity(self.tasks, hello, self.options), groups)
-        self.ledger.reset([test_keys(self.tasks, group) for group in groups])
         end = self.budget.now() + self.budget.plannable()
         network, seed, sharing = hello.network, self.options.seed, self.options.sharing
         self.schedule = Schedule.of_tasks(
@@ -292,7 +302,9 @@ class Supervisor:
         if network.model.is_decoder:
             self.schedule.unjudged = self.ledger.unjudged
         self.schedule.has_room = self._has_room
-        self._replay()
+        with self.ledger.unwritten():
+            self.ledger.reset([test_keys(self.tasks, group) for group in groups])
+            self._replay()
         useful = self._useful(workers)
         self._share_threads(hello, useful)
         if self.induction is not None:
@@ -350,9 +362,12 @@ class Supervisor:
             work = sum(len(self.tasks[i].train) for group in self.schedule.groups for i in group.tasks)
             words = f"the tasks have {work} demonstrations to share"
         else:
-            work = sum(any(group.outstanding) for group in self.schedule.groups)
+            open_ = [group for group in self.schedule.groups if group.lost is None]
+            work = sum(any(group.outstanding) for group in open_)
+            if any(group.report for group in open_):  # a run that goes on; a new one does not know of further members
+                work += self.schedule.most - len(self.schedule.groups)
             words = f"there are {work} groups of tasks to do"
-        processors = max(_LEAST_PROCESSORS, os.cpu_count() or 1)
+        processors = max(_LEAST_PROCESSORS, machine.usable_cores())
         useful = max(1, min(workers, work, _WORKERS_PER_PROCESSOR * processors))
         if useful < workers:
             self.say(f"{useful} of {workers} workers start: {words}, and {processors} processors")
@@ -375,7 +390,7 @@ class Supervisor:
                 self.schedule.groups[group].report = report
             if complete and not intact:
                 self.schedule.give_up_judging(group)
-        self.schedule.drop_unfinished_members()
+        self.schedule.give_up_late_judging()
         left = sum(any(group.outstanding) for group in self.schedule.groups)
         if left < len(self.schedule.groups) or self.ledger.tally.votes:
             self.say(
@@ -453,6 +468,8 @@ class Supervisor:
                 self.network_bytes = max(self.network_bytes, path.stat().st_size)
         if self.history is not None and message.saved:
             self.history.adapted(message)
+        if message.saved:  # last: whoever kills the run before that finds the state
+            shutil.rmtree(state_folder(self.setup.folder, message.group), ignore_errors=True)
 
     def _end_the_silent(self) -> None:
         """End the workers that have been silent for too long."""
@@ -470,8 +487,11 @@ class Supervisor:
         """
         self.pool.stop(index)
         slot = self.slots[index]
-        slot.failures += 1
         job = self.schedule.gone(index) if self.schedule else None
+        if isinstance(job, Adapt) and self.budget.elapsed() - slot.since > _LONG_WORK * self.options.save_every:
+            slot.failures = 0  # it goes on from a state that is not old
+            self.schedule.forgive(job.group)
+        slot.failures += 1
         self.warn(f"worker {index} on {slot.device or 'its device'} ({_name_of(job)}): {kind}: {reason}")
         if isinstance(job, Judge):
             self.schedule.judging_failed(job.group)

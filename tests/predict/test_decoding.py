@@ -155,9 +155,9 @@ def test_a_search_finds_other_grids_than_the_greedy_ones_and_knows_their_likelih
     config = dataclasses.replace(predictor.recipe, search_branches=5, search_bound=1e-3)
     searching = decoding.new_predictor(predictor.model, predictor.puzzles, config)
     plan = PredictionPlan(predictor.puzzles, config)
-    assert len(plan.rounds) == 3
+    assert len(plan.rounds) > 2
     more = 0
-    for batch in plan.rounds[-1]:
+    for batch in (batch for batches in plan.rounds[2:] for batch in batches):
         alone = dataclasses.replace(batch, canvas=(1, batch.canvas[1]))
         greedy_votes, votes = searching.predict(alone), searching.predict(batch)
         known = {(test, greedy_votes.grid(i).tobytes()) for i, test in enumerate(greedy_votes.tests)}

@@ -50,6 +50,22 @@ def test_rounds_cover_every_view_of_every_test_input_once(make_task):
     assert sum(len(batch) for batches in fewer.rounds for batch in batches) == 4 * 4
 
 
+def test_a_search_has_several_rounds_which_keep_the_views_of_a_test_input_together(make_task):
+    tasks = tuple(make_task(f"t{i}", [((2 + i, 3), (3, 3))] * 2, seed=i) for i in range(6))
+    _, puzzles, recipe = make_decoder(tasks, search_branches=4, predict_tokens=200, vote_views=8)
+    plan = PredictionPlan(puzzles, recipe)
+    search = plan.rounds[2:]
+    assert 4 < len(search) <= 8
+    assert plan.judging_points == set(range(2, len(plan.rounds) + 1))
+    shown = [batch for batches in search for batch in batches]
+    rows = [row for batch in shown for row in zip(batch.examples.tolist(), batch.views.tolist())]
+    tests = [test for test, _ in rows]
+    assert len(rows) == len(set(rows)) == 6 * 8
+    assert [test for i, test in enumerate(tests) if i == 0 or test != tests[i - 1]] == list(dict.fromkeys(tests))
+    lengths = [batch.canvas[1] for batch in shown]
+    assert lengths == sorted(lengths)
+
+
 def test_a_decoder_costs_as_many_steps_as_its_longest_output_has_tokens_and_more_with_more_rows(make_task):
     """Two batches cost more than the batch of all their rows, and a search more than the grids that it starts from."""
     tasks = (make_task("a"), make_task("b", seed=1))

@@ -5,9 +5,20 @@ import json
 import resource
 
 import pytest
-from runs import options_of, solve_quietly
+from runs import options_of, shorten_probes, solve_quietly
 
 from hrm_offline.data.tasks import to_challenges
+
+
+@pytest.fixture(autouse=True)
+def _short_probes_unless_real(request):
+    if "real_probes" not in request.fixturenames:
+        request.getfixturevalue("short_probes")
+
+
+@pytest.fixture
+def real_probes():
+    """Have runs of a test measure their speed as they do for users."""
 
 
 @pytest.fixture
@@ -26,15 +37,25 @@ def limit_file_size():
     return limit
 
 
-@pytest.fixture
-def challenges(make_task, write_json):
-    """Write five small tasks. Return the file and its content."""
-    value = to_challenges([make_task(f"t{i}", [((3, 3), (3, 3))] * 3, seed=i) for i in range(5)])
-    return write_json("challenges.json", value), value
+@pytest.fixture(scope="session")
+def small_tasks(make_task):
+    """Return five small tasks as challenges."""
+    return to_challenges([make_task(f"t{i}", [((3, 3), (3, 3))] * 3, seed=i) for i in range(5)])
 
 
 @pytest.fixture
-def reference(challenges, tmp_path):
+def challenges(small_tasks, write_json):
+    """Write these tasks. Return the file and its content."""
+    return write_json("challenges.json", small_tasks), small_tasks
+
+
+@pytest.fixture(scope="session")
+def reference(small_tasks, tmp_path_factory):
     """Return the answers of an undisturbed run."""
-    solve_quietly(options_of(challenges, tmp_path, "reference", workers=0))
-    return json.loads((tmp_path / "reference" / "submission.json").read_text())
+    folder = tmp_path_factory.mktemp("reference")
+    file = folder / "challenges.json"
+    file.write_text(json.dumps(small_tasks))
+    with pytest.MonkeyPatch.context() as patch:
+        shorten_probes(patch)
+        solve_quietly(options_of((file, small_tasks), folder, workers=0))
+    return json.loads((folder / "out" / "submission.json").read_text())

@@ -8,7 +8,10 @@ from runs import CutOff, check, inline, options_of, save_random_artifact, solve_
 
 from hrm_offline.answers.submission import read_submission
 from hrm_offline.common.budget import Budget
+from hrm_offline.solve.engine import Engine
+from hrm_offline.solve.history import History
 from hrm_offline.solve.job import solve
+from hrm_offline.solve.paths import selftest_path, state_folder
 from hrm_offline.solve.worker import Worker
 
 
@@ -47,6 +50,32 @@ def test_a_run_that_was_cut_off_goes_on_and_ends_with_the_same_answers(challenge
     solve(options_of(challenges, tmp_path, seed=1, workers=0), Budget(300), said.append)
     assert any("starting anew" in line for line in said)
     assert json.loads((options.out / "report.json").read_text())["seed"] == 1
+
+
+def test_a_new_run_keeps_the_self_test_of_its_first_worker(tmp_path):
+    folder = tmp_path / "journal"
+    folder.mkdir()
+    selftest_path(folder).write_text("{}")
+    (folder / "group-000.safetensors").write_bytes(b"of another run")
+    history = History(folder, print, lambda: 0.0)
+    history.begin({"seed": 1}, [(0,)])
+    assert selftest_path(folder).exists() and not (folder / "group-000.safetensors").exists()
+    history.close(keep_networks=False)
+    assert not selftest_path(folder).exists()
+
+
+def test_the_state_of_an_adaptation_stays_until_the_journal_has_its_end(challenges, tmp_path, monkeypatch):
+    """Check that a run that is killed in between learns nothing twice."""
+    there = []
+
+    def watched(history, message):
+        there.append(state_folder(history.folder, message.group).is_dir())
+
+    monkeypatch.setattr(History, "adapted", watched)
+    options = options_of(challenges, tmp_path, save_every=0.0, visits=20)
+    solve_quietly(options, pool=inline(Engine))
+    assert there and all(there)
+    assert not state_folder(options.out / "journal", 0).exists()
 
 
 def test_a_run_goes_on_with_its_artifact_wherever_that_lies_and_with_no_other(challenges, tmp_path):

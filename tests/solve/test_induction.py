@@ -10,6 +10,7 @@ from runs import CutOff, check, options_of, solve_quietly
 
 from hrm_offline.answers.score import score_attempts
 from hrm_offline.answers.submission import fallback_submission, read_submission
+from hrm_offline.common import machine
 from hrm_offline.common.budget import Budget
 from hrm_offline.data.grids import dihedral
 from hrm_offline.data.tasks import Pair, Task, TaskSet, to_challenges
@@ -220,7 +221,7 @@ def test_processes_that_die_or_send_garbage_are_replaced(tmp_path, monkeypatch, 
     ],
 )
 def test_workers_keep_their_cores(monkeypatch, tmp_path, device, workers, threads, cores, processes):
-    monkeypatch.setattr(induction_module, "core_count", lambda: cores)
+    monkeypatch.setattr(machine, "usable_cores", lambda: cores)
     ledger = Ledger({}, tmp_path / "submission.json", pytest.fail)
     found = Induction(TASKS * 20, ledger, Budget(600), pytest.fail)
     hello = Hello(device, 4, None, None, "", 1.0, threads, "", {})

@@ -202,14 +202,13 @@ def test_a_cpu_goes_on_with_its_own_recipe_if_nothing_is_answered_and_with_its_o
     monkeypatch.setattr(Schedule, "of_tasks", of_tasks)
     engine = type("Lost", (LostGpu,), {"lost_in": lost_in, "told": []})
     shorter = {"visits": 1, "tokens_per_step": 60, "search_branches": 0}
-    # The group that has cost the GPU is given up with it, and the other one goes on.
     options = options_of(challenges, tmp_path, workers=0, groups=2, preset="decoder-170k", overrides=shorter)
     report = solve_quietly(options, pool=inline(engine))
     assert any("a CPU goes on" in line for line in report["failures"])
     assert report["test inputs without a vote"] == 0
     assert report["adapt"]["predict_tokens"] == predict_tokens
     assert {group.plan.rows_per_step for group in made[-1].groups} == {ROWS_PER_STEP}
-    assert engine.told == [None, 999.0, 999.0, None if lost_in == "adapt" else ROWS_PER_STEP]
+    assert engine.told == [None, 999.0, 999.0, 999.0, None if lost_in == "adapt" else ROWS_PER_STEP]
 
 
 def test_no_visits_leave_the_network_as_it_is_and_predict(small, tmp_path):
@@ -261,8 +260,9 @@ def proven(monkeypatch):
 
 
 @needs_triton
-@pytest.mark.parametrize("value", [0.5, float("nan")], ids=["wrong", "nan"])
-@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+@pytest.mark.parametrize(
+    ("value", "backward"), [(0.5, False), (float("nan"), True)], ids=["wrong forward", "nan backward"]
+)
 def test_kernels_with_wrong_numbers_serve_no_run(value, backward, small, tmp_path, monkeypatch, plain_answers, proven):
     if not plain_answers:
         plain_answers.update(answers(small, tmp_path, "plain")[0])

@@ -64,6 +64,19 @@ def test_the_file_is_written_when_there_is_news_and_some_seconds_have_passed(led
     assert not ledger.path.exists()
 
 
+def test_the_file_stays_while_the_votes_of_an_earlier_run_come_back(ledger):
+    ledger.add((0, 0, 0), votes_for(0, C))
+    ledger.write()
+    before = ledger.path.read_text()
+    with ledger.unwritten():
+        ledger.reset([[("b", 0)], [("a", 0)]])
+        ledger.write()  # as a watchdog does
+        assert ledger.path.read_text() == before
+        ledger.add((1, 0, 0), votes_for(0, B))
+    ledger.write()
+    assert ledger.path.read_text() != before
+
+
 def test_a_disk_that_is_full_leaves_the_last_file(ledger, limit_file_size):
     ledger.write()
     said = []

@@ -104,11 +104,41 @@ def test_a_member_judges_once_all_candidates_so_far(make_task):
     assert {job.member for job in jobs if isinstance(job, Predict)} == {0, 1}
 
 
-def test_members_of_an_earlier_run_are_restored_without_those_that_it_left_unfinished(make_task):
+def test_members_of_an_earlier_run_come_before_new_ones_and_after_the_first(make_task):
     schedule = make_schedule(make_task, 2000.0)
     schedule.restore(3)
     schedule.voted((2, 0, 0))
-    schedule.drop_unfinished_members()
+    schedule.give_up_late_judging()
     assert [group.member for group in schedule.groups] == [0, 0, 1, 1]
-    assert [bool(group.lost) for group in schedule.groups] == [False, False, True, True]
     assert [group.judged > 0 for group in schedule.groups] == [True, False, False, False]
+    schedule.groups[3].lost = "its network could not be saved"
+    assert adapted(run(schedule)) == [(0, 0), (1, 0), (2, 1), (4, 2), (5, 2)]
+
+
+def test_a_worker_that_starts_may_find_a_member_or_candidates_to_judge(make_task):
+    """Check that a run waits for such a worker."""
+    schedule = make_schedule(make_task, 2000.0, members=2, groups=1)
+    schedule.unjudged = lambda group: [(0, np.ones((1, 1), np.uint8))]
+    assert schedule.has_work(0.0)
+    while not isinstance(job := schedule.next_job(0, 0.0), Judge):
+        if isinstance(job, Adapt):
+            schedule.adapted(job.group, 0, {"steps": 10, "planned_steps": 10, "seconds": SECONDS}, saved=True)
+        for batch in getattr(job, "batches", ()):
+            schedule.voted((job.group, job.round, batch))
+        schedule.finished(0, 0.0)
+    assert not any(any(group.outstanding) for group in schedule.groups)
+    schedule.gone(0)
+    assert schedule.has_work(1999.0)  # to judge
+    schedule.give_up_judging(0)
+    assert schedule.has_work(0.0) and not schedule.has_work(1999.0)  # for a member, if it fits
+    assert len(schedule.groups) == 1  # to ask makes none
+
+
+def test_time_is_kept_for_judging_by_the_cost_of_the_base_rounds(make_task):
+    schedule = make_schedule(make_task, 2000.0, groups=1)
+    group = schedule.groups[0]
+    base, extra = group.prediction_cost(base=True), group.prediction_cost(base=False)
+    without = schedule._member_end(group)
+    schedule.unjudged = lambda group: []
+    assert without == pytest.approx(2000.0 - 1.15e-4 * (base + extra))
+    assert schedule._member_end(group) == pytest.approx(2000.0 - 1.15e-4 * (2.5 * base + extra))

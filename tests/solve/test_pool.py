@@ -57,6 +57,23 @@ def test_a_pool_that_was_closed_starts_no_worker(pool):
     assert pool.workers == {} and pool.receive(0) is None
 
 
+def test_a_system_without_room_for_a_process_is_told_as_a_lost_worker(pool, monkeypatch):
+    def refuse(*_):
+        raise BlockingIOError("Resource temporarily unavailable")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pool.context.Process, "start", refuse)
+        pool.start(0)
+        patch.setattr(pool.context, "Pipe", refuse)
+        pool.start(1)
+    found = [pool.receive(60) for _ in range(2)]
+    assert [slot for slot, _ in found] == [0, 1]
+    assert all("temporarily unavailable" in message.reason for _, message in found)
+    pool.start(0)
+    pool.send(0, "again")
+    assert pool.receive(60) == (0, "again")
+
+
 def test_workers_hear_nothing_of_ctrl_c_not_even_while_they_start(pool):
     pool.start(0)
     os.kill(pool.workers[0][0].pid, signal.SIGINT)

@@ -1,5 +1,7 @@
 """Test how the schedule splits tasks into groups and shares the time between them."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -55,6 +57,30 @@ def test_adaptation_ends_earlier_where_prediction_turns_out_slow(make_task):
     until = schedule.new_until(0)
     assert 500 <= until < job.until
     assert schedule.new_until(0) is None  # said once
+
+
+def test_a_group_that_failed_lets_the_others_go_first(make_task):
+    schedule = make_schedule(make_task, 1, 3)
+    assert schedule.next_job(0, 0.0).group == 0
+    schedule.gone(0)
+    schedule.failed(0, "lost", "killed")
+    schedule.speeds[0] = Speed(1e-3)
+    assert schedule.next_job(0, 0.0).group == 1
+    schedule.forgive(0)
+    schedule.gone(0)
+    assert schedule.next_job(0, 0.0).group == 0
+
+
+def test_workers_share_the_batches_of_a_round(make_task):
+    schedule = make_schedule(make_task, 2, 1)
+    schedule.next_job(0, 0.0)
+    schedule.adapted(0, 0, {"steps": 10}, saved=True)
+    schedule.finished(0, 0.0)
+    group = schedule.groups[0]
+    group.outstanding = [set(range(5)), set()]
+    group.plan.rounds = [group.plan.rounds[0][:1] * 5, []]
+    first, second = (schedule.next_job(worker, 0.0) for worker in (0, 1))
+    assert (first.batches, second.batches) == ((0, 1, 2), (3, 4))
 
 
 def test_a_group_that_only_one_worker_has_is_learned_again_when_that_worker_is_gone(make_task):
@@ -131,6 +157,31 @@ def test_candidates_are_judged_after_the_base_rounds_and_after_all_rounds(make_t
     assert judging == [len(jobs) - 1]  # the base rounds are all rounds here
     assert (jobs[-1].tests, jobs[-1].grids) == ((3,), (grid,))
     assert asked == [0]
+
+
+def test_each_round_of_a_search_is_judged_before_the_next_begins(make_task):
+    """Two workers share a group, so one of them waits."""
+    tasks = tuple(make_task(f"t{i}", [((3, 3), (3, 3))] * 2, seed=i) for i in range(4))
+    decoder = PRESETS["decoder-170k"]
+    recipe = dataclasses.replace(decoder.adapt, predict_tokens=400, members=1)
+    schedule = Schedule.of_tasks(tasks, decoder.model, recipe, 0, [(0, 1, 2, 3)], 1000.0, "sharded")
+    schedule.speeds = {worker: Speed(1e-4) for worker in range(2)}
+    schedule.unjudged = lambda _: [(0, np.ones((1, 1), dtype=np.uint8))]
+    schedule.next_job(0, 0.0)
+    schedule.adapted(0, 0, {"steps": 10, "planned_steps": 10}, saved=True)
+    schedule.finished(0, 0.0)
+    judged_after = []
+    while jobs := [job for job in (schedule.next_job(worker, 0.0) for worker in range(2)) if job]:
+        for job in jobs:
+            for batch in getattr(job, "batches", ()):
+                schedule.voted((job.group, job.round, batch))
+        if any(isinstance(job, Judge) for job in jobs):
+            assert len(jobs) == 1
+            judged_after.append(schedule.groups[0].complete_rounds)
+        for worker in list(schedule.flying):
+            schedule.finished(worker, 0.0)
+    rounds = len(schedule.groups[0].plan.rounds)
+    assert judged_after == list(range(2, rounds + 1)) and 4 < rounds <= 10
 
 
 def test_a_group_whose_judging_failed_twice_is_not_judged_again(make_task):

@@ -47,6 +47,7 @@ def sizes(hello, tasks, **changes):
         (CPU, 120, {"sharing": "joint"}, (1, 1)),
         (GPU, 120, {}, (4, 8)),
         (GPU, 120, {"device": "cuda:1"}, (1, 1)),
+        (dataclasses.replace(CPU, gpus=2), 120, {}, (8, 8)),  # PyTorch does not support them
         (LIMITED, 120, {"workers": 1}, (1, 5)),
         (LIMITED, 120, {}, (8, 8)),
         (LIMITED, 401, {}, (8, 17)),

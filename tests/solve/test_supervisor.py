@@ -10,6 +10,7 @@ from places import REPOSITORY
 from runs import check, inline, options_of, solve_quietly
 
 from hrm_offline.cli import main
+from hrm_offline.common import machine
 from hrm_offline.common.budget import Budget
 from hrm_offline.solve.job import solve
 from hrm_offline.solve.messages import Adapt
@@ -45,7 +46,7 @@ def test_what_always_fails_ends_on_the_fallback_and_is_named(challenges, tmp_pat
 @pytest.mark.parametrize(("target", "word"), [(faults.killed, "lost"), (faults.hanging, "hang")])
 def test_a_process_that_dies_or_hangs_is_replaced(target, word, challenges, reference, tmp_path, monkeypatch):
     monkeypatch.setenv(faults.MARK, str(tmp_path / "mark"))
-    hang_after = 6.0 if word == "hang" else 300.0
+    hang_after = 5.0 if word == "hang" else 300.0
     report = solve_quietly(options_of(challenges, tmp_path, hang_after=hang_after), pool=ProcessPool(target))
     assert [word in failure for failure in report["failures"]] == [True]
     assert check(tmp_path / "out", challenges[1])[0] == reference
@@ -100,7 +101,7 @@ def test_any_number_of_workers_answers_the_same_and_holds_no_torch_above(challen
 )
 def test_no_more_workers_start_than_find_work(write_json, tmp_path, monkeypatch, sharing, asked, tasks, started):
     """Simulate runs on a machine of eight processors."""
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setattr(machine, "usable_cores", lambda: 8)
     pair = {"input": [[1, 2]], "output": [[2, 1]]}
     value = {f"t{i}": {"train": [pair] * 2, "test": [{"input": [[3, 4]]}]} for i in range(tasks)}
     options = options_of((write_json("c.json", value), value), tmp_path, workers=asked, sharing=sharing)

@@ -5,18 +5,19 @@ import subprocess
 import sys
 
 import warm
+from places import REPOSITORY
 
-# Eight real tasks, the smallest canvases, steps of a few milliseconds.
+# Sixteen real tasks on small canvases of three sizes, steps of a few milliseconds. The file is quickly read.
 SETTINGS = [
     "--preset",
     "hrm-132k",
     "--data",
-    "arc1-train",
+    str(REPOSITORY / "tools" / "bench" / "contact" / "data" / "small.json"),
     "--held-out",
     "--max-side",
     "5",
     "--limit",
-    "8",
+    "16",
     "--tokens-per-step",
     "150",
     "--steps",
@@ -32,31 +33,32 @@ SETTINGS = [
 ]
 
 
-def launch(out, *extra, processes=1):
-    """Start a pretraining run in `processes` processes."""
-    program = ["-m", "hrm_offline", "pretrain", "--out", str(out), *SETTINGS, *extra]
-    if processes > 1:
-        program = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), *program]
-    return subprocess.Popen([sys.executable, *program], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def run_by_torchrun(out, processes):
+    """Run a pretraining in processes that torchrun starts, as users do. It must succeed."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command += ["-m", "hrm_offline", "pretrain", "--out", str(out), *SETTINGS]
+    ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stdout
 
 
-def finish(process):
-    """Wait for a run, which must succeed, and return its output."""
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    return output
+def start(out):
+    """Start a pretraining in a process that has PyTorch loaded, and return the process."""
+    return warm.start_command(["pretrain", "--out", str(out), *SETTINGS], _log_of(out))
 
 
 def run(out, *extra, processes=1, code=0):
     """Run a pretraining that ends with exit code `code`, in processes that have PyTorch loaded. Return its output.
 
-    Several processes find each other as torchrun has them do.
+    Several processes find each other as torchrun has them do. What an earlier process said of `out` comes first.
     """
-    log = out.with_name(f"{out.name}.log")
     arguments = ["pretrain", "--out", str(out), *SETTINGS, *extra]
-    codes = warm.run_commands([arguments] * processes, log, **warm.torchruns_variables(processes))
-    assert codes == [code] * processes, log.read_text()
-    return log.read_text()
+    codes = warm.run_commands([arguments] * processes, _log_of(out), **warm.torchruns_variables(processes))
+    assert codes == [code] * processes, _log_of(out).read_text()
+    return _log_of(out).read_text()
+
+
+def _log_of(out):
+    return out.with_name(f"{out.name}.log")
 
 
 def metrics(out):

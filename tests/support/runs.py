@@ -15,6 +15,7 @@ from hrm_offline.data.puzzles import SHARED_ROWS
 from hrm_offline.model.artifact import save_artifact
 from hrm_offline.model.recursive import RecursiveModel
 from hrm_offline.presets import PRESETS
+from hrm_offline.solve import probe
 from hrm_offline.solve.job import solve
 from hrm_offline.solve.messages import Beat
 from hrm_offline.solve.options import SolveOptions
@@ -44,6 +45,15 @@ def options_of(challenges, tmp_path, name="out", workers=1, sharing="sharded", *
     return SolveOptions(
         challenges[0], tmp_path / name, overrides=overrides, workers=workers, sharing=sharing, **changes
     )
+
+
+def shorten_probes(patch):
+    """Have runs in this process measure their speed in a few predictions of one row, by a `MonkeyPatch`.
+
+    No CUDA graphs are tried then.
+    """
+    patch.setattr(probe, "_PROBE_SECONDS", 0.0)
+    patch.setattr(probe, "_PROBING_SHARE", 0.0)
 
 
 def inline(engine, clock=time.monotonic):

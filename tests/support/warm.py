@@ -37,6 +37,13 @@ def _begin(environment: dict[str, str], folder: str, target: Callable, args: tup
     target(*args)
 
 
+def start_command(arguments: list[str], log: Path, **environment: str) -> multiprocessing.Process:
+    """Start `hrm_offline` with a list of arguments, and return its process. All output goes into `log`."""
+    process = Context.Process(target=_run_command, args=(arguments, log, environment))
+    process.start()
+    return process
+
+
 def run_commands(commands: list[list[str]], log: Path, **environment: str) -> list[int]:
     """Run `hrm_offline` once with each list of arguments, all at the same time, and return the exit codes.
 
@@ -45,9 +52,7 @@ def run_commands(commands: list[list[str]], log: Path, **environment: str) -> li
     processes = []
     for rank, arguments in enumerate(commands):
         more = {name: value.format(rank=rank) for name, value in environment.items()}
-        processes.append(Context.Process(target=_run_command, args=(arguments, log, more)))
-    for process in processes:
-        process.start()
+        processes.append(start_command(arguments, log, **more))
     for process in processes:
         process.join()
     return [process.exitcode for process in processes]
