@@ -1,4 +1,4 @@
-"""Pretrain a small recursive model offline, adapt it to hidden ARC tasks inside a Kaggle notebook.
+"""Pretrain a small network offline, adapt it to hidden ARC tasks inside a Kaggle notebook.
 
 `python -m hrm_offline --help` lists the commands. Importing the package needs the standard library alone; `build_model`
 loads torch when it is called.

@@ -348,7 +348,7 @@ class Recipe:
     optimizer: str = setting(
         "adam-atan2",
         "what moves the network; muon moves all matrices by Muon, as the Universal Reasoning Model was trained for "
-        "ARC-AGI-2, and normuon those of a decoder's layers by NorMuon; both move the rest by AdamW",
+        "ARC-AGI-2, and normuon those of the layers by NorMuon; both move the rest by AdamW",
         OPTIMIZERS,
         group=_OPTIMISER,
         later=True,
@@ -385,7 +385,10 @@ class Recipe:
         group=_OPTIMISER,
     )
     puzzle_emb_lr: float = setting(
-        1e-2, "learning rate of the puzzle embeddings (SignSGD; AdamW with normuon)", above=0, group=_OPTIMISER
+        1e-2,
+        "learning rate of the puzzle embeddings (SignSGD; in a decoder as `optimizer` says)",
+        above=0,
+        group=_OPTIMISER,
     )
     puzzle_emb_weight_decay: float = setting(
         0.1, "weight decay of the puzzle embeddings, times puzzle_emb_lr per step", least=0, group=_OPTIMISER

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
 from hrm_offline.answers.vote import Vote, choose_attempts, rank
 from hrm_offline.common.errors import InputError, shown
@@ -25,6 +24,7 @@ from hrm_offline.common.files import read_json
 from hrm_offline.config import ModelConfig, Recipe
 from hrm_offline.data.augment import View
 from hrm_offline.data.grids import DIHEDRAL_INVERSE, decode_grid, encode_grid
+from hrm_offline.model.artifact import read_safetensors
 from hrm_offline.model.batching import OfferedBatch, fixed_batch
 from hrm_offline.model.halting import Carry, Sequences
 from hrm_offline.model.recursive import RecursiveModel
@@ -95,7 +95,7 @@ class Comparison:
 
     @property
     def passed(self) -> bool:
-        """Whether every kind is within its tolerance."""
+        """Return whether every kind is within its tolerance."""
         return all(difference <= self.tolerance(kind) for kind, difference in self.worst.items())
 
     def as_text(self) -> str:
@@ -112,16 +112,12 @@ def run_case(path: str | Path) -> Comparison:
     path = Path(path)
     case = read_json(path)
     kind = case.get("kind") if isinstance(case, dict) else None
-    if kind == "data":
-        return _compare_data(case)
-    if kind not in (*_NETWORKS, "ops"):
+    if kind not in (*_NETWORKS, "ops", "data"):
         raise InputError(f"{path}: kind is {kind!r}, expected {', '.join(_NETWORKS)}, ops or data")
-    tensors_path = path.with_suffix(".safetensors")
+    tensors = {} if kind == "data" else read_safetensors(path.with_suffix(".safetensors"))
     try:
-        tensors = load_file(tensors_path)
-    except Exception as error:
-        raise InputError(f"{tensors_path}: cannot be read as safetensors ({error})") from None
-    try:
+        if kind == "data":
+            return _compare_data(case)
         if kind == "ops":
             return _compare_muon(case, tensors) if "muon" in case else _compare_ops(case, tensors)
         return _compare_network(case, tensors, model_config(case["config"], kind), recipe_of(case["optim"]))
@@ -129,6 +125,8 @@ def run_case(path: str | Path) -> Comparison:
         raise InputError(f"{path}: {error}") from None
     except KeyError as error:
         raise InputError(f"{path}: {error} is missing or unknown") from None
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: holds no such case ({type(error).__name__}: {error})") from None
 
 
 def model_config(reference: dict, kind: str) -> ModelConfig:

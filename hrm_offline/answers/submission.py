@@ -65,7 +65,7 @@ def read_submission(path: str | Path, expected: dict[str, int]) -> dict[str, lis
         raise InputError(f"{path}: expected an object of tasks, found {type(raw).__name__}")
     for task_id in raw:
         if task_id not in expected:
-            raise InputError(f"{path}: task {shown_name(task_id)}: is not a task of the solutions")
+            raise InputError(f"{path}: task {shown_name(task_id)}: is not among the expected tasks")
     attempts = {}
     for task_id, count in expected.items():
         where = f"{path}: task {shown_name(task_id)}"

@@ -18,9 +18,9 @@ _BLANK = {"attempt_1": [[0]], "attempt_2": [[0]]}
 def write_blank(challenges: str | Path, path: str | Path) -> bool:
     """Write a submission with the answer [[0]] for every test input of the tasks in `challenges`.
 
-    `challenges` is what `read_raw_tasks` reads: a file or a folder. A file at `path` that has entries for just
-    these test inputs is kept: an earlier run left it. Returns whether a submission was written. Raises `InputError` if
-    the tasks cannot be read or the submission cannot be written.
+    `challenges` is what `read_raw_tasks` reads: a file or a folder. A file at `path` that has two attempts for
+    just these test inputs is kept: an earlier run left it. Returns whether a submission was written. Raises
+    `InputError` if the tasks cannot be read or the submission cannot be written.
     """
     blank = {task_id: [_BLANK] * entries_needed(task) for task_id, task in read_raw_tasks(challenges).items()}
     path = Path(path)
@@ -40,6 +40,13 @@ def _lengths_in(submission: Path) -> dict[str, int] | None:
         entries = read_json(submission)
     except InputError:
         return None
-    if not isinstance(entries, dict) or not all(isinstance(value, list) for value in entries.values()):
+    if not isinstance(entries, dict) or not all(map(_are_answers, entries.values())):
         return None
     return {task_id: len(value) for task_id, value in entries.items()}
+
+
+def _are_answers(entries) -> bool:
+    """Return whether a task's entries each have two attempts that may be grids."""
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        return False
+    return all(isinstance(entry.get(name), list) and entry[name] for entry in entries for name in _BLANK)

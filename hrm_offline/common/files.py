@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import stat
 import threading
 import zlib
@@ -23,6 +24,7 @@ _MAX_JSON_BYTES = 2**28
 # state of its optimiser.
 _MAX_HEADER_BYTES = 2**21
 _MAX_DIMENSIONS = 8
+_DRAFT = re.compile(r"\..+\.\d+-\d+\.tmp")  # the names of files that `write_bytes` is about to put in place
 _ITEM_BYTES = {
     "BOOL": 1,
     "U8": 1,
@@ -181,6 +183,13 @@ def write_bytes(path: str | Path, content: bytes | memoryview) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove what killed processes left of files that they were about to replace. No other process may write there."""
+    for path in folder.iterdir():
+        if _DRAFT.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ _MAX_BYTES = 2**20
 _ENTRY = re.compile(r"(?P<name>[A-Za-z_][\w.-]*):(?:\s+(?P<value>.*))?$")
 _INTEGER = re.compile(r"[-+]?\d{1,18}$")
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
+_QUOTED = re.compile(r"""(?P<mark>['"])(?P<text>.*?)(?P=mark)(\s+#.*)?$""")
 _WORDS = {"true": True, "false": False, "null": None, "~": None}
 _BEGINS_MORE = tuple("[{&*!|>%@`")  # a value that begins so is no scalar on one line
 
@@ -70,8 +71,8 @@ def _lines_of(path: Path) -> list[str]:
 def _scalar(text: str) -> Scalar:
     """Return the value that a YAML scalar on one line spells."""
     text = text.strip()
-    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
-        return text[1:-1]
+    if quoted := _QUOTED.match(text):
+        return quoted["text"]
     text = re.sub(r"(^|\s)#.*$", "", text).strip()
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]

@@ -60,13 +60,12 @@ def views_of(
     rotations: bool = True,
     flips: bool = True,
     colour_permutations: int = 0,
-    keep_black: bool = True,
 ) -> Views:
     """Return distinct views of a task: the identity, the others that rotations and flips make, then recoloured ones.
 
     A view whose grids (demonstrations and test inputs) equal those of an earlier view is left out. At most
-    `colour_permutations` recoloured views are added; a task with few colours may have fewer. `keep_black` leaves
-    colour 0 as it is. The draw depends on `seed` and the task's id alone.
+    `colour_permutations` recoloured views are added; a task with few colours may have fewer. Colour 0 stays as it
+    is. The draw depends on `seed` and the task's id alone.
     """
     content = _Content(task)
     group = np.array(symmetries(rotations, flips), dtype=np.uint8)
@@ -79,8 +78,7 @@ def views_of(
         if not missing:
             break
         drawn = _identities(missing)
-        first = 1 if keep_black else 0
-        drawn[:, first:] = rng.permuted(drawn[:, first:], axis=1)
+        drawn[:, 1:] = rng.permuted(drawn[:, 1:], axis=1)
         drawn_elements = group[rng.integers(len(group), size=missing, dtype=np.uint8)]
         elements, colours = content.distinct(
             np.concatenate([elements, drawn_elements]), np.concatenate([colours, drawn])

@@ -45,10 +45,10 @@ def _expected_length(task: Task, length: int, axis: int) -> int:
     """Return the length along an axis that holds the output to expect for an input of this length.
 
     Three rules are held against the demonstrations: all outputs are their inputs times one factor, are longer by one
-    number of cells, or are of one length. The longest output that a rule without exception foresees counts. Where
-    every rule has an exception, or where a single demonstration is too little to show a rule, the output may be half
-    longer than the longest demonstrated one; and where all outputs are longer than their inputs, it may be the input
-    times the largest factor plus one.
+    number of cells, or are of one length. The longest output that a rule without exception foresees counts. A rule
+    that would leave this input without a cell does not. Where no rule is left, or where a single demonstration is too
+    little to show a rule, the output may be half longer than the longest demonstrated one; and where all outputs are
+    longer than their inputs, it may be the input times the largest factor plus one.
     """
     lengths = _demonstrated_lengths(task, axis)
     factors = {after / before for before, after in lengths}
@@ -61,6 +61,7 @@ def _expected_length(task: Task, length: int, axis: int) -> int:
         foreseen.append(length + max(gains))
     if len(outputs) == 1:
         foreseen.append(max(outputs))
+    foreseen = [cells for cells in foreseen if cells > 0]
     if not foreseen or len(task.train) == 1:
         foreseen.append(_divide_up(max(outputs) * _UNRULY_NUMERATOR, _UNRULY_DENOMINATOR))
         if min(factors) > 1:

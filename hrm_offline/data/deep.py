@@ -58,7 +58,8 @@ def deep_tasks(
     """Return `count` tasks of the named families in turn, whose grids have sides of at most `max_side`.
 
     Without `depth` it is two less than `max_side`, the most that every family has room for. The first tasks of a larger
-    set are those of a smaller one. Raises `InputError` for a side or a depth that is out of range.
+    set are those of a smaller one. Raises `InputError` for a side or a depth that is out of range, or
+    where a family draws no such task.
     """
     if not SIDES[0] <= max_side <= SIDES[1]:
         raise InputError(f"deep tasks are to have sides of at most {max_side}, expected {SIDES[0]} to {SIDES[1]}")

@@ -59,14 +59,15 @@ class Epochs:
 
         An epoch offers an example of L tokens with a chance of (full_length / L) to a `power`, at most 1.
         """
-        self._stretches = [stretch for stretch in self._stretches if stretch.first < number or not stretch.first]
+        self._stretches = [self._stretches[0], *(s for s in self._stretches[1:] if s.first < number)]
         self._stretches.append(self._stretch(number, self._shares(full_length, power)))
         self._dealt = (0, -1, [])
 
     def full_length(self, batches: float, power: float) -> int:
         """Return the length in tokens for `favour_short` with which an epoch has about so many `batches`.
 
-        The result is the length of an example. An epoch never gets less than `_LEAST_BATCHES` batches.
+        The result is the length of an example. An epoch has `_LEAST_BATCHES` batches or more, where one with
+        all examples has.
         """
         lengths = np.unique(self._lengths)
         tokens = [float((self._shares(length, power) * self._lengths).sum()) for length in lengths.tolist()]
@@ -96,7 +97,7 @@ class Epochs:
         """Return the batches of an epoch in random order."""
         windows = -(-stretch.batches // _WINDOW)
         offered = rng.permutation(len(self._examples))
-        if stretch.first:
+        if stretch is not self._stretches[0]:
             offered = _drawn(rng, offered, stretch.shares)
         shuffled = np.array_split(offered, windows)
         counts = [len(part) for part in np.array_split(np.arange(stretch.batches), windows)]

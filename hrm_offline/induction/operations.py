@@ -228,7 +228,12 @@ def _grow(grid: Grid, diagonal: bool) -> Grid:
 
 def _hollow(grid: Grid) -> Grid:
     """Erase the cells that have no black cell and no edge beside them."""
-    return np.where(neighbours(ringed(grid == 0, True), True)[1:-1, 1:-1], grid, 0)
+    return np.where(_is_near_black(grid), grid, 0)
+
+
+def _is_near_black(grid: Grid) -> Grid:
+    """Return which cells have a black cell or the edge beside them, bool [rows, columns]."""
+    return neighbours(ringed(grid == 0, True), True)[1:-1, 1:-1]
 
 
 def _odd_piece(grid: Grid, count: int, axis: int, rule: str) -> Grid | None:
@@ -370,8 +375,7 @@ def _outline(grid: Grid, colour: int, diagonal: bool) -> Grid:
 
 def _interior(grid: Grid, colour: int) -> Grid:
     """Colour the cells that have no black cell and no edge beside them."""
-    is_near = neighbours(ringed(grid == 0, True), True)[1:-1, 1:-1]
-    return np.where(is_near, grid, colour)
+    return np.where(_is_near_black(grid), grid, colour)
 
 
 # ----- the operations by name, in the order in which the search tries them

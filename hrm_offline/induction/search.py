@@ -24,7 +24,7 @@ from hrm_offline.induction.foresight import Foresight
 from hrm_offline.induction.operations import Repertoire
 from hrm_offline.induction.parts import Feature, Grid, Operation
 
-EFFORT = 10_000  # operations applied to a grid: 0.3 seconds of a core, with hundreds of shapes up to 2
+EFFORT = 10_000  # operations applied to a grid: 0.3 seconds of a core, up to 2 for a grid with hundreds of shapes
 LONGEST = 3  # operations in a program
 # By how much a program's votes count less for each further operation. There are about a hundred times as many programs
 # that are one operation longer, so more of them fit by chance.
@@ -34,13 +34,13 @@ _ODDS = 8.0
 def induce(task: Task, effort: int = EFFORT, beat: Callable[[], None] = lambda: None) -> list[list[Candidate]]:
     """Return for each test input the answers of all programs found that reproduce every demonstration, best first.
 
-    Programs have at most `LONGEST` operations. A program with n operations has 8^(1 - n) votes; of programs that make
-    the same of every grid only the first, which is one of the shortest, counts. Confidence is 1: no demonstration
+    Programs have at most `LONGEST` operations. A program with n operations has 8^(1 - n) votes; among programs that
+    make the same of every grid only the first counts, which is one of the shortest. Confidence is 1: no demonstration
     speaks against any of the programs.
 
-    The search ends after `effort` operations, each applied to one grid. It looks at no clock, so it repeats its answer,
-    and at no test output. It calls `beat` many times per second, as a sign of life. Raises `InputError` where `effort`
-    is less than 1.
+    The search ends after `effort` operations, each applied to one grid. The search looks at no clock, so it repeats its
+    answer, and at no test output. The search calls `beat` many times per second, as a sign of life. Raises `InputError`
+    where `effort` is less than 1.
     """
     pools = [Pool() for _ in task.test]
     for length, answers in Search(task, effort, beat).solutions():

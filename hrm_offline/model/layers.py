@@ -1,4 +1,4 @@
-"""Layers of the recurrent modules.
+"""Define the layers of the networks.
 
 Weights are float32 and are cast to the activations' dtype where they are used. In shapes, B is sequences, T tokens,
 D `hidden_size` and I `intermediate_size`.
@@ -44,7 +44,7 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x [..., in] -> [..., out]."""
+        """Map x [..., in] to [..., out]."""
         bias = self.bias.to(x.dtype) if self.bias is not None else None
         return F.linear(x, self.weight.to(x.dtype), bias)
 
@@ -69,7 +69,7 @@ class PuzzleEmbedding(nn.Module):
         self.register_buffer("weights", torch.zeros(rows, ndim))
 
     def forward(self, identifiers: torch.Tensor) -> torch.Tensor:
-        """identifiers int64 [B, columns] -> float32 [B, columns, ndim]."""
+        """Look up identifiers int64 [B, columns]: float32 [B, columns, ndim]."""
         return self.weights[identifiers]
 
 
@@ -101,7 +101,7 @@ class Convolution(nn.Module):
         self.bias = nn.Parameter(torch.empty(width).uniform_(-bound, bound))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x [B, T, width] -> [B, T, width]."""
+        """Convolve x [B, T, width] along T. The result has the same shape."""
         return conv_silu(x, self.weight.squeeze(1), self.bias)
 
 
@@ -147,7 +147,7 @@ class Matrix(nn.Module):
         self.weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(out_features, in_features)))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x [..., in] -> [..., out]."""
+        """Map x [..., in] to [..., out]."""
         return F.linear(x, self.weight.to(x.dtype))
 
 

@@ -319,7 +319,8 @@ def _require_published_sizes(family: Family, told: dict, guessed: list[str], che
 def _read_run(given: str | Path | None, checkpoint: Path) -> tuple[Path | None, dict]:
     """Return the run's file of settings and its settings of the network, None and {} where there is no such file.
 
-    A file that lies beside the checkpoint counts if it has a section of them. One that is given must have it.
+    A file that lies beside the checkpoint counts if it has a section of them. A file that is given must have such a
+    section.
     """
     paths = [checkpoint.with_name(name) for name in _SETTINGS_FILES] if given is None else [Path(given)]
     for path in paths:
@@ -380,6 +381,8 @@ def _learned_canvas(state: dict[str, torch.Tensor], values: dict, path: Path) ->
     table = state["embed_pos.embedding_weight"]
     if table.dim() != 2:
         raise InputError(f"{path}: embed_pos.embedding_weight is no table of positions")
+    if type(values["puzzle_tokens"]) is not int:
+        raise InputError(f"{path}: puzzle_emb_len is {shown(values['puzzle_tokens'])}, expected a number")
     filled = -(-values["puzzle_emb_ndim"] // values["hidden_size"])  # rounded up
     cells = len(table) - max(values["puzzle_tokens"], filled)
     side = round(max(0, cells) ** 0.5)

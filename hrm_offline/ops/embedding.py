@@ -245,8 +245,8 @@ def _embedding_backward_kernel(
             mask=inside[:, None] & (column < width)[None, :],
             other=0.0,
         )
-        # A product with one-hot rows adds up the gradients of each token, without atomics. It is made in float32:
-        # Triton before 3.4 cannot compile it in 16 bits for every chip.
+        # A product with one-hot rows adds up the gradients of each token, without atomics. The product is made in
+        # float32: Triton before 3.4 cannot compile it in 16 bits for every chip.
         chosen = (word[:, None] == token[None, :]).to(tl.float32)
         total = dot(chosen, grad.to(tl.float32), total)
     at = (part.to(tl.int64) * vocabulary + word)[:, None] * width + column[None, :]

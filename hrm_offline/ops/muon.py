@@ -169,7 +169,7 @@ def muon_apply(param, direction, decay, step_size):
 def _to_bfloat16(x):
     """Round float32 numbers to the nearest that bfloat16 has, to even ones in the middle.
 
-    It is done on the bits, since chips before 8.0 have no bfloat16.
+    The rounding works on the bits, since chips before 8.0 have no bfloat16.
     """
     bits = x.to(tl.int32, bitcast=True)
     nearest = ((bits + 32767 + ((bits >> 16) & 1)) & -65536).to(tl.float32, bitcast=True)

@@ -43,11 +43,11 @@ def rope_cos_sin(
 
 
 def rope(x: torch.Tensor, cos_sin: torch.Tensor) -> torch.Tensor:
-    """Rotate x [B, T, heads, head_dim] by `cos_sin` [T, head_dim], or [B, T, head_dim] for each sequence its own.
+    """Rotate x [..., heads, head_dim] by `cos_sin` [..., head_dim], which is broadcast.
 
     Element d turns with element d + head_dim / 2. Computed in float32 (float64 for float64), returned in x's dtype.
     """
-    cos, sin = cos_sin.unsqueeze(-2).chunk(2, dim=-1)  # [(B,) T, 1, head_dim / 2]
+    cos, sin = cos_sin.unsqueeze(-2).chunk(2, dim=-1)  # [..., 1, head_dim / 2]
     first, second = x.to(torch.promote_types(x.dtype, torch.float32)).chunk(2, dim=-1)
     rotated = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
     return rotated.to(x.dtype)

@@ -111,7 +111,10 @@ def _rotate_kernel(
     HEAD_DIM: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Some columns of one token. An element's partner in the rotation is loaded a second time, from the cache."""
+    """Rotate some columns of one token.
+
+    An element's partner in the rotation is loaded a second time, from the cache.
+    """
     HALF: tl.constexpr = HEAD_DIM // 2
     blocks = tl.cdiv(width, BLOCK)
     token = (tl.program_id(0) // blocks).to(tl.int64)

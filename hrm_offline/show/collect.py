@@ -16,7 +16,7 @@ import torch
 
 from hrm_offline.answers.submission import ATTEMPTS, read_submission
 from hrm_offline.answers.vote import TestKey, Votes
-from hrm_offline.common.errors import InputError, shown_name
+from hrm_offline.common.errors import InputError, shown, shown_name
 from hrm_offline.common.files import make_folder, read_json
 from hrm_offline.common.settings import from_dict
 from hrm_offline.config import AdaptConfig, ModelConfig
@@ -92,9 +92,13 @@ class Album:
 
     def __init__(self, folder: Path, solutions: str | Path | None = None, challenges: str | Path | None = None):
         self.report = read_json(folder / REPORT_FILE)
+        if not isinstance(self.report, dict):
+            raise InputError(f"{folder / REPORT_FILE}: is {shown(self.report)}, expected the report of a run")
         self.folder = folder / FOLDER
         journal = self.folder / JOURNAL_FILE
         records = read_records(journal)
+        if not records:
+            raise InputError(f"{journal}: is empty, no network was adapted; expected a run with a network")
         self.past = past_of(records)
         if self.past is None:
             raise InputError(f"{journal}: lacks its beginning, which says what the run was")
@@ -156,17 +160,16 @@ class Album:
         return [found[key] for key in chosen if key in found]
 
     def curves(self) -> dict[str, list[Curve]]:
-        """Return the loss of each group of tasks over its steps."""
-        curves = []
-        for report in self.report.get("adapted", {}).get("groups", []):
-            member = f", member {report['member'] + 1}" if report.get("member") else ""
-            steps = [min(LOOK_EVERY * (i + 1), report["steps"]) for i in range(len(report["losses"]))]
-            curves.append(Curve(_few(report["tasks"]) + member, steps, report["losses"]))
+        """Return the loss of each group of tasks over its steps. Raises `InputError` for a damaged report."""
+        try:
+            curves = [_curve_of(report) for report in self.report.get("adapted", {}).get("groups", [])]
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
+            raise InputError(f"{self.folder.parent / REPORT_FILE}: its groups cannot be read ({error!r})") from None
         return {"token loss": curves} if any(curve.steps for curve in curves) else {}
 
     def _told(self, name: str, folder: Path) -> str:
         """Return a text of the report. Raises `InputError` where the report does not have it."""
-        if not isinstance(self.report, dict) or not isinstance(self.report.get(name), str):
+        if not isinstance(self.report.get(name), str):
             raise InputError(f"{folder / REPORT_FILE}: does not say '{name}', is not the report of a run")
         return self.report[name]
 
@@ -209,6 +212,13 @@ class Album:
             ]
             found[key] = Unfolding(_name(key), inputs[key], steps, self.truths[key])
         return found
+
+
+def _curve_of(report: dict) -> Curve:
+    """Return the loss of a group over its steps, from the group's entry in the report."""
+    member = f", member {report['member'] + 1}" if report.get("member") else ""
+    steps = [min(LOOK_EVERY * (i + 1), report["steps"]) for i in range(len(report["losses"]))]
+    return Curve(_few(report["tasks"]) + member, steps, report["losses"])
 
 
 def shown_steps(last: int) -> list[int]:

@@ -57,7 +57,7 @@ class Ballot:
 
     name: str
     candidates: list[Candidate]
-    total: int
+    total: float
     right: int | None
 
 
@@ -136,7 +136,7 @@ def draw_ballots(ballots: list[Ballot], path: str | Path) -> None:
         colours = [_RIGHT if place == ballot.right else _OTHER for place in places]
         ax.bar(places, [candidate.count for candidate in ballot.candidates], color=colours)
         ax.set_xticks(places, [f"{candidate.confidence:.2f}" for candidate in ballot.candidates], fontsize=7)
-        ax.set_title(f"{ballot.name}: {ballot.total:.4g} votes", fontsize=8, parse_math=False)
+        ax.set_title(f"{ballot.name}: {round(ballot.total, 2):,g} votes", fontsize=8, parse_math=False)
     figure.savefig(path, dpi=70)
 
 

@@ -40,9 +40,13 @@ def test_tasks_from_a_folder(write_json, tmp_path):
 @pytest.mark.parametrize(
     ("there", "is_kept"),
     [
-        ({"a": [{"attempt_1": [[5]]}, {}]}, True),
-        ({"a": [{"attempt_1": [[5]]}]}, False),  # an entry is missing
-        ({"b": [{}, {}]}, False),  # another run's tasks
+        ({"a": [{"attempt_1": [[5]], "attempt_2": [[6]]}, BLANK]}, True),
+        ({"a": [BLANK]}, False),  # an entry is missing
+        ({"a": [BLANK, {"attempt_1": [[5]]}]}, False),
+        ({"a": [BLANK, {"attempt_1": [[5]], "attempt_2": []}]}, False),
+        ({"a": [BLANK, None]}, False),
+        ({"a": {}}, False),
+        ({"b": [BLANK, BLANK]}, False),  # another run's tasks
         ("{", False),
         ([], False),
     ],

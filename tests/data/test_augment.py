@@ -25,7 +25,6 @@ def test_views_are_distinct_reproducible_and_keep_black(make_task):
     assert all(v.colours[0] == 0 for v in views)
     contents = {b"".join(v.apply(g).tobytes() for p in task.train for g in (p.input, p.output)) for v in views}
     assert len(contents) == len(views)
-    assert any(v.colours[0] != 0 for v in views_of(task, 3, colour_permutations=20, keep_black=False))
     assert all(v.element == 0 for v in views_of(task, 3, rotations=False, flips=False, colour_permutations=5))
 
 

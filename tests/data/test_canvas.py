@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from hrm_offline.data.canvas import SIDES, make_buckets, needed_room
+from hrm_offline.data.canvas import SIDES, expected_output, make_buckets, needed_room
 from hrm_offline.data.tasks import Pair, load_tasks
 
 
@@ -27,6 +27,13 @@ def test_room_follows_what_the_demonstrations_show(make_task):
     assert room([((3, 3), (30, 30))], (9, 9)) == (30, 30)
     assert room([((3, 3), (9, 9)), ((4, 4), (16, 16))], (5, 5)) == (26, 26)  # growing without a rule
     assert room([((8, 8), (3, 8)), ((9, 9), (6, 7))], (5, 5)) == (10, 12)  # no rule: half more than was seen
+
+
+def test_a_rule_that_leaves_no_cell_of_an_input_is_none(make_task):
+    shrinking = make_task(train=[((10, 4), (3, 4)), ((12, 4), (5, 4))], test=[((5, 4), (1, 1))])  # seven rows less
+    assert expected_output(shrinking, shrinking.test[0]) == (8, 4)
+    tenth = make_task(train=[((10, 4), (1, 4)), ((20, 4), (2, 4))], test=[((3, 4), (1, 1))])
+    assert expected_output(tenth, tenth.test[0]) == (3, 4)
 
 
 def test_room_is_the_same_for_a_demonstration_and_for_a_test_input_like_it(make_task):

@@ -70,6 +70,14 @@ def test_long_examples_are_offered_less_often_from_a_batch_on():
     assert offered[2].max() <= 8
 
 
+def test_examples_are_favoured_from_the_first_batch_on():
+    lengths = np.repeat([50, 400], 100)
+    epochs = Epochs(np.arange(200), lengths, 1000, seed=0)
+    epochs.favour_short(0, full_length=50, power=1.0)
+    dealt = np.concatenate([epochs.batch(number) for number in range(round((50 + 50) * 100 / 1000))])
+    assert np.bincount(dealt // 100).tolist() == pytest.approx([100, 12.5], abs=0.5)
+
+
 def test_the_length_is_found_with_which_an_epoch_has_so_many_batches():
     lengths = np.random.default_rng(0).integers(20, 600, 2000)
     epochs = Epochs(np.arange(2000), lengths, 2000, seed=0)
