@@ -14,7 +14,6 @@ from hrm_offline.data.sets import load_set, select_tasks
 from hrm_offline.data.tasks import digest_of, to_challenges
 from hrm_offline.model.artifact import bundled_artifact, load_artifact
 from hrm_offline.presets import PRESETS, preset
-from tools.build_wheel import build_wheel
 
 BUNDLED = ["hrm-430k", "hrm-132k", "decoder-4m", "decoder-2m", "decoder-170k"]
 FOLDER = bundled_artifact("decoder-170k")  # that a CPU adapts in a run of few visits
@@ -25,26 +24,9 @@ def origin_of(name: str) -> dict:
 
 
 def solve(challenges: Path, out: Path, *flags: str) -> dict:
-    """Run the command on a CPU, and return its report."""
-    assert (
-        main(
-            [
-                "solve",
-                "--challenges",
-                str(challenges),
-                "--out",
-                str(out),
-                "--budget",
-                "2m",
-                "--visits",
-                "1",
-                "--device",
-                "cpu",
-                *flags,
-            ]
-        )
-        == 0
-    )
+    """Run the command on a CPU with one network, and return its report."""
+    words = ["--challenges", str(challenges), "--out", str(out), "--budget", "2m", "--visits", "1", "--members", "1"]
+    assert main(["solve", *words, "--device", "cpu", *flags]) == 0
     return json.loads((out / "report.json").read_text())
 
 
@@ -81,6 +63,7 @@ def test_it_was_pretrained_on_nothing_that_is_measured_on():
         assert not find_leaks(learned, load_set(name).tasks)
 
 
+@pytest.mark.usefixtures("short_probes")
 @pytest.mark.parametrize(
     ("flags", "used"),
     [
@@ -105,8 +88,7 @@ def test_workers_share_the_first_ones_choice(make_task, tmp_path, write_json):
     assert (report["artifact"], report["workers"], report["failures"]) == (str(FOLDER), 2, [])
 
 
-def test_it_travels_in_our_wheel(tmp_path):
-    wheel = build_wheel(tmp_path)
+def test_it_travels_in_our_wheel(wheel):
     assert wheel.stat().st_size < 10e6
     names = zipfile.ZipFile(wheel).namelist()
     files = ("model.safetensors", "config.json")

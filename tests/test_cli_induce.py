@@ -1,5 +1,6 @@
 """Test the command `induce`, from its flags to the votes that `solve` counts."""
 
+import pytest
 from planted import grids, planted
 from runs import check
 
@@ -9,6 +10,7 @@ from hrm_offline.data.grids import dihedral
 from hrm_offline.data.tasks import Pair, Task, load_tasks, to_challenges
 
 
+@pytest.mark.usefixtures("short_probes")
 def test_induce_writes_votes_that_solve_counts(write_json, tmp_path, capsys):
     """Induce a task that has a program, a task that has none, and a broken task."""
     task = planted(lambda g: dihedral(g, 6), grids(6), "turned")
@@ -24,28 +26,9 @@ def test_induce_writes_votes_that_solve_counts(write_json, tmp_path, capsys):
     assert list(candidates) == ["turned", "none"]
     assert [[len(entry) > 0 for entry in entries] for entries in candidates.values()] == [[True] * 2, [False] * 2]
 
-    assert (
-        main(
-            [
-                "solve",
-                "--challenges",
-                str(path),
-                "--out",
-                str(tmp_path / "out"),
-                "--budget",
-                "2m",
-                "--visits",
-                "1",
-                "--workers",
-                "0",
-                "--votes",
-                f"{votes}=2",
-                "--induce",
-                "off",
-            ]
-        )
-        == 0
-    )
+    words = ["--challenges", str(path), "--out", str(tmp_path / "out"), "--budget", "2m", "--visits", "1"]
+    words += ["--members", "1", "--workers", "0", "--votes", f"{votes}=2", "--induce", "off"]
+    assert main(["solve", *words]) == 0
     submission, report = check(tmp_path / "out", challenges)
     assert [entry["attempt_1"] for entry in submission["turned"]] == [pair.output.tolist() for pair in task.test]
     assert report["votes from elsewhere"][0]["test inputs"] == 2

@@ -12,11 +12,10 @@ from hrm_offline.presets import PRESETS
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_presets_build_and_their_adapters_fit(name):
-    model_config, adapt, pretrain = dataclasses.astuple(PRESETS[name])[0], PRESETS[name].adapt, PRESETS[name].pretrain
-    assert model_config
-    assert PRESETS[name].model.puzzle_columns == adapt.puzzle_columns == pretrain.puzzle_columns
-    assert pretrain.preset == name
+def test_the_recipes_of_a_preset_fit_its_network(name):
+    chosen = PRESETS[name]
+    assert chosen.model.puzzle_columns == chosen.adapt.puzzle_columns == chosen.pretrain.puzzle_columns
+    assert chosen.pretrain.preset == name
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,20 @@ def test_averages_with_a_rising_decay_fail(monkeypatch):
     assert [kind for kind, worst in comparison.worst.items() if worst > comparison.tolerance(kind)] == ["train/ema"]
 
 
+def spoilt_case(folder, tensor):
+    """Write the case `hrm_base` with another number in one tensor, and return its file."""
+    tensors = load_file(GOLDEN / "hrm_base.safetensors")
+    changed = tensors[tensor]
+    if changed.is_floating_point():
+        changed.view(-1)[-1] += 3e-3 * changed.abs().max()
+    else:
+        changed.view(-1)[-1] ^= True
+    save_file(tensors, folder / "case.safetensors")
+    case = folder / "case.json"
+    case.write_text((GOLDEN / "hrm_base.json").read_text())
+    return case
+
+
 @pytest.mark.parametrize(
     ("tensor", "kind"),
     [
@@ -114,19 +128,13 @@ def test_averages_with_a_rising_decay_fail(monkeypatch):
         ("train/step2/halted", "train/halted"),
     ],
 )
-def test_a_planted_difference_is_found(tmp_path, tensor, kind, capsys):
-    tensors = load_file(GOLDEN / "hrm_base.safetensors")
-    changed = tensors[tensor]
-    if changed.is_floating_point():
-        changed.view(-1)[-1] += 3e-3 * changed.abs().max()
-    else:
-        changed.view(-1)[-1] ^= True
-    save_file(tensors, tmp_path / "case.safetensors")
-    case = tmp_path / "case.json"
-    case.write_text((GOLDEN / "hrm_base.json").read_text())
-    comparison = run_case(case)
+def test_a_planted_difference_is_found(tmp_path, tensor, kind):
+    comparison = run_case(spoilt_case(tmp_path, tensor))
     assert [k for k, worst in comparison.worst.items() if worst > comparison.tolerance(k)] == [kind]
-    assert main(["parity", str(case)]) == 1
+
+
+def test_the_command_tells_a_difference_and_exits_1(tmp_path, capsys):
+    assert main(["parity", str(spoilt_case(tmp_path, "train/step2/loss"))]) == 1
     assert "BEYOND TOLERANCE" in capsys.readouterr().out
 
 

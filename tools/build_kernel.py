@@ -155,8 +155,8 @@ def _write(out: Path, user: str, competition: str, extra: list[Path], single_fil
 def describe_artifact(artifact: Path) -> str:
     """Load an artifact as `solve` does in the notebook, and return a line about it.
 
-    Raises `InputError` for an artifact that `solve` would put aside for random weights, and for one whose canvas is too
-    small for a competition's tasks.
+    Raises `InputError` for an artifact that `solve` would put aside for the network of the package, and for one whose
+    canvas is too small for a competition's tasks.
     """
     from hrm_offline.data.tasks import MAX_SIDE
     from hrm_offline.model.artifact import load_artifact

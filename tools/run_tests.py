@@ -16,7 +16,7 @@ import sys
 from tools.support import environment
 from tools.support.command_line import docstring_of
 
-_CHECKS = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["pytest", "-n", "auto"])
+_CHECKS = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["pytest", "-n", "auto", "--dist", "worksteal"])
 
 
 def main(arguments: list[str]) -> int:

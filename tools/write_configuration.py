@@ -51,7 +51,7 @@ def page() -> str:
     """Return the whole page as Markdown."""
     sections = [
         _INTRODUCTION,
-        _section("Solve", SolveOptions, "The flags of `solve`, beside `--budget`, `--artifact` and `--visits`."),
+        _section("Solve", SolveOptions, "More flags are `--budget`, `--artifact`, `--visits` and `--members`."),
         _section("Adaptation and prediction", AdaptConfig, "`solve --set` takes these and those of [Recipe](#recipe)."),
         _section("Recipe", Recipe, "`solve --set` takes these, and `pretrain` has a flag for each."),
         _section(

@@ -59,6 +59,7 @@ def test_a_saved_state_goes_on_in_smaller_parts(challenges, tmp_path, monkeypatc
     assert report["adapted"]["steps"] == report["adapted"]["planned_steps"]
 
 
+@pytest.mark.usefixtures("real_probes")
 def test_graphs_that_a_trial_finds_faster_are_reported_and_change_no_answer(
     challenges, reference, tmp_path, monkeypatch
 ):
@@ -72,6 +73,7 @@ def test_graphs_that_a_trial_finds_faster_are_reported_and_change_no_answer(
     assert check(tmp_path / "out", challenges[1])[0] == reference
 
 
+@pytest.mark.usefixtures("real_probes")
 def test_a_probe_that_takes_long_on_a_cpu_is_not_repeated(challenges, tmp_path, monkeypatch):
     """The clock stands still but for the probes, each of which takes a share of the budget."""
     calls, shares = [], []

@@ -198,7 +198,8 @@ def test_task_ids_can_hold_anything(run, make_task):
 
 def test_a_larger_preset_runs_where_it_is_asked_for(run, make_task):
     challenges = to_challenges([make_task("t", [((2, 2), (2, 2))] * 2)])
-    code, out = run(challenges, "--preset", "hrm-13m", "--visits", "1", "--budget", "8s")
+    words = ["--preset", "hrm-13m", "--visits", "1", "--members", "1", "--set", "vote_views=1", "--budget", "8s"]
+    code, out = run(challenges, *words)
     assert code == 0
     assert check(out, challenges)[1]["model"]["hidden_size"] == PRESETS["hrm-13m"].model.hidden_size
 
@@ -213,16 +214,6 @@ def test_alone_a_task_is_answered_as_if_it_were_the_only_one(challenges, write_j
         options = options_of((write_json(f"{task_id}.json", only), only), tmp_path, task_id, 0, "per-task")
         solve_quietly(options)
         assert check(options.out, only)[0][task_id] == together[task_id]
-
-
-def test_alone_a_task_starts_from_random_weights_unless_told_otherwise(challenges, tmp_path):
-    command = ["solve", "--challenges", str(challenges[0]), "--budget", "2m", "--visits", "1"]
-    command += ["--workers", "0", "--induce", "off"]
-    found = {}
-    for extra in ((), ("--adapt", "per-task"), ("--adapt", "per-task", "--artifact", "bundled")):
-        assert main([*command, "--out", str(tmp_path / "".join(extra) / "out"), *extra]) == 0
-        found[extra] = check(tmp_path / "".join(extra) / "out", challenges[1])[1]["artifact"]
-    assert [artifact is None for artifact in found.values()] == [False, True, False]
 
 
 def test_a_disk_that_fills_up_leaves_the_answers_that_were_written(challenges, tmp_path, limit_file_size):
@@ -294,16 +285,16 @@ def test_a_clock_that_jumps_back_does_not_lengthen_the_run(challenges, tmp_path)
 
     def clock():
         now = time.monotonic() - start
-        if now > 1.5:
+        if now > 0.7:
             jumped.append(True)
             now -= 3600
         return now
 
     options = options_of(challenges, tmp_path, workers=0, visits=10**6)
-    report = solve(options, Budget(6.0, clock=clock), lambda _: None)
+    report = solve(options, Budget(3.0, clock=clock), lambda _: None)
     assert jumped
-    assert time.monotonic() - start < 7.0
-    assert report["seconds in all"] <= 6.0
+    assert time.monotonic() - start < 4.0
+    assert report["seconds in all"] <= 3.0
     check(options.out, challenges[1])
 
 

@@ -7,18 +7,12 @@ from hrm_offline.common.budget import Budget
 from hrm_offline.common.errors import InputError
 from hrm_offline.data.tasks import to_challenges
 from hrm_offline.model.artifact import read_safetensors
-from hrm_offline.solve import engine, probe
+from hrm_offline.solve import engine
 from hrm_offline.solve.job import solve
 from hrm_offline.solve.worker import Worker
 
 KINDS = {"decoder": "decoder-170k", "in place": "hrm-132k"}
 RECIPE = {"visits": 4, "tokens_per_step": 300, "vote_views": 1, "search_branches": 0}
-
-
-@pytest.fixture(autouse=True)
-def _short_probes(monkeypatch):
-    monkeypatch.setattr(probe, "_PROBE_SECONDS", 0.0)
-    monkeypatch.setattr(probe, "_PROBING_SHARE", 0.0)
 
 
 @pytest.fixture

@@ -93,18 +93,19 @@ def test_the_number_of_candidates_is_checked(challenges, tmp_path, capsys):
     assert "candidates is 0, expected 1 or more" in capsys.readouterr().err
 
 
-def test_votes_count_from_the_first_submission_on_and_after_a_kill(run, challenges, write_json, tmp_path):
+def test_votes_count_from_the_first_submission_on_and_after_a_kill(run, challenges, write_json, tmp_path, capsys):
     """Cut a run off before the network's first vote, and again later: it ends with the answers of an unbroken run."""
-    path = write_json("votes.json", {"b": [[{"grid": [[7]], "votes": 1}]]})
-    whole = run("--votes", path, "--candidates", 3, name="whole")
+    votes = f"{write_json('votes.json', {'b': [[{'grid': [[7]], 'votes': 1}]]})}=2"
+    whole = run("--votes", votes, "--candidates", 3, name="whole")
     options = SolveOptions(
         challenges[0],
         tmp_path / "out",
         overrides={"visits": 1},
         workers=1,
         candidates=3,
-        votes=(str(path),),
+        votes=(votes,),
         induce="off",
+        preset="hrm-132k",
     )
     for messages in (1, 4):
         with pytest.raises(KeyboardInterrupt):
@@ -112,7 +113,9 @@ def test_votes_count_from_the_first_submission_on_and_after_a_kill(run, challeng
         submission = json.loads((tmp_path / "out" / "submission.json").read_text())
         assert submission["b"][0]["attempt_1"] == [[7]]
         assert set(submission) == set(challenges[1])
-    again = run("--votes", path, "--candidates", 3)
+    capsys.readouterr()
+    again = run("--votes", votes, "--candidates", 3)
+    assert "going on from" in capsys.readouterr().out
     assert (again[0], again[2]) == (whole[0], whole[2])
     assert whole[0]["b"][0]["attempt_1"] == [[7]]
 

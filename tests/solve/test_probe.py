@@ -9,6 +9,8 @@ from hrm_offline.predict.plan import GPU_ROWS_PER_STEP, PredictionPlan
 from hrm_offline.solve.probe import Probe
 from hrm_offline.solve.schedule import Schedule
 
+pytestmark = pytest.mark.usefixtures("real_probes")
+
 
 class Device:
     """Takes the same time for each step of a batch, and a little more for each row.

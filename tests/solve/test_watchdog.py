@@ -33,9 +33,9 @@ def test_the_switch_ends_a_run_whose_leader_is_stuck(challenges, tmp_path):
 
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        solve(options_of(challenges, tmp_path), Budget(3.0), lambda _: None, end_process, Stuck(Worker))
+        solve(options_of(challenges, tmp_path), Budget(1.5), lambda _: None, end_process, Stuck(Worker))
     assert [code for code, _ in ended] == [0]
-    assert ended[0][1] - start < 3.0
+    assert ended[0][1] - start < 1.5
     _, report = check(tmp_path / "out", challenges[1])
     assert report["ended early"] == "the budget is all but spent"
 

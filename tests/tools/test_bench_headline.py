@@ -20,18 +20,18 @@ def measure(tmp_path, monkeypatch, capsys):
 
 
 def test_a_row_has_three_scores_and_a_finished_run_is_not_repeated(measure, tmp_path):
-    code, shown = measure("--budget", "20s", "--price-per-hour", "3600")
+    code, shown = measure("--budget", "10s", "--price-per-hour", "3600")
     row = shown.out.splitlines()[-1]
     assert code == 0 and row.count("by task") == 3
     seconds = read_json(tmp_path / "attempts.json")["seconds"]
     assert f"${sum(seconds):.2f}" in row
-    assert measure("--budget", "20s", "--price-per-hour", "3600")[1].out.splitlines()[-1] == row
+    assert measure("--budget", "10s", "--price-per-hour", "3600")[1].out.splitlines()[-1] == row
     assert read_json(tmp_path / "attempts.json")["seconds"] == seconds
     assert all(
         "output" not in pair for task in read_json(tmp_path / "challenges.json").values() for pair in task["test"]
     )
     code, shown = measure("--budget", "30s")
-    assert code == 2 and "has budget 20s, expected 30s" in shown.err
+    assert code == 2 and "has budget 10s, expected 30s" in shown.err
 
 
 def test_a_run_that_was_cut_off_has_the_rest_of_its_budget(measure, tmp_path, monkeypatch):

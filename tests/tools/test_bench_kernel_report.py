@@ -7,6 +7,7 @@ from kernels import needs_triton
 from places import REPOSITORY
 
 from hrm_offline.ops import dispatch
+from hrm_offline.presets import PRESETS
 
 
 def kernel_report(*arguments, before="pass"):
@@ -19,20 +20,24 @@ def kernel_report(*arguments, before="pass"):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
 
 
+# Networks that call every operation: the one that a run on a GPU gets (heads of 32 columns), and large ones (64).
+SOME = ("--presets", "decoder-4m,hrm-27m,urm-14m,decoder-75m")
+
+
 @needs_triton
 def test_every_kernel_that_would_be_chosen_compiles_without_a_spill():
     """Compile for a T4 and an L4, the tiles that a self-test may choose included.
 
-    The tool compiles for six chips by default, which takes minutes.
+    The tool compiles for all presets and six chips by default, which takes minutes.
     """
-    report = kernel_report("--targets", "75,89")
+    report = kernel_report("--targets", "75,89", *SOME)
     assert report.returncode == 0, report.stdout + report.stderr
     t4, l4 = report.stdout.split("\nsm_")[1:]
     assert (t4[:2], l4[:2]) == ("75", "89")
     assert "MMA" not in t4
     assert "attention: PyTorch serves it in float16 (compute capability 7.5 is below 8.0)" in t4
     assert_products_on_tensor_cores(l4, "HMMA")
-    assert sum("32x64" in line for line in l4.splitlines()) >= 6  # both backward kernels, by head dimension
+    assert sum("x32x64" in line for line in l4.splitlines()) >= 2  # both backward kernels, with tiles for the self-test
 
 
 MATRIX = [op for op, rule in dispatch.RULES.items() if rule.capability == 80]  # those with matrix products
@@ -41,7 +46,7 @@ MATRIX = [op for op, rule in dispatch.RULES.items() if rule.capability == 80]  #
 @needs_triton
 def test_matrix_products_take_the_tensor_cores_of_an_h100():
     """Compile the kernels that an H100 computes in another way than an L4."""
-    report = kernel_report("--usual-tiles", "--targets", "90", "--ops", ",".join(MATRIX))
+    report = kernel_report("--usual-tiles", "--targets", "90", "--ops", ",".join(MATRIX), *SOME)
     assert report.returncode == 0, report.stdout + report.stderr
     assert_products_on_tensor_cores(report.stdout, "HGMMA")
 
@@ -55,10 +60,10 @@ def assert_products_on_tensor_cores(printed, unit):
 
 @needs_triton
 def test_every_operation_is_reported():
-    refused = kernel_report("--ops", "none", "--targets", "61")
+    refused = kernel_report("--ops", "none", "--targets", "61", "--presets", "large")
     assert refused.returncode == 2
-    assert "unknown 61, none; targets are 75, " in refused.stderr
-    assert refused.stderr.strip().endswith("operations " + ", ".join(dispatch.RULES))
+    assert "unknown 61, none, large; targets are 75, " in refused.stderr
+    assert f"ops are {', '.join(dispatch.RULES)}; presets are {', '.join(PRESETS)}\n" in refused.stderr
 
 
 @needs_triton

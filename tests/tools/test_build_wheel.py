@@ -13,11 +13,9 @@ from places import REPOSITORY
 
 from hrm_offline.common.errors import InputError
 from tools import build_wheel as wheel_builder
-from tools.build_wheel import build_wheel
 
 
-def test_the_wheel_holds_the_package_and_nothing_else(tmp_path):
-    wheel = build_wheel(tmp_path)
+def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     ours = {str(p.relative_to(REPOSITORY)) for p in (REPOSITORY / "hrm_offline").rglob("*.py")}
     assert ours <= set(names)

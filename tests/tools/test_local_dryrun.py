@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from places import REPOSITORY
+from runs import save_random_artifact
 
 from hrm_offline.answers.score import score_files
 from hrm_offline.answers.submission import fallback_submission
@@ -91,6 +92,13 @@ def test_the_small_network_rehearses_unless_another_is_given(tmp_path, monkeypat
     assert preset_of("--artifact", str(tmp_path)) is preset_of("--bundle", str(tmp_path)) is None
 
 
+def test_an_artifact_beside_a_bundle_which_has_its_own_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["local_dryrun.py", "--bundle", str(tmp_path), "--artifact", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        local_dryrun._parse_arguments()
+    assert "--artifact cannot be a folder beside --bundle" in capsys.readouterr().err
+
+
 def rehearse(tmp_path, *arguments):
     """Rehearse one tiny task with the network cut off. Return the finished process and its tree."""
     task = {"train": [{"input": [[1, 2]], "output": [[2, 1]]}] * 3, "test": [{"input": [[3, 4]], "output": [[4, 3]]}]}
@@ -134,24 +142,14 @@ def test_the_notebook_runs_on_a_kaggle_like_tree(tmp_path):
     assert not (mounted / "dataset-metadata.json").exists()  # Kaggle's client does not upload it
 
 
-def test_a_broken_artifact_fails_the_rehearsal_but_not_its_notebook(tmp_path):
-    artifact = tmp_path / "artifact"
-    artifact.mkdir()
-    (artifact / "model.safetensors").write_text("no weights")
-    (artifact / "config.json").write_text("{}")
-    result, _ = rehearse(tmp_path, "--artifact", artifact)
-    assert result.returncode == 1
-    assert checks_of(result) == dict.fromkeys(ALL_CHECKS, "PASS") | {"undisturbed": "FAIL"}
-    assert "FAIL undisturbed: the artifact cannot be used" in result.stdout
-    assert "config.json: expected a config of" in result.stdout
-
-
-def test_a_ready_bundle_is_rehearsed_and_survives_a_kill(tmp_path):
-    build_kernel.build(tmp_path / "bundle", "somebody", "arc-prize-2026", lock=None)
+def test_a_ready_bundle_is_rehearsed_with_its_artifact_and_survives_a_kill(tmp_path):
+    artifact = save_random_artifact(tmp_path / "artifact")
+    build_kernel.build(tmp_path / "bundle", "somebody", "arc-prize-2026", artifact, lock=None)
     result, tree = rehearse(tmp_path, "--bundle", tmp_path / "bundle", "--kill-at", "0.3")
     assert result.returncode == 0, result.stdout + result.stderr
     assert checks_of(result) == dict.fromkeys((*ALL_CHECKS, "killed"), "PASS")
     assert "exit code -9" in result.stdout
     assert (tree / "input" / "arc-prize-2026" / "arc-agi_test_challenges.json").exists()
+    report = json.loads((tree / "working" / "report.json").read_text())
+    assert report["artifact"] == str(tree / "input" / "hrm-offline-bundle")
     assert not (tmp_path / "run" / "bundle").exists()
-    assert rehearse(tmp_path, "--bundle", tmp_path / "bundle", "--artifact", tmp_path)[0].returncode == 2

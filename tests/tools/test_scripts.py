@@ -62,10 +62,10 @@ def test_every_flag_has_help(name):
             assert "help" in {keyword.arg for keyword in node.keywords}, ast.unparse(node)
 
 
-# Runs scripts one after another, each in a process of its own that has loaded PyTorch already. Prints what each shows.
+# Runs scripts one after another, each in a process of its own that has loaded large packages. Prints what each shows.
 HELP_OF_ALL = """
 import json, os, runpy, sys
-import torch
+import hypothesis, numpy, safetensors.torch, torch, triton
 
 shown = {}
 for script in sys.argv[1:]:

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from hrm_offline.answers.submission import fallback_submission
-from hrm_offline.common.files import write_json
+from hrm_offline.common.files import make_folder, write_json
 from hrm_offline.data.tasks import TaskSet
 from tools.support.rehearsal_report import Check, Rehearsal, Run, judge
 from tools.vendor_wheels import sha256
@@ -37,6 +37,13 @@ def test_a_submission_of_other_tasks_is_a_problem_and_the_right_one_is_none(rehe
     assert "task other" in rehearsal.problem_of_submission()
     write_json(rehearsal.submission, right)
     assert rehearsal.problem_of_submission() == ""
+
+
+def test_what_solve_had_to_recover_from_fails_the_rehearsal(rehearsal, capsys):
+    report = {"failures": ["the artifact cannot be used"], "left out": ["a"], "tasks on their fallback": ["b"]}
+    write_json(make_folder(rehearsal.submission.parent) / "report.json", report | {"seconds in all": 5.0})
+    assert judge(rehearsal) == 1
+    assert "FAIL undisturbed: the artifact cannot be used; a; b\n" in capsys.readouterr().out
 
 
 def test_a_connection_or_two_different_builds_fail_the_rehearsal(rehearsal, capsys):

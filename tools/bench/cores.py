@@ -17,15 +17,16 @@ from pathlib import Path
 
 from hrm_offline.common import machine
 from hrm_offline.common.errors import InputError
-from hrm_offline.common.files import make_folder, read_json
+from hrm_offline.common.files import make_folder, read_json, write_json
 from tools.support import environment
-from tools.support.command_line import parser_of, run_tool, seed_number, solve_command
+from tools.support.command_line import absolute_path, parser_of, run_tool, seed_number, solve_command
 
 _BUDGET = "10h"  # no run is cut short
 
 
 def main() -> int:
     options = _parse_arguments()
+    _require_same_runs(options)
     reports, answers = [], []
     for workers in (1, options.cores):
         folder = make_folder(options.out / f"{workers}-workers")
@@ -40,6 +41,16 @@ def main() -> int:
     same = answers[0] == answers[1]
     print("the answers are the same" if same else "the answers DIFFER")
     return 0 if same else 1
+
+
+def _require_same_runs(options: argparse.Namespace) -> None:
+    """Note in the folder which runs it holds. Raises `InputError` where it holds others."""
+    path = make_folder(options.out) / "about.json"
+    about = {"set": options.set, "preset": options.preset, "seed": options.seed, "cores": options.cores}
+    known = read_json(path) if path.exists() else about
+    if known != about:
+        raise InputError(f"{path}: holds the runs of {known}, expected {about} or another --out")
+    write_json(path, about)
 
 
 def _solve(folder: Path, workers: int, options: argparse.Namespace) -> dict:
@@ -73,9 +84,15 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--preset", default="decoder-170k", help="network and recipe (default: %(default)s)")
     parser.add_argument("--seed", type=seed_number, default=0, metavar="N", help="random seed (default: %(default)s)")
     parser.add_argument(
-        "--out", type=Path, default=Path("runs/cores"), metavar="DIR", help="folder of the runs (default: %(default)s)"
+        "--out",
+        type=absolute_path,
+        default=environment.REPOSITORY / "runs" / "cores",
+        metavar="DIR",
+        help="folder of the runs (default: runs/cores in the repository)",
     )
     options = parser.parse_args()
+    if Path(options.set).exists():
+        options.set = str(absolute_path(options.set))  # solve runs in the repository
     if options.cores < 2:
         parser.error(f"--cores is {options.cores}, expected 2 or more")
     return options

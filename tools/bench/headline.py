@@ -50,9 +50,9 @@ def run(options: argparse.Namespace, tasks: tuple[Task, ...]) -> float:
     about |= {"workers": options.workers, "commit": environment.commit_of_checkout()}
     path, report = options.out / "attempts.json", options.out / "run" / "report.json"
     attempts = read_json(path) if path.exists() else about | {"seconds": []}
-    other = next((name for name, value in about.items() if name != "commit" and attempts[name] != value), None)
+    other = next((name for name, value in about.items() if name != "commit" and attempts.get(name) != value), None)
     if other:
-        raise InputError(f"{path}: its run has {other} {attempts[other]}, expected {about[other]} or another --out")
+        raise InputError(f"{path}: its run has {other} {attempts.get(other)}, expected {about[other]} or another --out")
     spent = sum(attempts["seconds"])
     left = parse_duration(options.budget) - spent
     if report.exists() and (attempts.get("finished") or left < _MIN_SECONDS):
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace, tasks: tuple[Task, ...]) -> float:
     write_json(options.out / "solutions.json", to_solutions(tasks))
     attempts["seconds"].append(0.0)
     with open(options.out / "solve.log", "a") as log:
-        solve = subprocess.Popen(_command(options, left), cwd=environment.REPOSITORY, stdout=log, stderr=log)
+        solve = subprocess.Popen(_command(options, max(left, 1.0)), cwd=environment.REPOSITORY, stdout=log, stderr=log)
         started = time.monotonic()
         while solve.poll() is None:  # the seconds are on disk if this tool is killed with solve
             time.sleep(1.0)
@@ -90,9 +90,9 @@ def row_of(options: argparse.Namespace, seconds: float) -> str:
     files = [folder / ALONE_FILE.format(name) for name in (NETWORK, INDUCTION)] + [folder / "submission.json"]
     scores = [score_files(path, solutions) for path in files]
     report, attempts = read_json(folder / "report.json"), read_json(options.out / "attempts.json")
-    price = "" if options.price_per_hour is None else f"${seconds / 3600 * options.price_per_hour:.2f}"
+    cost = "" if options.price_per_hour is None else f"${seconds / 3600 * options.price_per_hour:.2f}"
     cells = [f"{options.set}, {scores[0].outputs}", *map(_shown, scores)]
-    cells += [f"{seconds:,.0f}", f"{report['workers']}", price, attempts["commit"], describe_machine()]
+    cells += [f"{seconds:,.0f}", f"{report.get('workers', 0)}", cost, attempts["commit"], describe_machine()]
     return f"| {' | '.join(cells)} |"
 
 

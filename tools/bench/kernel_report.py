@@ -1,6 +1,7 @@
 """Compile every Triton kernel for every GPU that Kaggle lends, on a machine without a GPU, and report.
 
-    python tools/bench/kernel_report.py [--targets 75,89] [--ops attention,rms_norm] [--all] [--json FILE]
+    python tools/bench/kernel_report.py [--targets 75,89] [--ops attention,rms_norm] [--presets hrm-27m] [--all]
+        [--json FILE]
 
 A row is a kernel in the configuration that its launcher picks for a chip. The columns are registers per thread, bytes
 of stack, spill instructions, bytes of shared memory, the share of a multiprocessor's warps that fit at once
@@ -122,8 +123,8 @@ class Compiled:
     error: str = ""
 
 
-def variants(capability: int, everything: bool, usual_tiles: bool) -> list[Variant]:
-    """Return every launch on a chip of the operations that the presets' networks call, equal kernels only once.
+def variants(capability: int, presets: list[str], everything: bool, usual_tiles: bool) -> list[Variant]:
+    """Return every launch on a chip of the operations that networks of `presets` call, equal kernels only once.
 
     `everything` adds the launches that dispatch would not choose. `usual_tiles` leaves out the tiles that only a
     self-test on the chip may choose.
@@ -131,7 +132,7 @@ def variants(capability: int, everything: bool, usual_tiles: bool) -> list[Varia
     preferred, _ = dtype_for_capability((capability // 10, capability % 10))
     dtypes = [torch.float32, torch.float16, torch.bfloat16][: 3 if capability >= 80 else 2]
     found: dict[tuple, Variant] = {}
-    for preset in PRESETS.values():
+    for preset in (PRESETS[name] for name in presets):
         for dtype in dtypes if everything else [preferred]:
             samples = Samples(preset.model, dtype, usual_tiles)
             for op, launch_all in LAUNCHES.items():
@@ -407,11 +408,11 @@ def occupancy(compiled: Compiled, warps: int, chip: Chip) -> float:
 
 
 def main() -> int:
-    targets, ops, options = _parse_arguments()
+    targets, ops, presets, options = _parse_arguments()
     work = [
         (variant, target)
         for target in targets
-        for variant in variants(target, options.all, options.usual_tiles)
+        for variant in variants(target, presets, options.all, options.usual_tiles)
         if variant.op in ops
     ]
     print(f"Triton {triton.__version__}, torch {torch.__version__}: {len(work)} kernels for {len(targets)} chips")
@@ -441,8 +442,8 @@ def _as_json(variant: Variant, target: int, result: Compiled) -> dict:
     return names | {"fits": _fits(result, CHIPS[target])} | dataclasses.asdict(result)
 
 
-def _parse_arguments() -> tuple[list[int], list[str], argparse.Namespace]:
-    """Return the targets, the operations, and all options."""
+def _parse_arguments() -> tuple[list[int], list[str], list[str], argparse.Namespace]:
+    """Return the targets, the operations, the presets, and all options."""
     parser = parser_of(__doc__)
     parser.add_argument(
         "--targets",
@@ -450,20 +451,22 @@ def _parse_arguments() -> tuple[list[int], list[str], argparse.Namespace]:
         help="compute capabilities of the chips, without the dot (default: %(default)s)",
     )
     parser.add_argument("--ops", default=",".join(LAUNCHES), help="operations (default: %(default)s)")
+    parser.add_argument(
+        "--presets", default=",".join(PRESETS), help="networks that call the operations (default: %(default)s)"
+    )
     parser.add_argument("--all", action="store_true", help="report the kernels that dispatch would not choose, too")
     parser.add_argument(
         "--usual-tiles", action="store_true", help="leave out the tiles that only a self-test on the chip may choose"
     )
     parser.add_argument("--json", type=Path, help="also write the numbers into this file")
     options = parser.parse_args()
-    targets, ops = options.targets.split(","), options.ops.split(",")
-    known_targets = [str(target) for target in CHIPS]
-    unknown = [target for target in targets if target not in known_targets] + [op for op in ops if op not in LAUNCHES]
+    known = {"targets": list(map(str, CHIPS)), "ops": list(LAUNCHES), "presets": list(PRESETS)}
+    chosen = {name: getattr(options, name).split(",") for name in known}
+    unknown = [word for name in known for word in chosen[name] if word not in known[name]]
     if unknown:
-        parser.error(
-            f"unknown {', '.join(unknown)}; targets are {', '.join(known_targets)}, operations {', '.join(LAUNCHES)}"
-        )
-    return [int(target) for target in targets], ops, options
+        lists = (f"{name} are {', '.join(names)}" for name, names in known.items())
+        parser.error("; ".join([f"unknown {', '.join(unknown)}", *lists]))
+    return [int(target) for target in chosen["targets"]], chosen["ops"], chosen["presets"], options
 
 
 _work: list[tuple[Variant, int, bool]] = []  # in a worker: the arguments of all the work there is

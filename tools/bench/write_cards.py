@@ -79,8 +79,8 @@ _TIMETABLE = """
 
 The same assumption, for each preset. "adapt" and "predict" are the shares of the budget that the first network on each
 task takes; the visits of a recipe are a ceiling. "members" is the share of further networks, which start when all
-visits are made. What is left is a margin of prediction below the ceiling. Beyond it, it is too little for a further
-network, or all of them are made and the run ends early.
+visits are made. "left" is the share that remains. Below the ceiling, the rest is a margin of prediction. Beyond the
+ceiling, the rest is too short for a further network, or all networks are made and the run ends early.
 
 """
 

@@ -38,11 +38,6 @@ STAGES = (
 )
 
 
-def stage_of(name: str) -> Stage:
-    """Return the stage of that name."""
-    return next(stage for stage in STAGES if stage.name == name)
-
-
 def plan_as_markdown() -> str:
     """Return the stages with their time bounds as a table for the documentation."""
     lines = ["| stage | seconds at most | what it does |", "| --- | --- | --- |"]
