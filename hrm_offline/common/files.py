@@ -187,9 +187,10 @@ def write_bytes(path: str | Path, content: bytes | memoryview) -> None:
 
 def remove_drafts(folder: Path) -> None:
     """Remove what killed processes left of files that they were about to replace. No other process may write there."""
-    for path in folder.iterdir():
-        if _DRAFT.fullmatch(path.name):
-            path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # a folder that cannot be changed keeps them
+        for path in folder.iterdir():
+            if _DRAFT.fullmatch(path.name):
+                path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

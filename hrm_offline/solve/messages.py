@@ -269,9 +269,13 @@ class Failed:
 
 @dataclass(frozen=True)
 class Lost:
-    """Say that the worker's process is gone without a word. The pool sends this in its place."""
+    """Say that the worker's process is gone without a word. The pool sends this in its place.
+
+    `started` is False where the system has not even started the process.
+    """
 
     reason: str = "its process ended"
+    started: bool = True
 
 
 # ----- between the supervising process and a process that searches programs

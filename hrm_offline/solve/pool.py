@@ -17,7 +17,7 @@ from typing import Any
 
 from hrm_offline.solve.messages import Activity, Lost
 
-_FAREWELL_SECONDS = 1.0
+_FAREWELL_SECONDS, _PAUSE_SECONDS = 1.0, 0.5
 _SIGKILL_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
@@ -75,6 +75,7 @@ class ProcessPool:
         A worker that is gone sends `Lost`.
         """
         if self.stillborn:
+            time.sleep(min(timeout, _PAUSE_SECONDS))  # there may be room soon
             return self.stillborn.popleft()
         slots = {ours: slot for slot, (_, ours) in self.workers.items()}
         bells = self.bells()
@@ -98,6 +99,7 @@ class ProcessPool:
 
     def stop(self, slot: int) -> None:
         """Kill the worker of a slot."""
+        self.stillborn = deque(entry for entry in self.stillborn if entry[0] != slot)
         if slot in self.workers:
             _kill(self.workers[slot][0])
             self._bury(slot, _FAREWELL_SECONDS)
@@ -161,7 +163,7 @@ class InlinePool:
 
 
 def _not_started(error: OSError) -> Lost:
-    return Lost(f"no process could be started ({error})")
+    return Lost(f"no process could be started ({error})", started=False)
 
 
 def _kill(process) -> None:

@@ -53,10 +53,11 @@ class Group:
     predictions. `cost` is the canvas area of all demonstrations, in cells. `outstanding` holds, for each round, the
     numbers of the batches that have no votes yet. `report` is the adaptation's report, or None before the adaptation.
     `home` is the worker that alone has the adapted network, or None if the network is on disk. `failures` counts the
-    attempts that failed. The next attempt splits each batch into `parts`, and multiplies the learning rate by
-    `lr_scale`. `lost` says why nothing more is tried. `judged` is how many rounds had all votes when candidates were
-    last judged, and `judging_failures` how many workers have failed at that. `member` says which of the networks on
-    these tasks this is: 0 is the first, the others are further members, which are tried once.
+    attempts that failed, and `furthest` is the last step that any of them came to. The next attempt splits each batch
+    into `parts`, and multiplies the learning rate by `lr_scale`. `lost` says why nothing more is tried. `judged` is how
+    many rounds had all votes when candidates were last judged, and `judging_failures` how many workers have failed at
+    that. `member` says which of the networks on these tasks this is: 0 is the first, the others are further members,
+    which are tried once.
     """
 
     index: int
@@ -72,6 +73,7 @@ class Group:
     lost: str | None = None
     judged: int = 0
     judging_failures: int = 0
+    furthest: int = 0
     member: int = 0
 
     @property
@@ -232,7 +234,9 @@ class Schedule:
         """Return the jobs, by worker, that adapt one group together; none while a worker is busy or no group waits."""
         if self.flying or len(self.speeds) < 2:
             return {}
-        group = next((group for group in self.groups if group.waits), None) or self._new_member(now)
+        group = next((group for group in self.groups if group.waits), None)
+        if group is None and not any(map(self._is_unfinished, self.groups)):
+            group = self._new_member(now)
         if group is None:
             return {}
         size, until = len(self.speeds), self._until(group, now)
@@ -326,13 +330,14 @@ class Schedule:
             self.groups.append(group)
 
     def give_up_late_judging(self) -> None:
-        """Give up the judging of networks whose tasks have votes of a later member.
+        """Give up the judging of networks that have all their votes, and whose tasks have votes of a later member.
 
         They have been judged as far as they could be.
         """
         first = sum(not group.member for group in self.groups)
         for group in self.groups:
-            if any(later.has_votes for later in self.groups[group.index + first :: first]):
+            later = self.groups[group.index + first :: first]
+            if not any(group.outstanding) and any(member.has_votes for member in later):
                 self.give_up_judging(group.index)
 
     def judging_failed(self, group: int) -> None:
@@ -388,6 +393,8 @@ class Schedule:
         """Return the adaptation of a further member by a worker that has nothing else to do, if there is time."""
         if worker in self.spent or (self.sharing == "joint" and self.workers > 1):
             return None
+        if any(self._is_gated(group) and group.home in (None, worker) for group in self.groups if not group.member):
+            return None  # there is work soon
         group = self._new_member(now)
         return None if group is None else self._adapt_alone(group, now)
 
@@ -515,6 +522,14 @@ class Schedule:
         idle = sum(other not in self.flying for other in self.speeds)
         count = min(_BATCHES_PER_JOB, -(-len(batches) // max(1, idle)))
         return Predict(group.index, group.tasks, number, tuple(batches[:count]), self.end, group.member)
+
+    def _is_unfinished(self, group: Group) -> bool:
+        """Return whether a network that is there is to predict or to judge."""
+        return self._is_judging_due(group) or (any(group.outstanding) and self._is_predictable(group))
+
+    def _is_gated(self, group: Group) -> bool:
+        """Return whether rounds of a network that is there wait until candidates are judged."""
+        return self._is_predictable(group) and self._open_rounds(group) < len(group.outstanding)
 
     def _open_rounds(self, group: Group) -> int:
         """Return how many rounds of a group may be predicted before its candidates are judged next.

@@ -46,11 +46,14 @@ from hrm_offline.solve.schedule import Schedule, Speed
 from hrm_offline.solve.sizing import group_count, threads_per_worker, uses_all_gpus, worker_count
 from hrm_offline.solve.start import make_groups, run_identity, unsuited_tasks
 
-# In a row, after which a worker is given up. They are more than the attempts at a group, so that a group that always
-# fails costs itself and no worker.
+# In a row, after which a worker is given up. They are more than the attempts at a group, so that one group that always
+# fails costs no worker.
 _MAX_FAILURES = 4
-# An adaptation that went on for so many times the interval between saved states has had success before it failed.
-_LONG_WORK = 10
+_FAULTS_OF_GROUP = ("memory", "diverged")  # kinds of failure that do not count against the worker
+_MAX_DOUBLINGS = 2  # of the time that a worker may be silent, one for each failure
+# An adaptation that went on for so many times the interval between saved states, of so many seconds at least, and came
+# further than any attempt before, has had success before it failed.
+_LONG_WORK, _LEAST_INTERVAL = 10, 6.0
 _STARTING_FACTOR = 2  # a worker that starts may be silent longer, since it imports torch and compiles kernels
 _GLANCE_SECONDS = 1.0  # between two looks at silent workers
 _PROGRESS_SECONDS = 30.0  # between two progress lines
@@ -67,13 +70,13 @@ class Slot:
     """A place for a worker.
 
     `device` is the worker's, or None for the best there is. `heard` is when the worker was heard last, in seconds of
-    the budget, and `since` when it got its job. `failures` counts its failures in a row. `progress` holds the last
-    signs of life of an adaptation.
+    the budget. `began` is when it got its job, on the workers' clock. `failures` counts its failures in a row.
+    `progress` holds the last signs of life of an adaptation, with their times.
     """
 
     device: str | None
     heard: float
-    since: float = 0.0
+    began: float = 0.0
     ready: bool = False
     failures: int = 0
     progress: deque[tuple[float, Beat]] = field(default_factory=lambda: deque(maxlen=_PROGRESS_BEATS))
@@ -179,7 +182,10 @@ class Supervisor:
         starting = any(not slot.ready for slot in self.slots.values())
         if self.schedule is None:
             return starting
-        return bool(self.schedule.flying) or (starting and self.schedule.has_work(self.budget.now()))
+        if self.schedule.flying:
+            return True
+        searches = self.induction is not None and self.induction.goes_on  # further members wait for that
+        return starting and (searches or self.schedule.has_work(self.budget.now()))
 
     def _start(self, index: int, device: str | None) -> None:
         failures = self.slots[index].failures if index in self.slots else 0
@@ -207,7 +213,7 @@ class Supervisor:
     def _give(self, index: int, job: Adapt | Predict | Judge) -> None:
         """Send a job to a worker."""
         slot = self.slots[index]
-        slot.heard = slot.since = self.budget.elapsed()
+        slot.heard, slot.began = self.budget.elapsed(), self.budget.now()
         slot.progress.clear()
         self.pool.send(index, job)
 
@@ -253,7 +259,7 @@ class Supervisor:
                     raise InputError(message.reason)
                 self._fail(index, message.kind, message.reason)
             case Lost():
-                self._fail(index, "lost", message.reason)
+                self._fail(index, "lost" if message.started else "start", message.reason)
         if isinstance(message, (Beat, Voted, Judged, Adapted)):
             self._count_seconds(index, slot.heard - since)
 
@@ -475,8 +481,9 @@ class Supervisor:
         """End the workers that have been silent for too long."""
         for index, slot in list(self.slots.items()):
             busy = not slot.ready or (self.schedule is not None and index in self.schedule.flying)
-            # The limit doubles with each failure, since a machine may be slower than anyone thought.
-            limit = self.options.hang_after * (1 if slot.ready else _STARTING_FACTOR) * 2**slot.failures
+            # The limit doubles with the first failures, since a machine may be slower than anyone thought.
+            doublings = min(slot.failures, _MAX_DOUBLINGS)
+            limit = self.options.hang_after * (1 if slot.ready else _STARTING_FACTOR) * 2**doublings
             if busy and self.budget.elapsed() - slot.heard > limit:
                 self._fail(index, "hang", f"was silent for {limit:.0f} s")
 
@@ -488,10 +495,10 @@ class Supervisor:
         self.pool.stop(index)
         slot = self.slots[index]
         job = self.schedule.gone(index) if self.schedule else None
-        if isinstance(job, Adapt) and self.budget.elapsed() - slot.since > _LONG_WORK * self.options.save_every:
-            slot.failures = 0  # it goes on from a state that is not old
+        if isinstance(job, Adapt) and self._has_advanced(slot, job):
+            slot.failures = 0
             self.schedule.forgive(job.group)
-        slot.failures += 1
+        slot.failures += job is None or kind not in _FAULTS_OF_GROUP
         self.warn(f"worker {index} on {slot.device or 'its device'} ({_name_of(job)}): {kind}: {reason}")
         if isinstance(job, Judge):
             self.schedule.judging_failed(job.group)
@@ -509,6 +516,15 @@ class Supervisor:
         self.warn(f"worker {index} is given up")
         if not self.slots and slot.device != "cpu":
             self._go_on_without_gpu()
+
+    def _has_advanced(self, slot: Slot, job: Adapt) -> bool:
+        """Return whether an adaptation had success for long before it failed."""
+        if not slot.progress:
+            return False
+        (now, beat), group = slot.progress[-1], self.schedule.groups[job.group]
+        is_further, group.furthest = beat.step > group.furthest, max(group.furthest, beat.step)
+        worked = now - slot.began
+        return is_further and worked > _LONG_WORK * max(self.options.save_every, _LEAST_INTERVAL)
 
     def _is_on_gpu(self, slot: Slot) -> bool:
         """Return whether a slot's worker computes on a GPU, as far as anyone knows."""

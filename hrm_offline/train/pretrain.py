@@ -112,12 +112,11 @@ def _pretrain(
         finished = run.train(stop)
         if relay:
             save_relay(relay, learner, identity, options.relay_moments)
-    if not finished:
-        return False
-    if world.is_main:
-        _finish(learner, model_config, config.conditioning, puzzles, origin, options)
-    world.barrier()
-    return True
+        if finished and world.is_main:
+            _finish(learner, model_config, config.conditioning, puzzles, origin, options)
+    if finished:
+        world.barrier()
+    return finished
 
 
 def _first_network(config: ModelConfig, start: Artifact | None, rows: int, runtime: Runtime, seed: int) -> Network:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from hrm_offline.common.errors import InputError, shown_name
@@ -45,8 +46,9 @@ def save_state(folder: Path, learner: Learner, identity: dict, extra: dict | Non
     """
     world = learner.world
     name = f"state-{learner.step:08d}"
-    target = make_folder(folder / name)
+    target = folder / name
     with _failing_together(learner):
+        make_folder(target)
         if carries:
             _replace(target / f"rank-{world.rank}.safetensors", _carry_tensors(learner))
         if world.is_main:
@@ -80,8 +82,8 @@ def _failing_together(learner: Learner) -> Iterator[None]:
     problem = None
     try:
         yield
-    except OSError as error:
-        problem = error
+    except (OSError, SafetensorError, InputError) as error:
+        problem = error if isinstance(error, OSError) else OSError(str(error))
     failed = torch.tensor(float(problem is not None), device=learner.model.device)
     if learner.world.size > 1 and learner.world.sum_metrics({"failed": failed})["failed"] and problem is None:
         problem = OSError("another process could not save its part of the state")

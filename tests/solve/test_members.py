@@ -108,9 +108,13 @@ def test_members_of_an_earlier_run_come_before_new_ones_and_after_the_first(make
     schedule = make_schedule(make_task, 2000.0)
     schedule.restore(3)
     schedule.voted((2, 0, 0))
+    schedule.voted((3, 0, 0))
+    outstanding = schedule.groups[0].outstanding
+    schedule.groups[0].outstanding = [set() for _ in outstanding]
     schedule.give_up_late_judging()
     assert [group.member for group in schedule.groups] == [0, 0, 1, 1]
     assert [group.judged > 0 for group in schedule.groups] == [True, False, False, False]
+    schedule.groups[0].outstanding = outstanding
     schedule.groups[3].lost = "its network could not be saved"
     assert adapted(run(schedule)) == [(0, 0), (1, 0), (2, 1), (4, 2), (5, 2)]
 
@@ -132,6 +136,31 @@ def test_a_worker_that_starts_may_find_a_member_or_candidates_to_judge(make_task
     schedule.give_up_judging(0)
     assert schedule.has_work(0.0) and not schedule.has_work(1999.0)  # for a member, if it fits
     assert len(schedule.groups) == 1  # to ask makes none
+
+
+def test_no_member_begins_while_a_first_network_is_to_search(make_task):
+    """One worker judges what the search has found, and the other waits."""
+    schedule = make_schedule(make_task, 2000.0, groups=1)
+    schedule.unjudged = lambda group: [(0, np.ones((1, 1), np.uint8))]
+    group = schedule.groups[0]
+    group.plan.rounds.append(group.plan.rounds[-1])
+    group.outstanding.append(set(range(len(group.plan.rounds[-1]))))
+    group.plan.judging_points = {2, 3}
+    schedule.speeds[1] = Speed(1e-4)
+    while not isinstance(job := schedule.next_job(0, 0.0), Judge):
+        if isinstance(job, Adapt):
+            schedule.adapted(job.group, 0, {"steps": 10, "planned_steps": 10, "seconds": SECONDS}, saved=True)
+        for batch in getattr(job, "batches", ()):
+            schedule.voted((job.group, job.round, batch))
+        schedule.finished(0, 0.0)
+    assert schedule.next_job(1, 0.0) is None
+    schedule.finished(0, 0.0)
+    assert schedule.next_job(1, 0.0).round == 2
+    schedule.sharing, schedule.flying = "joint", {}
+    assert schedule.joint_jobs(0.0, "meeting") == {}
+    schedule.give_up_judging(0)
+    group.outstanding = [set() for _ in group.outstanding]
+    assert schedule.joint_jobs(0.0, "meeting")[0].member == 1
 
 
 def test_time_is_kept_for_judging_by_the_cost_of_the_base_rounds(make_task):

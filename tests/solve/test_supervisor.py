@@ -3,6 +3,7 @@
 import dataclasses
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import faults
 import pytest
@@ -13,8 +14,10 @@ from hrm_offline.cli import main
 from hrm_offline.common import machine
 from hrm_offline.common.budget import Budget
 from hrm_offline.solve.job import solve
-from hrm_offline.solve.messages import Adapt
+from hrm_offline.solve.messages import Adapt, Beat
+from hrm_offline.solve.options import SolveOptions
 from hrm_offline.solve.pool import InlinePool, ProcessPool
+from hrm_offline.solve.supervisor import Slot, Supervisor
 from hrm_offline.solve.worker import Worker
 from tools.stress.simulate_runs import draw_weather
 from tools.stress.simulation import SimulatedPool
@@ -112,6 +115,26 @@ def test_no_more_workers_start_than_find_work(write_json, tmp_path, monkeypatch,
     assert len(pool.ready) == report["workers"] == started
     assert report["test inputs without a vote"] == 0
     assert any(f"{started} of {asked} workers start" in line for line in said) == (started < asked)
+
+
+def test_only_an_adaptation_that_came_further_for_long_has_its_failures_forgiven(tmp_path):
+    """Silence is no success, nor is work that is done again."""
+    now = [0.0]
+    setup = SimpleNamespace(options=SolveOptions(tmp_path, tmp_path, save_every=60.0))
+    supervisor = Supervisor(None, Budget(1e6, 0.0, lambda: now[0]), None, None, setup, (), lambda _: None)
+    supervisor.schedule = SimpleNamespace(groups=[SimpleNamespace(furthest=0)])
+
+    def has_advanced(*beats):
+        slot = Slot(None, now[0], began=now[0])
+        slot.progress.extend((now[0] + seconds, Beat(step)) for seconds, step in beats)
+        now[0] += 10_000.0  # then it was silent
+        return supervisor._has_advanced(slot, Adapt(0, (0,), 1e6))
+
+    assert not has_advanced()
+    assert not has_advanced((500.0, 50))
+    assert has_advanced((300.0, 40), (700.0, 60))
+    assert not has_advanced((700.0, 60))  # from the beginning again
+    assert has_advanced((700.0, 61))
 
 
 class Watched(ProcessPool):

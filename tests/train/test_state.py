@@ -8,6 +8,7 @@ import pytest
 import torch
 from networks import ARCHITECTURES, sequences
 from pretraining import SETTINGS
+from safetensors import SafetensorError
 
 from hrm_offline.cli import main
 from hrm_offline.common.errors import InputError
@@ -135,12 +136,15 @@ class _Two(World):
 
 
 @pytest.mark.parametrize("other_failed", [False, True])
-@pytest.mark.parametrize("failing", ["save_file", "write_json", None])
+@pytest.mark.parametrize("failing", ["save_file", "write_json", "make_folder", None])
 def test_processes_fail_to_save_together(tmp_path, monkeypatch, failing, other_failed):
+    """A full disk is another error for each way to write."""
+    kinds = {"save_file": SafetensorError, "write_json": OSError, "make_folder": InputError}
     learner = Learner(RecursiveModel(ARCHITECTURES["looped"], 1), Recipe(), 9, seed=0, world=_Two(other_failed))
     if failing:
-        monkeypatch.setattr(state, failing, lambda *_: (_ for _ in ()).throw(OSError("no space left")))
-    expected = "no space left" if failing == "save_file" else "another process" if other_failed else "no space left"
+        monkeypatch.setattr(state, failing, lambda *_: (_ for _ in ()).throw(kinds[failing]("no space left")))
+    is_first = failing in ("save_file", "make_folder")
+    expected = "no space left" if is_first or not other_failed else "another process"
     with pytest.raises(OSError, match=expected) if failing or other_failed else contextlib.nullcontext():
         save_state(tmp_path, learner, {})
     assert (tmp_path / STATE_FILE).exists() is (failing is None and not other_failed)

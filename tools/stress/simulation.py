@@ -219,7 +219,9 @@ class SimulatedEngine(Engine):
     def adapt(self, job):
         pool, recipe = self.worker.pool, self.choice.recipe
         source, began = ExampleSource(self._puzzles(job.tasks, job.member), 0), self.clock()
-        learner = SimpleNamespace(step=0, total_steps=0, world=World(), model=SimpleNamespace(device=None), ema=None)
+        planned = max(1, round(source.steps_per_visit * recipe.visits))
+        model = SimpleNamespace(device=None)
+        learner = SimpleNamespace(step=0, total_steps=planned, world=World(), model=model, ema=None)
 
         def learn(offered):
             pool.adapting += self.worker.spend(pool.weather.step * offered.tokens / recipe.tokens_per_step)
@@ -231,7 +233,6 @@ class SimulatedEngine(Engine):
             return SimpleNamespace(size=len(batch), tokens=tokens_of(batch))
 
         learner.learn = learn
-        planned = max(1, round(source.steps_per_visit * recipe.visits))
         self.adaptation = Adaptation(learner, offer, planned, clock=self.clock, until=job.until, source=source)
         yield from self.adaptation.run()
         report = self.adaptation.finish()
