@@ -434,7 +434,7 @@ class Schedule:
             sum(group.plan.cost_of(batch) for batches in rounds for batch in batches)
             for rounds in (group.plan.rounds[:BASE_ROUNDS], group.plan.rounds[BASE_ROUNDS:])
         )
-        # The candidates of the base rounds are judged, and those of the search, which takes about as long.
+        # Judging what the search finds is taken to cost as much as judging the candidates of the base rounds.
         judging = 2 * _JUDGING_SHARE * base if self.unjudged is not None else 0.0
         return self.end - _SAFETY * self._seconds_per_cost() * (base + judging + extra)
 

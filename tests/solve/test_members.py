@@ -43,6 +43,16 @@ def run(schedule, steps=10):
     return jobs
 
 
+def work_until_judging(schedule):
+    """Let worker 0 do all jobs in no time until it has to judge."""
+    while not isinstance(job := schedule.next_job(0, 0.0), Judge):
+        if isinstance(job, Adapt):
+            schedule.adapted(job.group, 0, {"steps": 10, "planned_steps": 10, "seconds": SECONDS}, saved=True)
+        for batch in getattr(job, "batches", ()):
+            schedule.voted((job.group, job.round, batch))
+        schedule.finished(0, 0.0)
+
+
 def adapted(jobs):
     return [(job.group, job.member) for job in jobs if isinstance(job, Adapt)]
 
@@ -124,12 +134,7 @@ def test_a_worker_that_starts_may_find_a_member_or_candidates_to_judge(make_task
     schedule = make_schedule(make_task, 2000.0, members=2, groups=1)
     schedule.unjudged = lambda group: [(0, np.ones((1, 1), np.uint8))]
     assert schedule.has_work(0.0)
-    while not isinstance(job := schedule.next_job(0, 0.0), Judge):
-        if isinstance(job, Adapt):
-            schedule.adapted(job.group, 0, {"steps": 10, "planned_steps": 10, "seconds": SECONDS}, saved=True)
-        for batch in getattr(job, "batches", ()):
-            schedule.voted((job.group, job.round, batch))
-        schedule.finished(0, 0.0)
+    work_until_judging(schedule)
     assert not any(any(group.outstanding) for group in schedule.groups)
     schedule.gone(0)
     assert schedule.has_work(1999.0)  # to judge
@@ -147,12 +152,7 @@ def test_no_member_begins_while_a_first_network_is_to_search(make_task):
     group.outstanding.append(set(range(len(group.plan.rounds[-1]))))
     group.plan.judging_points = {2, 3}
     schedule.speeds[1] = Speed(1e-4)
-    while not isinstance(job := schedule.next_job(0, 0.0), Judge):
-        if isinstance(job, Adapt):
-            schedule.adapted(job.group, 0, {"steps": 10, "planned_steps": 10, "seconds": SECONDS}, saved=True)
-        for batch in getattr(job, "batches", ()):
-            schedule.voted((job.group, job.round, batch))
-        schedule.finished(0, 0.0)
+    work_until_judging(schedule)
     assert schedule.next_job(1, 0.0) is None
     schedule.finished(0, 0.0)
     assert schedule.next_job(1, 0.0).round == 2
